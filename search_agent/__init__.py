@@ -1,0 +1,1 @@
+"""The pure core of search agents: no framework, no I/O, standard library only."""

@@ -1,0 +1,54 @@
+"""Failures, one class per boundary. A failure is never turned into text, an empty answer or a reward."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Failure(StrEnum):
+    """What went wrong, the same words at every boundary and on every transport."""
+
+    INVALID = "invalid"  # the request is wrong; asking again is useless
+    NOT_FOUND = "not_found"
+    UNSUPPORTED = "unsupported"  # this backend cannot do that
+    OVERLOADED = "overloaded"  # ask again later
+    UNAVAILABLE = "unavailable"
+    TIMEOUT = "timeout"
+    BROKEN = "broken"  # the backend answered, and the answer is unusable
+
+
+class BoundaryError(Exception):
+    """A call across a boundary failed. `field` names the request's field where the request is at fault."""
+
+    boundary: ClassVar[str]
+
+    def __init__(self, failure: Failure, message: str, field: str = "") -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.failure = failure
+        self.message = message
+        self.field = field
+
+
+class RetrieverError(BoundaryError):
+    boundary = "retriever"
+
+
+class SearcherError(BoundaryError):
+    boundary = "searcher"
+
+
+class GeneratorError(BoundaryError):
+    boundary = "generator"
+
+
+class JudgeError(BoundaryError):
+    boundary = "judge"
+
+
+class CacheError(BoundaryError):
+    boundary = "cache"
+
+
+class TrainerError(BoundaryError):
+    boundary = "trainer"

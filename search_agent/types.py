@@ -1,0 +1,152 @@
+"""The values that travel between agents, services and evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One retrievable text. `score` is the retriever's, comparable within one ranked list only."""
+
+    id: str
+    title: str
+    text: str
+    score: float = 0.0
+
+
+class Author(StrEnum):
+    """Who wrote a span. Only what the policy wrote is trained on."""
+
+    ENVIRONMENT = "environment"
+    POLICY = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of the dialogue between environment and policy, in the order it was written."""
+
+    author: Author
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a model is asked to write. `stop` strings end the text and are not part of it.
+
+    `grammar` is GBNF (llama.cpp's notation); an engine that cannot be held to one must refuse it.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    grammar: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model wrote. `stop` is the stop string that ended it, empty where none did.
+
+    `model` names the model and its version, so that an answer tells who gave it. Counts are tokens.
+    """
+
+    text: str
+    finish_reason: FinishReason = FinishReason.STOP
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    stop: str = ""
+    model: str = ""
+
+
+class Mode(StrEnum):
+    """How the retriever ranks."""
+
+    DENSE = "dense"
+    BM25 = "bm25"
+    HYBRID = "hybrid"
+
+
+class StopReason(StrEnum):
+    """Why an agent stopped searching."""
+
+    COMPLETE = "complete"  # it said so, or its method has nothing more to do
+    MAX_TURNS = "max_turns"  # it would have searched on
+    BUDGET = "budget"  # the next turn would not fit the token budget
+    INVALID = "invalid"  # its last turn was malformed
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One information block and what the searcher made of it.
+
+    `error` says why the searcher's text was malformed, empty where it was not.
+    """
+
+    query: str
+    retrieved: tuple[Passage, ...]
+    selected: tuple[Passage, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A passage that was kept, and the number (from 1) of the turn that kept it."""
+
+    passage: Passage
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a trajectory cost. Tokens count searcher and generator together."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    searches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds spent waiting for each port; `total` is wall time."""
+
+    total: float = 0.0
+    retrieve: float = 0.0
+    search: float = 0.0
+    generate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """All that happened to one question, from the question to the documents and, if asked for, the answer."""
+
+    method: str
+    question: str
+    documents: tuple[Document, ...]
+    turns: tuple[Turn, ...]
+    stop_reason: StopReason
+    usage: Usage
+    timings: Timings
+    spans: tuple[Span, ...] = field(default=(), repr=False)
+    answer: str | None = None
+    models: tuple[str, ...] = ()
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """The passages the generator reads, in order of selection."""
+        return tuple(document.passage for document in self.documents)

@@ -1,0 +1,73 @@
+"""Every metric of every service: names, labels and meanings in one place."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+# gRPC servers
+RPC_SECONDS = Histogram(
+    "search_agent_rpc_seconds", "Time to serve a gRPC call", ["service", "method", "code"], buckets=_SECONDS
+)
+RPC_IN_FLIGHT = Gauge("search_agent_rpc_in_flight", "gRPC calls being served", ["service"])
+
+# Retriever
+RETRIEVER_BATCH_QUERIES = Histogram(
+    "search_agent_retriever_batch_queries",
+    "Queries merged into one encode and one search",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+RETRIEVER_STAGE_SECONDS = Histogram(
+    "search_agent_retriever_stage_seconds",
+    "Time of one merged batch by stage: encode, dense, bm25, passages",
+    ["stage"],
+    buckets=_SECONDS,
+)
+RETRIEVER_QUEUED_QUERIES = Gauge("search_agent_retriever_queued_queries", "Queries waiting for a batch")
+RETRIEVER_INDEX_PASSAGES = Gauge(
+    "search_agent_retriever_index_passages", "Passages of a served index", ["index", "version"]
+)
+
+# Generator (searcher and generator)
+GENERATOR_TOKENS = Counter(
+    "search_agent_generator_tokens_total", "Tokens read (prompt) and written (completion)", ["kind"]
+)
+GENERATOR_FINISHED = Counter(
+    "search_agent_generator_finished_total", "Generations by finish reason: stop, length, cancelled", ["reason"]
+)
+GENERATOR_FIRST_TOKEN_SECONDS = Histogram(
+    "search_agent_generator_first_token_seconds", "Time to the first piece of text", buckets=_SECONDS
+)
+GENERATOR_MODEL = Gauge("search_agent_generator_model_info", "The loaded model, value 1", ["model", "engine"])
+
+# Gateway
+HTTP_SECONDS = Histogram(
+    "search_agent_http_seconds", "Time to serve an HTTP request", ["route", "status"], buckets=_SECONDS
+)
+HTTP_IN_FLIGHT = Gauge("search_agent_http_in_flight", "Questions being worked on")
+AGENT_FAILURES = Counter(
+    "search_agent_failures_total", "Failed backend calls, each counted once", ["boundary", "failure"]
+)
+AGENT_QUESTIONS = Counter(
+    "search_agent_questions_total", "Questions by method and stop reason", ["method", "stop_reason"]
+)
+AGENT_STAGE_SECONDS = Histogram(
+    "search_agent_stage_seconds",
+    "Time of a question by stage: total, retrieve, search, generate",
+    ["method", "stage"],
+    buckets=_SECONDS,
+)
+AGENT_SEARCHES = Histogram(
+    "search_agent_searches", "Retrievals per question", ["method"], buckets=(0, 1, 2, 3, 4, 5, 8)
+)
+AGENT_DOCUMENTS = Histogram(
+    "search_agent_documents", "Passages kept per question", ["method"], buckets=(0, 1, 2, 3, 4, 6, 9, 12)
+)
+AGENT_INVALID_TURNS = Counter("search_agent_invalid_turns_total", "Malformed searcher turns", ["method"])
+CACHE_LOOKUPS = Counter(
+    "search_agent_cache_lookups_total", "Naive-RAG cache look-ups: hit, miss, unavailable", ["result"]
+)
+
+# Trainer
+TRAINER_RUNS = Gauge("search_agent_trainer_runs", "Known training runs by state", ["state"])

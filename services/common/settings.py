@@ -1,0 +1,44 @@
+"""Settings: one frozen class per service, read from the environment or flags, checked once at start."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """What every gRPC service has."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_ignore_empty=True,
+        extra="ignore",
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(ge=0, le=65535, description="gRPC port")
+    metrics_port: int = Field(ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    max_in_flight: int = Field(256, ge=1, description="calls served at once; more are refused")
+    shutdown_grace_s: float = Field(10.0, ge=0, description="seconds given to calls under way at stop")
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def load(settings: type[S], argv: list[str] | None = None) -> S:
+    """Reads flags over environment variables; exits with status 2 naming what is missing or wrong."""
+    prefix = settings.model_config.get("env_prefix", "")
+    try:
+        return CliApp.run(settings, cli_args=argv if argv is not None else sys.argv[1:])
+    except ValidationError as error:
+        for problem in error.errors():
+            name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"{name}: {problem['msg']}", file=sys.stderr)
+        raise SystemExit(2) from None
