@@ -25,9 +25,7 @@ def begin(incoming: Mapping[str, str]) -> dict[str, str]:
         REQUEST_ID: secrets.token_hex(8),
         TRACEPARENT: f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01",
     }
-    ids = {
-        key: value if _VALID[key].fullmatch(value := incoming.get(key, "")) else made[key] for key in made
-    }
+    ids = {key: value if _VALID[key].fullmatch(value := incoming.get(key, "")) else made[key] for key in made}
     _current.set(ids)
     structlog.contextvars.bind_contextvars(
         request_id=ids[REQUEST_ID], trace_id=ids[TRACEPARENT].split("-")[1]

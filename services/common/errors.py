@@ -23,6 +23,6 @@ FIELD_KEY = "error-field"  # trailing metadata that names the field at fault
 
 def from_rpc(error: grpc.aio.AioRpcError, boundary: type[BoundaryError]) -> BoundaryError:
     """The failed call as an error of its boundary."""
-    trailing = {key: value for key, value in error.trailing_metadata() or ()}
+    trailing = dict(error.trailing_metadata() or ())
     failure = _FAILURE.get(error.code(), Failure.BROKEN)
     return boundary(failure, error.details() or error.code().name, trailing.get(FIELD_KEY, ""))

@@ -34,7 +34,9 @@ GENERATOR_TOKENS = Counter(
     "search_agent_generator_tokens_total", "Tokens read (prompt) and written (completion)", ["kind"]
 )
 GENERATOR_FINISHED = Counter(
-    "search_agent_generator_finished_total", "Generations by finish reason: stop, length, cancelled", ["reason"]
+    "search_agent_generator_finished_total",
+    "Generations by finish reason: stop, length, cancelled",
+    ["reason"],
 )
 GENERATOR_FIRST_TOKEN_SECONDS = Histogram(
     "search_agent_generator_first_token_seconds", "Time to the first piece of text", buckets=_SECONDS

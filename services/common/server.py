@@ -24,7 +24,7 @@ log = structlog.get_logger()
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
-class _Calls(grpc.aio.ServerInterceptor):
+class _Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Wraps each call: ids in, time and code out, typed errors to status codes, a bound on calls at once."""
 
     def __init__(self, service: str, max_in_flight: int) -> None:
@@ -34,7 +34,7 @@ class _Calls(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _watch(self, method: str, call: grpc.aio.ServicerContext) -> AsyncIterator[None]:
-        context.begin({key: value for key, value in call.invocation_metadata() or ()})
+        context.begin(dict(call.invocation_metadata() or ()))
         started, code = time.perf_counter(), grpc.StatusCode.OK
         self._in_flight += 1
         metrics.RPC_IN_FLIGHT.labels(self._service).set(self._in_flight)

@@ -1,0 +1,78 @@
+"""The agents by name. Each is a file with its parameters and one function `search`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+from typing import Any, get_args, get_type_hints
+
+from search_agent.agents import direct, naive_rag, s3
+from search_agent.episode import Episode
+from search_agent.types import StopReason
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A method: default parameters, how it searches, and the prompt its documents are answered with."""
+
+    name: str
+    summary: str
+    params: Any
+    search: Callable[[Episode, Any], Awaitable[StopReason]]
+    prompt: str = "answer"
+
+    def with_params(self, overrides: Mapping[str, object]) -> Agent:
+        """The agent with some parameters replaced. ValueError ("field: reason") for one that it does not
+        have or that is out of range."""
+        known = {field.name: field for field in fields(self.params)}
+        hints = get_type_hints(type(self.params))
+        checked = {}
+        for name, value in overrides.items():
+            if name not in known:
+                raise ValueError(f"{name}: the method {self.name} has no such parameter")
+            kind, meta = hints[name], known[name].metadata
+            if isinstance(kind, type) and issubclass(kind, Enum):
+                try:
+                    value = kind(value)
+                except ValueError:
+                    raise ValueError(f"{name}: must be one of {', '.join(kind)}") from None
+            elif choices := get_args(kind):
+                if value not in choices:
+                    raise ValueError(f"{name}: must be one of {', '.join(choices)}")
+            elif kind is float and type(value) is int:
+                value = float(value)
+            elif type(value) is not kind:
+                raise ValueError(f"{name}: must be of type {kind.__name__}")
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                low, high = meta.get("minimum"), meta.get("maximum")
+                if (low is not None and value < low) or (high is not None and value > high):
+                    raise ValueError(f"{name}: must be between {low} and {'any' if high is None else high}")
+            checked[name] = value
+        return replace(self, params=replace(self.params, **checked))
+
+    def schema(self) -> dict[str, object]:
+        """JSON Schema of the parameters, with the defaults in force."""
+        names = {int: "integer", float: "number", str: "string", bool: "boolean"}
+        hints = get_type_hints(type(self.params))
+        properties: dict[str, object] = {}
+        for field in fields(self.params):
+            kind, meta = hints[field.name], field.metadata
+            choices = list(kind) if isinstance(kind, type) and issubclass(kind, Enum) else get_args(kind)
+            entry: dict[str, object] = {"enum": list(choices)} if choices else {"type": names[kind]}
+            entry["default"] = getattr(self.params, field.name)
+            entry |= {key: meta[key] for key in ("minimum", "maximum") if key in meta}
+            if "help" in meta:
+                entry["description"] = meta["help"]
+            properties[field.name] = entry
+        return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+AGENTS: dict[str, Agent] = {
+    agent.name: agent
+    for agent in (
+        Agent("s3", "Search and select in turns, then answer", s3.S3Params(), s3.search),
+        Agent("naive_rag", "Answer from the top passages", naive_rag.NaiveRagParams(), naive_rag.search),
+        Agent("direct", "Answer without passages", direct.DirectParams(), direct.search),
+    )
+}

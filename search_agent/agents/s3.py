@@ -1,0 +1,107 @@
+"""s3: search and select in turns (Jiang et al., arXiv 2505.14146)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from search_agent import prompts, tags
+from search_agent.episode import Episode
+from search_agent.types import FinishReason, Mode, Passage, Sampling, StopReason, Turn
+
+_CHARS_PER_TOKEN = 3  # a cautious guess for the budget; English text has about four
+
+
+@dataclass(frozen=True)
+class S3Params:
+    """The setting "8-3-3" is `top_k` 8, `max_selected` 3 a turn, `max_turns` 3.
+
+    The initial retrieval is the first turn, so that 3 turns keep at most 9 passages, as published.
+    """
+
+    top_k: int = field(
+        default=8, metadata={"minimum": 1, "maximum": 100, "help": "passages a search returns"}
+    )
+    max_selected: int = field(default=3, metadata={"minimum": 1, "maximum": 100, "help": "kept a turn"})
+    max_turns: int = field(default=3, metadata={"minimum": 1, "maximum": 20, "help": "information blocks"})
+    index: str = field(default="", metadata={"help": "index to search; empty is the default one"})
+    mode: Mode = field(default=Mode.DENSE, metadata={"help": "dense, bm25 or hybrid"})
+    # The reference keeps the whole block when none is named, which a policy can exploit.
+    unselected_block: Literal["none", "all"] = field(
+        default="none", metadata={"help": "what a block without a selection contributes"}
+    )
+    constrained: bool = field(default=True, metadata={"help": "hold the searcher to the protocol's grammar"})
+    temperature: float = field(default=0.0, metadata={"minimum": 0, "maximum": 2})
+    turn_tokens: int = field(default=500, metadata={"minimum": 16, "help": "new tokens a turn"})
+    observation_chars: int = field(
+        default=2400, metadata={"minimum": 100, "help": "characters of a block, shared by its passages"}
+    )
+    context_tokens: int = field(
+        default=4096, metadata={"minimum": 512, "help": "tokens of the whole dialogue"}
+    )
+
+
+async def search(episode: Episode, params: S3Params) -> StopReason:
+    """Retrieves by the question, then lets the policy select and search until it is done."""
+    example_search = tags.render_move(tags.Move((2, 5), "a short search for what is still missing"))
+    query, block = (
+        episode.question,
+        await episode.retrieve(episode.question, params.top_k, params.index, params.mode),
+    )
+    episode.observe(
+        prompts.render(
+            "s3",
+            question=episode.question,
+            max_selected=params.max_selected,
+            example_complete=tags.render_move(tags.Move((1,), complete=True)),
+            example_search=example_search,
+            information=tags.render_information(block, params.observation_chars),
+        )
+    )
+    for turn in range(1, params.max_turns + 1):
+        last = turn == params.max_turns
+        move, tokens = await _move(episode, params, block, may_search=not last)
+        await episode.record(Turn(query, block, _selection(move, block, params), move.error))
+        if move.complete:
+            return StopReason.COMPLETE
+        if last:
+            return StopReason.MAX_TURNS if move.valid else StopReason.INVALID
+        if tokens + params.turn_tokens + params.observation_chars // _CHARS_PER_TOKEN > params.context_tokens:
+            return StopReason.BUDGET
+        if move.valid:
+            query = move.query
+            block = await episode.retrieve(query, params.top_k, params.index, params.mode)
+            episode.observe(f"\n\n{tags.render_information(block, params.observation_chars)}\n\n")
+        else:
+            query, block = "", ()
+            episode.observe(f"\n\n{prompts.render('s3_nudge', example_search=example_search)}\n\n")
+    raise AssertionError("the last turn returns")
+
+
+async def _move(
+    episode: Episode, params: S3Params, block: tuple[Passage, ...], may_search: bool
+) -> tuple[tags.Move, int]:
+    """One move, and the tokens of the dialogue after it. A free model may need two completions."""
+    grammar = tags.move_grammar(len(block), params.max_selected, may_search) if params.constrained else ""
+    text, left = "", params.turn_tokens
+    while True:
+        completion = await episode.complete(
+            Sampling(
+                max_tokens=left,
+                temperature=params.temperature,
+                stop=() if grammar else tags.STOPS,
+                grammar=grammar,
+            )
+        )
+        text += episode.spans[-1].text
+        left -= max(1, completion.completion_tokens)
+        tokens = completion.prompt_tokens + completion.completion_tokens
+        stopped_early = completion.finish_reason is FinishReason.STOP and tags.wants_more(text)
+        if not (stopped_early and may_search and left > 0 and completion.text):
+            return tags.parse_move(text, len(block), params.max_selected), tokens
+
+
+def _selection(move: tags.Move, block: tuple[Passage, ...], params: S3Params) -> tuple[Passage, ...]:
+    if move.selected is None:
+        return block if params.unselected_block == "all" else ()
+    return tuple(block[number - 1] for number in move.selected)

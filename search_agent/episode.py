@@ -1,0 +1,136 @@
+"""One question under way: calls the ports, and keeps the record from which the trajectory is made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from search_agent import prompts, tags
+from search_agent.ports import Generator, Policy, Retriever
+from search_agent.types import (
+    Author,
+    Completion,
+    Document,
+    Message,
+    Mode,
+    Passage,
+    Sampling,
+    Span,
+    StopReason,
+    Timings,
+    Trajectory,
+    Turn,
+    Usage,
+)
+
+OnTurn = Callable[[Turn], Awaitable[None]]
+
+
+class Episode:
+    """Agents act through this, so that usage, times, turns and documents are counted in one place."""
+
+    def __init__(
+        self,
+        method: str,
+        question: str,
+        retriever: Retriever,
+        policy: Policy,
+        generator: Generator,
+        on_turn: OnTurn | None = None,
+    ) -> None:
+        self.question = question
+        self.spans: list[Span] = []
+        self.turns: list[Turn] = []
+        self.stop_reason: StopReason | None = None
+        self._method = method
+        self._retriever, self._policy, self._generator = retriever, policy, generator
+        self._on_turn = on_turn
+        self._documents: dict[str, Document] = {}
+        self._models: dict[str, None] = {}
+        self._prompt_tokens = self._completion_tokens = self._searches = 0
+        self._seconds = {"retrieve": 0.0, "search": 0.0, "generate": 0.0}
+        self._started = time.perf_counter()
+        self._answer: str | None = None
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        return tuple(document.passage for document in self._documents.values())
+
+    async def retrieve(self, query: str, top_k: int, index: str, mode: Mode) -> tuple[Passage, ...]:
+        """The `top_k` best passages for one query."""
+        with self._timed("retrieve"):
+            (passages,) = await self._retriever.search([query], top_k, index, mode)
+        self._searches += 1
+        return passages
+
+    def observe(self, text: str) -> None:
+        """Appends what the environment says."""
+        self.spans.append(Span(Author.ENVIRONMENT, text))
+
+    async def complete(self, sampling: Sampling) -> Completion:
+        """Lets the policy continue the dialogue and appends what it wrote."""
+        with self._timed("search"):
+            completion = await self._policy.complete(self.spans, sampling)
+        self._count(completion)
+        self.spans.append(Span(Author.POLICY, tags.completed_text(completion)))
+        return completion
+
+    async def record(self, turn: Turn) -> None:
+        """Ends a turn: its selection joins the documents, duplicates aside, in order of selection."""
+        self.turns.append(turn)
+        for passage in turn.selected:
+            self._documents.setdefault(passage.id, Document(passage, len(self.turns)))
+        if self._on_turn:
+            await self._on_turn(turn)
+
+    async def answer(self, prompt: str, sampling: Sampling) -> AsyncIterator[str]:
+        """Streams the generator's answer from the documents kept; without any, it is asked directly."""
+        content = answer_prompt(prompt, self.question, self.passages)
+        pieces: list[str] = []
+        with self._timed("generate"):
+            async for piece in self._generator.stream([Message("user", content)], sampling):
+                self._count(piece)
+                if piece.text:
+                    pieces.append(piece.text)
+                    yield piece.text
+        self._answer = "".join(pieces).strip()
+
+    def trajectory(self) -> Trajectory:
+        """The record so far. The agent must have stopped."""
+        if self.stop_reason is None:
+            raise RuntimeError("the agent has not stopped yet")
+        milliseconds = {name: seconds * 1e3 for name, seconds in self._seconds.items()}
+        return Trajectory(
+            method=self._method,
+            question=self.question,
+            documents=tuple(self._documents.values()),
+            turns=tuple(self.turns),
+            stop_reason=self.stop_reason,
+            usage=Usage(self._prompt_tokens, self._completion_tokens, self._searches),
+            timings=Timings(total=(time.perf_counter() - self._started) * 1e3, **milliseconds),
+            spans=tuple(self.spans),
+            answer=self._answer,
+            models=tuple(self._models),
+        )
+
+    def _count(self, completion: Completion) -> None:
+        self._prompt_tokens += completion.prompt_tokens
+        self._completion_tokens += completion.completion_tokens
+        if completion.model:
+            self._models[completion.model] = None
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[stage] += time.perf_counter() - started
+
+
+def answer_prompt(prompt: str, question: str, passages: Sequence[Passage]) -> str:
+    """What the generator is asked: `prompt` over the passages, or `direct` when there are none."""
+    if not passages:
+        return prompts.render("direct", question=question)
+    return prompts.render(prompt, question=question, documents=tags.render_documents(passages))

@@ -1,0 +1,23 @@
+"""Prompts are files beside this one; `$name` marks what is filled in."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+from string import Template
+
+
+@cache
+def _source(name: str) -> str:
+    return (files(__name__) / f"{name}.txt").read_text(encoding="utf-8").strip()
+
+
+def render(name: str, **values: object) -> str:
+    """The prompt with every placeholder filled; KeyError if one has no value."""
+    return Template(_source(name)).substitute(values)
+
+
+def version(name: str) -> str:
+    """A short hash of the prompt's text, for cache keys and records."""
+    return hashlib.sha256(_source(name).encode()).hexdigest()[:12]

@@ -1,0 +1,54 @@
+"""Fakes for tests: scripted models and an in-memory retriever."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+from search_agent.types import Completion, Message, Mode, Passage, Sampling, Span
+
+
+class ScriptedPolicy:
+    """Writes the given texts one after the other and remembers what it was asked."""
+
+    def __init__(self, texts: Iterable[str | Completion]) -> None:
+        self._texts = iter(texts)
+        self.calls: list[tuple[tuple[Span, ...], Sampling]] = []
+
+    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
+        self.calls.append((tuple(spans), sampling))
+        text = next(self._texts)
+        return (
+            text if isinstance(text, Completion) else Completion(text, prompt_tokens=10, completion_tokens=5)
+        )
+
+
+class ListRetriever:
+    """Answers every query with the passages whose text shares most words with it."""
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        self._passages = tuple(passages)
+        self.queries: list[str] = []
+
+    async def search(
+        self, queries: Sequence[str], top_k: int, index: str, mode: Mode
+    ) -> list[tuple[Passage, ...]]:
+        self.queries.extend(queries)
+        return [self._rank(query)[:top_k] for query in queries]
+
+    def _rank(self, query: str) -> tuple[Passage, ...]:
+        words = set(query.lower().split())
+        return tuple(sorted(self._passages, key=lambda p: -len(words & set(p.text.lower().split()))))
+
+
+class EchoGenerator:
+    """Streams a fixed answer in pieces and remembers the prompts."""
+
+    def __init__(self, answer: str) -> None:
+        self._answer = answer
+        self.prompts: list[str] = []
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
+        self.prompts.append(messages[-1].content)
+        for word in self._answer.split(" "):
+            yield Completion(word + " ")
+        yield Completion("", prompt_tokens=20, completion_tokens=4, model="echo@1")
