@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from search_agent import prompts, tags
@@ -24,8 +24,6 @@ from search_agent.types import (
     Usage,
 )
 
-OnTurn = Callable[[Turn], Awaitable[None]]
-
 
 class Episode:
     """Agents act through this, so that usage, times, turns and documents are counted in one place."""
@@ -37,15 +35,14 @@ class Episode:
         retriever: Retriever,
         policy: Policy,
         generator: Generator,
-        on_turn: OnTurn | None = None,
     ) -> None:
         self.question = question
         self.spans: list[Span] = []
         self.turns: list[Turn] = []
         self.stop_reason: StopReason | None = None
+        self.on_turn: Callable[[Turn], None] = lambda turn: None
         self._method = method
         self._retriever, self._policy, self._generator = retriever, policy, generator
-        self._on_turn = on_turn
         self._documents: dict[str, Document] = {}
         self._models: dict[str, None] = {}
         self._prompt_tokens = self._completion_tokens = self._searches = 0
@@ -76,13 +73,12 @@ class Episode:
         self.spans.append(Span(Author.POLICY, tags.completed_text(completion)))
         return completion
 
-    async def record(self, turn: Turn) -> None:
+    def record(self, turn: Turn) -> None:
         """Ends a turn: its selection joins the documents, duplicates aside, in order of selection."""
         self.turns.append(turn)
         for passage in turn.selected:
             self._documents.setdefault(passage.id, Document(passage, len(self.turns)))
-        if self._on_turn:
-            await self._on_turn(turn)
+        self.on_turn(turn)
 
     async def answer(self, prompt: str, sampling: Sampling) -> AsyncIterator[str]:
         """Streams the generator's answer from the documents kept; without any, it is asked directly."""

@@ -21,9 +21,7 @@ class Policy(Protocol):
 class Retriever(Protocol):
     """Ranks passages for each query, best first. Raises RetrieverError."""
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, index: str, mode: Mode
-    ) -> list[tuple[Passage, ...]]: ...
+    async def search(self, queries: Sequence[str], top_k: int, index: str, mode: Mode) -> list[tuple[Passage, ...]]: ...
 
 
 class Generator(Protocol):

@@ -30,15 +30,17 @@ def _close(tag: str) -> str:
     return f"</{tag}>"
 
 
-def _pair(tag: str) -> re.Pattern[str]:
-    return re.compile(f"{re.escape(_open(tag))}(.*?){re.escape(_close(tag))}", re.DOTALL | re.IGNORECASE)
-
-
-_PAIRS = {tag: _pair(tag) for tag in (QUERY, SELECT, DONE, THINK)}
 _ANY_TAG = re.compile(rf"<(/?)({QUERY}|{SELECT}|{DONE}|{THINK})>", re.IGNORECASE)
-_NUMBERS = re.compile(r"[\[(]?\s*(\d{1,9}(?:[\s,;]+\d{1,9})*)?[\s,;]*[\])]?")
-_NUMBER = re.compile(r"\d+")
+_NUMBERS = re.compile(r"[\d\s,;]*", re.ASCII)
+_NUMBER = re.compile(r"\d+", re.ASCII)
 _SPACE = re.compile(r"\s+")
+
+# One pattern a tag, and not one a pair: a pair's would read the rest anew for every unclosed tag.
+_EDGE = {
+    edge: re.compile(re.escape(edge), re.IGNORECASE)
+    for tag in (QUERY, SELECT, DONE, THINK)
+    for edge in (_open(tag), _close(tag))
+}
 
 # Generation pauses after these: the environment has something to do, or the move is over.
 STOPS = (_close(QUERY), _close(DONE))
@@ -63,6 +65,29 @@ class Move:
         return self.complete or bool(self.query)
 
 
+def _pair(text: str, tag: str) -> tuple[int, int, int, int] | None:
+    """Where the first pair of a tag begins, its content begins and ends, and it ends."""
+    opening = _EDGE[_open(tag)].search(text)
+    closing = _EDGE[_close(tag)].search(text, opening.end()) if opening else None
+    if not opening or not closing:
+        return None
+    return opening.start(), opening.end(), closing.start(), closing.end()
+
+
+def _content(text: str, tag: str) -> str | None:
+    """What stands in the first pair of a tag, None without a pair."""
+    pair = _pair(text, tag)
+    return text[pair[1] : pair[2]] if pair else None
+
+
+def _without_thoughts(text: str) -> str:
+    kept = []
+    while pair := _pair(text, THINK):
+        kept.append(text[: pair[0]])
+        text = text[pair[3] :]
+    return "".join(kept) + text
+
+
 def render_move(move: Move) -> str:
     """The canonical text of a valid move."""
     chosen = "" if move.selected is None else f"{_open(SELECT)}{list(move.selected)}{_close(SELECT)}\n"
@@ -78,9 +103,7 @@ def move_grammar(documents: int, max_selected: int, may_search: bool) -> str:
     more = f' (", " doc){{0,{max_selected - 1}}}' if max_selected > 1 else ""
     chosen = f"(doc{more})?" if documents and max_selected else '""'
     done = f'"{_open(DONE)}True{_close(DONE)}"'
-    search = (
-        f'"{_open(DONE)}False{_close(DONE)}\\n{_open(QUERY)}{{\\"query\\": \\"" query "\\"}}{_close(QUERY)}"'
-    )
+    search = f'"{_open(DONE)}False{_close(DONE)}\\n{_open(QUERY)}{{\\"query\\": \\"" query "\\"}}{_close(QUERY)}"'
     after = "(done | search)" if may_search else "done"
     rules = [
         f'root ::= "{_open(SELECT)}[" {chosen} "]{_close(SELECT)}\\n" {after}',
@@ -117,9 +140,9 @@ def completed_text(completion: Completion) -> str:
 
 def wants_more(text: str) -> bool:
     """True after `<search_complete>False</search_complete>` with no query yet: the move is half written."""
-    text = _PAIRS[THINK].sub("", text)
-    done = _PAIRS[DONE].search(text)
-    return bool(done and done[1].strip().lower() not in _TRUTH and not _PAIRS[QUERY].search(text))
+    text = _without_thoughts(text)
+    done = _content(text, DONE)
+    return done is not None and done.strip().lower() not in _TRUTH and _pair(text, QUERY) is None
 
 
 def parse_move(text: str, documents: int, max_selected: int) -> Move:
@@ -128,12 +151,13 @@ def parse_move(text: str, documents: int, max_selected: int) -> Move:
     The first of a repeated tag counts. Numbers outside 1..`documents` and beyond `max_selected` are
     dropped; a completion beats a query.
     """
-    text = _PAIRS[THINK].sub("", text)
+    text = _without_thoughts(text)
     errors = []
     selected: tuple[int, ...] | None = None
-    if found := _PAIRS[SELECT].search(text):
-        if _NUMBERS.fullmatch(found[1].strip()):
-            named = dict.fromkeys(int(number) for number in _NUMBER.findall(found[1]))
+    if (chosen := _content(text, SELECT)) is not None:
+        if _NUMBERS.fullmatch(chosen.strip().strip("[]()")):
+            # a number of more digits than any block has documents is no document's
+            named = dict.fromkeys(int(number[:9]) for number in _NUMBER.findall(chosen))
             inside = [number for number in named if 1 <= number <= documents]
             if len(inside) < len(named):
                 errors.append(f"{SELECT} names a document that is not in the block")
@@ -141,15 +165,15 @@ def parse_move(text: str, documents: int, max_selected: int) -> Move:
         else:
             errors.append(f"{SELECT} is not a list of numbers")
     complete = False
-    if found := _PAIRS[DONE].search(text):
-        word = found[1].strip().lower()
+    if (done := _content(text, DONE)) is not None:
+        word = done.strip().lower()
         complete = word in _TRUTH
         if not complete and word not in _FALSITY:
             errors.append(f"{DONE} is neither True nor False")
     query = ""
     if not complete:
-        if found := _PAIRS[QUERY].search(text):
-            query = _query(found[1])
+        if (payload := _content(text, QUERY)) is not None:
+            query = _query(payload)
             if not query:
                 errors.append(f"{QUERY} is empty")
         if not query:

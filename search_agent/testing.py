@@ -17,9 +17,7 @@ class ScriptedPolicy:
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         self.calls.append((tuple(spans), sampling))
         text = next(self._texts)
-        return (
-            text if isinstance(text, Completion) else Completion(text, prompt_tokens=10, completion_tokens=5)
-        )
+        return text if isinstance(text, Completion) else Completion(text, prompt_tokens=10, completion_tokens=5)
 
 
 class ListRetriever:
@@ -29,9 +27,7 @@ class ListRetriever:
         self._passages = tuple(passages)
         self.queries: list[str] = []
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, index: str, mode: Mode
-    ) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], top_k: int, index: str, mode: Mode) -> list[tuple[Passage, ...]]:
         self.queries.extend(queries)
         return [self._rank(query)[:top_k] for query in queries]
 

@@ -22,6 +22,10 @@ class Agent:
     search: Callable[[Episode, Any], Awaitable[StopReason]]
     prompt: str = "answer"
 
+    async def run(self, episode: Episode) -> None:
+        """Searches until the method stops. Raises BoundaryError."""
+        episode.stop_reason = await self.search(episode, self.params)
+
     def with_params(self, overrides: Mapping[str, object]) -> Agent:
         """The agent with some parameters replaced. ValueError ("field: reason") for one that it does not
         have or that is out of range."""

@@ -10,9 +10,7 @@ from search_agent.types import Mode, StopReason, Turn
 
 @dataclass(frozen=True)
 class NaiveRagParams:
-    top_k: int = field(
-        default=3, metadata={"minimum": 1, "maximum": 100, "help": "passages given to the generator"}
-    )
+    top_k: int = field(default=3, metadata={"minimum": 1, "maximum": 100, "help": "passages given to the generator"})
     index: str = field(default="", metadata={"help": "index to search; empty is the default one"})
     mode: Mode = field(default=Mode.DENSE, metadata={"help": "dense, bm25 or hybrid"})
 
@@ -20,5 +18,5 @@ class NaiveRagParams:
 async def search(episode: Episode, params: NaiveRagParams) -> StopReason:
     """One retrieval, all of it kept."""
     passages = await episode.retrieve(episode.question, params.top_k, params.index, params.mode)
-    await episode.record(Turn(episode.question, passages, passages))
+    episode.record(Turn(episode.question, passages, passages))
     return StopReason.COMPLETE

@@ -19,9 +19,7 @@ class S3Params:
     The initial retrieval is the first turn, so that 3 turns keep at most 9 passages, as published.
     """
 
-    top_k: int = field(
-        default=8, metadata={"minimum": 1, "maximum": 100, "help": "passages a search returns"}
-    )
+    top_k: int = field(default=8, metadata={"minimum": 1, "maximum": 100, "help": "passages a search returns"})
     max_selected: int = field(default=3, metadata={"minimum": 1, "maximum": 100, "help": "kept a turn"})
     max_turns: int = field(default=3, metadata={"minimum": 1, "maximum": 20, "help": "information blocks"})
     index: str = field(default="", metadata={"help": "index to search; empty is the default one"})
@@ -36,9 +34,7 @@ class S3Params:
     observation_chars: int = field(
         default=2400, metadata={"minimum": 100, "help": "characters of a block, shared by its passages"}
     )
-    context_tokens: int = field(
-        default=4096, metadata={"minimum": 512, "help": "tokens of the whole dialogue"}
-    )
+    context_tokens: int = field(default=4096, metadata={"minimum": 512, "help": "tokens of the whole dialogue"})
 
 
 async def search(episode: Episode, params: S3Params) -> StopReason:
@@ -61,7 +57,7 @@ async def search(episode: Episode, params: S3Params) -> StopReason:
     for turn in range(1, params.max_turns + 1):
         last = turn == params.max_turns
         move, tokens = await _move(episode, params, block, may_search=not last)
-        await episode.record(Turn(query, block, _selection(move, block, params), move.error))
+        episode.record(Turn(query, block, _selection(move, block, params), move.error))
         if move.complete:
             return StopReason.COMPLETE
         if last:

@@ -34,9 +34,7 @@ async def call(method: Any, request: Any, timeout_s: float, boundary: type[Bound
         raise from_rpc(error, boundary) from error
 
 
-async def stream(
-    method: Any, request: Any, timeout_s: float, boundary: type[BoundaryError]
-) -> AsyncIterator[Any]:
+async def stream(method: Any, request: Any, timeout_s: float, boundary: type[BoundaryError]) -> AsyncIterator[Any]:
     """One server stream; leaving it early cancels the call at the server."""
     responses = method(request, timeout=timeout_s, metadata=context.metadata())
     try:

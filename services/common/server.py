@@ -24,7 +24,7 @@ log = structlog.get_logger()
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
-class _Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class _Calls(grpc.aio.ServerInterceptor):
     """Wraps each call: ids in, time and code out, typed errors to status codes, a bound on calls at once."""
 
     def __init__(self, service: str, max_in_flight: int) -> None:
@@ -77,18 +77,14 @@ class _Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 async with self._watch(method, call):
                     return await handler.unary_unary(request, call)
 
-            return grpc.unary_unary_rpc_method_handler(
-                unary, handler.request_deserializer, handler.response_serializer
-            )
+            return grpc.unary_unary_rpc_method_handler(unary, handler.request_deserializer, handler.response_serializer)
 
         async def stream(request: Any, call: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             async with self._watch(method, call):
                 async for response in handler.unary_stream(request, call):
                     yield response
 
-        return grpc.unary_stream_rpc_method_handler(
-            stream, handler.request_deserializer, handler.response_serializer
-        )
+        return grpc.unary_stream_rpc_method_handler(stream, handler.request_deserializer, handler.response_serializer)
 
 
 async def start(

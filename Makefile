@@ -1,0 +1,44 @@
+# `make demo` and `make test` need only Python 3.11+, make and the network; see README.md.
+PORT ?= 8080
+BIN := .venv/bin
+
+.PHONY: help demo up test test-compose check protos lock clean
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+.venv/.local: requirements/local.txt pyproject.toml
+	@deploy/install.sh local
+	@touch $@
+
+.venv/.dev: requirements/dev.txt pyproject.toml
+	@deploy/install.sh dev
+	@touch .venv/.local $@
+
+demo: .venv/.local ## the stack as local processes, questions asked and answered (QUESTION="…" for your own)
+	@$(BIN)/python -m deploy.local demo --port $(PORT) $(if $(QUESTION),--question "$(QUESTION)")
+
+up: .venv/.local ## the stack as local processes, until Ctrl-C
+	@$(BIN)/python -m deploy.local up --port $(PORT)
+
+test: .venv/.dev ## unit, integration and end-to-end tests
+	@command -v redis-server >/dev/null || deploy/ci/install-redis.sh
+	@$(BIN)/python -m pytest
+
+test-compose: .venv/.dev ## builds the images and tests the stack in containers
+	@deploy/ci/test-compose.sh
+
+check: .venv/.dev ## formatting, lint, types, and stubs that match their protos
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@deploy/ci/check-stubs.sh
+
+protos: .venv/.dev ## the stubs anew from contracts/v1/*.proto
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. contracts/v1/*.proto
+
+lock: .venv/.dev ## requirements/*.txt anew from pyproject.toml
+	@deploy/lock.sh
+
+clean: ## removes what the commands above made
+	rm -rf .venv .run *.egg-info

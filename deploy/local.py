@@ -1,0 +1,212 @@
+"""The whole stack as local processes: `make demo` and `make up`, and what the end-to-end tests start."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from services.ask import AskError, ask, show
+
+ROOT = Path(__file__).parent.parent
+LOGS = ROOT / ".run"
+START_LIMIT_S = 120
+DEMO_QUESTIONS = (
+    "sq-q-5733a5f54776f41900660f45",
+    "sq-q-5733a5f54776f41900660f48",
+    "sq-q-5733a5f54776f41900660f44",
+)
+
+
+class StartError(Exception):
+    """The stack did not come up; the message says what to do."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Stack:
+    """Retriever, searcher, generator, trainer, gateway, and Redis where it is installed."""
+
+    def __init__(self, port: int, env: dict[str, str] | None = None, logs: Path = LOGS) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.ports = {name: free_port() for name in ("retriever", "searcher", "generator", "trainer", "redis")} | {
+            "gateway": port
+        }
+        self._env = env or {}
+        self._logs = logs
+
+    def __enter__(self) -> Stack:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _start(self) -> None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.ports["gateway"])) == 0:
+                raise StartError(f"port {self.ports['gateway']} is in use; choose another, as in: make demo PORT=8081")
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for name in ("redis", "retriever", "searcher", "generator", "trainer", "gateway"):
+            self.start(name)
+        self._wait()
+
+    def start(self, name: str) -> None:
+        """Starts one service, as it was or after it died."""
+        if name == "redis" and not shutil.which("redis-server"):
+            print("redis-server is not installed: naive RAG runs uncached", flush=True)
+            return
+        with (self._logs / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                self._command(name),
+                cwd=ROOT,
+                env=os.environ | self._settings(name) | self._env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us, and we stop them in order
+            )
+
+    def _command(self, name: str) -> list[str]:
+        if name == "redis":
+            port = str(self.ports["redis"])
+            return [
+                "redis-server",
+                "--port",
+                port,
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--dir",
+                str(self._logs),
+            ]
+        module = "generator" if name == "searcher" else name
+        return [sys.executable, "-m", f"services.{module}"]
+
+    def _settings(self, name: str) -> dict[str, str]:
+        at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
+        values = {
+            "gateway": {
+                "RETRIEVER": at["retriever"],
+                "SEARCHER": at["searcher"],
+                "GENERATOR": at["generator"],
+                "REDIS_URL": f"redis://{at['redis']}/0" if shutil.which("redis-server") else "",
+            },
+            "retriever": {"INDEXES": str(ROOT / "data" / "demo" / "indexes")},
+            "trainer": {"RUNS": str(ROOT / ".run" / "runs")},
+        }.get(name, {})
+        if name != "gateway":
+            values["METRICS_PORT"] = str(free_port())
+        prefix = "GENERATOR" if name == "searcher" else name.upper()
+        return {f"{prefix}_{key}": value for key, value in (values | {"PORT": str(self.ports[name])}).items()}
+
+    def _wait(self) -> None:
+        """Until the gateway says that all backends answer."""
+        began, limit = time.monotonic(), time.monotonic() + START_LIMIT_S
+        said: set[str] = set()
+        while True:
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    raise StartError(f"{name} stopped at start with status {process.returncode}:\n{self._tail(name)}")
+            states = self.readiness()
+            for name, state in states.items():
+                if state == "ok" and name not in said:
+                    said.add(name)
+                    print(f"  {name} ready after {time.monotonic() - began:.1f} s", flush=True)
+            if {"retriever", "searcher", "generator"} <= said:
+                return
+            if time.monotonic() > limit:
+                raise StartError(f"not ready after {START_LIMIT_S} s: {states or self._tail('gateway')}")
+            time.sleep(0.2)
+
+    def readiness(self) -> dict[str, str]:
+        """What /readyz says of each backend; empty while the gateway does not answer."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as response:
+                return dict(json.load(response)["backends"])
+        except urllib.error.HTTPError as error:
+            return dict(json.load(error)["backends"])
+        except (OSError, ValueError):
+            return {}
+
+    def _tail(self, name: str) -> str:
+        lines = (self._logs / f"{name}.log").read_text(errors="replace").splitlines()[-15:]
+        return "\n".join(f"    {line}" for line in lines)
+
+    def stop(self) -> None:
+        """Stops all, the door first."""
+        for name in reversed(list(self.processes)):
+            process = self.processes.pop(name)
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def demo_questions() -> list[tuple[str, list[str]]]:
+    """Questions of the demo corpus with their gold answers."""
+    with gzip.open(ROOT / "data" / "demo" / "qa_dev.jsonl.gz", "rt", encoding="utf-8") as lines:
+        rows = {row["id"]: row for row in map(json.loads, lines)}
+    return [(rows[id]["question"], rows[id]["golden_answers"]) for id in DEMO_QUESTIONS]
+
+
+def demo(url: str, questions: list[tuple[str, list[str]]]) -> None:
+    """Each question through s3 and naive RAG, beside the gold answer where it is known."""
+    for question, golds in questions:
+        print(f"\nQ: {question}")
+        ours = show(ask(url, question, "s3"))
+        *_, (_, rag) = ask(url, question, "naive_rag")
+        print(f"  s3        : {ours['answer']}")
+        print(f"  naive RAG : {rag['answer']}")
+        print(f"  gold      : {' | '.join(golds) or 'not known'}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="deploy/local.py", description=__doc__)
+    parser.add_argument("action", choices=("demo", "up"))
+    parser.add_argument("--port", type=int, default=8080, help="the gateway's port")
+    parser.add_argument("--question", help="ask this instead of the demo's questions")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the stack is stopped
+    print(f"starting (logs in {LOGS.relative_to(ROOT)}/)", flush=True)
+    try:
+        with Stack(args.port) as stack:
+            if args.action == "demo":
+                demo(stack.url, [(args.question, [])] if args.question else demo_questions())
+            else:
+                print(f"REST     {stack.url}   (docs: {stack.url}/docs)")
+                for name in ("retriever", "searcher", "generator", "trainer"):
+                    print(f"{name:8} 127.0.0.1:{stack.ports[name]} (gRPC)")
+                print("Ctrl-C stops it.", flush=True)
+                signal.pause()
+    except (StartError, AskError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopping")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

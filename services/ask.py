@@ -1,0 +1,75 @@
+"""Asks a running gateway and shows the search as it goes: `search-agent ask` and the demo."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import httpx
+
+
+class AskError(Exception):
+    """The gateway could not be asked, or answered with a problem."""
+
+
+def ask(url: str, question: str, method: str, **options: object) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The gateway's events for one question: ("turn" | "documents" | "answer.delta" | "done", data).
+
+    `options` are fields of POST /v1/answer. Raises AskError.
+    """
+    body = {"question": question, "method": method, "stream": True, **options}
+    try:
+        with httpx.stream("POST", f"{url}/v1/answer", json=body, timeout=300) as response:
+            if response.status_code != 200:
+                raise AskError(_detail(response.read()))
+            event = ""
+            for line in response.iter_lines():
+                if line.startswith("event: "):
+                    event = line.removeprefix("event: ")
+                elif line.startswith("data: "):
+                    data = json.loads(line.removeprefix("data: "))
+                    if event == "error":
+                        raise AskError(data["detail"])
+                    yield event, data
+    except httpx.HTTPError as error:
+        raise AskError(f"{url}: {error}; is the gateway running there?") from error
+
+
+def _detail(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode("utf-8", "replace")[:500]
+
+
+def show(events: Iterator[tuple[str, dict[str, Any]]], out: TextIO = sys.stdout) -> dict[str, Any]:
+    """Prints each turn (query, retrieved titles, kept ones marked) and the answer as it is written.
+
+    Returns the data of "done".
+    """
+    turn, done = 0, {}
+    for event, data in events:
+        if event == "turn":
+            turn += 1
+            print(f"  turn {turn}  query: {data['query'] or '(none)'}", file=out)
+            for number, passage in enumerate(data["retrieved"], 1):
+                kept = "keep" if passage in data["selected"] else "    "
+                print(f"    {kept} {number}. {data['titles'][passage]}  [{passage}]", file=out)
+            if data["error"]:
+                print(f"    malformed: {data['error']}", file=out)
+        elif event == "documents":
+            print("  answer: ", end="", file=out, flush=True)
+        elif event == "answer.delta":
+            print(" ".join(data["text"].split("\n")), end="", file=out, flush=True)
+        elif event == "done":
+            done = data
+            usage, took = data["usage"], data["timings_ms"]["total"] / 1000
+            print(
+                f"\n  {data['stop_reason']}; {len(data['documents'])} kept, {usage['searches']} searches, "
+                f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens, {took:.1f} s"
+                f"{' (cached)' if data['cached'] else ''}",
+                file=out,
+            )
+    return done

@@ -1,0 +1,244 @@
+"""The public door: routes of the REST contract over the core's agents."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import structlog
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+
+from contracts.v1.retriever_pb2 import Mode as PbMode
+from search_agent.agents import Agent
+from search_agent.errors import BoundaryError
+from search_agent.types import Mode, Turn
+from services.common import context, metrics
+from services.gateway import problems, schemas
+from services.gateway.asking import Asker, Backends, Delta, Done, Event, Found
+from services.gateway.observed import Observed
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class _ClientLeft(Exception):
+    """The caller closed the connection; nobody reads the response."""
+
+
+def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], max_in_flight: int) -> FastAPI:
+    """The application over given backends and agents (all wiring of settings is in __main__)."""
+    app = FastAPI(title="search-agent", version="1", description="Search, answer and retrieve.")
+    app.add_middleware(Observed)
+    problems.install(app)
+    slots = asyncio.Semaphore(max_in_flight)
+
+    async def slot() -> AsyncIterator[None]:
+        """Held until the response, streamed or not, has been sent or the caller has left."""
+        if slots.locked():
+            raise problems.TooBusy(f"{max_in_flight} questions are being worked on, the limit")
+        async with slots:
+            metrics.HTTP_IN_FLIGHT.inc()
+            try:
+                yield
+            finally:
+                metrics.HTTP_IN_FLIGHT.dec()
+
+    def agent_for(body: schemas.SearchRequest) -> Agent:
+        if body.method not in agents:
+            raise problems.BadField("method", f"must be one of {', '.join(agents)}")
+        try:
+            return agents[body.method].with_params(body.overrides())
+        except ValueError as error:
+            field, _, message = str(error).partition(": ")
+            raise problems.BadField(field, message) from None
+
+    @app.post("/v1/search", tags=["questions"], dependencies=[Depends(slot)])
+    async def search(body: schemas.SearchRequest, request: Request) -> schemas.SearchResponse:
+        """Finds and keeps the passages for a question."""
+        agent = agent_for(body)
+        done = await _unless_client_leaves(request, _last(asker.ask(agent, body.question, False)))
+        return schemas.SearchResponse.of(_request_id(), done.trajectory)
+
+    @app.post(
+        "/v1/answer",
+        tags=["questions"],
+        dependencies=[Depends(slot)],
+        response_model=schemas.AnswerResponse,
+    )
+    async def answer(body: schemas.AnswerRequest, request: Request) -> Any:
+        """Finds passages and answers from them; `stream` gives Server-Sent Events."""
+        agent = agent_for(body)
+        if not body.stream:
+            done = await _unless_client_leaves(request, _last(asker.ask(agent, body.question, True)))
+            return schemas.AnswerResponse.answered(_request_id(), done.trajectory, done.cached)
+
+        async def stream() -> AsyncIterator[str]:
+            try:
+                async for event in asker.ask(agent, body.question, True):
+                    yield _sse(*_event(event))
+            except BoundaryError as error:
+                yield _sse("error", problems.of_boundary(error))
+            except Exception:
+                log.exception("stream crashed")
+                yield _sse("error", problems.problem(500, problems.CRASH))
+
+        return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    @app.post("/v1/retrieve", tags=["retrieval"])
+    async def retrieve(body: schemas.RetrieveRequest) -> schemas.RetrieveResponse:
+        """The best passages for each query, best first."""
+        ranked = await _counted(backends.retriever.search(body.queries, body.top_k, body.index, body.mode))
+        return schemas.RetrieveResponse(
+            results=[
+                [schemas.PassageOut(id=p.id, title=p.title, text=p.text, score=p.score) for p in passages]
+                for passages in ranked
+            ]
+        )
+
+    @app.post("/retrieve", tags=["retrieval"])
+    async def compatible_retrieve(body: schemas.CompatibleRetrieveRequest) -> dict[str, Any]:
+        """The retrieval protocol of s3 and Search-R1, so that their clients work unchanged."""
+        ranked = await _counted(backends.retriever.search(body.queries, body.topk or 3, "", Mode.DENSE))
+        results: list[list[dict[str, Any]]] = []
+        for passages in ranked:
+            documents = [{"id": p.id, "contents": f"{p.title}\n{p.text}"} for p in passages]
+            if body.return_scores:
+                scored = zip(documents, passages, strict=True)
+                results.append([{"document": document, "score": p.score} for document, p in scored])
+            else:
+                results.append(documents)
+        return {"result": results}
+
+    @app.get("/v1/methods", tags=["about"])
+    async def methods() -> list[schemas.MethodOut]:
+        """The methods and their parameters as JSON Schema."""
+        return [
+            schemas.MethodOut(name=agent.name, summary=agent.summary, parameters=agent.schema())
+            for agent in agents.values()
+        ]
+
+    @app.get("/v1/indexes", tags=["about"])
+    async def indexes() -> list[schemas.IndexOut]:
+        """The indexes that the retriever serves."""
+        return [
+            schemas.IndexOut(
+                name=index.name,
+                version=index.version,
+                passages=index.passages,
+                dim=index.dim,
+                kind=index.kind,
+                encoder=index.encoder,
+                modes=[PbMode.Name(mode).lower() for mode in index.modes],
+                default=index.is_default,
+                source=index.source,
+                licence=index.licence,
+            )
+            for index in await _counted(backends.retriever.indexes())
+        ]
+
+    @app.get("/healthz", tags=["operation"])
+    async def healthz() -> dict[str, str]:
+        """The process is up."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["operation"])
+    async def readyz() -> JSONResponse:
+        """The backends answer. A missing cache is told, and does not make the gateway unready."""
+        checks: dict[str, Awaitable[object]] = {
+            "retriever": backends.retriever.indexes(),
+            "searcher": backends.searcher.info(),
+            "generator": backends.generator.info(),
+        }
+        states = dict(zip(checks, await asyncio.gather(*map(_state, checks.values())), strict=True))
+        ready = all(state == "ok" for state in states.values())
+        if backends.cache is None:
+            states["cache"] = "not configured; naive RAG runs uncached"
+        else:
+            cache = await _state(backends.cache.check())
+            states["cache"] = cache if cache == "ok" else f"{cache}; naive RAG runs uncached"
+        return JSONResponse({"status": "ready" if ready else "not ready", "backends": states}, 200 if ready else 503)
+
+    @app.get("/metrics", tags=["operation"], include_in_schema=False)
+    async def exposition() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _request_id() -> str:
+    return dict(context.metadata())[context.REQUEST_ID]
+
+
+async def _last(events: AsyncIterator[Event]) -> Done:
+    """Runs the question to its end."""
+    async for event in events:
+        if isinstance(event, Done):
+            return event
+    raise AssertionError("a question ends in Done or in an error")
+
+
+async def _counted(call: Awaitable[T]) -> T:
+    """A backend call outside a question; its failure is counted here."""
+    try:
+        return await call
+    except BoundaryError as error:
+        metrics.AGENT_FAILURES.labels(error.boundary, error.failure).inc()
+        raise
+
+
+async def _state(check: Awaitable[object]) -> str:
+    try:
+        await asyncio.wait_for(check, 2)
+    except BoundaryError as error:
+        return f"{error.failure}: {error.message}"
+    except TimeoutError:
+        return "timeout: no answer in 2 s"
+    return "ok"
+
+
+async def _unless_client_leaves(request: Request, work: Awaitable[T]) -> T:
+    """Cancels the work, and with it the models' work, when the caller closes the connection."""
+    task = asyncio.ensure_future(work)
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if watcher.done():
+            raise _ClientLeft from None
+        raise
+    finally:
+        watcher.cancel()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
+
+
+def _event(event: Event) -> tuple[str, Any]:
+    match event:
+        case Turn():
+            return "turn", schemas.TurnOut.of(event)
+        case Found():
+            return "documents", {"documents": schemas.documents_of(event.trajectory), "cached": event.cached}
+        case Delta():
+            return "answer.delta", {"text": event.text}
+        case Done():
+            return "done", schemas.AnswerResponse.answered(_request_id(), event.trajectory, event.cached)
+
+
+def _sse(name: str, data: Any) -> str:
+    def plain(value: Any) -> Any:
+        return value.model_dump() if isinstance(value, BaseModel) else str(value)
+
+    return f"event: {name}\ndata: {json.dumps(data, default=plain, ensure_ascii=False)}\n\n"

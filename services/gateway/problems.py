@@ -1,0 +1,105 @@
+"""The one table between failures and HTTP problems (RFC 9457)."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from search_agent.errors import BoundaryError, Failure
+from services.common import context
+
+HTTP_STATUS = {
+    Failure.INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Failure.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Failure.UNSUPPORTED: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Failure.OVERLOADED: HTTPStatus.SERVICE_UNAVAILABLE,
+    Failure.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Failure.TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT,
+    Failure.BROKEN: HTTPStatus.BAD_GATEWAY,
+}
+_RETRY_AFTER_S = "2"
+CRASH = "the gateway failed; its log has the details"
+
+
+class BadField(Exception):
+    """A request's field is wrong in a way that its schema does not tell."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message = field, message
+
+
+class TooBusy(Exception):
+    """As many questions are being worked on as are allowed."""
+
+
+def problem(status: int, detail: str, **extra: Any) -> dict[str, Any]:
+    """The body of a problem; `extra` are its extension members."""
+    title = HTTPStatus(status).phrase
+    request_id = dict(context.metadata()).get(context.REQUEST_ID, "")
+    return {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+        **extra,
+    }
+
+
+def of_boundary(error: BoundaryError) -> dict[str, Any]:
+    """A failed backend call, naming the backend, and the field where the request is at fault."""
+    extra: dict[str, Any] = {"backend": error.boundary, "failure": error.failure}
+    if error.field:
+        extra["errors"] = [{"field": error.field, "message": error.message}]
+    return problem(HTTP_STATUS[error.failure], f"{error.boundary}: {error}", **extra)
+
+
+def _response(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
+    retry = {"Retry-After": _RETRY_AFTER_S} if body["status"] == HTTPStatus.SERVICE_UNAVAILABLE else {}
+    return JSONResponse(body, body["status"], {**(headers or {}), **retry}, media_type="application/problem+json")
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """("body", "queries", 1) -> "queries[1]"."""
+    name = ""
+    for part in location[1:]:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
+    return name or "body"
+
+
+def install(app: FastAPI) -> None:
+    """Turns every error of the application into a problem."""
+
+    @app.exception_handler(BoundaryError)
+    async def boundary(_: Request, error: BoundaryError) -> JSONResponse:
+        return _response(of_boundary(error))
+
+    @app.exception_handler(BadField)
+    async def field(_: Request, error: BadField) -> JSONResponse:
+        fields = [{"field": error.field, "message": error.message}]
+        return _response(problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=fields))
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(_: Request, error: RequestValidationError) -> JSONResponse:
+        fields = [{"field": _field(e["loc"]), "message": e["msg"]} for e in error.errors()]
+        detail = "; ".join(f"{e['field']}: {e['message']}" for e in fields)
+        return _response(problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=fields))
+
+    @app.exception_handler(TooBusy)
+    async def busy(_: Request, error: TooBusy) -> JSONResponse:
+        return _response(problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        return _response(problem(error.status_code, str(error.detail)), headers)
+
+    @app.exception_handler(Exception)
+    async def crash(_: Request, error: Exception) -> JSONResponse:
+        return _response(problem(HTTPStatus.INTERNAL_SERVER_ERROR, CRASH))

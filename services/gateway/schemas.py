@@ -1,0 +1,174 @@
+"""The REST contract: what requests and responses look like."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from search_agent import scoring
+from search_agent.types import Mode, Trajectory, Turn
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SearchRequest(Request):
+    """A question for a method. What is left out takes the method's default (GET /v1/methods)."""
+
+    question: Text
+    method: str = "s3"
+    index: str | None = None
+    mode: Mode | None = None
+    top_k: Annotated[int, Field(ge=1, le=100)] | None = None
+    max_turns: Annotated[int, Field(ge=1, le=20)] | None = None
+    max_selected: Annotated[int, Field(ge=1, le=100)] | None = None
+
+    def overrides(self) -> dict[str, object]:
+        """The method's parameters that the request names."""
+        own = {"question", "method", "stream"}
+        return {name: value for name, value in self if name not in own and value is not None}
+
+
+class AnswerRequest(SearchRequest):
+    """With `stream`, Server-Sent Events: turn, documents, answer.delta, done, error."""
+
+    stream: bool = False
+
+
+class RetrieveRequest(Request):
+    """Plain retrieval, without an agent."""
+
+    queries: Annotated[list[Text], Field(min_length=1, max_length=256)]
+    top_k: Annotated[int, Field(ge=1, le=1000)] = 8
+    index: str = ""
+    mode: Mode = Mode.DENSE
+
+
+class CompatibleRetrieveRequest(BaseModel):
+    """The HTTP protocol that s3, Search-R1 and verl's search tool speak."""
+
+    queries: Annotated[list[Text], Field(min_length=1, max_length=1024)]
+    topk: Annotated[int, Field(ge=1, le=1000)] | None = None
+    return_scores: bool = False
+
+
+class PassageOut(BaseModel):
+    id: str
+    title: str
+    text: str
+    score: float
+
+
+class DocumentOut(PassageOut):
+    turn: int
+
+
+class TurnOut(BaseModel):
+    """`retrieved` and `selected` are passage ids; `titles` names them. `error`: what was malformed."""
+
+    query: str
+    retrieved: list[str]
+    selected: list[str]
+    titles: dict[str, str]
+    error: str
+
+    @classmethod
+    def of(cls, turn: Turn) -> TurnOut:
+        return cls(
+            query=turn.query,
+            retrieved=[passage.id for passage in turn.retrieved],
+            selected=[passage.id for passage in turn.selected],
+            titles={passage.id: passage.title for passage in turn.retrieved},
+            error=turn.error,
+        )
+
+
+class UsageOut(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    searches: int
+
+
+class TimingsOut(BaseModel):
+    total: float
+    retrieve: float
+    search: float
+    generate: float
+
+
+class SearchResponse(BaseModel):
+    id: str
+    method: str
+    question: str
+    documents: list[DocumentOut]
+    turns: list[TurnOut]
+    stop_reason: str
+    usage: UsageOut
+    timings_ms: TimingsOut
+    models: list[str]
+
+    @classmethod
+    def of(cls, id: str, trajectory: Trajectory, **more: Any) -> SearchResponse:
+        rounded = {f: round(getattr(trajectory.timings, f), 2) for f in TimingsOut.model_fields}
+        return cls(
+            id=id,
+            method=trajectory.method,
+            question=trajectory.question,
+            documents=documents_of(trajectory),
+            turns=[TurnOut.of(turn) for turn in trajectory.turns],
+            stop_reason=trajectory.stop_reason,
+            usage=UsageOut(**{f: getattr(trajectory.usage, f) for f in UsageOut.model_fields}),
+            timings_ms=TimingsOut(**rounded),
+            models=list(trajectory.models),
+            **more,
+        )
+
+
+class AnswerResponse(SearchResponse):
+    """`citations` are the ids of the documents in which the answer's words are found as they stand."""
+
+    answer: str
+    citations: list[str]
+    cached: bool
+
+    @classmethod
+    def answered(cls, id: str, trajectory: Trajectory, cached: bool) -> SearchResponse:
+        answer = trajectory.answer or ""
+        cited = [p.id for p in trajectory.passages if scoring.span_match(p.text, [answer])]
+        return cls.of(id, trajectory, answer=answer, citations=cited, cached=cached)
+
+
+class RetrieveResponse(BaseModel):
+    results: list[list[PassageOut]]
+
+
+class MethodOut(BaseModel):
+    name: str
+    summary: str
+    parameters: dict[str, Any]
+
+
+class IndexOut(BaseModel):
+    name: str
+    version: str
+    passages: int
+    dim: int
+    kind: str
+    encoder: str
+    modes: list[str]
+    default: bool
+    source: str
+    licence: str
+
+
+def documents_of(trajectory: Trajectory) -> list[DocumentOut]:
+    """The kept passages with the turn that kept each."""
+    return [
+        DocumentOut(id=p.id, title=p.title, text=p.text, score=p.score, turn=document.turn)
+        for document in trajectory.documents
+        for p in (document.passage,)
+    ]

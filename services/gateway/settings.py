@@ -1,0 +1,36 @@
+"""The gateway's settings."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.common.settings import ServiceSettings
+
+
+class GatewaySettings(BaseSettings):
+    """Read from GATEWAY_… variables or flags."""
+
+    model_config = SettingsConfigDict(
+        **ServiceSettings.model_config | SettingsConfigDict(env_prefix="GATEWAY_", cli_prog_name="gateway")
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="HTTP port; /metrics is here too")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    retriever: str = Field(description="host:port of the retriever")
+    searcher: str = Field(description="host:port of the generator service that holds the searcher")
+    generator: str = Field(description="host:port of the generator service that holds the generator")
+    redis_url: SecretStr | None = Field(None, description="redis://…; without it nothing is cached")
+    cache_ttl_s: int = Field(7 * 24 * 3600, ge=1, description="seconds a naive-RAG result is kept")
+    retriever_timeout_s: float = Field(10, gt=0, description="deadline of one retrieval")
+    searcher_timeout_s: float = Field(60, gt=0, description="deadline of one searcher turn")
+    generator_timeout_s: float = Field(60, gt=0, description="deadline of one answer")
+    max_in_flight: int = Field(64, ge=1, description="questions worked on at once; more get 503")
+    answer_max_tokens: int = Field(64, ge=1, description="longest answer")
+    methods: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description='parameters by method as JSON, e.g. {"s3": {"max_turns": 4}}'
+    )
+    shutdown_grace_s: float = Field(10, ge=0, description="seconds given to requests under way at stop")

@@ -1,0 +1,47 @@
+"""From settings to an application: the one place where the gateway's parts meet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from search_agent.agents import AGENTS
+from search_agent.types import Sampling
+from services.gateway.app import create_app
+from services.gateway.asking import Asker, Backends
+from services.gateway.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
+from services.gateway.cache import RagCache
+from services.gateway.settings import GatewaySettings
+
+
+def wire(settings: GatewaySettings) -> FastAPI:
+    """Exits with status 2 if GATEWAY_METHODS names what no method has."""
+    agents = dict(AGENTS)
+    for name, params in settings.methods.items():
+        try:
+            if name not in agents:
+                raise ValueError(f"{name}: no such method; there are {', '.join(agents)}")
+            agents[name] = agents[name].with_params(params)
+        except ValueError as error:
+            print(f"GATEWAY_METHODS: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        for backend in (retriever, searcher, generator, cache):
+            if backend:
+                await backend.close()
+
+    retriever = GrpcRetriever(settings.retriever, settings.retriever_timeout_s)
+    searcher = GrpcPolicy(settings.searcher, settings.searcher_timeout_s)
+    generator = GrpcGenerator(settings.generator, settings.generator_timeout_s)
+    cache = RagCache(settings.redis_url.get_secret_value(), settings.cache_ttl_s) if settings.redis_url else None
+    backends = Backends(retriever, searcher, generator, cache)
+    asker = Asker(backends, Sampling(max_tokens=settings.answer_max_tokens))
+    app = create_app(backends, asker, agents, settings.max_in_flight)
+    app.router.lifespan_context = lifespan
+    return app

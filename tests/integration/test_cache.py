@@ -1,0 +1,90 @@
+"""The naive-RAG cache on a real Redis: hits, misses, and a Redis that goes and comes back."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from search_agent.agents import AGENTS
+from search_agent.types import Mode, Sampling, Trajectory
+from services.gateway.asking import Asker, Backends, Done
+from services.gateway.cache import RagCache
+from tests.fakes import Generator, Retriever, Searcher
+from tests.integration.conftest import RedisServer
+
+
+class Gateway:
+    """Asks naive RAG over fakes through a real cache, and counts the generator's calls."""
+
+    def __init__(self, cache: RagCache) -> None:
+        self.retriever, self.generator = Retriever(), Generator("an answer")
+        self.cache = cache
+
+    async def ask(self, question: str = "q", max_tokens: int = 8, **params: object) -> tuple[Trajectory, bool]:
+        backends = Backends(self.retriever, Searcher([]), self.generator, self.cache)
+        asker = Asker(backends, Sampling(max_tokens=max_tokens))
+        agent = AGENTS["naive_rag"].with_params(params)
+        events = [event async for event in asker.ask(agent, question, with_answer=True)]
+        assert isinstance(events[-1], Done)
+        return events[-1].trajectory, events[-1].cached
+
+    @property
+    def generations(self) -> int:
+        return len(self.generator.prompts)
+
+
+@pytest.fixture
+async def gateway(redis_server: RedisServer) -> AsyncIterator[Gateway]:
+    cache = RagCache(redis_server.url, ttl_s=60)
+    yield Gateway(cache)
+    await cache.close()
+
+
+async def test_the_second_time_nothing_is_retrieved_or_generated(gateway: Gateway) -> None:
+    first, was_cached = await gateway.ask()
+    assert not was_cached
+    second, was_cached = await gateway.ask()
+    assert was_cached
+    assert gateway.generations == len(gateway.retriever.queries) == 1
+    assert (second.answer, second.documents, second.turns, second.usage, second.stop_reason, second.models) == (
+        first.answer, first.documents, first.turns, first.usage, first.stop_reason, first.models,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["index version", "k", "mode", "generator", "max tokens", "question", "index by name"],
+)
+async def test_a_changed_part_misses(gateway: Gateway, change: str) -> None:
+    await gateway.ask()
+    if change == "index version":
+        gateway.retriever.version = "v2"
+    if change == "generator":
+        gateway.generator.model = "echo@2"
+    options: dict[str, object] = {
+        "k": {"top_k": 2},
+        "mode": {"mode": Mode.BM25},
+        "question": {"question": "q?"},
+        "max tokens": {"max_tokens": 9},
+        "index by name": {"index": "demo"},
+    }.get(change, {})
+    _, was_cached = await gateway.ask(**options)  # type: ignore[arg-type]
+    # the default index asked for by its name is the same index
+    assert was_cached == (change == "index by name")
+
+
+async def test_an_answer_of_another_model_than_the_key_names_is_not_stored(gateway: Gateway) -> None:
+    gateway.generator.model = "promoted@2"  # told at look-up, while the answer still came from echo@1
+    await gateway.ask()
+    _, was_cached = await gateway.ask()
+    assert not was_cached
+
+
+async def test_redis_goes_and_comes_back(gateway: Gateway, redis_server: RedisServer) -> None:
+    await gateway.ask()
+    redis_server.stop()
+    answered, was_cached = await gateway.ask()
+    assert answered.answer == "an answer"
+    assert not was_cached
+    redis_server.start()
+    await gateway.ask()
+    assert (await gateway.ask())[1]

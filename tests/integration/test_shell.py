@@ -1,0 +1,152 @@
+"""The shell around the services over real gRPC: health, reflection, ids, typed errors, limits; and the trainer."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import grpc
+import pytest
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from contracts.v1 import trainer_pb2 as pb
+from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub, add_TrainerServicer_to_server
+from search_agent.errors import Failure, TrainerError
+from services.common import client, context, server
+from services.common.errors import GRPC_CODE
+from services.trainer.service import Trainer
+from services.trainer.settings import TrainerSettings
+
+
+class Served:
+    """A trainer service in this process."""
+
+    def __init__(self, folder: Path, servicer: TrainerServicer, max_in_flight: int = 8) -> None:
+        self._settings = TrainerSettings(runs=folder, port=0, max_in_flight=max_in_flight)
+        self._servicer = servicer
+
+    async def __aenter__(self) -> TrainerStub:
+        register = partial(add_TrainerServicer_to_server, self._servicer)
+        self._server, port = await server.start("trainer", "v1.Trainer", self._settings, register)
+        self.channel = client.connect(f"127.0.0.1:{port}")
+        return TrainerStub(self.channel)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
+        await self._server.stop(0)
+
+
+def record(folder: Path, run: str, **values: str) -> None:
+    (folder / run).mkdir()
+    (folder / run / "run.json").write_text(json.dumps(values))
+
+
+@pytest.fixture
+async def stub(tmp_path: Path) -> AsyncIterator[TrainerStub]:
+    async with Served(tmp_path, Trainer(tmp_path)) as stub:
+        yield stub
+
+
+async def test_runs_are_listed_newest_first(tmp_path: Path, stub: TrainerStub) -> None:
+    assert not (await stub.ListRuns(pb.ListRunsRequest())).runs
+    record(tmp_path, "a", state="done", created_at="2026-01-01T00:00:00Z")
+    record(tmp_path, "b", state="failed", created_at="2026-02-01T00:00:00Z")
+    runs = (await stub.ListRuns(pb.ListRunsRequest())).runs
+    assert [(run.id, run.state) for run in runs] == [("b", "failed"), ("a", "done")]
+
+
+async def test_a_broken_record_is_named(tmp_path: Path, stub: TrainerStub) -> None:
+    record(tmp_path, "bad", state="done")
+    with pytest.raises(TrainerError, match=r"bad/run\.json") as caught:
+        await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError)
+    assert caught.value.failure is Failure.BROKEN
+
+
+async def test_health_and_reflection(tmp_path: Path) -> None:
+    served = Served(tmp_path, Trainer(tmp_path))
+    async with served:
+        health = health_pb2_grpc.HealthStub(served.channel)
+        check = await health.Check(health_pb2.HealthCheckRequest(service="v1.Trainer"))
+        assert check.status == health_pb2.HealthCheckResponse.SERVING
+        reflection = reflection_pb2_grpc.ServerReflectionStub(served.channel)
+        asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        async for answer in reflection.ServerReflectionInfo(asked):
+            names = [service.name for service in answer.list_services_response.service]
+        assert "v1.Trainer" in names
+
+
+class Scripted(TrainerServicer):
+    """Raises, waits or tells the ids it was called with."""
+
+    def __init__(self, error: Exception | None = None, wait: asyncio.Event | None = None) -> None:
+        self._error, self._wait = error, wait
+        self.seen: dict[str, object] = {}
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: grpc.aio.ServicerContext) -> pb.ListRunsResponse:
+        self.seen = dict(structlog.contextvars.get_contextvars())
+        if self._error:
+            raise self._error
+        if self._wait:
+            await self._wait.wait()
+        return pb.ListRunsResponse()
+
+
+@pytest.mark.parametrize("failure", list(Failure))
+async def test_failures_cross_the_wire_as_they_are(tmp_path: Path, failure: Failure) -> None:
+    error = TrainerError(failure, "so it is", "runs[0]")
+    async with Served(tmp_path, Scripted(error)) as stub:
+        with pytest.raises(TrainerError) as caught:
+            await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError)
+    assert (caught.value.failure, caught.value.message, caught.value.field) == (
+        failure,
+        "so it is",
+        "runs[0]",
+    )
+
+
+def test_the_table_has_every_failure_once() -> None:
+    assert set(GRPC_CODE) == set(Failure)
+    assert len(set(GRPC_CODE.values())) == len(Failure)
+
+
+async def test_a_crash_keeps_its_secrets(tmp_path: Path) -> None:
+    async with Served(tmp_path, Scripted(RuntimeError("secret"))) as stub:
+        with pytest.raises(TrainerError, match="its log has the details") as caught:
+            await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError)
+    assert caught.value.failure is Failure.BROKEN
+
+
+async def test_ids_travel_with_the_call(tmp_path: Path) -> None:
+    servicer = Scripted()
+    trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+    async with Served(tmp_path, servicer) as stub:
+        context.begin({"request-id": "mine", "traceparent": trace})
+        await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError)
+    assert servicer.seen == {"request_id": "mine", "trace_id": "ab" * 16}
+
+
+async def test_deadlines_and_limits(tmp_path: Path) -> None:
+    release = asyncio.Event()
+    async with Served(tmp_path, Scripted(wait=release), max_in_flight=1) as stub:
+        held = asyncio.create_task(client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError))
+        await asyncio.sleep(0.1)
+        with pytest.raises(TrainerError) as caught:
+            await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError)
+        assert caught.value.failure is Failure.OVERLOADED
+        release.set()
+        await held
+        release.clear()
+        with pytest.raises(TrainerError) as caught:
+            await client.call(stub.ListRuns, pb.ListRunsRequest(), 0.2, TrainerError)
+        assert caught.value.failure is Failure.TIMEOUT
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    channel = client.connect("127.0.0.1:1")
+    with pytest.raises(TrainerError) as caught:
+        await client.call(TrainerStub(channel).ListRuns, pb.ListRunsRequest(), 5, TrainerError)
+    assert caught.value.failure is Failure.UNAVAILABLE
+    await channel.close()

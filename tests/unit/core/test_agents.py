@@ -1,0 +1,194 @@
+"""The agents over scripted models: what they search, keep, count and why they stop."""
+
+import pytest
+
+from search_agent.agents import AGENTS
+from search_agent.episode import Episode
+from search_agent.errors import Failure, RetrieverError
+from search_agent.testing import EchoGenerator, ListRetriever, ScriptedPolicy
+from search_agent.types import Author, Completion, Mode, Passage, Sampling, StopReason, Trajectory
+
+PASSAGES = [Passage(f"p{n}", f"Title {n}", f"text {word}") for n, word in enumerate(["zero", "one", "two", "three"])]
+DONE = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
+
+
+def searching(query: str, chosen: str = "[1]") -> str:
+    return (
+        f"<important_info>{chosen}</important_info>\n<search_complete>False</search_complete>\n"
+        f'<query>{{"query": "{query}"}}</query>'
+    )
+
+
+async def run(texts: list[str | Completion], method: str = "s3", **params: object) -> tuple[Trajectory, ScriptedPolicy]:
+    policy = ScriptedPolicy(texts)
+    episode = Episode(method, "text zero", ListRetriever(PASSAGES), policy, EchoGenerator("an answer"))
+    await AGENTS[method].with_params({"top_k": 2, **params} if method != "direct" else params).run(episode)
+    return episode.trajectory(), policy
+
+
+def ids(trajectory: Trajectory) -> list[str]:
+    return [passage.id for passage in trajectory.passages]
+
+
+async def test_s3_searches_selects_and_completes() -> None:
+    trajectory, policy = await run([searching("text one"), DONE])
+    assert ids(trajectory) == ["p0", "p1"]
+    assert [document.turn for document in trajectory.documents] == [1, 2]
+    assert [turn.query for turn in trajectory.turns] == ["text zero", "text one"]
+    assert trajectory.stop_reason is StopReason.COMPLETE
+    assert trajectory.usage.searches == 2
+    assert (trajectory.usage.prompt_tokens, trajectory.usage.completion_tokens) == (20, 10)
+    assert [span.author for span in trajectory.spans] == [Author.ENVIRONMENT, Author.POLICY] * 2
+    assert "Doc 1 (Title: Title 1)" in policy.calls[1][0][-1].text
+
+
+async def test_what_the_policy_wrote_is_kept_letter_by_letter() -> None:
+    odd = "  \n<think>hm</think> <important_info> [2 ,1] </important_info>"
+    odd += "<search_complete> TRUE </search_complete>\n\n"
+    trajectory, _ = await run([odd])
+    assert trajectory.spans[1].text == odd
+    assert len(ids(trajectory)) == 2
+
+
+async def test_a_document_is_kept_once() -> None:
+    trajectory, _ = await run([searching("text zero"), DONE])
+    assert ids(trajectory) == ["p0"]
+    assert [len(turn.selected) for turn in trajectory.turns] == [1, 1]
+
+
+async def test_max_turns_counts_the_initial_block() -> None:
+    trajectory, policy = await run([searching("text one"), searching("text two"), searching("more")], max_turns=3)
+    assert trajectory.stop_reason is StopReason.MAX_TURNS
+    assert trajectory.usage.searches == 3
+    assert ids(trajectory) == ["p0", "p1", "p2"]
+    assert "search ::=" in policy.calls[1][1].grammar
+    assert "search ::=" not in policy.calls[2][1].grammar
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("none", []), ("all", ["p0", "p1"])])
+async def test_a_block_without_a_selection(policy: str, kept: list[str]) -> None:
+    trajectory, _ = await run(["<search_complete>True</search_complete>"], unselected_block=policy)
+    assert ids(trajectory) == kept
+
+
+async def test_an_invalid_turn_is_nudged_and_told() -> None:
+    trajectory, policy = await run(["what?", DONE])
+    assert trajectory.turns[0].error == "neither a query nor a completion"
+    assert "not understood" in policy.calls[1][0][-1].text
+    assert trajectory.stop_reason is StopReason.COMPLETE
+    # the nudge brings no documents, so that there is nothing to select from
+    assert ids(trajectory) == []
+    assert "names a document" in trajectory.turns[1].error
+
+
+async def test_invalid_to_the_end() -> None:
+    trajectory, _ = await run(["what?"] * 3)
+    assert trajectory.stop_reason is StopReason.INVALID
+    assert trajectory.usage.searches == 1
+
+
+async def test_the_token_budget_ends_an_episode() -> None:
+    long = Completion(searching("text one"), prompt_tokens=3000, completion_tokens=100)
+    trajectory, _ = await run([long], context_tokens=4096, observation_chars=2400)
+    assert trajectory.stop_reason is StopReason.BUDGET
+    assert ids(trajectory) == ["p0"]
+
+
+async def test_a_free_model_may_pause_after_false() -> None:
+    first = Completion("<important_info>[1]</important_info><search_complete>False", stop="</search_complete>")
+    second = Completion('\n<query>{"query": "text one"}', stop="</query>")
+    trajectory, policy = await run([first, second, DONE], constrained=False)
+    assert [turn.query for turn in trajectory.turns] == ["text zero", "text one"]
+    assert ids(trajectory) == ["p0", "p1"]
+    assert policy.calls[0][1].stop == ("</query>", "</search_complete>")
+    assert policy.calls[0][1].grammar == ""
+    assert [s.author for s in trajectory.spans[:3]] == [Author.ENVIRONMENT, Author.POLICY, Author.POLICY]
+
+
+async def test_a_free_model_that_never_goes_on_is_invalid() -> None:
+    paused = Completion("<search_complete>False", stop="</search_complete>", completion_tokens=200)
+    trajectory, policy = await run([paused] * 20, constrained=False, max_turns=1)
+    assert trajectory.stop_reason is StopReason.INVALID
+    assert len(policy.calls) == 1
+    trajectory, policy = await run([paused] * 20, constrained=False, max_turns=2)
+    assert len(policy.calls) <= 4
+
+
+async def test_naive_rag_keeps_the_top() -> None:
+    trajectory, policy = await run([], "naive_rag", mode="bm25")
+    assert ids(trajectory) == ["p0", "p1"]
+    assert not policy.calls
+    assert trajectory.usage.searches == 1
+
+
+async def test_direct_searches_nothing() -> None:
+    trajectory, _ = await run([], "direct")
+    assert trajectory.documents == trajectory.turns == ()
+    assert trajectory.usage.searches == 0
+
+
+async def test_the_answer_reads_the_documents_and_counts() -> None:
+    generator = EchoGenerator("an answer")
+    episode = Episode("naive_rag", "text zero", ListRetriever(PASSAGES), ScriptedPolicy([]), generator)
+    await AGENTS["naive_rag"].run(episode)
+    pieces = [piece async for piece in episode.answer("answer", Sampling(8))]
+    assert pieces == ["an ", "answer "]
+    trajectory = episode.trajectory()
+    assert trajectory.answer == "an answer"
+    assert trajectory.usage.prompt_tokens == 20
+    assert trajectory.models == ("echo@1",)
+    assert "text zero" in generator.prompts[0]
+    assert "Title 0" in generator.prompts[0]
+
+
+async def test_without_documents_the_generator_is_asked_directly() -> None:
+    generator = EchoGenerator("x")
+    episode = Episode("direct", "why $5 {x}?", ListRetriever([]), ScriptedPolicy([]), generator)
+    await AGENTS["direct"].run(episode)
+    assert [piece async for piece in episode.answer("answer", Sampling(8))]
+    assert "documents" not in generator.prompts[0]
+    assert "why $5 {x}?" in generator.prompts[0]
+
+
+async def test_a_failed_retrieval_is_an_error_and_not_a_text() -> None:
+    class Broken(ListRetriever):
+        async def search(self, *_: object) -> list[tuple[Passage, ...]]:  # type: ignore[override]
+            raise RetrieverError(Failure.UNAVAILABLE, "down")
+
+    episode = Episode("s3", "q", Broken([]), ScriptedPolicy([DONE]), EchoGenerator("x"))
+    with pytest.raises(RetrieverError):
+        await AGENTS["s3"].run(episode)
+    assert episode.spans == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"max_turns": 0}, "max_turns: must be between 1 and 20"),
+        ({"top_k": "8"}, "top_k: must be of type int"),
+        ({"top_k": True}, "top_k: must be of type int"),
+        ({"mode": "sparse"}, "mode: must be one of dense, bm25, hybrid"),
+        ({"unselected_block": "some"}, "unselected_block: must be one of none, all"),
+        ({"depth": 3}, "depth: the method s3 has no such parameter"),
+    ],
+)
+def test_wrong_parameters_name_their_field(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AGENTS["s3"].with_params(overrides)
+
+
+def test_parameters_and_their_schema() -> None:
+    agent = AGENTS["s3"].with_params({"mode": "hybrid", "temperature": 1, "max_turns": 4})
+    assert agent.params.mode is Mode.HYBRID
+    assert agent.params.temperature == 1.0
+    schema = agent.schema()["properties"]
+    assert isinstance(schema, dict)
+    assert schema["max_turns"] == {
+        "type": "integer",
+        "default": 4,
+        "minimum": 1,
+        "maximum": 20,
+        "description": "information blocks",
+    }
+    assert schema["mode"]["enum"] == ["dense", "bm25", "hybrid"]
+    assert AGENTS["s3"].params.max_turns == 3

@@ -1,0 +1,232 @@
+"""The protocol: whatever a model writes is read, and prompt, grammar and parser agree."""
+
+import json
+import random
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from search_agent import prompts, tags
+from search_agent.tags import Move, completed_text, move_grammar, parse_move, render_move, wants_more
+from search_agent.types import Completion, FinishReason, Passage
+
+
+def parse(text: str) -> Move:
+    return parse_move(text, documents=8, max_selected=3)
+
+
+GBNF_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|\w+|\{[^}]*\}|[()|?*+]')
+
+
+def regex_of(grammar: str) -> re.Pattern[str]:
+    """The grammar has no recursion, so that its rules can be put into one another until none is left."""
+    rules = dict(line.split(" ::= ") for line in grammar.splitlines())
+
+    def translate(body: str) -> str:
+        out = ""
+        for token in GBNF_TOKEN.findall(body):
+            if token[0] == '"':
+                out += re.escape(json.loads(token))
+            elif token[0] in "[{()|?*+":
+                out += token
+            else:
+                out += f"(?:{translate(rules[token])})"
+        return out
+
+    return re.compile(translate(rules["root"]))
+
+
+numbers = st.lists(st.integers(1, 8), max_size=3, unique=True).map(tuple)
+queries = (
+    st.text(min_size=1, max_size=150)
+    .map(lambda text: re.sub(r"\s+", " ", re.sub(r"[\x00-\x1f\x7f<>]", "", text)).strip())
+    .filter(lambda text: re.match(r"[0-9A-Za-zÀ-ɏ\u0400-\u04ff\u4e00-\u9fff]", text))
+)
+
+
+@given(selected=numbers, query=queries)
+def test_what_is_rendered_is_parsed_back(selected: tuple[int, ...], query: str) -> None:
+    for move in (Move(selected, query), Move(selected, complete=True)):
+        assert parse(render_move(move)) == move
+
+
+@given(selected=numbers, query=queries)
+def test_the_grammar_allows_what_is_rendered(selected: tuple[int, ...], query: str) -> None:
+    grammar = regex_of(move_grammar(8, 3, may_search=True))
+    assert grammar.fullmatch(render_move(Move(selected, query)))
+    assert grammar.fullmatch(render_move(Move(selected, complete=True)))
+
+
+@given(st.data())
+def test_what_the_grammar_allows_is_parsed_without_error(data: st.DataObject) -> None:
+    documents, max_selected = data.draw(st.integers(0, 12)), data.draw(st.integers(0, 4))
+    may_search = data.draw(st.booleans())
+    grammar = regex_of(move_grammar(documents, max_selected, may_search))
+    text = data.draw(st.from_regex(grammar, fullmatch=True))
+    move = parse_move(text, documents, max_selected)
+    assert move.valid
+    assert not move.error
+    assert move.complete or may_search
+
+
+def test_the_last_turn_may_not_search() -> None:
+    grammar = regex_of(move_grammar(8, 3, may_search=False))
+    assert grammar.fullmatch(render_move(Move((1,), complete=True)))
+    assert not grammar.fullmatch(render_move(Move((1,), "more")))
+    assert not regex_of(move_grammar(3, 3, may_search=False)).fullmatch(render_move(Move((4,), complete=True)))
+
+
+def test_the_prompt_shows_moves_that_parse() -> None:
+    searching = render_move(Move((2, 5), "a query"))
+    text = prompts.render(
+        "s3",
+        question="q",
+        max_selected=3,
+        example_complete=render_move(Move((1,), complete=True)),
+        example_search=searching,
+        information="",
+    )
+    assert searching in text
+    assert parse(searching) == Move((2, 5), "a query")
+
+
+noise = st.text(max_size=200)
+TAGS = (tags.QUERY, tags.SELECT, tags.DONE, tags.THINK)
+SCRAPS = [
+    '{"query": "x"}',
+    "[1, 2]",
+    "[1",
+    '"',
+    "\\",
+    "{",
+    "True",
+    "False",
+    "[]",
+    "<QUERY>",
+    "</Query>",
+    "🔎",
+]
+pieces = st.sampled_from([f"<{slash}{tag}>" for tag in TAGS for slash in ("", "/")] + SCRAPS)
+
+
+@given(st.lists(st.one_of(noise, pieces), max_size=30).map("".join), st.integers(0, 10), st.integers(0, 5))
+@example("<query>" * 20_000, 8, 3)
+@example("[" * 100_000, 8, 3)
+@example("<query>" + "[" * 100_000 + "</query>", 8, 3)
+@example("<important_info>" + "1," * 50_000 + "</important_info>", 8, 3)
+@example("<important_info>" + " " * 100_000 + "x</important_info>", 8, 3)
+@example("<think>" * 10_000 + "</think>" * 10_000, 8, 3)
+@example('<query>{"query": "\\ud800"}</query>', 8, 3)
+def test_any_text_gives_a_move(text: str, documents: int, max_selected: int) -> None:
+    move = parse_move(text, documents, max_selected)
+    assert move.valid or move.error
+    assert not (move.complete and move.query)
+    assert all(1 <= n <= documents for n in move.selected or ())
+    assert len(move.selected or ()) <= max_selected
+    assert len(move.query) <= tags.MAX_QUERY_CHARS
+    move.query.encode("utf-8")
+    wants_more(text)
+
+
+@given(st.integers(0, 2**32), pieces)
+@settings(max_examples=30)
+def test_100_kb_of_noise(seed: int, piece: str) -> None:
+    words = random.Random(seed).choices([piece, "<query>", "</think>", "\x00", "語", "[1, 2", " "], k=25_000)
+    move = parse("".join(words)[:100_000])
+    assert move.valid or move.error
+
+
+@pytest.mark.parametrize(
+    ("payload", "query"),
+    [
+        ('{"query": "who built it"}', "who built it"),
+        ('{"query": ["first", "second"]}', "first"),
+        ('["first", "second"]', "first"),
+        ("plain words", "plain words"),
+        ('{"query": "he said \\"no\\" [1] <b>"}', 'he said "no" [1] <b>'),
+        ("  spread\n over\tlines ", "spread over lines"),
+        ('{"query": "Łódź 東京 Ἀθῆναι"}', "Łódź 東京 Ἀθῆναι"),
+        ('{"query": "cut off', '{"query": "cut off'),
+        ("1945", "1945"),
+    ],
+)
+def test_queries(payload: str, query: str) -> None:
+    assert parse(f"<query>{payload}</query>") == Move(query=query)
+
+
+@pytest.mark.parametrize("payload", ["", "  ", "{}", "[]", '{"query": ""}', '{"query": null}', "null", "true"])
+def test_empty_queries_are_invalid(payload: str) -> None:
+    move = parse(f"<query>{payload}</query>")
+    assert not move.valid
+    assert "query is empty" in move.error
+
+
+@pytest.mark.parametrize(
+    ("payload", "selected"),
+    [("[1, 4]", (1, 4)), ("2", (2,)), ("[]", ()), ("", ()), ("[4,1,4,1]", (4, 1)), ("[1 2 3 4]", (1, 2, 3))],
+)
+def test_selections(payload: str, selected: tuple[int, ...]) -> None:
+    move = parse(f"<important_info>{payload}</important_info><search_complete>yes</search_complete>")
+    assert move == Move(selected, complete=True)
+
+
+def test_a_selection_outside_the_block_is_dropped_and_told() -> None:
+    move = parse("<important_info>[0, 2, 9]</important_info><search_complete>True</search_complete>")
+    assert move.selected == (2,)
+    assert "not in the block" in move.error
+
+
+def test_words_in_a_selection_are_told() -> None:
+    move = parse("<important_info>the first</important_info><search_complete>True</search_complete>")
+    assert move.selected is None
+    assert "not a list of numbers" in move.error
+
+
+@pytest.mark.parametrize("word", ["True", " true ", "YES", "y", "1"])
+def test_truth_words(word: str) -> None:
+    assert parse(f"<search_complete>{word}</search_complete>").complete
+
+
+def test_thinking_is_not_acting() -> None:
+    text = '<think>maybe <query>{"query": "no"}</query></think><query>{"query": "yes"}</query>'
+    assert parse(text).query == "yes"
+
+
+def test_completion_beats_a_query_and_the_first_of_a_repeated_tag_counts() -> None:
+    assert parse("<query>a</query><query>b</query>").query == "a"
+    assert parse("<query>a</query><search_complete>True</search_complete>") == Move(complete=True)
+
+
+def test_nested_and_truncated_tags() -> None:
+    assert parse("<query><query>inner</query></query>").query == "<query>inner"
+    assert not parse("<query>never closed").valid
+    assert not parse("</query>closed only").valid
+
+
+def test_the_stop_string_comes_back() -> None:
+    told = Completion('<query>{"query": "x"}', stop="</query>")
+    untold = Completion('<query>{"query": "x"}')
+    cut = Completion('<query>{"query": "x', FinishReason.LENGTH)
+    assert completed_text(told) == completed_text(untold) == '<query>{"query": "x"}</query>'
+    assert completed_text(cut) == cut.text
+    assert completed_text(Completion("just words")) == "just words"
+    assert completed_text(Completion("<important_info>[1]")) == "<important_info>[1]"
+
+
+def test_more_is_wanted_only_between_false_and_a_query() -> None:
+    assert wants_more("<search_complete>False</search_complete>")
+    assert not wants_more("<search_complete>True</search_complete>")
+    assert not wants_more("<search_complete>False</search_complete><query>a</query>")
+    assert not wants_more("words")
+
+
+def test_documents_keep_their_titles_and_share_the_room() -> None:
+    passages = [Passage("a", 'The "Title" [1]', "word " * 100), Passage("b", "Short", "text")]
+    text = tags.render_information(passages, chars=80)
+    assert 'Doc 1 (Title: The "Title" [1])\nword word' in text
+    assert "Doc 2 (Title: Short)\ntext" in text
+    assert len(text) < 200
+    assert tags.render_documents(passages[:1]).endswith("word ")
+    assert "No documents" in tags.render_information([], 80)

@@ -1,0 +1,277 @@
+"""The REST contract over fakes: bodies, streams, limits and every error."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from search_agent.agents import AGENTS
+from search_agent.errors import BoundaryError, Failure, GeneratorError, RetrieverError, SearcherError
+from search_agent.types import Completion, Message, Sampling
+from services.gateway.app import create_app
+from services.gateway.asking import Asker, Backends
+from services.gateway.problems import HTTP_STATUS
+from tests.fakes import Generator, Retriever, Searcher
+
+MOVES = [
+    "<important_info>[2]</important_info>\n<search_complete>False</search_complete>\n"
+    '<query>{"query": "answer stands"}</query>',
+    "<important_info>[1]</important_info>\n<search_complete>True</search_complete>",
+]
+
+
+class Rest:
+    """A gateway over fakes, and a client that talks to it."""
+
+    def __init__(self, generator: Generator | None = None, max_in_flight: int = 8) -> None:
+        self.retriever, self.searcher = Retriever(), Searcher(MOVES)
+        self.generator = generator or Generator("an answer")
+        backends = Backends(self.retriever, self.searcher, self.generator, None)
+        app = create_app(backends, Asker(backends, Sampling(max_tokens=8)), AGENTS, max_in_flight)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+    async def post(self, path: str, **body: Any) -> httpx.Response:
+        return await self.http.post(path, json=body)
+
+
+@pytest.fixture
+async def rest() -> AsyncIterator[Rest]:
+    gateway = Rest()
+    async with gateway.http:
+        yield gateway
+
+
+def events(text: str) -> list[tuple[str, Any]]:
+    found = []
+    for block in text.strip().split("\n\n"):
+        name, data = block.split("\n")
+        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
+async def test_search(rest: Rest) -> None:
+    response = await rest.post("/v1/search", question="what stands?", max_turns=2, top_k=3)
+    assert response.status_code == 200
+    body = response.json()
+    assert body["id"] == response.headers["x-request-id"]
+    assert body["method"] == "s3"
+    assert [(d["id"], d["turn"]) for d in body["documents"]] == [("w2", 1), ("w1", 2)]
+    assert body["documents"][1]["title"] == 'The "Wall" [1]'
+    assert body["turns"][1]["query"] == "answer stands"
+    assert body["turns"][1]["retrieved"] == ["w1", "w2", "w3"]
+    assert body["turns"][1]["selected"] == ["w1"]
+    assert body["stop_reason"] == "complete"
+    assert body["usage"] == {"prompt_tokens": 20, "completion_tokens": 10, "searches": 2}
+    assert set(body["timings_ms"]) == {"total", "retrieve", "search", "generate"}
+    assert "answer" not in body
+
+
+async def test_answer_cites_the_document_that_holds_it(rest: Rest) -> None:
+    body = (await rest.post("/v1/answer", question="what stands?")).json()
+    assert body["answer"] == "an answer"
+    assert body["citations"] == ["w1"]
+    assert body["models"] == ["echo@1"]
+    assert body["cached"] is False
+
+
+@pytest.mark.parametrize("method", ["naive_rag", "direct"])
+async def test_the_other_methods(rest: Rest, method: str) -> None:
+    body = (await rest.post("/v1/answer", question="what?", method=method)).json()
+    assert body["answer"] == "an answer"
+    assert len(body["documents"]) == (3 if method == "naive_rag" else 0)
+
+
+async def test_the_stream_tells_each_step(rest: Rest) -> None:
+    response = await rest.post("/v1/answer", question="what stands?", stream=True)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    names = [name for name, _ in events(response.text)]
+    assert names == ["turn", "turn", "documents", "answer.delta", "answer.delta", "done"]
+    told = dict(events(response.text))
+    assert told["done"]["answer"] == "an answer"
+    assert [d["id"] for d in told["documents"]["documents"]] == ["w2", "w1"]
+
+
+async def test_retrieve(rest: Rest) -> None:
+    body = (await rest.post("/v1/retrieve", queries=["a", "b"], top_k=2, mode="bm25")).json()
+    assert [len(passages) for passages in body["results"]] == [2, 2]
+    assert body["results"][0][1]["title"] == "Straße\n東京"
+
+
+async def test_the_compatible_retrieve_with_and_without_scores(rest: Rest) -> None:
+    scored = (await rest.post("/retrieve", queries=["a"], topk=1, return_scores=True)).json()
+    contents = 'The "Wall" [1]\nan answer stands here'
+    document = {"id": "w1", "contents": contents}
+    assert scored == {"result": [[{"document": document, "score": pytest.approx(0.9)}]]}
+    plain = (await rest.post("/retrieve", queries=["a"], topk=1, return_scores=False)).json()
+    assert plain == {"result": [[document]]}
+    assert len((await rest.post("/retrieve", queries=["a"])).json()["result"][0]) == 3
+
+
+async def test_about(rest: Rest) -> None:
+    methods = (await rest.http.get("/v1/methods")).json()
+    assert [method["name"] for method in methods] == ["s3", "naive_rag", "direct"]
+    assert methods[0]["parameters"]["properties"]["max_turns"]["default"] == 3
+    (index,) = (await rest.http.get("/v1/indexes")).json()
+    assert (index["name"], index["modes"], index["default"]) == ("demo", ["dense", "bm25"], True)
+    assert (await rest.http.get("/healthz")).json() == {"status": "ok"}
+    assert "/v1/answer" in (await rest.http.get("/openapi.json")).json()["paths"]
+    assert "search_agent_http_seconds" in (await rest.http.get("/metrics")).text
+
+
+async def test_readiness_names_what_is_missing(rest: Rest) -> None:
+    assert (await rest.http.get("/readyz")).json()["status"] == "ready"
+    rest.searcher.error = SearcherError(Failure.UNAVAILABLE, "connection refused")
+    response = await rest.http.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["backends"] == {
+        "retriever": "ok",
+        "searcher": "unavailable: connection refused",
+        "generator": "ok",
+        "cache": "not configured; naive RAG runs uncached",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/search", {}, "question"),
+        ("/v1/search", {"question": "  "}, "question"),
+        ("/v1/search", {"question": "q", "method": "magic"}, "method"),
+        ("/v1/search", {"question": "q", "max_turns": 0}, "max_turns"),
+        ("/v1/search", {"question": "q", "method": "naive_rag", "max_turns": 2}, "max_turns"),
+        ("/v1/search", {"question": "q", "mode": "sparse"}, "mode"),
+        ("/v1/search", {"question": "q", "colour": 1}, "colour"),
+        ("/v1/answer", {"question": 5}, "question"),
+        ("/v1/retrieve", {"queries": []}, "queries"),
+        ("/v1/retrieve", {"queries": ["a", ""]}, "queries[1]"),
+        ("/retrieve", {"queries": "a"}, "queries"),
+    ],
+)
+async def test_bad_input_names_its_field(rest: Rest, path: str, body: dict[str, Any], field: str) -> None:
+    response = await rest.http.post(path, json=body)
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["errors"][0]["field"] == field
+    assert problem["status"] == 422
+    assert problem["request_id"] == response.headers["x-request-id"]
+
+
+async def test_what_is_not_json_and_what_is_not_there(rest: Rest) -> None:
+    response = await rest.http.post("/v1/search", content=b"{", headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    for response, status in (
+        (await rest.http.get("/v2"), 404),
+        (await rest.http.get("/v1/search"), 405),
+    ):
+        assert response.status_code == response.json()["status"] == status
+        assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("failure", list(Failure))
+@pytest.mark.parametrize(("part", "kind"), [("retriever", RetrieverError), ("searcher", SearcherError),
+                                            ("generator", GeneratorError)])  # fmt: skip
+async def test_a_failed_backend_is_named(rest: Rest, part: str, kind: type[BoundaryError], failure: Failure) -> None:
+    getattr(rest, part).error = kind(failure, "it is so", "field")
+    response = await rest.post("/v1/answer", question="what stands?")
+    assert response.status_code == HTTP_STATUS[failure]
+    problem = response.json()
+    assert (problem["backend"], problem["failure"]) == (part, failure)
+    assert problem["errors"] == [{"field": "field", "message": "it is so"}]
+    assert ("retry-after" in response.headers) == (response.status_code == 503)
+
+
+async def test_a_failure_in_a_stream_is_an_event(rest: Rest) -> None:
+    rest.generator.error = GeneratorError(Failure.TIMEOUT, "too slow")
+    response = await rest.post("/v1/answer", question="what stands?", stream=True)
+    *_, (name, problem) = events(response.text)
+    assert name == "error"
+    assert (problem["status"], problem["backend"]) == (504, "generator")
+
+
+async def test_a_failure_is_counted_once(rest: Rest) -> None:
+    async def count() -> float:
+        text = (await rest.http.get("/metrics")).text
+        name = 'search_agent_failures_total{boundary="retriever",failure="unavailable"}'
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+
+    before = await count()
+    rest.retriever.error = RetrieverError(Failure.UNAVAILABLE, "down")
+    await rest.post("/v1/answer", question="q")
+    await rest.post("/v1/retrieve", queries=["q"])
+    assert await count() == before + 2
+
+
+async def test_a_crash_is_a_problem_and_keeps_its_secrets(rest: Rest) -> None:
+    rest.retriever.error = RuntimeError("secret detail")  # type: ignore[assignment]
+    response = await rest.post("/v1/search", question="q")
+    assert response.status_code == 500
+    assert "secret" not in response.text
+
+
+class Slow(Generator):
+    """Waits until it is released or cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__("late")
+        self.started, self.release, self.cancelled = asyncio.Event(), asyncio.Event(), False
+
+    async def stream(self, messages: Any, sampling: Sampling) -> AsyncIterator[Completion]:
+        self.started.set()
+        try:
+            await self.release.wait()
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled = True
+            raise
+        async for piece in super().stream([Message("user", "q")], sampling):
+            yield piece
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_full_gateway_says_so_and_recovers(stream: bool) -> None:
+    slow = Slow()
+    rest = Rest(slow, max_in_flight=1)
+    first = asyncio.create_task(rest.post("/v1/answer", question="q", method="direct", stream=stream))
+    await slow.started.wait()
+    refused = await rest.post("/v1/answer", question="q", method="direct")
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"]
+    slow.release.set()
+    assert (await first).status_code == 200
+    assert (await rest.post("/v1/answer", question="q", method="direct")).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_work_stops_when_the_caller_leaves(stream: bool) -> None:
+    slow = Slow()
+    rest = Rest(slow, max_in_flight=1)
+    app = rest.http._transport.app  # type: ignore[attr-defined]
+    body = json.dumps({"question": "q", "method": "direct", "stream": stream}).encode()
+    inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    inbox.put_nowait({"type": "http.request", "body": body, "more_body": False})
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/answer", "raw_path": b"/v1/answer", "query_string": b"",
+        "headers": [(b"content-type", b"application/json")], "http_version": "1.1", "scheme": "http",
+        "server": ("gateway", 80), "client": ("caller", 1), "root_path": "", "asgi": {"version": "3.0"},
+    }  # fmt: skip
+
+    async def send(_: Any) -> None: ...
+
+    call = asyncio.create_task(app(scope, inbox.get, send))
+    await slow.started.wait()
+    inbox.put_nowait({"type": "http.disconnect"})
+    await asyncio.wait_for(asyncio.gather(call, return_exceptions=True), 5)
+    assert slow.cancelled
+    slow.release.set()
+    assert (await rest.post("/v1/answer", question="q", method="direct")).status_code == 200
+
+
+async def test_ids_are_adopted_or_made(rest: Rest) -> None:
+    given = await rest.http.get("/healthz", headers={"x-request-id": "mine-1"})
+    assert given.headers["x-request-id"] == "mine-1"
+    bad = await rest.http.get("/healthz", headers={"x-request-id": "a b\tc"})
+    assert bad.headers["x-request-id"] not in ("", "a b\tc")
