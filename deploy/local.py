@@ -144,7 +144,8 @@ class Stack:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as response:
                 return dict(json.load(response)["backends"])
         except urllib.error.HTTPError as error:
-            return dict(json.load(error)["backends"])
+            body = json.load(error)
+            return dict(body.get("backends", {"gateway": body.get("detail", "failed")}))
         except (OSError, ValueError):
             return {}
 

