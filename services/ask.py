@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
-
-import httpx
 
 
 class AskError(Exception):
@@ -19,6 +18,8 @@ def ask(url: str, question: str, method: str, **options: object) -> Iterator[tup
 
     `options` are fields of POST /v1/answer. Raises AskError.
     """
+    import httpx  # here, so that the command line answers --help at once
+
     body = {"question": question, "method": method, "stream": True, **options}
     try:
         with httpx.stream("POST", f"{url}/v1/answer", json=body, timeout=300) as response:
@@ -73,3 +74,22 @@ def show(events: Iterator[tuple[str, dict[str, Any]]], out: TextIO = sys.stdout)
                 file=out,
             )
     return done
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `search-agent ask`."""
+    parser.add_argument("question")
+    parser.add_argument("--method", default="s3", help="s3, naive_rag or direct (default: s3)")
+    parser.add_argument("--index", help="default: the retriever's default index")
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway (default: %(default)s)")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = {"index": args.index} if args.index else {}
+    try:
+        show(ask(args.url, args.question, args.method, **options))
+    except AskError as error:
+        print(f"search-agent: {error}", file=sys.stderr)
+        return 1
+    return 0

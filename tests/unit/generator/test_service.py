@@ -1,0 +1,271 @@
+"""The service over real gRPC in this process, with an engine that writes what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+
+from contracts.v1 import generator_pb2 as pb
+from contracts.v1 import generator_pb2_grpc
+from search_agent.errors import Failure, GeneratorError
+from search_agent.types import FinishReason, Message, Sampling
+from services.common.client import connect
+from services.common.errors import FIELD_KEY, GRPC_CODE
+from services.common.server import start
+from services.generator.engine import EngineInfo, Piece, Request
+from services.generator.service import GeneratorService, parse
+from services.generator.settings import GeneratorSettings
+
+PIECES = (
+    Piece("The ", "fake@1"),
+    Piece("answ", "fake@1"),
+    Piece("er", "fake@1", FinishReason.LENGTH, prompt_tokens=7, completion_tokens=3, stop="!"),
+)
+
+
+class FakeEngine:
+    """Writes `pieces`, then raises `error` if there is one. Where `patience` is set, waits before the second."""
+
+    def __init__(
+        self, pieces: tuple[Piece, ...] = PIECES, error: Exception | None = None, patience: float = 0.0
+    ) -> None:
+        self.pieces = pieces
+        self.error = error
+        self.patience = patience
+        self.loads: list[tuple[str, str]] = []
+        self.started = asyncio.Event()
+        self.stopped = asyncio.Event()
+
+    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+        self.started.set()
+        try:
+            for number, piece in enumerate(self.pieces):
+                if number == 1:
+                    await asyncio.sleep(self.patience)
+                yield piece
+            if self.error:
+                raise self.error
+        finally:
+            self.stopped.set()
+
+    async def info(self) -> EngineInfo:
+        if self.error:
+            raise self.error
+        return EngineInfo("fake@1", "llama.cpp", 512, grammar=True)
+
+    async def load(self, path: str, adapter: str) -> EngineInfo:
+        if self.error:
+            raise self.error
+        self.loads.append((path, adapter))
+        return EngineInfo("fake@2", "llama.cpp", 1024, grammar=True)
+
+    async def close(self) -> None: ...
+
+
+@asynccontextmanager
+async def serving(engine: FakeEngine) -> AsyncIterator[generator_pb2_grpc.GeneratorStub]:
+    service = GeneratorService(engine, max_tokens=100)
+    server, port = await start(
+        "generator",
+        "v1.Generator",
+        GeneratorSettings(port=0),
+        lambda server: generator_pb2_grpc.add_GeneratorServicer_to_server(service, server),
+    )
+    try:
+        async with connect(f"127.0.0.1:{port}") as channel:
+            yield generator_pb2_grpc.GeneratorStub(channel)
+    finally:
+        await server.stop(None)
+
+
+def request(**sampling: object) -> pb.GenerateRequest:
+    return pb.GenerateRequest(prompt="Say", sampling=pb.Sampling(**{"max_tokens": 10, **sampling}))
+
+
+def metric(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"search_agent_generator_{name}", labels) or 0.0
+
+
+def said(*roles: str) -> list[pb.Message]:
+    return [pb.Message(role=role, content="x") for role in roles]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        (pb.GenerateRequest(sampling=pb.Sampling(max_tokens=1)), "messages"),
+        (
+            pb.GenerateRequest(messages=said("user"), prompt="x", sampling=pb.Sampling(max_tokens=1)),
+            "prompt",
+        ),
+        (
+            pb.GenerateRequest(messages=said("user", "tool"), sampling=pb.Sampling(max_tokens=1)),
+            "messages[1].role",
+        ),
+        (pb.GenerateRequest(prompt="x"), "sampling.max_tokens"),
+        (request(max_tokens=0), "sampling.max_tokens"),
+        (request(max_tokens=101), "sampling.max_tokens"),
+        (request(temperature=-0.1), "sampling.temperature"),
+        (request(temperature=2.1), "sampling.temperature"),
+        (request(temperature=float("nan")), "sampling.temperature"),
+        (request(top_p=0.0), "sampling.top_p"),
+        (request(top_p=1.1), "sampling.top_p"),
+        (request(top_p=float("nan")), "sampling.top_p"),
+        (request(stop=["x"] * 17), "sampling.stop"),
+        (request(stop=["x", ""]), "sampling.stop"),
+    ],
+)
+def test_what_is_wrong_is_named(wrong, field):
+    with pytest.raises(GeneratorError) as caught:
+        parse(wrong, max_tokens=100)
+    assert (caught.value.failure, caught.value.field) == (Failure.INVALID, field)
+
+
+def test_what_is_not_given_has_a_default():
+    assert parse(request(), 100) == Request(prompt="Say", sampling=Sampling(max_tokens=10))
+
+
+def test_all_that_is_given_arrives():
+    given = pb.GenerateRequest(
+        messages=said("system", "user", "assistant"),
+        sampling=pb.Sampling(max_tokens=100, temperature=0.5, top_p=0.25, seed=0, stop=["a", "b"], grammar="g"),
+    )
+    assert parse(given, 100) == Request(
+        messages=tuple(Message(role, "x") for role in ("system", "user", "assistant")),
+        sampling=Sampling(100, temperature=0.5, top_p=0.25, seed=0, stop=("a", "b"), grammar="g"),
+    )
+
+
+@given(
+    st.builds(
+        pb.Sampling,
+        max_tokens=st.integers(0, 2**32 - 1),
+        temperature=st.floats(width=32),
+        top_p=st.floats(width=32),
+        seed=st.integers(0, 2**32 - 1),
+        stop=st.lists(st.text(max_size=3), max_size=20),
+    )
+)
+def test_a_request_is_within_the_bounds_or_refused(sampling):
+    with suppress(GeneratorError):
+        parsed = parse(pb.GenerateRequest(prompt="x", sampling=sampling), 100).sampling
+        assert 1 <= parsed.max_tokens <= 100
+        assert 0 <= parsed.temperature <= 2
+        assert 0 < parsed.top_p <= 1
+        assert len(parsed.stop) <= 16
+        assert all(parsed.stop)
+
+
+async def test_a_text_comes_whole_or_in_pieces_and_is_counted():
+    before = [
+        metric("tokens_total", kind="prompt"),
+        metric("tokens_total", kind="completion"),
+        metric("finished_total", reason="length"),
+        metric("first_token_seconds_count"),
+    ]
+    async with serving(FakeEngine()) as stub:
+        whole = await stub.Generate(request())
+        pieces = [piece async for piece in stub.GenerateStream(request())]
+    usage = pb.Usage(prompt_tokens=7, completion_tokens=3)
+    assert whole == pb.GenerateResponse(
+        text="The answer", finish_reason=pb.LENGTH, usage=usage, stop="!", model="fake@1"
+    )
+    assert pieces == [
+        pb.GenerateResponse(text="The ", model="fake@1"),
+        pb.GenerateResponse(text="answ", model="fake@1"),
+        pb.GenerateResponse(text="er", finish_reason=pb.LENGTH, usage=usage, stop="!", model="fake@1"),
+    ]
+    after = [
+        metric("tokens_total", kind="prompt"),
+        metric("tokens_total", kind="completion"),
+        metric("finished_total", reason="length"),
+        metric("first_token_seconds_count"),
+    ]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [14, 6, 2, 2]
+
+
+@pytest.mark.parametrize("failure", Failure)
+@pytest.mark.parametrize("pieces", [(), PIECES[:2]], ids=["at once", "midway"])
+async def test_a_failure_becomes_its_code(failure, pieces):
+    error = GeneratorError(failure, "because", "sampling.grammar")
+    async with serving(FakeEngine(pieces, error)) as stub:
+        stream = stub.GenerateStream(request())
+        with suppress(grpc.aio.AioRpcError):
+            async for _ in stream:
+                pass
+        calls = [
+            stream,
+            stub.Generate(request()),
+            stub.ModelInfo(pb.ModelInfoRequest()),
+            stub.LoadModel(pb.LoadModelRequest()),
+        ]
+        for call in calls:
+            assert await call.code() == GRPC_CODE[failure]
+            assert await call.details() == "because"
+            assert dict(await call.trailing_metadata())[FIELD_KEY] == "sampling.grammar"
+
+
+async def test_an_engine_that_just_ends_is_broken():
+    async with serving(FakeEngine(PIECES[:2])) as stub:
+        assert await stub.Generate(request()).code() == grpc.StatusCode.INTERNAL
+
+
+async def test_pieces_come_as_they_are_written():
+    async with serving(FakeEngine(patience=30)) as stub:
+        call = stub.GenerateStream(request())
+        async with asyncio.timeout(5):
+            assert (await call.read()).text == "The "
+        call.cancel()
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
+async def test_cancelling_stops_the_engine_and_is_counted(method):
+    before = metric("finished_total", reason="cancelled")
+    engine = FakeEngine(patience=30)
+    async with serving(engine) as stub:
+        call = getattr(stub, method)(request())
+        if method == "GenerateStream":
+            await call.read()
+        await asyncio.wait_for(engine.started.wait(), 5)
+        call.cancel()
+        await asyncio.wait_for(engine.stopped.wait(), 5)
+        await asyncio.sleep(0.05)  # the count follows
+    assert metric("finished_total", reason="cancelled") == before + 1
+
+
+async def test_leaving_between_pieces_stops_the_engine():
+    engine = FakeEngine(tuple(Piece("x" * 100_000, "fake@1") for _ in range(1000)))
+    async with serving(engine) as stub:
+        call = stub.GenerateStream(request())
+        await call.read()  # the rest fills the pipe, so the service waits in a write
+        await asyncio.sleep(0.2)
+        assert not engine.stopped.is_set()
+        call.cancel()
+        async with asyncio.timeout(5):
+            await engine.stopped.wait()
+
+
+async def test_the_deadline_stops_the_engine():
+    engine = FakeEngine(patience=30)
+    async with serving(engine) as stub:
+        assert await stub.Generate(request(), timeout=0.2).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        async with asyncio.timeout(5):
+            await engine.stopped.wait()
+
+
+async def test_a_loaded_model_is_told_and_shown():
+    engine = FakeEngine()
+    async with serving(engine) as stub:
+        info = await stub.ModelInfo(pb.ModelInfoRequest())
+        loaded = await stub.LoadModel(pb.LoadModelRequest(path="m.gguf", adapter="a.gguf"))
+    assert info == pb.ModelInfoResponse(model="fake@1", engine="llama.cpp", context_tokens=512, grammar=True)
+    assert loaded.model == "fake@2"
+    assert engine.loads == [("m.gguf", "a.gguf")]
+    assert metric("model_info", model="fake@2", engine="llama.cpp") == 1

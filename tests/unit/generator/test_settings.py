@@ -1,0 +1,54 @@
+"""What a wrong setting says at start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from services.common.settings import load
+from services.generator.settings import GeneratorSettings
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        load(GeneratorSettings, list(argv))
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_openai_engine_needs_an_address_and_a_model(capsys):
+    errors = refused(capsys, "--engine", "openai")
+    assert "GENERATOR_OPENAI_BASE_URL" in errors
+    assert "GENERATOR_OPENAI_MODEL" in errors
+    assert "GENERATOR_OPENAI_BASE_URL" not in refused(
+        capsys, "--engine", "openai", "--openai-base-url", "http://localhost/v1"
+    )
+
+
+def test_a_missing_file_names_its_variable(capsys, tmp_path):
+    assert "GENERATOR_MODEL" in refused(capsys, "--model", str(tmp_path / "no.gguf"))
+    assert "GENERATOR_OPENAI_API_KEY_FILE" in refused(capsys, "--openai-api-key-file", str(tmp_path / "no.key"))
+
+
+def test_variables_set_it(monkeypatch):
+    monkeypatch.setenv("GENERATOR_PARALLEL", "8")
+    settings = load(GeneratorSettings, [])
+    assert (settings.parallel, settings.port, settings.metrics_port) == (8, 50053, 9103)
+    assert settings.threads >= 1
+
+
+def test_help_needs_no_engine():
+    code = (
+        "import sys\n"
+        "sys.argv = ['generator', '--help']\n"
+        "from services.generator.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "loaded = {'grpc', 'openai', 'httpx', 'xllamacpp', 'prometheus_client'} & set(sys.modules)\n"
+        "sys.exit(f'imported {loaded}' if loaded else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--openai-base-url" in done.stdout
