@@ -45,10 +45,10 @@ def _detail(body: bytes) -> str:
         return body.decode("utf-8", "replace")[:500]
 
 
-def show(events: Iterator[tuple[str, dict[str, Any]]], out: TextIO = sys.stdout) -> dict[str, Any]:
+def show(events: Iterator[tuple[str, dict[str, Any]]], out: TextIO | None = None) -> dict[str, Any]:
     """Prints each turn (query, retrieved titles, kept ones marked) and the answer as it is written.
 
-    Returns the data of "done".
+    `out` is standard output if not given. Returns the data of "done".
     """
     turn, done = 0, {}
     for event, data in events:

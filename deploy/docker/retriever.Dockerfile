@@ -1,0 +1,28 @@
+FROM python:3.11-slim-bookworm
+
+LABEL org.opencontainers.image.title="search-agent retriever" \
+      org.opencontainers.image.description="search over passages (E5 + FAISS, BM25)" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore
+
+WORKDIR /app
+RUN useradd --uid 10001 --home-dir /app --no-create-home app
+COPY requirements/retriever.txt requirements.txt
+# The lock is complete and hashed; a package without a wheel would need a compiler, so it is an error.
+RUN python3 -m pip install --no-cache-dir --no-deps --only-binary :all: -r requirements.txt
+COPY --chown=app data/demo/indexes /var/lib/search-agent/indexes
+ENV RETRIEVER_INDEXES=/var/lib/search-agent/indexes
+COPY contracts contracts
+COPY search_agent search_agent
+COPY services/__init__.py services/__init__.py
+COPY services/common services/common
+COPY services/retriever services/retriever
+
+USER app
+ENV RETRIEVER_HOST=0.0.0.0 RETRIEVER_PORT=50051 RETRIEVER_METRICS_PORT=9101
+EXPOSE 50051 9101
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+    CMD python3 -m services.common.healthcheck "127.0.0.1:$RETRIEVER_PORT"
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python3", "-m", "services.retriever"]

@@ -1,0 +1,28 @@
+FROM python:3.11-slim-bookworm
+
+LABEL org.opencontainers.image.title="search-agent trainer" \
+      org.opencontainers.image.description="training runs" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore
+
+WORKDIR /app
+RUN useradd --uid 10001 --home-dir /app --no-create-home app
+COPY requirements/trainer.txt requirements.txt
+# The lock is complete and hashed; a package without a wheel would need a compiler, so it is an error.
+RUN python3 -m pip install --no-cache-dir --no-deps --only-binary :all: -r requirements.txt
+RUN install -d -o app /var/lib/search-agent/runs
+ENV TRAINER_RUNS=/var/lib/search-agent/runs
+COPY contracts contracts
+COPY search_agent search_agent
+COPY services/__init__.py services/__init__.py
+COPY services/common services/common
+COPY services/trainer services/trainer
+
+USER app
+ENV TRAINER_HOST=0.0.0.0 TRAINER_PORT=50054 TRAINER_METRICS_PORT=9104
+EXPOSE 50054 9104
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+    CMD python3 -m services.common.healthcheck "127.0.0.1:$TRAINER_PORT"
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python3", "-m", "services.trainer"]

@@ -1,0 +1,33 @@
+"""The one command line, `search-agent`. A command's libraries are imported when it runs, not before."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from services.retriever import commands as index_commands
+from services.retriever.errors import RetrieverProblem
+
+# Each command: its name, one line of help, and what adds its arguments. A command's parser sets `run`,
+# a function of the parsed arguments that returns the exit status.
+COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...] = (
+    ("index", "build, list and check indexes", index_commands.add_arguments),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0, 1 where the task failed, 2 where the command line is wrong."""
+    parser = argparse.ArgumentParser(prog="search-agent", description="Train, serve and watch search agents.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, summary, add_arguments in COMMANDS:
+        add_arguments(commands.add_parser(name, help=summary, description=summary))
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except RetrieverProblem as problem:
+        print(f"search-agent: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("search-agent: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,38 @@
+"""`python -m services.retriever` serves the indexes of a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from services.common.settings import load
+from services.retriever.settings import RetrieverSettings
+
+
+def main() -> None:
+    settings = load(RetrieverSettings)
+    if settings.threads:
+        # Read by the encoder, and by FAISS's and torch's OpenMP when they are loaded, which is below.
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+
+    from services.common import logs, server
+    from services.retriever.errors import RetrieverProblem
+    from services.retriever.service import FULL_NAME, RetrieverServicer, assemble
+
+    logs.configure("retriever", settings.log_level)
+    try:
+        retriever = assemble(settings)
+    except RetrieverProblem as problem:
+        sys.exit(f"retriever: {problem}")
+    servicer = RetrieverServicer(retriever)
+
+    async def serve() -> None:
+        await server.run("retriever", FULL_NAME, settings, servicer.register)
+        await retriever.close()
+
+    asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Passages on disk: blocks of JSON lines, compressed, read through a memory map."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from search_agent.types import Passage
+from services.retriever.errors import IndexRefused
+
+BLOBS, OFFSETS = "passages.bin", "passages.idx.npy"
+# Part of the format. Larger blocks compress better and cost more to open: 16 Wikipedia paragraphs take
+# 42 % of their size and 30 µs a block, 64 take 38 % and 140 µs.
+BLOCK = 16
+
+
+def embedded_text(passage: Passage) -> str:
+    """What encoders and BM25 read of a passage."""
+    return f"{passage.title}\n{passage.text}"
+
+
+class PassageWriter:
+    """Writes both files into a folder; the second one when it closes without an error."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = (folder / BLOBS).open("wb")
+        self._lines: list[str] = []
+        self._offsets = [0]
+
+    def __enter__(self) -> PassageWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._lines:
+            self._end_block()
+        self._file.close()
+        if kind is None:
+            np.save(self._folder / OFFSETS, np.array(self._offsets, dtype=np.uint64))
+
+    def add(self, passage: Passage) -> None:
+        line = json.dumps([passage.id, passage.title, passage.text], ensure_ascii=False)
+        self._lines.append(line)
+        if len(self._lines) == BLOCK:
+            self._end_block()
+
+    def _end_block(self) -> None:
+        written = self._file.write(zlib.compress("\n".join(self._lines).encode(), 9))
+        self._offsets.append(self._offsets[-1] + written)
+        self._lines.clear()
+
+
+class PassageStore:
+    """Reads passages by row number, from 0. Safe to use from several threads.
+
+    Raises IndexRefused where the files do not fit each other.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / BLOBS
+        try:
+            self._offsets = np.load(folder / OFFSETS, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise IndexRefused(folder / OFFSETS, f"unreadable: {error}") from error
+        offsets = self._offsets
+        if offsets.ndim != 1 or offsets.dtype != np.uint64 or len(offsets) < 2 or offsets[0] != 0:
+            raise IndexRefused(folder / OFFSETS, "not a list of block offsets")
+        if not (offsets[1:] > offsets[:-1]).all() or offsets[-1] != self._path.stat().st_size:
+            raise IndexRefused(folder / OFFSETS, f"does not fit {BLOBS}")
+        with self._path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        last = len(offsets) - 2
+        self._count = last * BLOCK + len(self._block(last))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Passage]:
+        return self.iterate(0)
+
+    def iterate(self, start: int) -> Iterator[Passage]:
+        """All passages from row `start` on."""
+        for block in range(start // BLOCK, len(self._offsets) - 1):
+            skip = max(0, start - block * BLOCK)
+            for line in self._block(block)[skip:]:
+                yield Passage(*json.loads(line))
+
+    def get(self, rows: Sequence[int]) -> dict[int, Passage]:
+        """The passages of `rows`; each block is opened once."""
+        found: dict[int, Passage] = {}
+        blocks: dict[int, list[bytes]] = {}
+        for row in rows:
+            if row not in found:
+                block, line = divmod(row, BLOCK)
+                if block not in blocks:
+                    blocks[block] = self._block(block)
+                found[row] = Passage(*json.loads(blocks[block][line]))
+        return found
+
+    def _block(self, number: int) -> list[bytes]:
+        start, end = int(self._offsets[number]), int(self._offsets[number + 1])
+        try:
+            return zlib.decompress(self._map[start:end]).split(b"\n")
+        except zlib.error as error:
+            raise IndexRefused(self._path, f"block {number} is damaged: {error}") from error

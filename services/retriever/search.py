@@ -1,0 +1,155 @@
+"""Answers batches of queries from the opened indexes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from search_agent.errors import Failure, RetrieverError
+from search_agent.types import Mode, Passage
+from services.common import metrics
+from services.retriever.batcher import Batcher
+from services.retriever.encoders import Encoder
+from services.retriever.fusion import DEPTH, Ranking, fuse
+from services.retriever.index import Index
+from services.retriever.settings import RetrieverSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    text: str
+    top_k: int
+    index: str
+    mode: Mode
+
+    @property
+    def depth(self) -> int:
+        """How far down a ranking this query reads."""
+        return max(self.top_k, DEPTH) if self.mode is Mode.HYBRID else self.top_k
+
+
+class Searcher:
+    """One merged batch at a time: one encode per encoder, then one search per index and way of ranking.
+
+    `encoders` holds the encoder of every index that has vectors, by name.
+    """
+
+    def __init__(self, indexes: Mapping[str, Index], encoders: Mapping[str, Encoder]) -> None:
+        self._indexes = indexes
+        self._encoders = encoders
+
+    def __call__(self, queries: Sequence[Query]) -> list[tuple[Passage, ...]]:
+        """For each query its passages, best first, scored by its mode."""
+        dense = self._dense([query for query in queries if query.mode is not Mode.BM25])
+        bm25 = self._bm25([query for query in queries if query.mode is not Mode.DENSE])
+        found: list[tuple[Passage, ...]] = []
+        with _stage("passages"):
+            for query in queries:
+                key = (query.index, query.text)
+                rankings = [ranked[key][: query.depth] for ranked in (dense, bm25) if key in ranked]
+                if query.mode is Mode.HYBRID:
+                    ranking = fuse(rankings, query.top_k)
+                else:
+                    ranking = (dense if query.mode is Mode.DENSE else bm25)[key][: query.top_k]
+                passages = self._indexes[query.index].passages([row for row, _ in ranking])
+                found.append(tuple(replace(passages[row], score=score) for row, score in ranking))
+        return found
+
+    def _dense(self, queries: list[Query]) -> dict[tuple[str, str], Ranking]:
+        by_encoder: dict[str, dict[str, int]] = {}
+        for query in queries:
+            texts = by_encoder.setdefault(self._indexes[query.index].manifest.encoder, {})
+            texts.setdefault(query.text, len(texts))
+        with _stage("encode", used=bool(queries)):
+            vectors = {name: self._encoders[name].queries([*texts]) for name, texts in by_encoder.items()}
+        ranked: dict[tuple[str, str], Ranking] = {}
+        with _stage("dense", used=bool(queries)):
+            for name, (distinct, depth) in _by_index(queries).items():
+                index = self._indexes[name]
+                encoder = index.manifest.encoder
+                wanted = vectors[encoder][[by_encoder[encoder][text] for text in distinct]]
+                ranked |= _keyed(name, distinct, index.dense(wanted, depth))
+        return ranked
+
+    def _bm25(self, queries: list[Query]) -> dict[tuple[str, str], Ranking]:
+        ranked: dict[tuple[str, str], Ranking] = {}
+        with _stage("bm25", used=bool(queries)):
+            for name, (distinct, depth) in _by_index(queries).items():
+                ranked |= _keyed(name, distinct, self._indexes[name].bm25(distinct, depth))
+        return ranked
+
+
+def _keyed(index: str, texts: list[str], rankings: list[Ranking]) -> dict[tuple[str, str], Ranking]:
+    return {(index, text): ranking for text, ranking in zip(texts, rankings, strict=True)}
+
+
+def _by_index(queries: list[Query]) -> dict[str, tuple[list[str], int]]:
+    """For each index its distinct texts and the greatest depth that one of them needs."""
+    groups: dict[str, tuple[dict[str, None], int]] = {}
+    for query in queries:
+        texts, depth = groups.setdefault(query.index, ({}, 0))
+        texts[query.text] = None
+        groups[query.index] = (texts, max(depth, query.depth))
+    return {name: ([*texts], depth) for name, (texts, depth) in groups.items()}
+
+
+@contextmanager
+def _stage(name: str, used: bool = True) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    if used:
+        metrics.RETRIEVER_STAGE_SECONDS.labels(name).observe(time.perf_counter() - started)
+
+
+class BatchedRetriever:
+    """The Retriever port over opened indexes: checks requests and merges concurrent ones."""
+
+    def __init__(
+        self,
+        indexes: Mapping[str, Index],
+        encoders: Mapping[str, Encoder],
+        default: str,
+        settings: RetrieverSettings,
+    ) -> None:
+        self.indexes = indexes
+        self.default = default
+        self._settings = settings
+        self._batcher: Batcher[Query, tuple[Passage, ...]] = Batcher(
+            Searcher(indexes, encoders), settings.max_batch, settings.max_queued
+        )
+
+    def resolve(self, name: str) -> Index:
+        """The index called `name`, or the default where it is empty."""
+        try:
+            return self.indexes[name or self.default]
+        except KeyError:
+            known = ", ".join(sorted(self.indexes))
+            raise RetrieverError(Failure.NOT_FOUND, f"no index {name!r}; there are: {known}", "index") from None
+
+    async def search(self, queries: Sequence[str], top_k: int, index: str, mode: Mode) -> list[tuple[Passage, ...]]:
+        """For each query up to top_k passages; BM25 finds fewer where fewer share a word with the query."""
+        limits = self._settings
+        if not queries:
+            raise RetrieverError(Failure.INVALID, "at least one query is needed", "queries")
+        if len(queries) > limits.max_queued:
+            raise RetrieverError(
+                Failure.INVALID, f"{len(queries)} queries, at most {limits.max_queued} are allowed", "queries"
+            )
+        for number, query in enumerate(queries):
+            if not query.strip():
+                raise RetrieverError(Failure.INVALID, "the query is empty", f"queries[{number}]")
+        if not 1 <= top_k <= limits.max_top_k:
+            raise RetrieverError(Failure.INVALID, f"{top_k} is not between 1 and {limits.max_top_k}", "top_k")
+        manifest = self.resolve(index).manifest
+        if mode not in manifest.modes:
+            raise RetrieverError(
+                Failure.UNSUPPORTED,
+                f"index {manifest.name!r} was built without {mode} search",
+                "mode",
+            )
+        return await self._batcher.submit([Query(query, top_k, manifest.name, mode) for query in queries])
+
+    async def close(self) -> None:
+        await self._batcher.close()

@@ -1,0 +1,121 @@
+"""The gRPC face of the retriever, and its wiring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+import structlog
+
+from contracts.v1 import retriever_pb2, retriever_pb2_grpc
+from search_agent.errors import Failure, RetrieverError
+from search_agent.types import Mode
+from services.common import metrics
+from services.retriever.encoders import Encoder, load_encoder
+from services.retriever.errors import EncoderUnavailable, IndexRefused
+from services.retriever.index import Index, open_indexes
+from services.retriever.search import BatchedRetriever
+from services.retriever.settings import RetrieverSettings
+
+log = structlog.get_logger()
+FULL_NAME = "v1.Retriever"
+
+_MODES = {
+    retriever_pb2.MODE_UNSPECIFIED: Mode.DENSE,
+    retriever_pb2.DENSE: Mode.DENSE,
+    retriever_pb2.BM25: Mode.BM25,
+    retriever_pb2.HYBRID: Mode.HYBRID,
+}
+
+
+class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
+    """Translates between messages and the core's types."""
+
+    def __init__(self, retriever: BatchedRetriever) -> None:
+        self._retriever = retriever
+
+    def register(self, server: grpc.aio.Server) -> None:
+        retriever_pb2_grpc.add_RetrieverServicer_to_server(self, server)
+
+    async def Search(self, request: Any, context: Any) -> retriever_pb2.SearchResponse:
+        if request.mode not in _MODES:
+            raise RetrieverError(Failure.INVALID, f"unknown mode {request.mode}", "mode")
+        found = await self._retriever.search(request.queries, request.top_k, request.index, _MODES[request.mode])
+        manifest = self._retriever.resolve(request.index).manifest
+        return retriever_pb2.SearchResponse(
+            results=[
+                retriever_pb2.RankedPassages(
+                    passages=[
+                        retriever_pb2.Passage(id=hit.id, title=hit.title, text=hit.text, score=hit.score)
+                        for hit in passages
+                    ]
+                )
+                for passages in found
+            ],
+            index=manifest.name,
+            index_version=manifest.version,
+        )
+
+    async def ListIndexes(self, request: Any, context: Any) -> retriever_pb2.ListIndexesResponse:
+        manifests = [index.manifest for index in self._retriever.indexes.values()]
+        return retriever_pb2.ListIndexesResponse(
+            indexes=[
+                retriever_pb2.IndexInfo(
+                    name=manifest.name,
+                    version=manifest.version,
+                    passages=manifest.count,
+                    dim=manifest.dim,
+                    kind=manifest.kind,
+                    encoder=manifest.encoder,
+                    modes=[retriever_pb2.Mode.Value(mode.name) for mode in manifest.modes],
+                    is_default=manifest.name == self._retriever.default,
+                    source=manifest.source,
+                    licence=manifest.licence,
+                )
+                for manifest in manifests
+            ]
+        )
+
+
+def assemble(settings: RetrieverSettings, load: Callable[[str], Encoder] = load_encoder) -> BatchedRetriever:
+    """Opens every index of `settings.indexes` and the encoders they need. Raises RetrieverProblem."""
+    indexes, others = open_indexes(settings.indexes, settings.verify_checksums)
+    for path in others:
+        log.warning("not an index, skipped", path=str(path))
+    default = _default(settings, indexes)
+    encoders: dict[str, Encoder] = {}
+    for index in indexes.values():
+        manifest = index.manifest
+        if Mode.DENSE not in manifest.modes:
+            continue
+        if manifest.encoder not in encoders:
+            encoders[manifest.encoder] = load(manifest.encoder)
+        dim = encoders[manifest.encoder].dim
+        if dim != manifest.dim:
+            raise EncoderUnavailable(
+                f"index {manifest.name} has {manifest.dim} dimensions, its encoder {manifest.encoder} {dim}"
+            )
+    for encoder in encoders.values():
+        encoder.queries(["first call"])  # loads what is loaded lazily, before anyone waits for it
+    for manifest in (index.manifest for index in indexes.values()):
+        metrics.RETRIEVER_INDEX_PASSAGES.labels(manifest.name, manifest.version).set(manifest.count)
+        log.info(
+            "index opened", index=manifest.name, version=manifest.version, passages=manifest.count,
+            encoder=manifest.encoder, modes=[*manifest.modes], default=manifest.name == default,
+        )  # fmt: skip
+    return BatchedRetriever(indexes, encoders, default, settings)
+
+
+def _default(settings: RetrieverSettings, indexes: Mapping[str, Index]) -> str:
+    names = ", ".join(sorted(indexes))
+    if not settings.default_index:
+        if len(indexes) > 1:
+            raise IndexRefused(settings.indexes, f"holds {names}; name one in RETRIEVER_DEFAULT_INDEX")
+        return next(iter(indexes))
+    if settings.default_index not in indexes:
+        raise IndexRefused(
+            settings.indexes,
+            f"has {names}, not RETRIEVER_DEFAULT_INDEX={settings.default_index!r}",
+        )
+    return settings.default_index

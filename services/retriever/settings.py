@@ -1,0 +1,24 @@
+"""The retriever's settings, from RETRIEVER_… variables or flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.common.settings import ServiceSettings
+
+
+class RetrieverSettings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="RETRIEVER_", cli_prog_name="python -m services.retriever")
+
+    port: int = Field(50051, ge=0, le=65535, description="gRPC port")
+    metrics_port: int = Field(9101, ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
+    indexes: Path = Field(description="folder of index folders; every index in it is served")
+    default_index: str = Field("", description="index of requests that name none; needed where there are several")
+    verify_checksums: bool = Field(True, description="read every index file in full at start")
+    max_batch: int = Field(64, ge=1, description="queries merged into one encode and one search")
+    max_queued: int = Field(1024, ge=1, description="queries waiting, and queries in one request")
+    max_top_k: int = Field(1000, ge=1, description="passages that a query can ask for")
+    threads: int = Field(0, ge=0, description="CPU threads of encoder and FAISS; 0: all cores")

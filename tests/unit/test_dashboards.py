@@ -1,0 +1,89 @@
+"""The dashboard, the alerts and the compose file refer only to what exists."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.metrics import MetricWrapperBase
+
+from services.common import metrics
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+PROMETHEUS = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+RULES = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())
+DASHBOARDS = {path.name: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana").rglob("*.json")}
+
+SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
+METRICS = {
+    family.name: (family.type, set(metric._labelnames))
+    for metric in vars(metrics).values()
+    if isinstance(metric, MetricWrapperBase)
+    for family in metric.describe()
+}
+SERIES = {name + suffix: labels for name, (kind, labels) in METRICS.items() for suffix in SUFFIXES[kind]}
+SCRAPED = {"le", "service", "job", "instance"}  # labels that the scrape or the histogram adds
+
+
+def expressions() -> Iterator[Any]:
+    for name, dashboard in DASHBOARDS.items():
+        for panel in dashboard["panels"]:
+            for target in panel.get("targets", ()):
+                yield pytest.param(target["expr"], id=f"{name}: {panel['title']}")
+        for variable in dashboard["templating"]["list"]:
+            yield pytest.param(variable["definition"], id=f"{name}: ${variable['name']}")
+    for group in RULES["groups"]:
+        for rule in group["rules"]:
+            yield pytest.param(rule["expr"], id=f"rules: {rule['alert']}")
+
+
+@pytest.mark.parametrize("expression", list(expressions()))
+def test_expressions_name_metrics_and_labels_that_exist(expression: str) -> None:
+    series = set(re.findall(r"\bsearch_agent_\w+", expression))
+    assert series <= SERIES.keys()
+    assert series or "up" in expression
+    grouped = re.findall(r"\bby \(([^)]*)\)", expression)
+    labels = {label.strip() for group in grouped for label in group.split(",")}
+    labels |= set(re.findall(r"[{,]\s*(\w+)\s*[=!]", expression))
+    assert labels <= SCRAPED.union(*(SERIES[name] for name in series))
+
+
+def test_every_metric_is_on_a_dashboard() -> None:
+    shown = " ".join(param.values[0] for param in expressions())
+    assert [name for name in METRICS if name not in shown] == []
+
+
+def test_every_panel_says_what_it_shows() -> None:
+    for dashboard in DASHBOARDS.values():
+        panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+        assert [panel["title"] for panel in panels if not panel["description"]] == []
+        assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_mounted_files_and_dockerfiles_exist() -> None:
+    for service in COMPOSE["services"].values():
+        if "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
+
+
+def test_prometheus_scrapes_services_of_the_compose_file() -> None:
+    for job in PROMETHEUS["scrape_configs"]:
+        for group in job["static_configs"]:
+            assert group["labels"]["service"] in COMPOSE["services"]
+            for target in group["targets"]:
+                assert target.split(":")[0] in {group["labels"]["service"], "127.0.0.1"}
+
+
+def test_only_the_front_doors_are_published_and_to_this_machine_alone() -> None:
+    ports = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
+    assert ports.keys() == {"gateway", "prometheus", "grafana"}
+    assert all("_PUBLISH:-127.0.0.1:" in port for published in ports.values() for port in published)
