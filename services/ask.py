@@ -87,9 +87,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     options = {"index": args.index} if args.index else {}
-    try:
-        show(ask(args.url, args.question, args.method, **options))
-    except AskError as error:
-        print(f"search-agent: {error}", file=sys.stderr)
-        return 1
+    show(ask(args.url, args.question, args.method, **options))
     return 0

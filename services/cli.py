@@ -6,12 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from services import ask
 from services.retriever import commands as index_commands
 from services.retriever.errors import RetrieverProblem
 
 # Each command: its name, one line of help, and what adds its arguments. A command's parser sets `run`,
 # a function of the parsed arguments that returns the exit status.
 COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...] = (
+    ("ask", "ask a running gateway and show the search", ask.add_arguments),
     ("index", "build, list and check indexes", index_commands.add_arguments),
 )
 
@@ -25,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return int(args.run(args))
-    except RetrieverProblem as problem:
+    except (RetrieverProblem, ask.AskError) as problem:
         print(f"search-agent: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
