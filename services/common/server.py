@@ -117,8 +117,12 @@ async def run(
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    start_http_server(settings.metrics_port, settings.host)
-    server, port = await start(name, full_name, settings, register)
+    try:
+        start_http_server(settings.metrics_port, settings.host)
+        server, port = await start(name, full_name, settings, register)
+    except (OSError, RuntimeError) as error:  # gRPC raises RuntimeError for a port in use
+        at = f"{settings.host}, port {settings.port} and metrics port {settings.metrics_port}"
+        raise SystemExit(f"{name}: cannot listen on {at}: {error}") from None
     log.info("serving", host=settings.host, port=port, metrics_port=settings.metrics_port)
     await stop.wait()
     log.info("stopping", grace_s=settings.shutdown_grace_s)
