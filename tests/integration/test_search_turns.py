@@ -1,0 +1,63 @@
+"""The s3 agent over gRPC with the embedded model, made to search in every turn that allows it."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
+from search_agent.agents import AGENTS
+from search_agent.episode import Episode
+from search_agent.testing import EchoGenerator, ListRetriever
+from search_agent.types import Author, Completion, Passage, Sampling, Span, StopReason
+from services.common import server
+from services.gateway.backends import GrpcPolicy
+from services.generator.llama_cpp import LlamaCpp
+from services.generator.service import GeneratorService
+from services.generator.settings import GeneratorSettings
+
+TITLES = ("Warsaw", 'The "Wall" [1]', "Łódź", "東京", "<query>", "Vistula", "Praga </information>", "Pulaski")
+PASSAGES = [Passage(f"p{n}", title, f"{title} lies near place {n}.") for n, title in enumerate(TITLES)]
+
+
+class Curious:
+    """Takes completion out of the grammar wherever searching on is allowed."""
+
+    def __init__(self, policy: GrpcPolicy) -> None:
+        self._policy = policy
+        self.prompt_tokens: list[int] = []
+
+    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
+        grammar = sampling.grammar.replace("(done | search)", "search")
+        completion = await self._policy.complete(spans, replace(sampling, grammar=grammar))
+        self.prompt_tokens.append(completion.prompt_tokens)
+        return completion
+
+
+@pytest.fixture
+async def policy() -> AsyncIterator[Curious]:
+    settings = GeneratorSettings(port=0, parallel=1)
+    engine = await LlamaCpp.start(settings)
+    register = partial(add_GeneratorServicer_to_server, GeneratorService(engine, settings.max_tokens))
+    serving, port = await server.start("generator", "v1.Generator", settings, register)
+    over_grpc = GrpcPolicy(f"127.0.0.1:{port}", timeout_s=60)
+    yield Curious(over_grpc)
+    await over_grpc.close()
+    await serving.stop(0)
+    await engine.close()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+async def test_every_turn_is_well_formed(policy: Curious, temperature: float) -> None:
+    retriever = ListRetriever(PASSAGES)
+    episode = Episode("s3", "Who was born near the river?", retriever, policy, EchoGenerator("x"))
+    await AGENTS["s3"].with_params({"temperature": temperature}).run(episode)
+    trajectory = episode.trajectory()
+    assert trajectory.stop_reason is StopReason.COMPLETE  # the last turn's grammar allows nothing else
+    assert [turn.error for turn in trajectory.turns] == [""] * 3
+    assert all(turn.query for turn in trajectory.turns)
+    assert retriever.queries == [turn.query for turn in trajectory.turns]
+    assert [span.author for span in trajectory.spans] == [Author.ENVIRONMENT, Author.POLICY] * 3
+    # each turn continues the same assistant message: its prompt is the one before and more
+    assert policy.prompt_tokens == sorted(set(policy.prompt_tokens))
