@@ -32,7 +32,7 @@ class S3Params:
     temperature: float = field(default=0.0, metadata={"minimum": 0, "maximum": 2})
     turn_tokens: int = field(default=500, metadata={"minimum": 16, "help": "new tokens a turn"})
     observation_chars: int = field(
-        default=2400, metadata={"minimum": 100, "help": "characters of a block, shared by its passages"}
+        default=2000, metadata={"minimum": 100, "help": "characters of a block, shared by its passages"}
     )
     context_tokens: int = field(default=4096, metadata={"minimum": 512, "help": "tokens of the whole dialogue"})
 

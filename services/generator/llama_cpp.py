@@ -111,9 +111,10 @@ class _Server:
             json.dumps(options),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            # ggml's OpenMP threads meet at a barrier every few microseconds. Where they spin there, two models
-            # that share cores slow each other down threefold and more; where they sleep, a lone one loses a third.
-            env={"OMP_WAIT_POLICY": "passive", **os.environ},
+            # ggml's OpenMP threads meet at a barrier every few microseconds. Where they spin there for long, two
+            # models that share cores slow each other down threefold and more; where they sleep at once, a lone
+            # one decodes at half its speed. A short spin costs either little.
+            env={"GOMP_SPINCOUNT": "300", **os.environ},
         )
         assert process.stdout
         try:
