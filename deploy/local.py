@@ -174,6 +174,7 @@ def demo_questions() -> list[tuple[str, list[str]]]:
 
 def demo(url: str, questions: list[tuple[str, list[str]]]) -> None:
     """Each question through s3 and naive RAG, beside the gold answer where it is known."""
+    print("\nSearcher and generator are SmolLM2-135M, untrained for this: expect wrong answers.")
     for question, golds in questions:
         print(f"\nQ: {question}")
         ours = show(ask(url, question, "s3"))
