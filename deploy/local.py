@@ -21,6 +21,11 @@ from services.ask import AskError, ask, show
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / ".run"
 START_LIMIT_S = 120
+# Any setting of a service can be given in the environment; these are what it needs and might not be given.
+DEFAULTS = {
+    "RETRIEVER_INDEXES": str(ROOT / "data" / "demo" / "indexes"),
+    "TRAINER_RUNS": str(LOGS / "runs"),
+}
 DEMO_QUESTIONS = (
     "sq-q-5733a5f54776f41900660f45",
     "sq-q-5733a5f54776f41900660f48",
@@ -41,13 +46,12 @@ def free_port() -> int:
 class Stack:
     """Retriever, searcher, generator, trainer, gateway, and Redis where it is installed."""
 
-    def __init__(self, port: int, env: dict[str, str] | None = None, logs: Path = LOGS) -> None:
+    def __init__(self, port: int, logs: Path = LOGS) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.ports = {name: free_port() for name in ("retriever", "searcher", "generator", "trainer", "redis")} | {
             "gateway": port
         }
-        self._env = env or {}
         self._logs = logs
 
     def __enter__(self) -> Stack:
@@ -79,7 +83,7 @@ class Stack:
             self.processes[name] = subprocess.Popen(
                 self._command(name),
                 cwd=ROOT,
-                env=os.environ | self._settings(name) | self._env,
+                env=DEFAULTS | os.environ | self._addresses(name),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us, and we stop them in order
@@ -88,36 +92,24 @@ class Stack:
     def _command(self, name: str) -> list[str]:
         if name == "redis":
             port = str(self.ports["redis"])
-            return [
-                "redis-server",
-                "--port",
-                port,
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--dir",
-                str(self._logs),
-            ]
+            folder = str(self._logs)
+            return ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder]
         module = "generator" if name == "searcher" else name
         return [sys.executable, "-m", f"services.{module}"]
 
-    def _settings(self, name: str) -> dict[str, str]:
-        at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
-        values = {
-            "gateway": {
-                "RETRIEVER": at["retriever"],
-                "SEARCHER": at["searcher"],
-                "GENERATOR": at["generator"],
-                "REDIS_URL": f"redis://{at['redis']}/0" if shutil.which("redis-server") else "",
-            },
-            "retriever": {"INDEXES": str(ROOT / "data" / "demo" / "indexes")},
-            "trainer": {"RUNS": str(ROOT / ".run" / "runs")},
-        }.get(name, {})
-        if name != "gateway":
-            values["METRICS_PORT"] = str(free_port())
+    def _addresses(self, name: str) -> dict[str, str]:
+        """Where a service listens, and where the gateway finds the others."""
+        if name == "gateway":
+            at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
+            return {
+                "GATEWAY_PORT": str(self.ports["gateway"]),
+                "GATEWAY_RETRIEVER": at["retriever"],
+                "GATEWAY_SEARCHER": at["searcher"],
+                "GATEWAY_GENERATOR": at["generator"],
+                "GATEWAY_REDIS_URL": f"redis://{at['redis']}/0" if shutil.which("redis-server") else "",
+            }
         prefix = "GENERATOR" if name == "searcher" else name.upper()
-        return {f"{prefix}_{key}": value for key, value in (values | {"PORT": str(self.ports[name])}).items()}
+        return {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port())}
 
     def _wait(self) -> None:
         """Until the gateway says that all backends answer."""
