@@ -18,11 +18,20 @@ GRPC_CODE = {
 _FAILURE = {code: failure for failure, code in GRPC_CODE.items()} | {
     grpc.StatusCode.UNIMPLEMENTED: Failure.UNSUPPORTED,
 }
-FIELD_KEY = "error-field"  # trailing metadata that names the field at fault
+# Trailing metadata of every failure that a service of ours reports: the request's field at fault, or "".
+FIELD_KEY = "error-field"
+_TRANSPORT = {
+    Failure.UNAVAILABLE: "it cannot be reached",
+    Failure.TIMEOUT: "it did not answer in time",
+    Failure.OVERLOADED: "the message is too large",
+}
 
 
 def from_rpc(error: grpc.aio.AioRpcError, boundary: type[BoundaryError]) -> BoundaryError:
     """The failed call as an error of its boundary."""
     trailing = dict(error.trailing_metadata() or ())
     failure = _FAILURE.get(error.code(), Failure.BROKEN)
-    return boundary(failure, error.details() or error.code().name, trailing.get(FIELD_KEY, ""))
+    if FIELD_KEY in trailing:  # a service of ours said so
+        return boundary(failure, error.details() or "", trailing[FIELD_KEY])
+    # gRPC's own words tell addresses, which are for the log (as the cause) and not for callers
+    return boundary(failure, _TRANSPORT.get(failure, f"the call failed: {error.code().name}"))

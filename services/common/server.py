@@ -22,6 +22,7 @@ from services.common.settings import ServiceSettings
 
 log = structlog.get_logger()
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+OURS = ((FIELD_KEY, ""),)
 
 
 class _Calls(grpc.aio.ServerInterceptor):
@@ -41,12 +42,12 @@ class _Calls(grpc.aio.ServerInterceptor):
         try:
             if self._in_flight > self._max:
                 code = grpc.StatusCode.RESOURCE_EXHAUSTED
-                await call.abort(code, f"{self._service} is serving {self._max} calls, its limit")
+                await call.abort(code, f"{self._service} is serving {self._max} calls, its limit", OURS)
             yield
         except BoundaryError as error:
             code = GRPC_CODE[error.failure]
             log.warning("call failed", method=method, code=code.name, error=str(error))
-            await call.abort(code, error.message, ((FIELD_KEY, error.field),) if error.field else ())
+            await call.abort(code, error.message, ((FIELD_KEY, error.field),))
         except (asyncio.CancelledError, GeneratorExit):
             code = grpc.StatusCode.CANCELLED
             raise
@@ -55,7 +56,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         except Exception:
             code = grpc.StatusCode.INTERNAL
             log.exception("call crashed", method=method)
-            await call.abort(code, f"{self._service} failed; its log has the details")
+            await call.abort(code, f"{self._service} failed; its log has the details", OURS)
         finally:
             self._in_flight -= 1
             metrics.RPC_IN_FLIGHT.labels(self._service).set(self._in_flight)

@@ -20,7 +20,7 @@ from search_agent.errors import BoundaryError
 from search_agent.types import Mode, Turn
 from services.common import context, metrics
 from services.gateway import problems, schemas
-from services.gateway.asking import Asker, Backends, Delta, Done, Event, Found
+from services.gateway.asking import Asker, Backends, Delta, Done, Event, Found, count_failure
 from services.gateway.observed import Observed
 
 log = structlog.get_logger()
@@ -188,7 +188,7 @@ async def _counted(call: Awaitable[T]) -> T:
     try:
         return await call
     except BoundaryError as error:
-        metrics.AGENT_FAILURES.labels(error.boundary, error.failure).inc()
+        count_failure(error)
         raise
 
 

@@ -108,7 +108,7 @@ class Asker:
                 if key and self._backends.cache and key.generator in done.models:
                     await self._backends.cache.put(key, done)
         except BoundaryError as error:
-            metrics.AGENT_FAILURES.labels(error.boundary, error.failure).inc()
+            count_failure(error)
             raise
         _count(done)
         yield Done(done, cached=bool(cached))
@@ -151,6 +151,14 @@ async def _turns(agent: Agent, episode: Episode) -> AsyncIterator[Turn]:
         await task
     finally:
         task.cancel()
+
+
+def count_failure(error: BoundaryError) -> None:
+    """Counts and logs a failed backend call; to be called once for each."""
+    metrics.AGENT_FAILURES.labels(error.boundary, error.failure).inc()
+    log.warning(
+        "backend failed", boundary=error.boundary, failure=error.failure, error=str(error), cause=str(error.__cause__)
+    )
 
 
 def _count(trajectory: Trajectory) -> None:
