@@ -88,7 +88,7 @@ def main() -> int:
     print(table(rows))
     if args.out:
         facts = {
-            "command": " ".join(sys.argv),
+            "command": " ".join(["python -m bench.quality", *sys.argv[1:]]),
             "date": time.strftime("%Y-%m-%d"),
             "device": f"{platform.machine()} CPU",
             "index": {key: index[key] for key in ("name", "version", "encoder")},
