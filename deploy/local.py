@@ -192,6 +192,8 @@ def main() -> int:
                 print(f"REST     {stack.url}   (docs: {stack.url}/docs)")
                 for name in ("retriever", "searcher", "generator", "trainer"):
                     print(f"{name:8} 127.0.0.1:{stack.ports[name]} (gRPC)")
+                if "redis" in stack.processes:
+                    print(f"redis    redis://127.0.0.1:{stack.ports['redis']}/0")
                 print("Ctrl-C stops it.", flush=True)
                 signal.pause()
     except (StartError, AskError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from search_agent import prompts, tags
@@ -35,13 +35,21 @@ class Episode:
         retriever: Retriever,
         policy: Policy,
         generator: Generator,
+        options: Mapping[str, str] | None = None,
+        max_documents: int | None = None,
     ) -> None:
+        """`options` (text by letter) are for the generator; what is searched is the bare question.
+
+        `max_documents` is the passage budget: how many of the kept documents, the first ones, are read.
+        """
         self.question = question
         self.spans: list[Span] = []
         self.turns: list[Turn] = []
         self.stop_reason: StopReason | None = None
         self.on_turn: Callable[[Turn], None] = lambda turn: None
         self._method = method
+        self._asked = with_options(question, options or {})
+        self._max_documents = max_documents
         self._retriever, self._policy, self._generator = retriever, policy, generator
         self._documents: dict[str, Document] = {}
         self._models: dict[str, None] = {}
@@ -52,7 +60,13 @@ class Episode:
 
     @property
     def passages(self) -> tuple[Passage, ...]:
+        """All that was kept, whatever the passage budget."""
         return tuple(document.passage for document in self._documents.values())
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """What the generator reads: the kept documents within the passage budget."""
+        return tuple(self._documents.values())[: self._max_documents]
 
     async def retrieve(self, query: str, top_k: int, index: str, mode: Mode) -> tuple[Passage, ...]:
         """The `top_k` best passages for one query."""
@@ -81,8 +95,8 @@ class Episode:
         self.on_turn(turn)
 
     async def answer(self, prompt: str, sampling: Sampling) -> AsyncIterator[str]:
-        """Streams the generator's answer from the documents kept; without any, it is asked directly."""
-        content = answer_prompt(prompt, self.question, self.passages)
+        """Streams the generator's answer from the documents; without any, it is asked directly."""
+        content = answer_prompt(prompt, self._asked, [document.passage for document in self.documents])
         pieces: list[str] = []
         with self._timed("generate"):
             async for piece in self._generator.stream([Message("user", content)], sampling):
@@ -100,7 +114,7 @@ class Episode:
         return Trajectory(
             method=self._method,
             question=self.question,
-            documents=tuple(self._documents.values()),
+            documents=self.documents,
             turns=tuple(self.turns),
             stop_reason=self.stop_reason,
             usage=Usage(self._prompt_tokens, self._completion_tokens, self._searches),
@@ -130,3 +144,11 @@ def answer_prompt(prompt: str, question: str, passages: Sequence[Passage]) -> st
     if not passages:
         return prompts.render("direct", question=question)
     return prompts.render(prompt, question=question, documents=tags.render_documents(passages))
+
+
+def with_options(question: str, options: Mapping[str, str]) -> str:
+    """What the generator is asked when it is to choose among `options`, text by letter; none: the question."""
+    if not options:
+        return question
+    listed = "\n".join(f"{letter}: {text}" for letter, text in options.items())
+    return prompts.render("options", question=question, options=listed)

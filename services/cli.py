@@ -6,7 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from services import ask
+from search_agent.errors import BoundaryError
+from services import ask, cache
+from services.evaluate import commands as evaluate_commands
+from services.evaluate.errors import EvaluateProblem
 from services.retriever import commands as index_commands
 from services.retriever.errors import RetrieverProblem
 
@@ -14,6 +17,9 @@ from services.retriever.errors import RetrieverProblem
 # a function of the parsed arguments that returns the exit status.
 COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...] = (
     ("ask", "ask a running gateway and show the search", ask.add_arguments),
+    ("evaluate", "ask a running gateway questions by several methods and compare them", evaluate_commands.add_evaluate),
+    ("precompute", "fill the naive-RAG cache for training", evaluate_commands.add_precompute),
+    ("cache", "count or clear the naive-RAG cache", cache.add_arguments),
     ("index", "build, list and check indexes", index_commands.add_arguments),
 )
 
@@ -27,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return int(args.run(args))
-    except (RetrieverProblem, ask.AskError) as problem:
+    except (RetrieverProblem, EvaluateProblem, BoundaryError, ask.AskError) as problem:
         print(f"search-agent: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -19,8 +19,9 @@ from search_agent.agents import Agent
 from search_agent.errors import BoundaryError
 from search_agent.types import Mode, Turn
 from services.common import context, metrics
+from services.common.rag_store import RagStore
 from services.gateway import problems, schemas
-from services.gateway.asking import Asker, Backends, Delta, Done, Event, Found, count_failure
+from services.gateway.asking import Asker, Backends, Delta, Done, Event, Found, Question, count_failure
 from services.gateway.observed import Observed
 
 log = structlog.get_logger()
@@ -58,11 +59,17 @@ def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], ma
             field, _, message = str(error).partition(": ")
             raise problems.BadField(field, message) from None
 
+    def store() -> RagStore:
+        if backends.cache is None:
+            raise problems.NotConfigured("no cache is configured (GATEWAY_REDIS_URL)")
+        return backends.cache.store
+
     @app.post("/v1/search", tags=["questions"], dependencies=[Depends(slot)])
     async def search(body: schemas.SearchRequest, request: Request) -> schemas.SearchResponse:
         """Finds and keeps the passages for a question."""
         agent = agent_for(body)
-        done = await _unless_client_leaves(request, _last(asker.ask(agent, body.question, False)))
+        question = Question(body.question, max_documents=body.max_documents)
+        done = await _unless_client_leaves(request, _last(asker.ask(agent, question, False)))
         return schemas.SearchResponse.of(_request_id(), done.trajectory)
 
     @app.post(
@@ -74,13 +81,14 @@ def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], ma
     async def answer(body: schemas.AnswerRequest, request: Request) -> Any:
         """Finds passages and answers from them; `stream` gives Server-Sent Events."""
         agent = agent_for(body)
+        question = Question(body.question, body.options, body.max_documents)
         if not body.stream:
-            done = await _unless_client_leaves(request, _last(asker.ask(agent, body.question, True)))
-            return schemas.AnswerResponse.answered(_request_id(), done.trajectory, done.cached)
+            done = await _unless_client_leaves(request, _last(asker.ask(agent, question, True)))
+            return schemas.AnswerResponse.answered(_request_id(), done.trajectory, done.cached, done.cache_key)
 
         async def stream() -> AsyncIterator[str]:
             try:
-                async for event in asker.ask(agent, body.question, True):
+                async for event in asker.ask(agent, question, True):
                     yield _sse(*_event(event))
             except BoundaryError as error:
                 yield _sse("error", problems.of_boundary(error))
@@ -142,6 +150,32 @@ def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], ma
             for index in await _counted(backends.retriever.indexes())
         ]
 
+    @app.get("/v1/cache", tags=["cache"])
+    async def cache_statistics() -> schemas.CacheOut:
+        """What the naive-RAG cache has, by index version."""
+        contents, served = await asyncio.gather(_counted(store().contents()), _counted(backends.retriever.indexes()))
+        current = {(index.name, index.version) for index in served}
+        return schemas.CacheOut(
+            indexes=[
+                schemas.CachedIndexOut(
+                    index=index, version=version, results=found.results, scored=found.scored,
+                    current=(index, version) in current,
+                )
+                for (index, version), found in sorted(contents.items())
+            ],
+            lookups={
+                sample.labels["result"]: int(sample.value)
+                for family in metrics.CACHE_LOOKUPS.collect()
+                for sample in family.samples
+                if sample.name.endswith("_total")
+            },
+        )  # fmt: skip
+
+    @app.delete("/v1/cache", tags=["cache"])
+    async def clear_cache(index: str, version: str = "") -> schemas.ClearedOut:
+        """Removes the results of an index, of one version or of all, the precomputed ones too."""
+        return schemas.ClearedOut(removed=await _counted(store().clear(index, version)))
+
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> dict[str, str]:
         """The process is up."""
@@ -160,7 +194,7 @@ def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], ma
         if backends.cache is None:
             states["cache"] = "not configured; naive RAG runs uncached"
         else:
-            cache = await _state(backends.cache.check())
+            cache = await _state(backends.cache.store.check())
             states["cache"] = cache if cache == "ok" else f"{cache}; naive RAG runs uncached"
         return JSONResponse({"status": "ready" if ready else "not ready", "backends": states}, 200 if ready else 503)
 
@@ -234,7 +268,9 @@ def _event(event: Event) -> tuple[str, Any]:
         case Delta():
             return "answer.delta", {"text": event.text}
         case Done():
-            return "done", schemas.AnswerResponse.answered(_request_id(), event.trajectory, event.cached)
+            return "done", schemas.AnswerResponse.answered(
+                _request_id(), event.trajectory, event.cached, event.cache_key
+            )
 
 
 def _sse(name: str, data: Any) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
@@ -49,6 +49,16 @@ class Backends:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked. `options` (text by letter) are for the generator, not for the search; at most
+    `max_documents` of the kept passages are read."""
+
+    text: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    max_documents: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """The documents are settled; the answer, if asked for, comes next. `cached` says where from."""
 
@@ -65,10 +75,11 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The whole trajectory."""
+    """The whole trajectory. `cache_key` is where the cache has it, empty where it does not."""
 
     trajectory: Trajectory
     cached: bool = False
+    cache_key: str = ""
 
 
 Event = Turn | Found | Delta | Done
@@ -81,12 +92,12 @@ class Asker:
         self._backends = backends
         self._answer = answer
 
-    async def ask(self, agent: Agent, question: str, with_answer: bool) -> AsyncIterator[Event]:
+    async def ask(self, agent: Agent, question: Question, with_answer: bool) -> AsyncIterator[Event]:
         """Yields each turn, then Found, then with an answer its pieces, then Done.
 
         Raises BoundaryError; it is counted here and nowhere else.
         """
-        started = time.perf_counter()
+        started, stored = time.perf_counter(), ""
         try:
             key = await self._rag_key(agent, question) if with_answer else None
             cached = await self._backends.cache.get(key) if key and self._backends.cache else None
@@ -95,6 +106,7 @@ class Asker:
                     yield turn
                 yield Found(replace(cached, answer=None), cached=True)
                 yield Delta(cached.answer or "")
+                stored = key.digest() if key else ""
                 done = replace(cached, timings=Timings(total=(time.perf_counter() - started) * 1e3))
             else:
                 episode = self._episode(agent, question)
@@ -106,18 +118,26 @@ class Asker:
                         yield Delta(text)
                 done = episode.trajectory()
                 if key and self._backends.cache and key.generator in done.models:
-                    await self._backends.cache.put(key, done)
+                    stored = key.digest() if await self._backends.cache.put(key, done) else ""
         except BoundaryError as error:
             count_failure(error)
             raise
         _count(done)
-        yield Done(done, cached=bool(cached))
+        yield Done(done, cached=bool(cached), cache_key=stored)
 
-    def _episode(self, agent: Agent, question: str) -> Episode:
+    def _episode(self, agent: Agent, question: Question) -> Episode:
         backends = self._backends
-        return Episode(agent.name, question, backends.retriever, backends.searcher, backends.generator)
+        return Episode(
+            agent.name,
+            question.text,
+            backends.retriever,
+            backends.searcher,
+            backends.generator,
+            question.options,
+            question.max_documents,
+        )
 
-    async def _rag_key(self, agent: Agent, question: str) -> RagKey | None:
+    async def _rag_key(self, agent: Agent, question: Question) -> RagKey | None:
         """The versions are asked for anew each time: a promoted model or index must miss."""
         if self._backends.cache is None or not isinstance(agent.params, NaiveRagParams):
             return None
@@ -130,11 +150,13 @@ class Asker:
                     index_version=index.version,
                     encoder=index.encoder,
                     top_k=params.top_k,
+                    documents=min(params.top_k, question.max_documents or params.top_k),
                     mode=params.mode,
                     generator=model.model,
-                    prompt_version=f"{prompts.version(agent.prompt)}-{prompts.version('direct')}",
+                    prompt_version="-".join(map(prompts.version, (agent.prompt, "direct", "options"))),
                     max_tokens=self._answer.max_tokens,
-                    question=question,
+                    question=question.text,
+                    options=tuple(question.options.items()),
                 )
         raise RetrieverError(Failure.NOT_FOUND, f"no index is called {params.index!r}", "index")
 

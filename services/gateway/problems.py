@@ -38,6 +38,10 @@ class TooBusy(Exception):
     """As many questions are being worked on as are allowed."""
 
 
+class NotConfigured(Exception):
+    """The route needs a backend that this gateway was not given."""
+
+
 def problem(status: int, detail: str, **extra: Any) -> dict[str, Any]:
     """The body of a problem; `extra` are its extension members."""
     title = HTTPStatus(status).phrase
@@ -94,6 +98,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(TooBusy)
     async def busy(_: Request, error: TooBusy) -> JSONResponse:
         return _response(problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
+
+    @app.exception_handler(NotConfigured)
+    async def not_configured(_: Request, error: NotConfigured) -> JSONResponse:
+        return _response(problem(HTTPStatus.NOT_FOUND, str(error)))
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:

@@ -26,10 +26,13 @@ class SearchRequest(Request):
     top_k: Annotated[int, Field(ge=1, le=100)] | None = None
     max_turns: Annotated[int, Field(ge=1, le=20)] | None = None
     max_selected: Annotated[int, Field(ge=1, le=100)] | None = None
+    max_documents: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, description="passage budget of any method: of the passages it keeps, the first so many count"
+    )
 
     def overrides(self) -> dict[str, object]:
         """The method's parameters that the request names."""
-        own = {"question", "method", "stream"}
+        own = {"question", "method", "max_documents", "options", "stream"}
         return {name: value for name, value in self if name not in own and value is not None}
 
 
@@ -37,6 +40,9 @@ class AnswerRequest(SearchRequest):
     """With `stream`, Server-Sent Events: turn, documents, answer.delta, done, error."""
 
     stream: bool = False
+    options: dict[Annotated[str, Field(pattern="^[A-Z]$")], Text] = Field(
+        default_factory=dict, description="text by letter; the search does not see them, the generator chooses one"
+    )
 
 
 class RetrieveRequest(Request):
@@ -129,17 +135,45 @@ class SearchResponse(BaseModel):
 
 
 class AnswerResponse(SearchResponse):
-    """`citations` are the ids of the documents in which the answer's words are found as they stand."""
+    """`citations` are the ids of the documents in which the answer's words are found as they stand.
+
+    `cache_key` is the naive-RAG cache's key of this result, empty if it is not there.
+    """
 
     answer: str
     citations: list[str]
     cached: bool
+    cache_key: str
 
     @classmethod
-    def answered(cls, id: str, trajectory: Trajectory, cached: bool) -> SearchResponse:
+    def answered(cls, id: str, trajectory: Trajectory, cached: bool, cache_key: str) -> SearchResponse:
         answer = trajectory.answer or ""
         cited = [p.id for p in trajectory.passages if scoring.span_match(p.text, [answer])]
-        return cls.of(id, trajectory, answer=answer, citations=cited, cached=cached)
+        return cls.of(id, trajectory, answer=answer, citations=cited, cached=cached, cache_key=cache_key)
+
+
+class CachedIndexOut(BaseModel):
+    """What the naive-RAG cache has of one version of an index; `scored` were precomputed for training.
+
+    `current` is false where the retriever no longer serves that version.
+    """
+
+    index: str
+    version: str
+    results: int
+    scored: int
+    current: bool
+
+
+class CacheOut(BaseModel):
+    """`lookups` counts hit, miss and unavailable since the gateway started."""
+
+    indexes: list[CachedIndexOut]
+    lookups: dict[str, int]
+
+
+class ClearedOut(BaseModel):
+    removed: int
 
 
 class RetrieveResponse(BaseModel):

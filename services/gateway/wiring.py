@@ -10,11 +10,14 @@ from fastapi import FastAPI
 
 from search_agent.agents import AGENTS
 from search_agent.types import Sampling
+from services.common.rag_store import RagStore
 from services.gateway.app import create_app
 from services.gateway.asking import Asker, Backends
 from services.gateway.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
 from services.gateway.cache import RagCache
 from services.gateway.settings import GatewaySettings
+
+_REDIS_TIMEOUT_S = 0.5
 
 
 def wire(settings: GatewaySettings) -> FastAPI:
@@ -32,15 +35,17 @@ def wire(settings: GatewaySettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        for backend in (retriever, searcher, generator, cache):
+        for backend in (retriever, searcher, generator, store):
             if backend:
                 await backend.close()
 
     retriever = GrpcRetriever(settings.retriever, settings.retriever_timeout_s)
     searcher = GrpcPolicy(settings.searcher, settings.searcher_timeout_s)
     generator = GrpcGenerator(settings.generator, settings.generator_timeout_s)
-    cache = RagCache(settings.redis_url.get_secret_value(), settings.cache_ttl_s) if settings.redis_url else None
-    backends = Backends(retriever, searcher, generator, cache)
+    store = None
+    if settings.redis_url:
+        store = RagStore(settings.redis_url.get_secret_value(), settings.cache_ttl_s, _REDIS_TIMEOUT_S)
+    backends = Backends(retriever, searcher, generator, RagCache(store) if store else None)
     asker = Asker(backends, Sampling(max_tokens=settings.answer_max_tokens))
     app = create_app(backends, asker, agents, settings.max_in_flight)
     app.router.lifespan_context = lifespan

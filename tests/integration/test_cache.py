@@ -6,7 +6,8 @@ import pytest
 
 from search_agent.agents import AGENTS
 from search_agent.types import Mode, Sampling, Trajectory
-from services.gateway.asking import Asker, Backends, Done
+from services.common.rag_store import RagStore
+from services.gateway.asking import Asker, Backends, Done, Question
 from services.gateway.cache import RagCache
 from tests.fakes import Generator, Retriever, Searcher
 from tests.integration.conftest import RedisServer
@@ -23,7 +24,7 @@ class Gateway:
         backends = Backends(self.retriever, Searcher([]), self.generator, self.cache)
         asker = Asker(backends, Sampling(max_tokens=max_tokens))
         agent = AGENTS["naive_rag"].with_params(params)
-        events = [event async for event in asker.ask(agent, question, with_answer=True)]
+        events = [event async for event in asker.ask(agent, Question(question), with_answer=True)]
         assert isinstance(events[-1], Done)
         return events[-1].trajectory, events[-1].cached
 
@@ -34,9 +35,9 @@ class Gateway:
 
 @pytest.fixture
 async def gateway(redis_server: RedisServer) -> AsyncIterator[Gateway]:
-    cache = RagCache(redis_server.url, ttl_s=60)
-    yield Gateway(cache)
-    await cache.close()
+    store = RagStore(redis_server.url, ttl_s=60, timeout_s=0.5)
+    yield Gateway(RagCache(store))
+    await store.close()
 
 
 async def test_the_second_time_nothing_is_retrieved_or_generated(gateway: Gateway) -> None:

@@ -1,0 +1,26 @@
+"""What whoever evaluates must put right, one line each, and a question that failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from search_agent.errors import Failure
+
+
+class EvaluateProblem(Exception):
+    """The run cannot start or go on; the command line prints it and exits with status 1."""
+
+
+class BadQuestion(EvaluateProblem):
+    """A line of a question file is no question."""
+
+    def __init__(self, path: Path, line: int, reason: str) -> None:
+        super().__init__(f"{path}:{line}: {reason}")
+
+
+class Failed(Exception):
+    """The gateway did not answer a question. `boundary` is the backend that failed, or "gateway"."""
+
+    def __init__(self, boundary: str, failure: Failure | str, detail: str) -> None:
+        super().__init__(detail)
+        self.boundary, self.failure = boundary, str(failure)

@@ -1,0 +1,138 @@
+"""Asks every question by every method and keeps the rows, so that a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from search_agent.errors import JudgeError
+from search_agent.evaluate import Question, Row, matches, row_of
+from services.evaluate.errors import EvaluateProblem, Failed
+from services.evaluate.gateway import Gateway
+from services.evaluate.journal import Journal
+from services.evaluate.judge import Judge
+from services.evaluate.pool import each
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to ask. `source` names the set they are from and its contents; `budget` 0 leaves each method its setting."""
+
+    source: str
+    questions: Sequence[Question]
+    methods: Sequence[str]
+    out: Path
+    budget: int = 0
+    index: str = ""
+    concurrency: int = 4
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All rows of the plan's questions, those of earlier runs into the folder too; failures of this run.
+
+    `failures` counts by (method, budget, "boundary: failure"). `facts` are what is in run.json.
+    """
+
+    rows: list[Row]
+    failures: Counter[tuple[str, int, str]]
+    facts: dict[str, Any]
+
+
+async def run(plan: Plan, gateway: Gateway, judge: Judge | None, advance: Callable[[bool], None]) -> Outcome:
+    """Asks what has no row yet. `advance` is told of every question done, true for a failure.
+
+    Writes rows.jsonl, failures.jsonl (this run's) and run.json into the plan's folder. Raises
+    EvaluateProblem if the gateway has no such method, or the folder holds rows of another setting.
+    """
+    facts = await _facts(plan, gateway, judge)
+    _settle(plan.out / "run.json", facts)
+    rows = Journal(plan.out / "rows.jsonl")
+    failures = Journal(plan.out / "failures.jsonl", fresh=True)
+    failed: Counter[tuple[str, int, str]] = Counter()
+    done = {(row["id"], row["method"], row["budget"]) for row in rows.found}
+
+    async def ask(pair: tuple[Question, str]) -> None:
+        question, method = pair
+        body = _body(question, method, plan, facts["parameters"][method])
+        try:
+            answer = await gateway.answer(body)
+            judged = None
+            if judge and not matches(question, answer["answer"]):
+                judged = await judge(question, answer["answer"])
+        except (Failed, JudgeError) as error:
+            failed[method, plan.budget, f"{error.boundary}: {error.failure}"] += 1
+            failures.append(
+                {"id": question.id, "method": method, "budget": plan.budget, "boundary": error.boundary,
+                 "failure": error.failure, "detail": str(error)}
+            )  # fmt: skip
+            advance(True)
+            return
+        row = asdict(row_of(question, method, plan.budget, answer, judged))
+        rows.append(row)
+        rows.found.append(row)
+        advance(False)
+
+    try:
+        # question by question, so that a run that is stopped has compared what it has
+        pairs = ((question, method) for question in plan.questions for method in plan.methods)
+        left = [pair for pair in pairs if (pair[0].id, pair[1], plan.budget) not in done]
+        for _ in range(len(plan.questions) * len(plan.methods) - len(left)):
+            advance(False)
+        await each(left, ask, plan.concurrency)
+    finally:
+        rows.close()
+        failures.close()
+    asked = {question.id for question in plan.questions}
+    kept = [Row(**{**row, "models": tuple(row["models"])}) for row in rows.found if row["id"] in asked]
+    return Outcome(kept, failed, facts)
+
+
+def _body(question: Question, method: str, plan: Plan, parameters: dict[str, Any]) -> dict[str, Any]:
+    body: dict[str, Any] = {"question": question.text, "method": method}
+    if question.options:
+        body["options"] = dict(question.options)
+    if plan.index and "index" in parameters:
+        body["index"] = plan.index
+    if plan.budget:
+        body["max_documents"] = plan.budget
+        if "top_k" in parameters and "max_turns" not in parameters:
+            body["top_k"] = plan.budget  # one retrieval: it may fill the budget
+    return body
+
+
+async def _facts(plan: Plan, gateway: Gateway, judge: Judge | None) -> dict[str, Any]:
+    known = await gateway.methods()
+    if unknown := [method for method in plan.methods if method not in known]:
+        raise EvaluateProblem(f"no method is called {unknown[0]!r}; there are {', '.join(known)}")
+    return {
+        "questions": plan.source,
+        "asked": len(plan.questions),
+        "index": await gateway.index(plan.index),
+        "judge": judge.facts if judge else None,
+        "parameters": {method: known[method] for method in plan.methods},
+    }
+
+
+def _settle(path: Path, facts: dict[str, Any]) -> None:
+    """Checks that rows of earlier runs were made the same way, then writes what they were made with."""
+    if path.exists():
+        try:
+            before = json.loads(path.read_bytes())
+        except ValueError:
+            raise EvaluateProblem(f"{path} is damaged; choose another --out") from None
+        for name in ("questions", "index", "judge"):
+            if before[name] != facts[name]:
+                raise EvaluateProblem(f"{path.parent} has rows of another {name}: {before[name]}; choose another --out")
+        for method, parameters in before["parameters"].items():
+            if facts["parameters"].setdefault(method, parameters) != parameters:
+                raise EvaluateProblem(f"{path.parent} has rows of {method} with other parameters; choose another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(draft, path)
