@@ -114,6 +114,19 @@ async def test_a_free_model_that_never_goes_on_is_invalid() -> None:
     assert len(policy.calls) <= 4
 
 
+async def test_the_passage_budget_cuts_what_is_read_and_not_what_is_kept() -> None:
+    generator = EchoGenerator("x")
+    policy = ScriptedPolicy([searching("text one"), DONE])
+    episode = Episode("s3", "text zero", ListRetriever(PASSAGES), policy, generator, max_documents=1)
+    await AGENTS["s3"].with_params({"top_k": 2}).run(episode)
+    assert [piece async for piece in episode.answer("answer", Sampling(8))]
+    trajectory = episode.trajectory()
+    assert ids(trajectory) == ["p0"]
+    assert len(episode.passages) == 2
+    assert [len(turn.selected) for turn in trajectory.turns] == [1, 1]
+    assert "Title 1" not in generator.prompts[0]
+
+
 async def test_naive_rag_keeps_the_top() -> None:
     trajectory, policy = await run([], "naive_rag", mode="bm25")
     assert ids(trajectory) == ["p0", "p1"]

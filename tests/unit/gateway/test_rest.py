@@ -85,6 +85,32 @@ async def test_the_other_methods(rest: Rest, method: str) -> None:
     assert len(body["documents"]) == (3 if method == "naive_rag" else 0)
 
 
+async def test_the_passage_budget_is_the_same_for_every_method(rest: Rest) -> None:
+    body = (await rest.post("/v1/answer", question="what stands?", max_documents=1)).json()
+    assert [document["id"] for document in body["documents"]] == ["w2"]
+    assert [turn["selected"] for turn in body["turns"]] == [["w2"], ["w1"]]
+    assert "an answer stands here" not in rest.generator.prompts[-1]
+    body = (await rest.post("/v1/search", question="q", method="naive_rag", max_documents=2)).json()
+    assert len(body["documents"]) == 2
+
+
+async def test_options_are_for_the_generator_and_not_for_the_search(rest: Rest) -> None:
+    options = {"A": "yes", "B": "$no"}
+    body = (await rest.post("/v1/answer", question="does it?", method="naive_rag", options=options)).json()
+    assert body["question"] == "does it?"
+    assert rest.retriever.queries == ["does it?"]
+    assert "does it?\n" in rest.generator.prompts[0]
+    assert "A: yes\nB: $no" in rest.generator.prompts[0]
+    await rest.post("/v1/answer", question="does it?", method="direct", options=options)
+    assert "A: yes\nB: $no" in rest.generator.prompts[1]
+
+
+async def test_without_a_cache_there_is_none_to_count(rest: Rest) -> None:
+    for response in (await rest.http.get("/v1/cache"), await rest.http.delete("/v1/cache", params={"index": "demo"})):
+        assert response.status_code == 404
+        assert "GATEWAY_REDIS_URL" in response.json()["detail"]
+
+
 async def test_the_stream_tells_each_step(rest: Rest) -> None:
     response = await rest.post("/v1/answer", question="what stands?", stream=True)
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -146,6 +172,8 @@ async def test_readiness_names_what_is_missing(rest: Rest) -> None:
         ("/v1/search", {"question": "q", "mode": "sparse"}, "mode"),
         ("/v1/search", {"question": "q", "colour": 1}, "colour"),
         ("/v1/answer", {"question": 5}, "question"),
+        ("/v1/answer", {"question": "q", "options": {"A": ""}}, "options.A"),
+        ("/v1/search", {"question": "q", "max_documents": 0}, "max_documents"),
         ("/v1/retrieve", {"queries": []}, "queries"),
         ("/v1/retrieve", {"queries": ["a", ""]}, "queries[1]"),
         ("/retrieve", {"queries": "a"}, "queries"),

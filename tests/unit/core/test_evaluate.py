@@ -1,0 +1,156 @@
+"""Answers as rows, rows as figures, and methods against each other."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from search_agent.errors import JudgeError
+from search_agent.evaluate import (
+    Question,
+    Row,
+    bootstrap,
+    chosen,
+    compare,
+    judge_prompt,
+    percentile,
+    row_of,
+    summarise,
+    verdict,
+)
+
+QUESTION = Question("q1", "Who?", ("Marie Curie",), passage_ids=("gold",))
+OPTIONS = {"A": "zinc", "B": "atrial flutter", "C": "flutter", "D": "an iron"}
+CHOICE = Question("m/1", "Which?", ("A: zinc",), options=OPTIONS, choice="A")
+
+
+def body(answer: str = "It was Marie Curie.", **more: Any) -> dict[str, Any]:
+    documents = [{"id": "other", "text": "nothing"}, {"id": "gold", "text": "by marie curie!"}]
+    turns = [
+        {"retrieved": ["other", "x"], "error": ""},
+        {"retrieved": ["gold"], "error": "neither a query nor a completion"},
+    ]
+    return {
+        "answer": answer, "documents": documents, "turns": turns, "cached": False, "stop_reason": "complete",
+        "usage": {"prompt_tokens": 30, "completion_tokens": 5, "searches": 2}, "timings_ms": {"total": 12.5},
+        "models": ["m@1"], **more,
+    }  # fmt: skip
+
+
+def test_an_answer_becomes_a_row() -> None:
+    row = row_of(QUESTION, "s3", 0, body())
+    assert (row.gen_acc, row.span, row.judged, row.exact_match) == (1, 1, None, 0)
+    assert row.f1 == pytest.approx(2 * (2 / 4) * 1 / (2 / 4 + 1))
+    assert (row.passage_rank, row.passage_seen, row.answer_rank) == (2, True, 2)
+    assert (row.documents, row.searches, row.tokens, row.malformed, row.milliseconds) == (2, 2, 35, 1, 12.5)
+
+
+def test_what_is_not_known_is_not_zero() -> None:
+    row = row_of(replace(QUESTION, passage_ids=()), "s3", 3, body(cached=True, documents=[]))
+    assert row.passage_rank is row.passage_seen is row.milliseconds is None
+    assert row.answer_rank == 0
+    assert row.budget == 3
+
+
+def test_the_judge_decides_only_where_no_gold_answer_stands() -> None:
+    assert row_of(QUESTION, "s3", 0, body("Mme Curie"), judged=True).gen_acc == 1
+    assert row_of(QUESTION, "s3", 0, body("Mme Curie"), judged=False).gen_acc == 0
+    assert row_of(QUESTION, "s3", 0, body("Mme Curie"), judged=True).span == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("A: zinc", "A"), ("a", "A"), ("(B)", "B"), ("B. anything", "B"), ("Option C: flutter", "C"),
+        ("Answer: D", "D"), ("It is zinc", "A"), ("atrial flutter", "B"), ("a flutter", "C"), ("Iron", "D"),
+        ("zinc or iron", ""), ("", ""), ("none", ""), ("E", ""), ("A zinc deficiency", "A"), ("Because", ""),
+    ],
+)  # fmt: skip
+def test_the_option_that_an_answer_names(answer: str, letter: str) -> None:
+    assert chosen(answer, OPTIONS) == letter
+
+
+def test_multiple_choice_is_scored_by_the_option() -> None:
+    # normalising drops the article "a", so that the span "A: zinc" would be found in any answer with zinc
+    assert row_of(CHOICE, "s3", 0, body("B: not zinc")).gen_acc == 0
+    row = row_of(CHOICE, "s3", 0, body("A", documents=[{"id": "d", "text": "Zinc heals."}]))
+    assert (row.gen_acc, row.answer_rank) == (1, 1)
+
+
+@pytest.mark.parametrize(("reply", "said"), [("Yes", True), ("no.", False), ("**Yes**, it does", True)])
+def test_the_verdict(reply: str, said: bool) -> None:
+    assert verdict(reply) is said
+
+
+@pytest.mark.parametrize("reply", ["", "perhaps", "Yes and no", "1"])
+def test_no_verdict_is_a_failure(reply: str) -> None:
+    with pytest.raises(JudgeError):
+        verdict(reply)
+
+
+def test_the_judge_reads_question_golds_and_answer() -> None:
+    prompt = judge_prompt(replace(QUESTION, golds=("a $x", "b")), "an answer")
+    assert all(part in prompt for part in ("Who?", "a $x | b", "an answer"))
+
+
+def test_the_bootstrap_of_a_proportion_is_the_normal_interval() -> None:
+    values = [1.0] * 120 + [0.0] * 280
+    estimate = bootstrap(values, seed=1, resamples=4000)
+    half = 1.96 * math.sqrt(0.3 * 0.7 / 400)
+    assert estimate.mean == 0.3
+    assert estimate.low == pytest.approx(0.3 - half, abs=0.004)
+    assert estimate.high == pytest.approx(0.3 + half, abs=0.004)
+    assert bootstrap(values, seed=1) == bootstrap(values, seed=1) != bootstrap(values, seed=2)
+    assert bootstrap([0.5] * 9, seed=0) == bootstrap([0.5], seed=3)
+
+
+def row(id: str, gen_acc: float, method: str = "s3", **more: Any) -> Row:
+    made = row_of(replace(QUESTION, id=id), method, 0, body(), None)
+    return replace(made, gen_acc=gen_acc, **more)
+
+
+def test_methods_are_compared_on_the_questions_both_answered() -> None:
+    ours = [row(f"q{n}", score) for n, score in enumerate([1, 1, 1, 1, 1, 1, 0, 0])] + [row("only ours", 0)]
+    theirs = [row(f"q{n}", score) for n, score in enumerate([0, 0, 0, 0, 0, 1, 0, 1])] + [row("only theirs", 1)]
+    found = compare(ours, theirs, seed=0)
+    assert found is not None
+    assert (found.count, found.wins, found.losses) == (8, 5, 1)
+    assert found.difference.mean == 0.5
+    assert found.difference.low <= 0.5 <= found.difference.high
+    assert found.p == pytest.approx(2 * (1 + 6) / 2**6)
+    same = compare(ours, ours, seed=0)
+    assert same is not None
+    assert (same.difference.mean, same.difference.low, same.difference.high, same.p) == (0, 0, 0, 1)
+    assert compare(ours, [], seed=0) is None
+
+
+def test_the_pairing_narrows_the_interval() -> None:
+    hard = [row(f"q{n}", n % 2) for n in range(100)]
+    better = [replace(each, gen_acc=1.0) if each.id == "q0" else each for each in hard]
+    found = compare(better, hard, seed=0)
+    assert found is not None
+    assert found.difference.high - found.difference.low < 0.05
+
+
+def test_a_summary() -> None:
+    rows = [
+        row("a", 1, passage_rank=1, answer_rank=1, milliseconds=10.0, documents=3),
+        row("b", 0, passage_rank=2, answer_rank=0, milliseconds=None, documents=3),
+        row("c", 0, passage_rank=0, answer_rank=5, milliseconds=30.0, documents=6),
+        row("d", 1, passage_rank=None, passage_seen=None, answer_rank=2, milliseconds=20.0, documents=0),
+    ]
+    found = summarise(rows, seed=0, price=(2.0, 10.0))
+    assert found == summarise(rows[::-1], seed=0, price=(2.0, 10.0))
+    assert (found.count, found.gen_acc.mean, found.documents, found.malformed) == (4, 0.5, 3, 4)
+    assert [each.passage for each in found.recall] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3])
+    assert [each.answer for each in found.recall] == [0.25, 0.5, 0.75, 0.75]
+    assert found.cost == pytest.approx((30 * 2 + 5 * 10) / 1e6)
+    assert (found.p50_ms, found.p95_ms) == (20, 30)
+    assert found.passage_seen == 1
+    assert summarise(rows[1:2], seed=0).p50_ms is None
+
+
+def test_percentiles_are_of_the_nearest_rank() -> None:
+    assert [percentile(list(range(1, 101)), p) for p in (50, 95, 100)] == [50, 95, 100]
+    assert percentile([7], 95) == 7
