@@ -111,7 +111,7 @@ class Report:
     def _search(self, budget: int) -> list[str]:
         summaries = self.of_budget(budget)
         most = max(summary.documents for summary in summaries.values())
-        ks = [k for k in RECALL_AT if k <= max(most, 1)]
+        ks = [k for k, before in zip(RECALL_AT, (0, *RECALL_AT), strict=False) if before < most or k == 1]
         rows = []
         for method, summary in summaries.items():
             recall = {each.k: each for each in summary.recall}
@@ -166,4 +166,5 @@ _NOTES = (
     "*gold @k*, *answer @k*: it, or a gold answer, is among the first k passages the generator read. Tokens count",
     "searcher and generator, read and written. Times are the gateway's; answers from its cache are left out.",
     "A passage budget cuts what a method kept to the first passages, which a method that searches on pays for.",
+    "In the plots, points that would cover each other are moved apart sideways.",
 )
