@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import httpx
 
 from search_agent.errors import Failure
+from services.evaluate import patience
 from services.evaluate.errors import EvaluateProblem, Failed
-
-_ATTEMPTS = 4  # of a question that finds the gateway full
 
 
 class Gateway:
@@ -39,17 +37,12 @@ class Gateway:
 
     async def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         """What POST /v1/answer says, asked again while the gateway is full. Raises Failed."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                response = await self._http.post("/v1/answer", json=body)
-            except httpx.TimeoutException as error:
-                raise Failed("gateway", Failure.TIMEOUT, str(error) or "no answer in time") from None
-            except httpx.HTTPError as error:
-                raise Failed("gateway", Failure.UNAVAILABLE, str(error) or type(error).__name__) from None
-            full = response.status_code == 503 and "backend" not in _json(response)
-            if not full or attempt == _ATTEMPTS:
-                break
-            await asyncio.sleep(float(response.headers.get("retry-after", 2)))
+        try:
+            response = await patience.post(self._http, "/v1/answer", json=body)
+        except httpx.TimeoutException as error:
+            raise Failed("gateway", Failure.TIMEOUT, str(error) or "no answer in time") from None
+        except httpx.HTTPError as error:
+            raise Failed("gateway", Failure.UNAVAILABLE, str(error) or type(error).__name__) from None
         found = _json(response)
         if response.status_code != 200:
             raise Failed(
@@ -57,6 +50,8 @@ class Gateway:
                 found.get("failure", f"status {response.status_code}"),
                 found.get("detail", response.text[:300]),
             )
+        if "answer" not in found:
+            raise Failed("gateway", Failure.BROKEN, f"no answer in {response.text[:300]!r}")
         return found
 
     async def _about(self, path: str) -> Any:

@@ -7,6 +7,7 @@ import httpx
 from search_agent import prompts
 from search_agent.errors import Failure, JudgeError
 from search_agent.evaluate import Question, judge_prompt, verdict
+from services.evaluate import patience
 
 
 class Judge:
@@ -30,7 +31,7 @@ class Judge:
         }
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            response = await self._http.post(f"{self._url}/chat/completions", json=body, headers=headers)
+            response = await patience.post(self._http, f"{self._url}/chat/completions", json=body, headers=headers)
         except httpx.TimeoutException:
             raise JudgeError(Failure.TIMEOUT, "the judge did not answer in time") from None
         except httpx.HTTPError as error:

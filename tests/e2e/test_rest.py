@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from services.ask import AskError, ask, show
+from services.cli import main
 
 QUESTION = "What year was Casimir Pulaski born in Warsaw?"
 GOLD_PASSAGE = "sq-fb7bf09d07"
@@ -139,3 +140,24 @@ def test_the_command_line_shows_the_search(rest: httpx.Client, capsys: pytest.Ca
     assert done["answer"] in " ".join(shown.split("\n"))
     with pytest.raises(AskError, match="method: must be one of"):
         list(ask(url, QUESTION, "magic"))
+
+
+def test_evaluate_and_the_cache_over_the_command_line(
+    rest: httpx.Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = str(rest.base_url).rstrip("/")
+    command = ["evaluate", "--url", url, "--questions", "data/demo/qa_dev.jsonl.gz", "--limit", "3", "--budget", "2"]
+    command += ["--methods", "naive_rag,direct", "--out", str(tmp_path)]
+    assert main(command) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {each["method"]: (each["count"], each["failed"]) for each in report["results"]} == {
+        "naive_rag": (3, 0),
+        "direct": (3, 0),
+    }
+    assert "## At most 2 passages" in capsys.readouterr().out
+    assert main(["cache", "--url", url, "stats"]) == 0
+    assert "served" in capsys.readouterr().out
+    assert main(["cache", "--url", url, "clear", "--index", "nowhere", "--all"]) == 0
+    assert "0 results removed" in capsys.readouterr().out
+    assert main(["cache", "--url", "http://127.0.0.1:9", "stats"]) == 1
+    assert "is the gateway running there?" in capsys.readouterr().err

@@ -1,0 +1,29 @@
+"""POST requests that wait while the server says it is full."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+
+ATTEMPTS = 4
+_LONGEST_S = 30.0
+
+
+async def post(http: httpx.AsyncClient, url: str, **request: Any) -> httpx.Response:
+    """The last response of up to ATTEMPTS: 429, and 503 that names no backend, are asked again.
+
+    Waits as long as Retry-After says, at most 30 seconds. Raises httpx.HTTPError.
+    """
+    for _ in range(ATTEMPTS - 1):
+        response = await http.post(url, **request)
+        if not _full(response):
+            return response
+        after = response.headers.get("retry-after", "")
+        await asyncio.sleep(min(float(after) if after.isdigit() else 2.0, _LONGEST_S))
+    return await http.post(url, **request)
+
+
+def _full(response: httpx.Response) -> bool:
+    return response.status_code == 429 or (response.status_code == 503 and b'"backend"' not in response.content)
