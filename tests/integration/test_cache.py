@@ -20,11 +20,15 @@ class Gateway:
         self.retriever, self.generator = Retriever(), Generator("an answer")
         self.cache = cache
 
-    async def ask(self, question: str = "q", max_tokens: int = 8, **params: object) -> tuple[Trajectory, bool]:
+    async def ask(
+        self, question: str = "q", max_tokens: int = 8, max_documents: int | None = None, **params: object
+    ) -> tuple[Trajectory, bool]:
         backends = Backends(self.retriever, Searcher([]), self.generator, self.cache)
         asker = Asker(backends, Sampling(max_tokens=max_tokens))
         agent = AGENTS["naive_rag"].with_params(params)
-        events = [event async for event in asker.ask(agent, Question(question), with_answer=True)]
+        events = [
+            event async for event in asker.ask(agent, Question(question, max_documents=max_documents), with_answer=True)
+        ]
         assert isinstance(events[-1], Done)
         return events[-1].trajectory, events[-1].cached
 
@@ -53,7 +57,17 @@ async def test_the_second_time_nothing_is_retrieved_or_generated(gateway: Gatewa
 
 @pytest.mark.parametrize(
     "change",
-    ["index version", "k", "mode", "generator", "max tokens", "question", "index by name"],
+    [
+        "index version",
+        "k",
+        "mode",
+        "generator",
+        "max tokens",
+        "question",
+        "index by name",
+        "budget",
+        "a budget that cuts nothing",
+    ],
 )
 async def test_a_changed_part_misses(gateway: Gateway, change: str) -> None:
     await gateway.ask()
@@ -67,10 +81,12 @@ async def test_a_changed_part_misses(gateway: Gateway, change: str) -> None:
         "question": {"question": "q?"},
         "max tokens": {"max_tokens": 9},
         "index by name": {"index": "demo"},
+        "budget": {"max_documents": 2},
+        "a budget that cuts nothing": {"max_documents": 3},
     }.get(change, {})
     _, was_cached = await gateway.ask(**options)  # type: ignore[arg-type]
     # the default index asked for by its name is the same index
-    assert was_cached == (change == "index by name")
+    assert was_cached == (change in ("index by name", "a budget that cuts nothing"))
 
 
 async def test_an_answer_of_another_model_than_the_key_names_is_not_stored(gateway: Gateway) -> None:

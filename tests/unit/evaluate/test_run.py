@@ -1,6 +1,7 @@
 """A run over a fake gateway: rows, failures, resuming, and what may not be mixed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,17 @@ async def test_the_report(tmp_path: Path) -> None:
     ours = next(each for each in found["results"] if each["method"] == "s3" and each["budget"] == 3)
     assert (ours["count"], ours["failed"]) == (9, 1)
     assert ours["against_naive_rag"]["count"] == 9
+
+
+async def test_a_budget_is_compared_with_naive_rag_at_that_budget(tmp_path: Path) -> None:
+    fake = Fake()
+    await go(fake, tmp_path)
+    outcome = await go(fake, tmp_path, budget=2)
+    worse = [replace(row, gen_acc=0.0) if (row.method, row.budget) == ("naive_rag", 2) else row for row in outcome.rows]
+    found = report.Report(replace(outcome, rows=worse), 0, None).comparisons
+    ours = sum(row.gen_acc for row in outcome.rows if (row.method, row.budget) == ("s3", 2))
+    assert found["s3", 2].wins == ours > found["s3", 0].wins
+    assert set(found) == {("s3", 0), ("s3", 2)}
 
 
 def test_a_journal_of_one_torn_line_is_empty(tmp_path: Path) -> None:
