@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import TypedDict, Unpack
+
+from search_agent import prompts
+from search_agent.agents.naive_rag import NaiveRagParams
 
 PREFIX = "rag:"
+
+
+class Versions(TypedDict):
+    """What answers: index (`corpus` is its name), encoder, generator, and its longest answer in tokens."""
+
+    corpus: str
+    index_version: str
+    encoder: str
+    generator: str
+    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +43,27 @@ class RagKey:
     max_tokens: int
     question: str
     options: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        params: NaiveRagParams,
+        prompt: str,
+        question: str,
+        options: Mapping[str, str],
+        max_documents: int | None,
+        **versions: Unpack[Versions],
+    ) -> RagKey:
+        """The key of what naive RAG answers with `params` and the prompt of that name."""
+        return cls(
+            top_k=params.top_k,
+            documents=min(params.top_k, max_documents or params.top_k),
+            mode=params.mode,
+            prompt_version="-".join(map(prompts.version, (prompt, "direct", "options"))),
+            question=question,
+            options=tuple(options.items()),
+            **versions,
+        )
 
     def digest(self) -> str:
         """The Redis key: readable corpus and version in front, so that one index can be found by prefix."""

@@ -12,7 +12,6 @@ import structlog
 
 from contracts.v1.generator_pb2 import ModelInfoResponse
 from contracts.v1.retriever_pb2 import IndexInfo
-from search_agent import prompts
 from search_agent.agents import Agent
 from search_agent.agents.naive_rag import NaiveRagParams
 from search_agent.episode import Episode
@@ -145,18 +144,17 @@ class Asker:
         indexes, model = await asyncio.gather(self._backends.retriever.indexes(), self._backends.generator.info())
         for index in indexes:
             if index.name == params.index or (not params.index and index.is_default):
-                return RagKey(
+                return RagKey.of(
+                    params,
+                    agent.prompt,
+                    question.text,
+                    question.options,
+                    question.max_documents,
                     corpus=index.name,
                     index_version=index.version,
                     encoder=index.encoder,
-                    top_k=params.top_k,
-                    documents=min(params.top_k, question.max_documents or params.top_k),
-                    mode=params.mode,
                     generator=model.model,
-                    prompt_version="-".join(map(prompts.version, (agent.prompt, "direct", "options"))),
                     max_tokens=self._answer.max_tokens,
-                    question=question.text,
-                    options=tuple(question.options.items()),
                 )
         raise RetrieverError(Failure.NOT_FOUND, f"no index is called {params.index!r}", "index")
 
