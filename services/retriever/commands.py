@@ -50,6 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--force", action="store_true", help="replace an index of that name")
     convert.set_defaults(run=_convert)
 
+    ladder = commands.add_parser("ladder", help="measure every kind on an index's vectors or random ones")
+    given = ladder.add_mutually_exclusive_group(required=True)
+    given.add_argument("path", type=Path, nargs="?", help="folder of a flat, flat-fp16 or hnsw index")
+    given.add_argument("--random", type=int, nargs=2, metavar=("N", "DIM"), help="N vectors of DIM numbers")
+    ladder.add_argument("--queries", type=Path, metavar="FILE", help='JSON lines with a "question"; default: passages')
+    ladder.add_argument("--count", type=int, default=500, help="queries (default: 500)")
+    ladder.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="default: all of them")
+    ladder.add_argument("--top-k", type=int, default=8, help="of recall and searches (default: 8)")
+    ladder.add_argument("--seconds", type=float, default=5.0, help="at most, for each speed (default: 5)")
+    ladder.add_argument("--scratch", type=Path, metavar="DIR", help="folder for the kinds; default: the system's")
+    ladder.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    ladder.set_defaults(run=_ladder)
+
     listing = commands.add_parser("list", help="list the indexes of a folder")
     listing.add_argument("--dir", type=Path, default=Path("indexes"), help="default: ./indexes")
     listing.set_defaults(run=_list)
@@ -94,6 +107,51 @@ def _convert(args: argparse.Namespace) -> int:
     manifest = manifests.read(args.path, verify_checksums=True)
     folder = folders.convert(args.path, manifest, args.kind, args.name, args.out, args.force)
     return _show(folder, verify_checksums=False)
+
+
+def _ladder(args: argparse.Namespace) -> int:
+    import json
+    import tempfile
+
+    import numpy as np
+
+    from services.retriever import dense, ladder
+    from services.retriever import manifest as manifests
+    from services.retriever.encoders import load_encoder
+    from services.retriever.errors import BuildRefused
+
+    rows: dense.Rows
+    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
+        scratch = Path(folder)
+        if args.random:
+            if args.queries:
+                raise BuildRefused("--queries needs an index: random vectors have no encoder")
+            rows, queries = ladder.random_rows(args.random[0], args.random[1], args.count, scratch / "random.npy")
+            about = "random, of 64 latent dimensions and noise, seed 0"
+        else:
+            manifest = manifests.read(args.path, verify_checksums=True)
+            if not manifest.dim:
+                raise BuildRefused(f"{args.path}: has no vectors")
+            rows = dense.Stored(args.path / manifest.vectors, manifest.kind, manifest.count, manifest.dim)
+            if args.queries:
+                queries = load_encoder(manifest.encoder).queries(ladder.read_questions(args.queries, args.count))
+            else:
+                chosen = np.linspace(0, manifest.count - 1, min(args.count, manifest.count)).astype(int)
+                queries = np.concatenate([rows[row : row + 1] for row in chosen]).astype(np.float32)
+            about = f"{manifest.name} {manifest.version}"
+
+        def say(line: str) -> None:
+            print(line, file=sys.stderr)
+
+        rungs = ladder.measure(rows, queries, args.kinds, scratch, args.top_k, args.seconds, say)
+    if args.json:
+        count, dim = rows.shape
+        found = ladder.report(
+            rungs, args.argv, vectors=about, count=count, dim=dim, queries=len(queries), top_k=args.top_k
+        )
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+    print(ladder.table(rungs, args.top_k))
+    return 0
 
 
 def _info(args: argparse.Namespace) -> int:
