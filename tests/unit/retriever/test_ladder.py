@@ -32,7 +32,7 @@ def test_two_rungs_are_measured(tmp_path: Path) -> None:
 
 def test_a_rung_that_cannot_be_measured_is_an_error(tmp_path: Path) -> None:
     rows, queries = ladder.random_rows(10, 4, 2, tmp_path / "r.npy")
-    with pytest.raises(BuildRefused, match="flat: the measuring process ended with 1: .*"):
+    with pytest.raises(BuildRefused, match="flat: the measuring process ended with 1: "):
         ladder.measure(rows, queries[:, :3], [], tmp_path, 8, 0.05, lambda line: None)
 
 
