@@ -28,7 +28,7 @@ def _java(name: str) -> Any:
     except Exception as error:  # pyjnius raises plain Exception, or KeyError, where it finds no Java
         raise LibraryMissing(
             f"Lucene cannot be started ({error!r}); it needs Java 17 and: pip install pyjnius && "
-            "pip install --no-deps pyserini==0.22.1, as in the image of deploy/docker/retriever-lucene.Dockerfile"
+            "pip install --no-deps pyserini==0.22.1, or the image built with --build-arg LOCK=retriever-lucene"
         ) from error
 
 
