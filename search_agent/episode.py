@@ -54,10 +54,10 @@ class Episode:
     def passages(self) -> tuple[Passage, ...]:
         return tuple(document.passage for document in self._documents.values())
 
-    async def retrieve(self, query: str, top_k: int, index: str, mode: Mode) -> tuple[Passage, ...]:
+    async def retrieve(self, query: str, top_k: int, index: str, mode: Mode, rerank: int = 0) -> tuple[Passage, ...]:
         """The `top_k` best passages for one query."""
         with self._timed("retrieve"):
-            (passages,) = await self._retriever.search([query], top_k, index, mode)
+            (passages,) = await self._retriever.search([query], top_k, index, mode, rerank)
         self._searches += 1
         return passages
 

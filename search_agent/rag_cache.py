@@ -16,6 +16,8 @@ class RagKey:
     encoder: str
     top_k: int
     mode: str
+    rerank: int
+    reranker: str
     generator: str
     prompt_version: str
     max_tokens: int

@@ -131,6 +131,8 @@ class Asker:
                     encoder=index.encoder,
                     top_k=params.top_k,
                     mode=params.mode,
+                    rerank=params.rerank,
+                    reranker=index.reranker if params.rerank else "",
                     generator=model.model,
                     prompt_version=f"{prompts.version(agent.prompt)}-{prompts.version('direct')}",
                     max_tokens=self._answer.max_tokens,

@@ -20,6 +20,10 @@ class EncoderUnavailable(RetrieverProblem):
     """The encoder that an index names cannot be loaded here."""
 
 
+class RerankerUnavailable(RetrieverProblem):
+    """The model of RETRIEVER_RERANKER cannot be loaded here."""
+
+
 class LibraryMissing(RetrieverProblem):
     """What an index is made with is not installed here."""
 
