@@ -47,7 +47,9 @@ class Plan:
 
 
 @dataclass(slots=True)
-class _Skipped:
+class Skipped:
+    """Bad lines: how many, and the first few."""
+
     count: int = 0
     first: list[str] = field(default_factory=list)
 
@@ -66,7 +68,7 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
     if not plan.encoder and (plan.kind != kinds.FLAT or plan.bm25 == bm25.NONE):
         raise BuildRefused(f"without vectors there is no kind {plan.kind}, and BM25 is all there is")
     with folders.new_index(plan.out, plan.name, plan.force) as work:
-        skipped = _store_passages(plan, work)
+        skipped = store_passages(plan.corpus, plan.on_error, work)
         store = PassageStore(work)
         encoder = load(plan.encoder) if plan.encoder else None
         parameters: dict[str, int] = {}
@@ -104,21 +106,22 @@ def index_words(backend: str, store: PassageStore, work: Path) -> None:
     bm25.build(backend, texts, work)
 
 
-def _store_passages(plan: Plan, work: Path) -> _Skipped:
-    skipped = _Skipped()
+def store_passages(corpus: Path, on_error: Literal["stop", "skip"], work: Path) -> Skipped:
+    """Writes the passages of a corpus into `work`. Raises BadRecord, or BuildRefused where there are none."""
+    skipped = Skipped()
 
     def on_bad(bad: BadRecord) -> None:
-        if plan.on_error == "stop":
+        if on_error == "stop":
             raise bad
         skipped.add(bad)
 
     count = 0
     with PassageWriter(work) as writer:
-        passages = read_corpus(plan.corpus, on_bad)
+        passages = read_corpus(corpus, on_bad)
         for count, passage in enumerate(tqdm(passages, "read", unit=" passages", disable=None), start=1):  # noqa: B007
             writer.add(passage)
     if not count:
-        raise BuildRefused(f"{plan.corpus}: no passages" + (f"; {skipped.first[0]}" if skipped.first else ""))
+        raise BuildRefused(f"{corpus}: no passages" + (f"; {skipped.first[0]}" if skipped.first else ""))
     return skipped
 
 

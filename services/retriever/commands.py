@@ -8,6 +8,8 @@ from pathlib import Path
 
 from services.retriever.kinds import FLAT, KINDS
 
+BM25 = ("bm25s", "lucene", "none")
+PUBLISHED_NAMES = ("wiki-18", "medcorp-pubmed", "medcorp-textbooks", "medcorp-wikipedia")
 _KINDS = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
 
 
@@ -15,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     build = commands.add_parser("build", help="build an index from a corpus", description=_BUILD)
-    build.add_argument("--corpus", type=Path, required=True, metavar="FILE", help="JSON lines, plain or .gz")
+    build.add_argument(
+        "--corpus", type=Path, required=True, metavar="FILE", help="JSON lines, plain or .gz, or a folder of such files"
+    )
     build.add_argument("--name", required=True, help="the index's name, and its folder's")
     build.add_argument("--out", type=Path, default=Path("indexes"), metavar="DIR", help="default: ./indexes")
     dense = build.add_mutually_exclusive_group()
@@ -26,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--kind", choices=KINDS, default=FLAT, help=f"default: flat. {_KINDS}")
     build.add_argument(
         "--bm25",
-        choices=("bm25s", "lucene", "none"),
+        choices=BM25,
         default="bm25s",
         help="default: bm25s; lucene needs Java 17 and pyserini",
     )
@@ -63,6 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ladder.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     ladder.set_defaults(run=_ladder)
 
+    download = commands.add_parser("download", help="fetch a published index or corpus", description=_DOWNLOAD)
+    download.add_argument("what", choices=PUBLISHED_NAMES)
+    download.add_argument("--name", help="the index's name, and its folder's; default: as published")
+    download.add_argument("--out", type=Path, metavar="DIR", help="default: ./indexes, or ./corpora for a corpus")
+    download.add_argument("--bm25", choices=BM25, default="none", help="made of the corpus; default: none")
+    download.add_argument("--endpoint", default="", help="the hub; default: $HF_ENDPOINT or huggingface.co")
+    download.add_argument("--force", action="store_true", help="replace an index of that name")
+    download.set_defaults(run=_download)
+
     listing = commands.add_parser("list", help="list the indexes of a folder")
     listing.add_argument("--dir", type=Path, default=Path("indexes"), help="default: ./indexes")
     listing.set_defaults(run=_list)
@@ -72,8 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     info.set_defaults(run=_info)
 
 
-_BUILD = """Reads {"id", "title", "text"} lines, or {"id", "contents"} lines whose contents begin with the
-title's line. Run the same command again after an interruption: it goes on where it stopped."""
+_BUILD = """Reads {"id", "title", "text"} lines, MedCorp's with "content", or {"id", "contents"} lines whose
+contents begin with the title's line. Run the same command again after an interruption: it goes on where it stopped."""
+
+_DOWNLOAD = """wiki-18 is an index of 21 million passages, 80 GB with its corpus; medcorp-… are corpora for
+`index build`. Run the same command again after an interruption: it goes on where it stopped."""
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -107,6 +123,24 @@ def _convert(args: argparse.Namespace) -> int:
     manifest = manifests.read(args.path, verify_checksums=True)
     folder = folders.convert(args.path, manifest, args.kind, args.name, args.out, args.force)
     return _show(folder, verify_checksums=False)
+
+
+def _download(args: argparse.Namespace) -> int:
+    from services.retriever.hub import Hub
+    from services.retriever.published import PUBLISHED, download_corpus, download_index
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    published, hub = PUBLISHED[args.what], Hub(args.endpoint)
+    name = args.name or args.what
+    if published.index:
+        backend = "" if args.bm25 == "none" else args.bm25
+        folder = download_index(published, hub, name, args.out or Path("indexes"), backend, args.force, say)
+        return _show(folder, verify_checksums=False)
+    folder = download_corpus(published, hub, (args.out or Path("corpora")) / name, say)
+    print(f"{folder}: next, search-agent index build --corpus {folder} --name {name}")
+    return 0
 
 
 def _ladder(args: argparse.Namespace) -> int:

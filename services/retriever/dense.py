@@ -145,7 +145,20 @@ def _threads_for(numbers: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
+def flat_shape(path: Path) -> tuple[int, int]:
+    """(count, dim) of a FAISS flat index file. Raises IndexRefused."""
+    index = _open_faiss(path, kinds.FLAT)
+    return index.ntotal, index.d
+
+
 def _read(path: Path, kind: str, count: int, dim: int) -> Any:
+    index = _open_faiss(path, kind)
+    if (index.ntotal, index.d) != (count, dim):
+        raise IndexRefused(path, f"{index.ntotal} vectors of {index.d}, not {count} of {dim}")
+    return index
+
+
+def _open_faiss(path: Path, kind: str) -> Any:
     faiss: Any = importlib.import_module("faiss")
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
@@ -164,8 +177,6 @@ def _read(path: Path, kind: str, count: int, dim: int) -> Any:
         raise IndexRefused(path, f"a FAISS {type(index).__name__}, not {kind}")
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise IndexRefused(path, "its metric is not the inner product")
-    if (index.ntotal, index.d) != (count, dim):
-        raise IndexRefused(path, f"{index.ntotal} vectors of {index.d}, not {count} of {dim}")
     return index
 
 

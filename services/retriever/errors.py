@@ -28,6 +28,10 @@ class LibraryMissing(RetrieverProblem):
     """What an index is made with is not installed here."""
 
 
+class DownloadFailed(RetrieverProblem):
+    """What a hub has cannot be had, or is not what it should be."""
+
+
 class BadRecord(RetrieverProblem):
     """A line of a corpus is not a passage."""
 

@@ -58,9 +58,11 @@ def seal(work: Path, about: About, vectors: str) -> None:
     names = manifests.file_names(vectors, about.bm25)
     if about.bm25 == bm25.LUCENE:
         names |= {f"{lucene.FOLDER}/{path.name}" for path in (work / lucene.FOLDER).iterdir()}
-    for path in [path for path in work.rglob("*") if path.is_file()]:
-        if path.relative_to(work).as_posix() not in names:
+    for path in sorted(work.rglob("*"), reverse=True):  # a folder after what is in it
+        if path.is_file() and path.relative_to(work).as_posix() not in names:
             path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
     files = {name: manifests.describe(work / name) for name in sorted(names)}
     parameters = dict(about.parameters or {})
     manifest = Manifest(

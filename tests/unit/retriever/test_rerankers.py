@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from search_agent.errors import Failure, RetrieverError
 from search_agent.types import Mode
 from services.retriever.errors import RerankerUnavailable
-from services.retriever.rerankers import CrossEncoderReranker
+from services.retriever.rerankers import CrossEncoderReranker, load_reranker
 from services.retriever.search import BatchedRetriever
 from services.retriever.service import assemble
 from services.retriever.settings import RetrieverSettings
@@ -115,3 +116,26 @@ def test_a_model_that_is_no_reranker(name: str, reason: str) -> None:
     with pytest.raises(RerankerUnavailable, match=f"reranker {name} {reason}") as caught:
         CrossEncoderReranker(name, MODULE)
     assert "\n" not in str(caught.value)
+
+
+def test_a_real_cross_encoder_from_a_folder(tmp_path: Path) -> None:
+    """Random weights; runs where sentence-transformers is installed, which is in no lock for development."""
+    pytest.importorskip("sentence_transformers")
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    letters = [*"abcdefghijklmnopqrstuvwxyz"]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(vocab_file=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(words), num_labels=1, **sizes)
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    scores = load_reranker(str(tmp_path)).scores([("abc", "def " * 600), ("abc", "xyz"), ("abc", "xyz")])
+    assert scores.shape == (3,)
+    assert scores[1] == pytest.approx(scores[2])
+
+
+@pytest.mark.skipif(find_spec("sentence_transformers") is not None, reason="sentence-transformers is installed")
+def test_a_missing_library_says_which_extra_to_install() -> None:
+    with pytest.raises(RerankerUnavailable, match=r"pip install 'search-agent\[sentence-transformers\]'"):
+        load_reranker("any/model")
