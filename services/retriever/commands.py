@@ -1,4 +1,4 @@
-"""`search-agent index …`: what each command takes and does."""
+"""`search-agent index …`, in the image `python -m services.retriever.commands …`: what each command does."""
 
 from __future__ import annotations
 
@@ -235,3 +235,20 @@ def _list(args: argparse.Namespace) -> int:
     if not paths:
         print(f"no index in {args.dir}", file=sys.stderr)
     return status
+
+
+def main() -> int:
+    from services.retriever.errors import RetrieverProblem
+
+    parser = argparse.ArgumentParser(prog="search-agent index")
+    add_arguments(parser)
+    args = parser.parse_args(namespace=argparse.Namespace(argv=["index", *sys.argv[1:]]))
+    try:
+        return int(args.run(args))
+    except RetrieverProblem as problem:
+        print(f"search-agent: {problem}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
