@@ -80,6 +80,7 @@ def measure(
         shared = [len({*a} & {*b} - {-1}) for a, b in zip(truth.tolist(), found.tolist(), strict=True)]
         recall = sum(shared) / max(1, int((truth >= 0).sum()))
         rungs.append(Rung(kind, parameters, path.stat().st_size, build_s=build_s, recall=recall, **measured))
+        say(_row(rungs[-1]))
         path.unlink()
     return rungs
 
@@ -139,13 +140,13 @@ def table(rungs: Sequence[Rung], top_k: int) -> str:
         f"| kind | disk MB | memory MB | of it own | build s | load s | queries/s | 16 at once | recall@{top_k} |",
         "| --- " + "| ---: " * 8 + "|",
     ]
-    for rung in rungs:
-        sizes = " | ".join(f"{size / 1e6:,.1f}" for size in (rung.disk_bytes, rung.memory_bytes, rung.own_memory_bytes))
-        speeds = f"{rung.queries_per_s:,.1f} | {rung.queries_per_s_16_at_once:,.1f}"
-        lines.append(
-            f"| {rung.kind} | {sizes} | {rung.build_s:,.1f} | {rung.load_s:.2f} | {speeds} | {rung.recall:.3f} |"
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(_row, rungs)])
+
+
+def _row(rung: Rung) -> str:
+    sizes = " | ".join(f"{size / 1e6:,.1f}" for size in (rung.disk_bytes, rung.memory_bytes, rung.own_memory_bytes))
+    speeds = f"{rung.queries_per_s:,.1f} | {rung.queries_per_s_16_at_once:,.1f}"
+    return f"| {rung.kind} | {sizes} | {rung.build_s:,.1f} | {rung.load_s:.2f} | {speeds} | {rung.recall:.3f} |"
 
 
 def report(rungs: Sequence[Rung], argv: Sequence[str], **about: object) -> dict[str, object]:
