@@ -12,7 +12,7 @@ lock() {
     shift
     # No package of ours may need a compiler; and no header, so that a lock changes only when a version does.
     "$uv" pip compile pyproject.toml --quiet --universal --python-version 3.11 --only-binary :all: \
-        --generate-hashes --no-header --extra "$name" -o "requirements/$name.txt" "$@"
+        --generate-hashes --no-header --extra "${name%%-*}" -o "requirements/$name.txt" "$@"
 }
 
 lock dev --group weights "$@"
@@ -20,5 +20,6 @@ lock dev --group weights "$@"
 lock local --group weights --constraint requirements/dev.txt "$@"
 lock generator --group weights --constraint requirements/dev.txt "$@"
 lock retriever --constraint requirements/dev.txt "$@"
+lock retriever-lucene --group lucene --constraint requirements/dev.txt "$@"
 lock gateway --constraint requirements/dev.txt "$@"
 lock trainer --constraint requirements/dev.txt "$@"

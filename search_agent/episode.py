@@ -68,10 +68,10 @@ class Episode:
         """What the generator reads: the kept documents within the passage budget."""
         return tuple(self._documents.values())[: self._max_documents]
 
-    async def retrieve(self, query: str, top_k: int, index: str, mode: Mode) -> tuple[Passage, ...]:
+    async def retrieve(self, query: str, top_k: int, index: str, mode: Mode, rerank: int = 0) -> tuple[Passage, ...]:
         """The `top_k` best passages for one query."""
         with self._timed("retrieve"):
-            (passages,) = await self._retriever.search([query], top_k, index, mode)
+            (passages,) = await self._retriever.search([query], top_k, index, mode, rerank)
         self._searches += 1
         return passages
 

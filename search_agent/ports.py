@@ -19,9 +19,14 @@ class Policy(Protocol):
 
 
 class Retriever(Protocol):
-    """Ranks passages for each query, best first. Raises RetrieverError."""
+    """Ranks passages for each query, best first. Raises RetrieverError.
 
-    async def search(self, queries: Sequence[str], top_k: int, index: str, mode: Mode) -> list[tuple[Passage, ...]]: ...
+    With `rerank` above 0, a cross-encoder ranks the mode's best max(rerank, top_k) anew.
+    """
+
+    async def search(
+        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
+    ) -> list[tuple[Passage, ...]]: ...
 
 
 class Generator(Protocol):

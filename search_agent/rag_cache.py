@@ -38,6 +38,8 @@ class RagKey:
     top_k: int
     documents: int
     mode: str
+    rerank: int
+    reranker: str
     generator: str
     prompt_version: str
     max_tokens: int
@@ -52,13 +54,19 @@ class RagKey:
         question: str,
         options: Mapping[str, str],
         max_documents: int | None,
+        reranker: str,
         **versions: Unpack[Versions],
     ) -> RagKey:
-        """The key of what naive RAG answers with `params` and the prompt of that name."""
+        """The key of what naive RAG answers with `params` and the prompt of that name.
+
+        `reranker` is the model that the retriever has for it; it counts only where `params` asks for it.
+        """
         return cls(
             top_k=params.top_k,
             documents=min(params.top_k, max_documents or params.top_k),
             mode=params.mode,
+            rerank=params.rerank,
+            reranker=reranker if params.rerank else "",
             prompt_version="-".join(map(prompts.version, (prompt, "direct", "options"))),
             question=question,
             options=tuple(options.items()),

@@ -26,9 +26,13 @@ class ListRetriever:
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._passages = tuple(passages)
         self.queries: list[str] = []
+        self.reranked: list[int] = []
 
-    async def search(self, queries: Sequence[str], top_k: int, index: str, mode: Mode) -> list[tuple[Passage, ...]]:
+    async def search(
+        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
+    ) -> list[tuple[Passage, ...]]:
         self.queries.extend(queries)
+        self.reranked.append(rerank)
         return [self._rank(query)[:top_k] for query in queries]
 
     def _rank(self, query: str) -> tuple[Passage, ...]:

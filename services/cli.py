@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, summary, add_arguments in COMMANDS:
         add_arguments(commands.add_parser(name, help=summary, description=summary))
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv, argparse.Namespace(argv=sys.argv[1:] if argv is None else argv))
     try:
         return int(args.run(args))
     except (RetrieverProblem, EvaluateProblem, BoundaryError, ask.AskError) as problem:

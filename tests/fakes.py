@@ -24,10 +24,12 @@ class Retriever(ListRetriever):
         self.version = "v1"
         self.error: BoundaryError | None = None
 
-    async def search(self, queries: Sequence[str], top_k: int, index: str, mode: Mode) -> list[tuple[Passage, ...]]:
+    async def search(
+        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
+    ) -> list[tuple[Passage, ...]]:
         if self.error:
             raise self.error
-        return await super().search(queries, top_k, index, mode)
+        return await super().search(queries, top_k, index, mode, rerank)
 
     async def indexes(self) -> Sequence[retriever_pb2.IndexInfo]:
         if self.error:

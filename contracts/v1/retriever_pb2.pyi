@@ -30,16 +30,18 @@ class Passage(_message.Message):
     def __init__(self, id: _Optional[str] = ..., title: _Optional[str] = ..., text: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("queries", "top_k", "index", "mode")
+    __slots__ = ("queries", "top_k", "index", "mode", "rerank")
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
+    RERANK_FIELD_NUMBER: _ClassVar[int]
     queries: _containers.RepeatedScalarFieldContainer[str]
     top_k: int
     index: str
     mode: Mode
-    def __init__(self, queries: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., index: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ...) -> None: ...
+    rerank: int
+    def __init__(self, queries: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., index: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., rerank: _Optional[int] = ...) -> None: ...
 
 class RankedPassages(_message.Message):
     __slots__ = ("passages",)
@@ -62,7 +64,7 @@ class ListIndexesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class IndexInfo(_message.Message):
-    __slots__ = ("name", "version", "passages", "dim", "kind", "encoder", "modes", "is_default", "source", "licence")
+    __slots__ = ("name", "version", "passages", "dim", "kind", "encoder", "modes", "is_default", "source", "licence", "reranker")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PASSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +75,7 @@ class IndexInfo(_message.Message):
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
+    RERANKER_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     passages: int
@@ -83,7 +86,8 @@ class IndexInfo(_message.Message):
     is_default: bool
     source: str
     licence: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., passages: _Optional[int] = ..., dim: _Optional[int] = ..., kind: _Optional[str] = ..., encoder: _Optional[str] = ..., modes: _Optional[_Iterable[_Union[Mode, str]]] = ..., is_default: bool = ..., source: _Optional[str] = ..., licence: _Optional[str] = ...) -> None: ...
+    reranker: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., passages: _Optional[int] = ..., dim: _Optional[int] = ..., kind: _Optional[str] = ..., encoder: _Optional[str] = ..., modes: _Optional[_Iterable[_Union[Mode, str]]] = ..., is_default: bool = ..., source: _Optional[str] = ..., licence: _Optional[str] = ..., reranker: _Optional[str] = ...) -> None: ...
 
 class ListIndexesResponse(_message.Message):
     __slots__ = ("indexes",)

@@ -55,7 +55,7 @@ class RetrieverServicer(object):
 
     def Search(self, request, context):
         """INVALID_ARGUMENT: empty batch, empty query or top_k out of range.
-        NOT_FOUND: no such index. FAILED_PRECONDITION: the index lacks that mode.
+        NOT_FOUND: no such index. FAILED_PRECONDITION: the index lacks that mode, or there is no reranker.
         RESOURCE_EXHAUSTED: the queue is full; try again later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -8,7 +8,14 @@ ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1 PIP
 
 WORKDIR /app
 RUN useradd --uid 10001 --home-dir /app --no-create-home app
-COPY requirements/retriever.txt requirements.txt
+# "retriever-lucene" adds Lucene for BM25 and the Java that runs it.
+ARG LOCK=retriever
+RUN if [ "$LOCK" = retriever-lucene ]; then \
+        apt-get update -qq && mkdir -p /usr/share/man/man1 && \
+        apt-get install -y -qq --no-install-recommends default-jre-headless && rm -rf /var/lib/apt/lists/*; \
+    fi
+ENV JAVA_HOME=/usr/lib/jvm/default-java
+COPY requirements/$LOCK.txt requirements.txt
 # The lock is complete and hashed; a package without a wheel would need a compiler, so it is an error.
 RUN python3 -m pip install --no-cache-dir --no-deps --only-binary :all: -r requirements.txt
 COPY --chown=app data/demo/indexes /var/lib/search-agent/indexes

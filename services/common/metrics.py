@@ -20,7 +20,7 @@ RETRIEVER_BATCH_QUERIES = Histogram(
 )
 RETRIEVER_STAGE_SECONDS = Histogram(
     "search_agent_retriever_stage_seconds",
-    "Time of one merged batch by stage: encode, dense, bm25, passages",
+    "Time of one merged batch by stage: encode, dense, bm25, passages, rerank",
     ["stage"],
     buckets=_SECONDS,
 )

@@ -101,7 +101,7 @@ def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], ma
     @app.post("/v1/retrieve", tags=["retrieval"])
     async def retrieve(body: schemas.RetrieveRequest) -> schemas.RetrieveResponse:
         """The best passages for each query, best first."""
-        ranked = await _counted(backends.retriever.search(body.queries, body.top_k, body.index, body.mode))
+        ranked = await _counted(backends.retriever.search(body.queries, body.top_k, body.index, body.mode, body.rerank))
         return schemas.RetrieveResponse(
             results=[
                 [schemas.PassageOut(id=p.id, title=p.title, text=p.text, score=p.score) for p in passages]
@@ -146,6 +146,7 @@ def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], ma
                 default=index.is_default,
                 source=index.source,
                 licence=index.licence,
+                reranker=index.reranker,
             )
             for index in await _counted(backends.retriever.indexes())
         ]

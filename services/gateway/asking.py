@@ -153,6 +153,7 @@ class Asker:
                     corpus=index.name,
                     index_version=index.version,
                     encoder=index.encoder,
+                    reranker=index.reranker,
                     generator=model.model,
                     max_tokens=self._answer.max_tokens,
                 )

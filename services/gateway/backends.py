@@ -23,8 +23,12 @@ class GrpcRetriever:
         self._stub = RetrieverStub(self._channel)
         self._timeout_s = timeout_s
 
-    async def search(self, queries: Sequence[str], top_k: int, index: str, mode: Mode) -> list[tuple[Passage, ...]]:
-        request = rpb.SearchRequest(queries=queries, top_k=top_k, index=index, mode=rpb.Mode.Value(mode.name))
+    async def search(
+        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
+    ) -> list[tuple[Passage, ...]]:
+        request = rpb.SearchRequest(
+            queries=queries, top_k=top_k, index=index, mode=rpb.Mode.Value(mode.name), rerank=rerank
+        )
         response = await client.call(self._stub.Search, request, self._timeout_s, RetrieverError)
         return [tuple(Passage(p.id, p.title, p.text, p.score) for p in ranked.passages) for ranked in response.results]
 

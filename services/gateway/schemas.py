@@ -29,6 +29,7 @@ class SearchRequest(Request):
     max_documents: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         None, description="passage budget of any method: of the passages it keeps, the first so many count"
     )
+    rerank: Annotated[int, Field(ge=0, le=100)] | None = None
 
     def overrides(self) -> dict[str, object]:
         """The method's parameters that the request names."""
@@ -46,12 +47,13 @@ class AnswerRequest(SearchRequest):
 
 
 class RetrieveRequest(Request):
-    """Plain retrieval, without an agent."""
+    """Plain retrieval, without an agent. `rerank`: how many passages a cross-encoder ranks anew, 0 for none."""
 
     queries: Annotated[list[Text], Field(min_length=1, max_length=256)]
     top_k: Annotated[int, Field(ge=1, le=1000)] = 8
     index: str = ""
     mode: Mode = Mode.DENSE
+    rerank: Annotated[int, Field(ge=0, le=100)] = 0
 
 
 class CompatibleRetrieveRequest(BaseModel):
@@ -197,6 +199,7 @@ class IndexOut(BaseModel):
     default: bool
     source: str
     licence: str
+    reranker: str
 
 
 def documents_of(trajectory: Trajectory) -> list[DocumentOut]:

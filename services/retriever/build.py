@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,12 +14,11 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from services.retriever import lexical
+from services.retriever import bm25, dense, folders, kinds, lucene
 from services.retriever import manifest as manifests
 from services.retriever.corpus import read_corpus
 from services.retriever.encoders import Encoder
 from services.retriever.errors import BadRecord, BuildRefused
-from services.retriever.manifest import Manifest
 from services.retriever.passages import BLOBS, PassageStore, PassageWriter, embedded_text
 
 BATCH = 32  # passages encoded at a time, and the most that a kill loses
@@ -31,12 +28,17 @@ _SHOWN = 5  # skipped lines listed one by one
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to build. `vectors` is a .npy file of (passages, dim) vectors to take instead of encoding."""
+    """What to build. `vectors` is a .npy file of (passages, dim) vectors to take instead of encoding.
+
+    `kind` is one of kinds.KINDS, "flat" without an encoder; `bm25` one of bm25.BACKENDS.
+    """
 
     corpus: Path
     name: str
     out: Path
     encoder: str  # empty: no vectors, BM25 only
+    kind: str = kinds.FLAT
+    bm25: str = bm25.BM25S
     source: str = ""
     licence: str = ""
     on_error: Literal["stop", "skip"] = "stop"
@@ -45,7 +47,9 @@ class Plan:
 
 
 @dataclass(slots=True)
-class _Skipped:
+class Skipped:
+    """Bad lines: how many, and the first few."""
+
     count: int = 0
     first: list[str] = field(default_factory=list)
 
@@ -61,67 +65,69 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
     Raises BadRecord, BuildRefused or EncoderUnavailable. Until the end everything happens in
     `out`/NAME.building, which stays after a failure so that the next build can use its vectors.
     """
-    if not manifests.NAME.fullmatch(plan.name) or plan.name.endswith((".building", ".old")):
-        raise BuildRefused(f"--name {plan.name!r}: letters, digits, dots, dashes and underscores only")
-    target = plan.out / plan.name
-    _undo_half_replacement(target)
-    if target.exists() and not plan.force:
-        raise BuildRefused(f"{target} exists; --force replaces it")
-    work = plan.out / f"{plan.name}.building"
-    work.mkdir(parents=True, exist_ok=True)
-    with _locked(work):
-        skipped = _store_passages(plan, work)
+    if not plan.encoder and (plan.kind != kinds.FLAT or plan.bm25 == bm25.NONE):
+        raise BuildRefused(f"without vectors there is no kind {plan.kind}, and BM25 is all there is")
+    with folders.new_index(plan.out, plan.name, plan.force) as work:
+        skipped = store_passages(plan.corpus, plan.on_error, work)
         store = PassageStore(work)
         encoder = load(plan.encoder) if plan.encoder else None
-        if encoder and plan.vectors:
-            _copy_vectors(plan.vectors, encoder, store, work / manifests.VECTORS, skipped.count)
-        elif encoder:
-            _encode(encoder, store, work, say)
-        texts = tqdm(map(embedded_text, store), "BM25", total=len(store), unit=" passages", disable=None)
-        lexical.build(texts, work)
-        _finish(plan, work, len(store), encoder)
-        _replace(target, work)
+        parameters: dict[str, int] = {}
+        vectors = ""
+        if encoder:
+            if plan.vectors:
+                _copy_vectors(plan.vectors, encoder, store, work / dense.VECTORS, skipped.count)
+            else:
+                _encode(encoder, store, work, say)
+            vectors = dense.VECTORS if plan.kind == kinds.FLAT else dense.FAISS
+            if vectors == dense.FAISS:
+                parameters = kinds.parameters(plan.kind, len(store), encoder.dim)
+                rows = dense.Stored(work / dense.VECTORS, kinds.FLAT, len(store), encoder.dim)
+                say(f"building {plan.kind} {parameters or ''}".rstrip())
+                dense.write(rows, plan.kind, parameters, work / vectors)
+        index_words(plan.bm25, store, work)
+        about = folders.About(
+            plan.name, encoder.name if encoder else "", encoder.dim if encoder else 0, len(store),
+            plan.source, plan.licence, plan.kind, plan.bm25, parameters,
+        )  # fmt: skip
+        folders.seal(work, about, vectors)
     if skipped.count:
         say(f"skipped {skipped.count} bad lines, the first of them:")
         for line in skipped.first:
             say(f"  {line}")
-    return target
+    return plan.out / plan.name
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BuildRefused(f"{folder}: another build is at work there") from None
-    try:
-        yield
-    finally:
-        os.close(handle)
+def index_words(backend: str, store: PassageStore, work: Path) -> None:
+    """The BM25 index of all passages, by one of bm25.BACKENDS."""
+    shutil.rmtree(work / lucene.FOLDER, ignore_errors=True)  # what a killed build left of it
+    if backend == bm25.NONE:
+        return
+    texts = tqdm(map(embedded_text, store), "BM25", total=len(store), unit=" passages", disable=None)
+    bm25.build(backend, texts, work)
 
 
-def _store_passages(plan: Plan, work: Path) -> _Skipped:
-    skipped = _Skipped()
+def store_passages(corpus: Path, on_error: Literal["stop", "skip"], work: Path) -> Skipped:
+    """Writes the passages of a corpus into `work`. Raises BadRecord, or BuildRefused where there are none."""
+    skipped = Skipped()
 
     def on_bad(bad: BadRecord) -> None:
-        if plan.on_error == "stop":
+        if on_error == "stop":
             raise bad
         skipped.add(bad)
 
     count = 0
     with PassageWriter(work) as writer:
-        passages = read_corpus(plan.corpus, on_bad)
+        passages = read_corpus(corpus, on_bad)
         for count, passage in enumerate(tqdm(passages, "read", unit=" passages", disable=None), start=1):  # noqa: B007
             writer.add(passage)
     if not count:
-        raise BuildRefused(f"{plan.corpus}: no passages" + (f"; {skipped.first[0]}" if skipped.first else ""))
+        raise BuildRefused(f"{corpus}: no passages" + (f"; {skipped.first[0]}" if skipped.first else ""))
     return skipped
 
 
 def _encode(encoder: Encoder, store: PassageStore, work: Path, say: Callable[[str], None]) -> None:
     """Appends vectors batch by batch to a .npy file whose header already states the final shape."""
-    path = work / manifests.VECTORS
+    path = work / dense.VECTORS
     owner = {
         "passages": manifests.describe(work / BLOBS).sha256,
         "encoder": encoder.name,
@@ -150,10 +156,10 @@ def _resumable(work: Path, owner: dict[str, object], say: Callable[[str], None])
     """How many rows of vectors an earlier build left that are of use: whole batches only."""
     try:
         earlier = json.loads((work / _PROGRESS).read_text())
-        with (work / manifests.VECTORS).open("rb") as file:
+        with (work / dense.VECTORS).open("rb") as file:
             np.lib.format.read_magic(file)
             (rows, dim), _, _ = np.lib.format.read_array_header_1_0(file)
-            written = (work / manifests.VECTORS).stat().st_size - file.tell()
+            written = (work / dense.VECTORS).stat().st_size - file.tell()
     except (OSError, ValueError):
         return 0
     if earlier != owner:
@@ -195,56 +201,3 @@ def _copy_vectors(given: Path, encoder: Encoder, store: PassageStore, path: Path
             raise BuildRefused(f"{given}: row {bad} is not of length 1")
         copy[start : start + 65_536] = chunk
     copy.flush()
-
-
-def _finish(plan: Plan, work: Path, count: int, encoder: Encoder | None) -> None:
-    """Writes the manifest last, and makes sure that all of it is on disk."""
-    modes = manifests.modes_of(dense=encoder is not None)
-    names = manifests.file_names(modes)
-    for path in [path for path in work.rglob("*") if path.is_file()]:
-        if path.relative_to(work).as_posix() not in names:
-            path.unlink()
-    files = {name: manifests.describe(work / name) for name in sorted(names)}
-    encoder_name = encoder.name if encoder else ""
-    manifest = Manifest(
-        name=plan.name,
-        version=manifests.content_hash(files, encoder_name, manifests.KIND),
-        encoder=encoder_name,
-        dim=encoder.dim if encoder else 0,
-        count=count,
-        modes=modes,
-        source=plan.source,
-        licence=plan.licence,
-        files=files,
-    )
-    manifests.write(work, manifest)
-    for path in [*work.rglob("*"), work]:
-        _sync(path)
-
-
-def _replace(target: Path, work: Path) -> None:
-    """Puts the finished folder in place. Readers see the old index, for an instant none, then the new one."""
-    old = target.with_name(f"{target.name}.old")
-    if target.exists():
-        target.rename(old)
-    work.rename(target)
-    _sync(target.parent)
-    if old.exists():
-        shutil.rmtree(old)
-
-
-def _undo_half_replacement(target: Path) -> None:
-    """A kill between the two renames of _replace leaves only the old index, under its other name."""
-    old = target.with_name(f"{target.name}.old")
-    if old.exists() and not target.exists():
-        old.rename(target)
-    elif old.exists():
-        shutil.rmtree(old)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

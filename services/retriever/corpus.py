@@ -15,12 +15,22 @@ from services.retriever.errors import BadRecord, BuildRefused
 
 
 def read_corpus(path: Path, on_bad: Callable[[BadRecord], None]) -> Iterator[Passage]:
-    """Yields the passages of `path` in order; blank lines are passed over.
+    """Yields the passages of a file, or of a folder's .jsonl and .jsonl.gz files by name, in order.
 
-    `on_bad` gets each line that is no passage, or repeats an id, and either raises it or returns, which
-    skips the line. A gzip stream that breaks off is one bad line, the last.
+    Blank lines are passed over. `on_bad` gets each line that is no passage, or repeats an id, and either
+    raises it or returns, which skips the line. A gzip stream that breaks off is one bad line, the last.
     """
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.endswith((".jsonl", ".jsonl.gz")))
+        if not files:
+            raise BuildRefused(f"{path}: a folder without .jsonl or .jsonl.gz files")
     seen: set[str] = set()
+    for file in files:
+        yield from _read_file(file, seen, on_bad)
+
+
+def _read_file(path: Path, seen: set[str], on_bad: Callable[[BadRecord], None]) -> Iterator[Passage]:
     number = 0
     try:
         with _open(path) as lines:
@@ -53,8 +63,9 @@ def _open(path: Path) -> BinaryIO:
 def parse_record(line: bytes) -> Passage:
     """One line as a passage; raises ValueError with the reason.
 
-    `{"id", "title", "text"}`, or `{"id", "contents"}` where contents is the title, which may stand in one
-    pair of double quotes, a newline, and the text.
+    `{"id", "title", "text"}`; or MedCorp's `{"id", "title", "content"}`, whose "contents" repeats both; or
+    `{"id", "contents"}` where contents is the title, which may stand in one pair of double quotes, a
+    newline, and the text.
     """
     try:
         record = json.loads(line.decode())
@@ -64,7 +75,9 @@ def parse_record(line: bytes) -> Passage:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
-    if "contents" in record and "text" not in record:
+    if "text" not in record and "title" in record and "content" in record:
+        record["text"] = _field(record, "content")
+    elif "text" not in record and "contents" in record:
         title, newline, text = _field(record, "contents").partition("\n")
         if not newline:
             raise ValueError('"contents" has no title line')

@@ -20,6 +20,18 @@ class EncoderUnavailable(RetrieverProblem):
     """The encoder that an index names cannot be loaded here."""
 
 
+class RerankerUnavailable(RetrieverProblem):
+    """The model of RETRIEVER_RERANKER cannot be loaded here."""
+
+
+class LibraryMissing(RetrieverProblem):
+    """What an index is made with is not installed here."""
+
+
+class DownloadFailed(RetrieverProblem):
+    """What a hub has cannot be had, or is not what it should be."""
+
+
 class BadRecord(RetrieverProblem):
     """A line of a corpus is not a passage."""
 

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from search_agent.types import Mode, Passage
+from services.retriever import bm25
 from services.retriever import manifest as manifests
+from services.retriever.dense import Dense
 from services.retriever.errors import IndexRefused
 from services.retriever.fusion import Ranking
-from services.retriever.lexical import Lexical
 from services.retriever.manifest import Manifest
 from services.retriever.passages import PassageStore
-
-_CHUNK = 65_536  # rows widened to float32 at a time
-# Vectors of fewer numbers (200 MB, 20 ms to read) are searched by one thread: waking others takes longer
-# than it saves wherever the cores have something else to do.
-_THREADED_FROM = 50_000_000
 
 
 class Index:
     """Opens and checks the index in `folder`. Raises IndexRefused.
 
-    Vectors are widened to float32 in memory (4 x dim bytes a passage); all else is memory-mapped.
+    The vectors of a kind "flat" that was built here are widened to float32 in memory (4 x dim bytes a
+    passage); all else is memory-mapped.
     """
 
     def __init__(self, folder: Path, verify_checksums: bool = True) -> None:
@@ -37,50 +32,25 @@ class Index:
             raise IndexRefused(
                 folder / manifests.MANIFEST, f"count is {count}, but {len(self._store)} passages are stored"
             )
-        self._lexical = Lexical(folder, count)
-        self._flat = _flat(folder, self.manifest) if Mode.DENSE in self.manifest.modes else None
+        self._bm25 = bm25.load(self.manifest.bm25, folder, count)
+        self._dense: Dense | None = None
+        if Mode.DENSE in self.manifest.modes:
+            made = self.manifest
+            self._dense = Dense(folder / made.vectors, made.kind, count, made.dim, made.parameters)
 
     def dense(self, vectors: np.ndarray, k: int) -> list[Ranking]:
         """Nearest rows by inner product for each row of `vectors`, float32 (queries, dim)."""
-        if self._flat is None:
+        if self._dense is None:
             raise ValueError(f"index {self.manifest.name} has no vectors")
-        with _threads_for(self.manifest.count * self.manifest.dim):
-            scores, rows = self._flat.search(vectors, min(k, self.manifest.count))
-        return [list(zip(row.tolist(), score.tolist(), strict=True)) for row, score in zip(rows, scores, strict=True)]
+        return self._dense.search(vectors, k)
 
     def bm25(self, queries: Sequence[str], k: int) -> list[Ranking]:
-        return self._lexical.search(queries, k)
+        if self._bm25 is None:
+            raise ValueError(f"index {self.manifest.name} has no BM25")
+        return self._bm25.search(queries, k)
 
     def passages(self, rows: Sequence[int]) -> Mapping[int, Passage]:
         return self._store.get(rows)
-
-
-@contextmanager
-def _threads_for(numbers: int) -> Iterator[None]:
-    import faiss
-
-    before = faiss.omp_get_max_threads()  # of the calling thread, as is what is set
-    faiss.omp_set_num_threads(before if numbers >= _THREADED_FROM else 1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def _flat(folder: Path, manifest: Manifest) -> Any:  # faiss has no types
-    import faiss
-
-    path = folder / manifests.VECTORS
-    try:
-        vectors = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise IndexRefused(path, f"unreadable: {error}") from error
-    if vectors.dtype != np.float16 or vectors.shape != (manifest.count, manifest.dim):
-        raise IndexRefused(path, f"{vectors.dtype} {vectors.shape}, not float16 {(manifest.count, manifest.dim)}")
-    flat = faiss.IndexFlatIP(manifest.dim)
-    for start in range(0, manifest.count, _CHUNK):
-        flat.add(np.ascontiguousarray(vectors[start : start + _CHUNK], dtype=np.float32))
-    return flat
 
 
 def open_indexes(folder: Path, verify_checksums: bool = True) -> tuple[dict[str, Index], list[Path]]:

@@ -14,6 +14,8 @@ from services.retriever.batcher import Batcher
 from services.retriever.encoders import Encoder
 from services.retriever.fusion import DEPTH, Ranking, fuse
 from services.retriever.index import Index
+from services.retriever.passages import embedded_text
+from services.retriever.rerankers import Reranker
 from services.retriever.settings import RetrieverSettings
 
 
@@ -23,22 +25,31 @@ class Query:
     top_k: int
     index: str
     mode: Mode
+    rerank: int = 0
+
+    @property
+    def found(self) -> int:
+        """How many passages its mode finds for it; where there are more than top_k, the reranker chooses."""
+        return max(self.top_k, self.rerank)
 
     @property
     def depth(self) -> int:
         """How far down a ranking this query reads."""
-        return max(self.top_k, DEPTH) if self.mode is Mode.HYBRID else self.top_k
+        return max(self.found, DEPTH) if self.mode is Mode.HYBRID else self.found
 
 
 class Searcher:
-    """One merged batch at a time: one encode per encoder, then one search per index and way of ranking.
+    """One merged batch at a time: one encode per encoder, one search per index and way of ranking, one rerank.
 
     `encoders` holds the encoder of every index that has vectors, by name.
     """
 
-    def __init__(self, indexes: Mapping[str, Index], encoders: Mapping[str, Encoder]) -> None:
+    def __init__(
+        self, indexes: Mapping[str, Index], encoders: Mapping[str, Encoder], reranker: Reranker | None = None
+    ) -> None:
         self._indexes = indexes
         self._encoders = encoders
+        self._reranker = reranker
 
     def __call__(self, queries: Sequence[Query]) -> list[tuple[Passage, ...]]:
         """For each query its passages, best first, scored by its mode."""
@@ -50,12 +61,33 @@ class Searcher:
                 key = (query.index, query.text)
                 rankings = [ranked[key][: query.depth] for ranked in (dense, bm25) if key in ranked]
                 if query.mode is Mode.HYBRID:
-                    ranking = fuse(rankings, query.top_k)
+                    ranking = fuse(rankings, query.found)
                 else:
-                    ranking = (dense if query.mode is Mode.DENSE else bm25)[key][: query.top_k]
+                    ranking = (dense if query.mode is Mode.DENSE else bm25)[key][: query.found]
                 passages = self._indexes[query.index].passages([row for row, _ in ranking])
                 found.append(tuple(replace(passages[row], score=score) for row, score in ranking))
-        return found
+        return self._reranked(queries, found)
+
+    def _reranked(self, queries: Sequence[Query], found: list[tuple[Passage, ...]]) -> list[tuple[Passage, ...]]:
+        """Where a query asks for it, the best top_k by the reranker's score, ties as they were."""
+        wanted = [
+            (query.text, embedded_text(passage))
+            for query, passages in zip(queries, found, strict=True)
+            for passage in passages
+            if query.rerank
+        ]
+        if not wanted or self._reranker is None:
+            return found
+        distinct = [*dict.fromkeys(wanted)]
+        with _stage("rerank"):
+            scores = dict(zip(distinct, self._reranker.scores(distinct).tolist(), strict=True))
+        ranked: list[tuple[Passage, ...]] = []
+        for query, passages in zip(queries, found, strict=True):
+            if query.rerank:
+                scored = [replace(each, score=scores[query.text, embedded_text(each)]) for each in passages]
+                passages = tuple(sorted(scored, key=lambda each: -each.score)[: query.top_k])
+            ranked.append(passages)
+        return ranked
 
     def _dense(self, queries: list[Query]) -> dict[tuple[str, str], Ranking]:
         by_encoder: dict[str, dict[str, int]] = {}
@@ -112,12 +144,14 @@ class BatchedRetriever:
         encoders: Mapping[str, Encoder],
         default: str,
         settings: RetrieverSettings,
+        reranker: Reranker | None = None,
     ) -> None:
         self.indexes = indexes
         self.default = default
+        self.reranker = reranker.name if reranker else ""
         self._settings = settings
         self._batcher: Batcher[Query, tuple[Passage, ...]] = Batcher(
-            Searcher(indexes, encoders), settings.max_batch, settings.max_queued
+            Searcher(indexes, encoders, reranker), settings.max_batch, settings.max_queued
         )
 
     def resolve(self, name: str) -> Index:
@@ -128,8 +162,14 @@ class BatchedRetriever:
             known = ", ".join(sorted(self.indexes))
             raise RetrieverError(Failure.NOT_FOUND, f"no index {name!r}; there are: {known}", "index") from None
 
-    async def search(self, queries: Sequence[str], top_k: int, index: str, mode: Mode) -> list[tuple[Passage, ...]]:
-        """For each query up to top_k passages; BM25 finds fewer where fewer share a word with the query."""
+    async def search(
+        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
+    ) -> list[tuple[Passage, ...]]:
+        """For each query up to top_k passages; BM25 finds fewer where fewer share a word with the query.
+
+        With `rerank`, max(rerank, top_k) passages of the mode's ranking are scored by the cross-encoder, and
+        its best top_k are the answer.
+        """
         limits = self._settings
         if not queries:
             raise RetrieverError(Failure.INVALID, "at least one query is needed", "queries")
@@ -149,7 +189,15 @@ class BatchedRetriever:
                 f"index {manifest.name!r} was built without {mode} search",
                 "mode",
             )
-        return await self._batcher.submit([Query(query, top_k, manifest.name, mode) for query in queries])
+        if rerank and not self.reranker:
+            raise RetrieverError(
+                Failure.UNSUPPORTED, "the retriever has no reranker; RETRIEVER_RERANKER names one", "rerank"
+            )
+        if rerank and max(rerank, top_k) > limits.max_rerank:
+            raise RetrieverError(
+                Failure.INVALID, f"{max(rerank, top_k)} passages, at most {limits.max_rerank} can be reranked", "rerank"
+            )
+        return await self._batcher.submit([Query(query, top_k, manifest.name, mode, rerank) for query in queries])
 
     async def close(self) -> None:
         await self._batcher.close()

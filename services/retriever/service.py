@@ -15,6 +15,7 @@ from services.common import metrics
 from services.retriever.encoders import Encoder, load_encoder
 from services.retriever.errors import EncoderUnavailable, IndexRefused
 from services.retriever.index import Index, open_indexes
+from services.retriever.rerankers import Reranker, load_reranker
 from services.retriever.search import BatchedRetriever
 from services.retriever.settings import RetrieverSettings
 
@@ -41,7 +42,9 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
     async def Search(self, request: Any, context: Any) -> retriever_pb2.SearchResponse:
         if request.mode not in _MODES:
             raise RetrieverError(Failure.INVALID, f"unknown mode {request.mode}", "mode")
-        found = await self._retriever.search(request.queries, request.top_k, request.index, _MODES[request.mode])
+        found = await self._retriever.search(
+            request.queries, request.top_k, request.index, _MODES[request.mode], request.rerank
+        )
         manifest = self._retriever.resolve(request.index).manifest
         return retriever_pb2.SearchResponse(
             results=[
@@ -72,14 +75,22 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
                     is_default=manifest.name == self._retriever.default,
                     source=manifest.source,
                     licence=manifest.licence,
+                    reranker=self._retriever.reranker,
                 )
                 for manifest in manifests
             ]
         )
 
 
-def assemble(settings: RetrieverSettings, load: Callable[[str], Encoder] = load_encoder) -> BatchedRetriever:
-    """Opens every index of `settings.indexes` and the encoders they need. Raises RetrieverProblem."""
+def assemble(
+    settings: RetrieverSettings,
+    load: Callable[[str], Encoder] = load_encoder,
+    load_ranker: Callable[[str], Reranker] = load_reranker,
+) -> BatchedRetriever:
+    """Opens every index of `settings.indexes`, and loads the encoders they need and the reranker, if any.
+
+    Raises RetrieverProblem.
+    """
     indexes, others = open_indexes(settings.indexes, settings.verify_checksums)
     for path in others:
         log.warning("not an index, skipped", path=str(path))
@@ -102,9 +113,10 @@ def assemble(settings: RetrieverSettings, load: Callable[[str], Encoder] = load_
         metrics.RETRIEVER_INDEX_PASSAGES.labels(manifest.name, manifest.version).set(manifest.count)
         log.info(
             "index opened", index=manifest.name, version=manifest.version, passages=manifest.count,
-            encoder=manifest.encoder, modes=[*manifest.modes], default=manifest.name == default,
+            kind=manifest.kind, encoder=manifest.encoder, modes=[*manifest.modes], default=manifest.name == default,
         )  # fmt: skip
-    return BatchedRetriever(indexes, encoders, default, settings)
+    reranker = load_ranker(settings.reranker) if settings.reranker else None
+    return BatchedRetriever(indexes, encoders, default, settings, reranker)
 
 
 def _default(settings: RetrieverSettings, indexes: Mapping[str, Index]) -> str:

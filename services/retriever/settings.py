@@ -21,4 +21,8 @@ class RetrieverSettings(ServiceSettings):
     max_batch: int = Field(64, ge=1, description="queries merged into one encode and one search")
     max_queued: int = Field(1024, ge=1, description="queries waiting, and queries in one request")
     max_top_k: int = Field(1000, ge=1, description="passages that a query can ask for")
+    reranker: str = Field(
+        "", description="cross-encoder for rerank: a hub id, as cross-encoder/ms-marco-MiniLM-L12-v2, or a folder"
+    )
+    max_rerank: int = Field(100, ge=1, description="passages a query can have scored by the cross-encoder")
     threads: int = Field(0, ge=0, description="CPU threads of encoder and FAISS; 0: all cores")

@@ -105,6 +105,7 @@ async def test_words_that_no_passage_has(channel: grpc.aio.Channel) -> None:
         ({"queries": ["a"], "top_k": 101}, Failure.INVALID, "top_k"),
         ({"queries": ["a"], "mode": 9}, Failure.INVALID, "mode"),
         ({"queries": ["a"], "index": "gone"}, Failure.NOT_FOUND, "index"),
+        ({"queries": ["a"], "rerank": 10}, Failure.UNSUPPORTED, "rerank"),
     ],
 )
 async def test_wrong_requests(

@@ -78,6 +78,13 @@ async def test_answer_cites_the_document_that_holds_it(rest: Rest) -> None:
     assert body["cached"] is False
 
 
+async def test_rerank_reaches_the_retriever(rest: Rest) -> None:
+    assert (await rest.post("/v1/retrieve", queries=["a"], rerank=10)).status_code == 200
+    assert (await rest.post("/v1/search", question="q", method="naive_rag", rerank=20)).status_code == 200
+    assert (await rest.post("/v1/search", question="q", method="naive_rag")).status_code == 200
+    assert rest.retriever.reranked == [10, 20, 0]
+
+
 @pytest.mark.parametrize("method", ["naive_rag", "direct"])
 async def test_the_other_methods(rest: Rest, method: str) -> None:
     body = (await rest.post("/v1/answer", question="what?", method=method)).json()

@@ -82,3 +82,21 @@ def test_a_gzip_stream_that_breaks_off_is_a_bad_line(tmp_path: Path) -> None:
 def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
     with pytest.raises(BuildRefused, match=r"gone\.jsonl: No such file"):
         list(read_corpus(tmp_path / "gone.jsonl", lambda bad: None))
+
+
+def test_medcorp_s_lines_repeat_title_and_content_in_contents() -> None:
+    line = {"id": "A_0", "title": "Anatomy", "content": "A bone.\nTwo.", "contents": "Anatomy. A bone.\nTwo."}
+    assert parse_record(json.dumps(line).encode()) == Passage("A_0", "Anatomy", "A bone.\nTwo.")
+    with pytest.raises(ValueError, match='"content" is empty'):
+        parse_record(json.dumps(line | {"content": ""}).encode())
+
+
+def test_a_folder_is_read_file_by_file_in_order_of_name(tmp_path: Path) -> None:
+    with pytest.raises(BuildRefused, match=r"without \.jsonl"):
+        list(read_corpus(tmp_path, lambda bad: None))
+    (tmp_path / "b.jsonl").write_bytes(GOOD.replace(b'"a"', b'"c"') + b"\n" + GOOD)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(GOOD + b"\n" + GOOD.replace(b'"a"', b'"b"')))
+    (tmp_path / "README.md").write_text("no corpus")
+    bad: list[BadRecord] = []
+    assert [passage.id for passage in read_corpus(tmp_path, bad.append)] == ["a", "b", "c"]
+    assert [str(each) for each in bad] == [f"{tmp_path}/b.jsonl:2: duplicate id 'a'"]

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from services.retriever import manifest as manifests
+from services.retriever.dense import VECTORS
 from services.retriever.errors import IndexRefused
 from services.retriever.index import Index, open_indexes
-from services.retriever.manifest import MANIFEST, VECTORS, content_hash, describe, file_names, modes_of
+from services.retriever.manifest import MANIFEST, content_hash, describe, file_names
 from services.retriever.passages import BLOBS
 from tests.unit.retriever.helpers import build_index
 
-FILES = sorted(file_names(modes_of(True)))
+FILES = sorted(file_names())
 
 
 @pytest.fixture(scope="module")

@@ -79,3 +79,12 @@ finally:
     assert not sys.modules.keys() & {heavy!r}, sys.modules.keys() & {heavy!r}
 """
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_commands_without_the_command_line_as_in_the_image(tmp_path: Path) -> None:
+    index = build_index(tmp_path, count=3, dense=False)
+    command = [sys.executable, "-m", "services.retriever.commands", "info"]
+    done = subprocess.run([*command, index], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[:2]) == (0, ["index", "small"])
+    done = subprocess.run([*command, "gone"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)

@@ -1,0 +1,162 @@
+"""Measures the index ladder on given vectors: size, memory, times, speed, and recall against flat."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from services.retriever import dense, kinds
+from services.retriever.dense import Rows
+from services.retriever.errors import BuildRefused
+
+_CHUNK = 65_536
+# Points spread evenly in all 768 dimensions have no neighbours to speak of, unlike texts; these have 64.
+_LATENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """`own_memory_bytes` of `memory_bytes` cannot be dropped and read from the file again.
+
+    `recall` is the part of flat's top k that is found; speeds are those of one process with all cores.
+    """
+
+    kind: str
+    parameters: dict[str, int]
+    disk_bytes: int
+    memory_bytes: int
+    own_memory_bytes: int
+    build_s: float
+    load_s: float
+    queries_per_s: float
+    queries_per_s_16_at_once: float
+    recall: float
+
+
+def measure(
+    rows: Rows, queries: np.ndarray, wanted: Sequence[str], scratch: Path, top_k: int, seconds: float,
+    say: Callable[[str], None],
+) -> list[Rung]:  # fmt: skip
+    """Builds each kind over `rows` in `scratch`, flat first, and measures it in a fresh process.
+
+    `queries` are float32 (queries, dim); each speed is measured for `seconds` at most.
+    """
+    count, dim = rows.shape
+    np.save(scratch / "queries.npy", queries)
+    rungs: list[Rung] = []
+    truth: np.ndarray | None = None
+    for kind in [kinds.FLAT, *(kind for kind in wanted if kind != kinds.FLAT)]:
+        say(f"{kind}: building")
+        parameters = kinds.parameters(kind, count, dim)
+        path = scratch / (dense.VECTORS if kind == kinds.FLAT else dense.FAISS)
+        started = time.perf_counter()
+        if kind == kinds.FLAT:
+            _store(rows, path)
+        else:
+            dense.write(rows, kind, parameters, path)
+        build_s = time.perf_counter() - started
+        say(f"{kind}: built in {build_s:.1f} s, measuring")
+        asked = {
+            "path": str(path), "kind": kind, "count": count, "dim": dim, "parameters": parameters,
+            "queries": str(scratch / "queries.npy"), "top_k": top_k, "seconds": seconds,
+            "found": str(scratch / "found.npy"),
+        }  # fmt: skip
+        measured = _probe(asked)
+        found = np.load(scratch / "found.npy")
+        truth = found if truth is None else truth
+        shared = [len({*a} & {*b} - {-1}) for a, b in zip(truth.tolist(), found.tolist(), strict=True)]
+        recall = sum(shared) / max(1, int((truth >= 0).sum()))
+        rungs.append(Rung(kind, parameters, path.stat().st_size, build_s=build_s, recall=recall, **measured))
+        say(_row(rungs[-1]))
+        path.unlink()
+    return rungs
+
+
+def _store(rows: Rows, path: Path) -> None:
+    copy = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=rows.shape, version=(1, 0))
+    for start in range(0, rows.shape[0], _CHUNK):
+        copy[start : start + _CHUNK] = rows[start : start + _CHUNK]
+    copy.flush()
+
+
+def _probe(asked: dict[str, Any]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "services.retriever.probe"], input=json.dumps(asked), capture_output=True, text=True
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["killed, perhaps for want of memory"])[-1]
+        raise BuildRefused(f"{asked['kind']}: the measuring process ended with {done.returncode}: {reason}")
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
+
+
+def random_rows(count: int, dim: int, queries: int, path: Path) -> tuple[Rows, np.ndarray]:
+    """`count` rows of length 1 in the .npy file `path`, and float32 queries of the same kind; always the same."""
+    generator = np.random.default_rng(0)
+    mixing = generator.standard_normal((_LATENT, dim), dtype=np.float32)
+
+    def draw(number: int) -> np.ndarray:
+        drawn = generator.standard_normal((number, _LATENT), dtype=np.float32) @ mixing
+        drawn += generator.standard_normal((number, dim), dtype=np.float32)
+        drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+        return drawn
+
+    asked = draw(queries)
+    rows = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=(count, dim), version=(1, 0))
+    for start in range(0, count, _CHUNK):
+        rows[start : start + _CHUNK] = draw(min(_CHUNK, count - start))
+    return rows, asked
+
+
+def read_questions(path: Path, limit: int) -> list[str]:
+    """The `question` of the first `limit` JSON lines of a file, plain or .gz. Raises BuildRefused."""
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            found = [str(json.loads(line)["question"]) for line, _ in zip(lines, range(limit), strict=False)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BuildRefused(f'{path}: not JSON lines with a "question": {error!r}') from error
+    if not found:
+        raise BuildRefused(f"{path}: no questions")
+    return found
+
+
+def table(rungs: Sequence[Rung], top_k: int) -> str:
+    """The rungs as a Markdown table."""
+    lines = [
+        f"| kind | disk MB | memory MB | of it own | build s | load s | queries/s | 16 at once | recall@{top_k} |",
+        "| --- " + "| ---: " * 8 + "|",
+    ]
+    return "\n".join([*lines, *map(_row, rungs)])
+
+
+def _row(rung: Rung) -> str:
+    sizes = " | ".join(f"{size / 1e6:,.1f}" for size in (rung.disk_bytes, rung.memory_bytes, rung.own_memory_bytes))
+    speeds = f"{rung.queries_per_s:,.1f} | {rung.queries_per_s_16_at_once:,.1f}"
+    return f"| {rung.kind} | {sizes} | {rung.build_s:,.1f} | {rung.load_s:.2f} | {speeds} | {rung.recall:.3f} |"
+
+
+def report(rungs: Sequence[Rung], argv: Sequence[str], **about: object) -> dict[str, object]:
+    """What is written as JSON: the rungs with date, command, machine and versions."""
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["search-agent", *argv]),
+        "machine": {"cpu": cpu[0].partition(": ")[2] if cpu else platform.machine(), "cores": len(cpu)},
+        "versions": {name: version(name) for name in ("faiss-cpu", "numpy")} | {"python": platform.python_version()},
+        **about,
+        "rungs": [asdict(rung) for rung in rungs],
+    }

@@ -1,0 +1,64 @@
+"""`python -m services.retriever.probe`: one rung in a process of its own, so that its memory can be told.
+
+Reads a request (JSON: path, kind, count, dim, parameters, queries, top_k, seconds, found) from standard
+input, writes what it measured to standard output, and the rows found to the .npy file `found`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from services.retriever.dense import Dense
+
+AT_ONCE = 16
+
+
+def resident() -> dict[str, int]:
+    """Bytes of this process in memory: `all`, and of those `own`, which no file could be read for again."""
+    sizes = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {name: int(sizes[field].split()[0]) * 1024 for name, field in (("all", "VmRSS"), ("own", "RssAnon"))}
+
+
+def per_second(rung: Dense, queries: np.ndarray, top_k: int, at_once: int, seconds: float) -> float:
+    """Queries answered a second, `at_once` a call, over all of them or as many as `seconds` allow."""
+    done, started = 0, time.perf_counter()
+    for start in range(0, len(queries), at_once):
+        done += len(rung.search(queries[start : start + at_once], top_k))
+        if time.perf_counter() - started > seconds:
+            break
+    return done / (time.perf_counter() - started)
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    queries, top_k = np.load(asked["queries"]), asked["top_k"]
+    path = Path(asked["path"])
+    import faiss  # loaded before the first look at the memory
+
+    faiss.IndexFlatIP(asked["dim"]).search(queries[:1], 1)
+    before, started = resident(), time.perf_counter()
+    rung = Dense(path, asked["kind"], asked["count"], asked["dim"], asked["parameters"])
+    load_s = time.perf_counter() - started
+    found = np.full((len(queries), top_k), -1, dtype=np.int64)
+    for start in range(0, len(queries), AT_ONCE):
+        for row, ranking in enumerate(rung.search(queries[start : start + AT_ONCE], top_k), start=start):
+            found[row, : len(ranking)] = [hit for hit, _ in ranking]
+    after = resident()
+    np.save(asked["found"], found)
+    measured = {
+        "load_s": load_s,
+        "memory_bytes": after["all"] - before["all"],
+        "own_memory_bytes": max(0, after["own"] - before["own"]),
+        "queries_per_s": per_second(rung, queries, top_k, 1, asked["seconds"]),
+        "queries_per_s_16_at_once": per_second(rung, queries, top_k, AT_ONCE, asked["seconds"]),
+    }
+    json.dump(measured, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
