@@ -23,7 +23,7 @@ def line(name: str, chars: int) -> str:
 def query(name: str, chars: int, before: str = "") -> str:
     """The rule `name`: what `tags.render_query` writes. `before` may stand before the first letter or digit."""
     start, end = literal('{"query": "'), literal('"}')
-    return f"{name} ::= {start} {before} first jsonchar{{0,{chars - 1}}} {end}"
+    return f"{name} ::= {start} {before and before + ' '}first jsonchar{{0,{chars - 1}}} {end}"
 
 
 def grammar(root: str, *rules: str) -> str:

@@ -21,7 +21,6 @@ from search_agent.gbnf import literal
 from search_agent.types import Completion, FinishReason, Passage
 
 QUERY, SELECT, DONE, INFORMATION, THINK = "query", "important_info", "search_complete", "information", "think"
-ANSWER = "answer"
 ANSWER_LINE = "Answer:"  # begins the line on which a generator that has reasoned gives its answer
 MAX_QUERY_CHARS = 200  # what the grammars let a model write; longer queries of free models are cut
 MAX_THOUGHT_CHARS = 300  # what the grammars let a model think before it acts
@@ -62,6 +61,15 @@ def content(text: str, tag: str) -> str | None:
     """What stands in the first pair of a tag, None without a pair."""
     pair = between(text, opening(tag), closing(tag))
     return text[pair[1] : pair[2]] if pair else None
+
+
+def first_of(text: str, *names: str) -> tuple[str, str]:
+    """The tag of the pair that begins first, and what stands in it; two empty texts where there is no pair."""
+    pairs = [(pair, tag) for tag in names if (pair := between(text, opening(tag), closing(tag)))]
+    if not pairs:
+        return "", ""
+    pair, tag = min(pairs)
+    return tag, text[pair[1] : pair[2]]
 
 
 def without_thoughts(text: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
@@ -40,12 +40,19 @@ class GeneratorBackend(Generator, Protocol):
 
 @dataclass(frozen=True)
 class Backends:
-    """All that the gateway talks to. `cache` is None where no Redis is configured."""
+    """All that the gateway talks to. `cache` is None where no Redis is configured.
+
+    `searchers` holds, by method, those of methods that have one of their own.
+    """
 
     retriever: RetrieverBackend
     searcher: SearcherBackend
     generator: GeneratorBackend
     cache: RagCache | None
+    searchers: Mapping[str, SearcherBackend] = field(default_factory=dict)
+
+    def searcher_of(self, method: str) -> SearcherBackend:
+        return self.searchers.get(method, self.searcher)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,8 @@ class Asker:
 
     def _episode(self, agent: Agent, question: str) -> Episode:
         backends = self._backends
-        return Episode(agent.name, question, backends.retriever, backends.searcher, backends.generator)
+        searcher = backends.searcher_of(agent.name)
+        return Episode(agent.name, question, backends.retriever, searcher, backends.generator)
 
     async def _rag_key(self, agent: Agent, question: str) -> RagKey | None:
         """The versions are asked for anew each time: a promoted model or index must miss."""
