@@ -73,6 +73,11 @@ class Completion:
     stop: str = ""
     model: str = ""
 
+    @property
+    def tokens(self) -> int:
+        """Of the dialogue up to here."""
+        return self.prompt_tokens + self.completion_tokens
+
 
 class Mode(StrEnum):
     """How the retriever ranks."""

@@ -97,7 +97,7 @@ async def search(episode: Episode, params: IrcotParams) -> StopReason:
         else:
             block, said = (), prompts.render("nudge", example=example)
         episode.record(Turn(step.sentence, block, block, step.error))
-        if turn < params.max_turns and not params.fits(completion.prompt_tokens + completion.completion_tokens):
+        if turn < params.max_turns and not params.fits(completion.tokens):
             return StopReason.BUDGET
         episode.observe(f"\n\n{said}\n\n")
     return StopReason.MAX_TURNS if step.valid else StopReason.INVALID

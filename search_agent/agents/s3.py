@@ -74,10 +74,9 @@ async def _move(
         completion = await episode.complete(replace(params.sampling(grammar, tags.STOPS), max_tokens=left))
         text += episode.spans[-1].text
         left -= max(1, completion.completion_tokens)
-        tokens = completion.prompt_tokens + completion.completion_tokens
         stopped_early = completion.finish_reason is FinishReason.STOP and tags.wants_more(text)
         if not (stopped_early and may_search and left > 0 and completion.text):
-            return tags.parse_move(text, len(block), params.max_selected), tokens
+            return tags.parse_move(text, len(block), params.max_selected), completion.tokens
 
 
 def _selection(move: tags.Move, block: tuple[Passage, ...], params: S3Params) -> tuple[Passage, ...]:

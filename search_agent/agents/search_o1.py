@@ -90,22 +90,22 @@ async def search(episode: Episode, params: SearchO1Params) -> StopReason:
         kept: tuple[Passage, ...] = ()
         if step.query:
             block = await episode.retrieve(step.query, params.top_k, params.index, params.mode)
-            digest = await _digest(episode, params, step.query, block)
-            if digest and digest != NOTHING:
+            digest = await _digest(episode, params, step.query, block) if block else ""
+            if digest:
                 kept = (Passage(f"digest-{turn}", step.query, digest),)
             said = render_result(digest or NOTHING)
         else:
             said = f"\n\n{prompts.render('nudge', example=example)}\n\n"
         episode.record(Turn(step.query, block, kept, error))
         # The next turn may write both its reasoning and a digest.
-        if turn < params.max_turns and not params.fits(completion.prompt_tokens + completion.completion_tokens, 3):
+        if turn < params.max_turns and not params.fits(completion.tokens, 3):
             return StopReason.BUDGET
         episode.observe(said)
     return StopReason.INVALID if error else StopReason.MAX_TURNS
 
 
 async def _digest(episode: Episode, params: SearchO1Params, query: str, block: tuple[Passage, ...]) -> str:
-    """What of the passages serves the reasoning so far, in a call of its own."""
+    """What of the passages serves the reasoning so far, in a call of its own; "" where nothing does."""
     reasoning = "".join(span.text for span in episode.spans[1:])
     completion = await episode.consult(
         prompts.render(
@@ -118,4 +118,5 @@ async def _digest(episode: Episode, params: SearchO1Params, query: str, block: t
         ),
         params.sampling(digest_grammar(), ()),
     )
-    return tags.one_line(completion.text)
+    digest = tags.one_line(tags.without_thoughts(completion.text))
+    return "" if digest.rstrip(".").lower() == NOTHING.rstrip(".").lower() else digest

@@ -105,9 +105,7 @@ async def search(episode: Episode, params: SearchR1Params) -> StopReason:
         else:
             block, said = (), prompts.render("nudge", example=example)
         episode.record(Turn(step.query, block, block, step.error))
-        if turn < params.max_turns + answers and not params.fits(
-            completion.prompt_tokens + completion.completion_tokens
-        ):
+        if turn < params.max_turns + answers and not params.fits(completion.tokens):
             return StopReason.BUDGET
         episode.observe(f"\n\n{said}\n\n")
     return StopReason.INVALID if step.error else StopReason.MAX_TURNS

@@ -142,11 +142,20 @@ async def test_search_o1_searches_so_often() -> None:
     assert ran.trajectory.stop_reason is StopReason.MAX_TURNS
 
 
-async def test_search_o1_does_not_keep_a_digest_of_nothing() -> None:
-    ran = await run("search_o1", [lacking("text one"), search_o1.NOTHING, "Thus."])
+@pytest.mark.parametrize("digest", [search_o1.NOTHING, "<think>hm</think> nothing of use was found", " "])
+async def test_search_o1_does_not_keep_a_digest_of_nothing(digest: str) -> None:
+    ran = await run("search_o1", [lacking("text one"), digest, "Thus."])
     assert ran.ids == []
     assert search_o1.NOTHING in ran.trajectory.spans[2].text
     assert ran.trajectory.turns[0].selected == ()
+
+
+async def test_search_o1_condenses_nothing_where_nothing_was_found() -> None:
+    ran = Ran("search_o1", [lacking("text one"), "Thus."], "")
+    ran.episode = Episode("search_o1", "q", ListRetriever([]), ran.policy, ran.generator)
+    await ran.agent.run(ran.episode)
+    assert ran.episode.stop_reason is StopReason.COMPLETE
+    assert search_o1.NOTHING in ran.policy.calls[1][0][-1].text
 
 
 async def test_search_o1_goes_on_after_reasoning_that_was_cut_off() -> None:
