@@ -23,7 +23,7 @@ from search_agent.types import Completion, FinishReason, Passage
 QUERY, SELECT, DONE, INFORMATION, THINK = "query", "important_info", "search_complete", "information", "think"
 ANSWER_LINE = "Answer:"  # begins the line on which a generator that has reasoned gives its answer
 MAX_QUERY_CHARS = 200  # what the grammars let a model write; longer queries of free models are cut
-MAX_THOUGHT_CHARS = 300  # what the grammars let a model think before it acts
+MAX_THOUGHT_CHARS = 200  # what the grammars let a model think before it acts
 
 _TRUTH = {"true", "yes", "y", "1"}
 _FALSITY = {"false", "no", "n", "0"}

@@ -57,9 +57,8 @@ def parse_rewriting(text: str) -> tuple[str, str]:
 
 async def search(episode: Episode, params: DeepRetrievalParams) -> StopReason:
     """One rewriting and one retrieval, all of it kept. A malformed rewriting finds nothing."""
-    example = render_rewriting(
-        "what a document with the answer would say, and in which words", '(first OR second) AND "third"'
-    )
+    # The question is its own example: a weak model that copies it searches as plain retrieval does.
+    example = render_rewriting("A document with the answer would use these words.", episode.question)
     episode.observe(prompts.render("deep_retrieval", question=episode.question, example=example))
     await episode.complete(params.sampling(rewriting_grammar(), STOPS))
     query, error = parse_rewriting(episode.spans[-1].text)

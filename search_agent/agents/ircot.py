@@ -72,7 +72,8 @@ def parse_step(text: str) -> Step:
 
 async def search(episode: Episode, params: IrcotParams) -> StopReason:
     """Retrieves by the question, then by each sentence until one says that it is enough. All is kept."""
-    example = render_step(Step("One sentence that says what follows, or what must be found next."))
+    # The question is its own example: a weak model that copies it searches as plain retrieval does.
+    example = render_step(Step(f"It must be found out: {episode.question}"))
     query = episode.question
     block = await episode.retrieve(query, params.top_k, params.index, params.mode)
     episode.record(Turn(query, block, block))

@@ -17,7 +17,7 @@ BEGIN_QUERY, END_QUERY = "<|begin_search_query|>", "<|end_search_query|>"
 BEGIN_RESULT, END_RESULT = "<|begin_search_result|>", "<|end_search_result|>"
 STOPS = (END_QUERY,)
 NOTHING = "Nothing of use was found."  # the digest of passages that do not help; it is not kept
-MAX_DIGEST_CHARS = 500  # what the grammar lets a model write
+MAX_DIGEST_CHARS = 400  # what the grammar lets a model write
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def parse_step(text: str) -> Step:
 
 async def search(episode: Episode, params: SearchO1Params) -> StopReason:
     """Reasons and searches until the reasoning ends without a search; keeps the digests."""
-    example = render_step("What is known, and what is missing.", Step("a short search for what is missing"))
+    # The question is its own example: a weak model that copies it searches as plain retrieval does.
+    example = render_step("I do not know this yet.", Step(episode.question))
     episode.observe(
         prompts.render(
             "search_o1",

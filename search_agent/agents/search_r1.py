@@ -78,13 +78,14 @@ async def search(episode: Episode, params: SearchR1Params) -> StopReason:
     answers = params.answerer == "searcher"
     if answers:
         episode.own_answer = ""
-    example = render_step("what is known and what is missing", Step("a short search for what is missing"))
+    # The question is its own example: a weak model that copies it searches as plain retrieval does.
+    example = render_step("I do not know this yet.", Step(episode.question))
     episode.observe(
         prompts.render(
             "search_r1",
             question=episode.question,
             example_search=example,
-            example_answer=render_step("why the answer is known", Step(answer="a few words")),
+            example_answer=render_step("Now I know it.", Step(answer="a few words")),
             begin_information=tags.opening(tags.INFORMATION),
             end_information=tags.closing(tags.INFORMATION),
         )
