@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from search_agent import prompts, tags
 from search_agent.ports import Generator, Policy, Retriever
@@ -47,6 +48,8 @@ class Episode:
         self.turns: list[Turn] = []
         self.stop_reason: StopReason | None = None
         self.on_turn: Callable[[Turn], None] = lambda turn: None
+        self.own_answer: str | None = None  # the searcher's, where its method has it answer and not the generator
+        self.reasoning_tokens = 0  # what the generator may write before its answer line; 0: the answer is all
         self._method = method
         self._asked = with_options(question, options or {})
         self._max_documents = max_documents
@@ -81,10 +84,18 @@ class Episode:
 
     async def complete(self, sampling: Sampling) -> Completion:
         """Lets the policy continue the dialogue and appends what it wrote."""
+        completion = await self._complete(self.spans, sampling)
+        self.spans.append(Span(Author.POLICY, tags.completed_text(completion, sampling.stop)))
+        return completion
+
+    async def consult(self, text: str, sampling: Sampling) -> Completion:
+        """Asks the policy something beside the dialogue, which goes on without it."""
+        return await self._complete([Span(Author.ENVIRONMENT, text)], sampling)
+
+    async def _complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         with self._timed("search"):
-            completion = await self._policy.complete(self.spans, sampling)
+            completion = await self._policy.complete(spans, sampling)
         self._count(completion)
-        self.spans.append(Span(Author.POLICY, tags.completed_text(completion)))
         return completion
 
     def record(self, turn: Turn) -> None:
@@ -95,8 +106,17 @@ class Episode:
         self.on_turn(turn)
 
     async def answer(self, prompt: str, sampling: Sampling) -> AsyncIterator[str]:
-        """Streams the generator's answer from the documents; without any, it is asked directly."""
+        """Streams the generator's answer from the documents kept; without any, it is asked directly.
+
+        Reasoning is streamed too, and the trajectory's answer is what its answer line says. An answer of the
+        searcher's own comes as it is, and the generator is not asked.
+        """
+        if self.own_answer is not None:
+            self._answer = self.own_answer
+            yield self.own_answer
+            return
         content = answer_prompt(prompt, self._asked, [document.passage for document in self.documents])
+        sampling = replace(sampling, max_tokens=sampling.max_tokens + self.reasoning_tokens)
         pieces: list[str] = []
         with self._timed("generate"):
             async for piece in self._generator.stream([Message("user", content)], sampling):
@@ -104,7 +124,8 @@ class Episode:
                 if piece.text:
                     pieces.append(piece.text)
                     yield piece.text
-        self._answer = "".join(pieces).strip()
+        text = "".join(pieces)
+        self._answer = tags.answer_line(text) if self.reasoning_tokens else text.strip()
 
     def trajectory(self) -> Trajectory:
         """The record so far. The agent must have stopped."""
@@ -140,10 +161,11 @@ class Episode:
 
 
 def answer_prompt(prompt: str, question: str, passages: Sequence[Passage]) -> str:
-    """What the generator is asked: `prompt` over the passages, or `direct` when there are none."""
-    if not passages:
-        return prompts.render("direct", question=question)
-    return prompts.render(prompt, question=question, documents=tags.render_documents(passages))
+    """What the generator is asked: `prompt` over the passages; `answer` without any gives way to `direct`."""
+    if prompt == "answer" and not passages:
+        prompt = "direct"
+    documents = tags.render_documents(passages)
+    return prompts.render(prompt, question=question, documents=documents, answer_line=tags.ANSWER_LINE)
 
 
 def with_options(question: str, options: Mapping[str, str]) -> str:

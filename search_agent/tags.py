@@ -1,9 +1,11 @@
-"""The protocol between searcher and environment: what a turn looks like, written once.
+"""The text between a searcher and its environment: what turns look like, and how any text is read.
 
-`Move` is the meaning of a turn. `render_move` writes one, `move_grammar` holds an engine to what
-`render_move` writes, `parse_move` reads any text, and the prompt shows examples made by `render_move`.
-Only this module knows the tags, and only it holds regular expressions. The tags are those of s3
-(arXiv 2505.14146), so that its checkpoints are understood.
+What all protocols share comes first: pairs of tags, queries, answers, documents. Then comes the
+protocol of s3 (arXiv 2505.14146, so that its checkpoints are understood): `Move` is the meaning of a turn,
+`render_move` writes one, `move_grammar` holds an engine to what `render_move` writes, `parse_move` reads any
+text, and the prompt shows examples made by `render_move`. Each other method's protocol has the same three
+functions in the method's file. Only this module holds regular expressions; reading never raises, in time linear
+in the text.
 """
 
 from __future__ import annotations
@@ -12,38 +14,138 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
+from search_agent import gbnf
+from search_agent.gbnf import literal
 from search_agent.types import Completion, FinishReason, Passage
 
 QUERY, SELECT, DONE, INFORMATION, THINK = "query", "important_info", "search_complete", "information", "think"
-MAX_QUERY_CHARS = 200  # what the grammar lets a model write; longer queries of free models are cut
+ANSWER_LINE = "Answer:"  # begins the line on which a generator that has reasoned gives its answer
+MAX_QUERY_CHARS = 200  # what the grammars let a model write; longer queries of free models are cut
+MAX_THOUGHT_CHARS = 200  # what the grammars let a model think before it acts
 
 _TRUTH = {"true", "yes", "y", "1"}
 _FALSITY = {"false", "no", "n", "0"}
 
-
-def _open(tag: str) -> str:
-    return f"<{tag}>"
-
-
-def _close(tag: str) -> str:
-    return f"</{tag}>"
-
-
-_ANY_TAG = re.compile(rf"<(/?)({QUERY}|{SELECT}|{DONE}|{THINK})>", re.IGNORECASE)
 _NUMBERS = re.compile(r"[\d\s,;]*", re.ASCII)
 _NUMBER = re.compile(r"\d+", re.ASCII)
 _SPACE = re.compile(r"\s+")
+_ANSWER_LINE = re.compile(rf"^[ \t*#_>]*{ANSWER_LINE[:-1]}[ \t*_]*:", re.IGNORECASE | re.MULTILINE)
 
-# One pattern a tag, and not one a pair: a pair's would read the rest anew for every unclosed tag.
-_EDGE = {
-    edge: re.compile(re.escape(edge), re.IGNORECASE)
-    for tag in (QUERY, SELECT, DONE, THINK)
-    for edge in (_open(tag), _close(tag))
-}
+
+def opening(tag: str) -> str:
+    return f"<{tag}>"
+
+
+def closing(tag: str) -> str:
+    return f"</{tag}>"
+
+
+@cache
+def _edge(edge: str) -> re.Pattern[str]:
+    """One pattern an edge, and not one a pair: a pair's would read the rest anew for every unclosed tag."""
+    return re.compile(re.escape(edge), re.IGNORECASE)
+
+
+def between(text: str, opens: str, closes: str, start: int = 0) -> tuple[int, int, int, int] | None:
+    """Where the first pair of these edges begins, its content begins and ends, and it ends."""
+    opened = _edge(opens).search(text, start)
+    closed = _edge(closes).search(text, opened.end()) if opened else None
+    if not opened or not closed:
+        return None
+    return opened.start(), opened.end(), closed.start(), closed.end()
+
+
+def content(text: str, tag: str) -> str | None:
+    """What stands in the first pair of a tag, None without a pair."""
+    pair = between(text, opening(tag), closing(tag))
+    return text[pair[1] : pair[2]] if pair else None
+
+
+def first_of(text: str, *names: str) -> tuple[str, str]:
+    """The tag of the pair that begins first, and what stands in it; two empty texts where there is no pair."""
+    pairs = [(pair, tag) for tag in names if (pair := between(text, opening(tag), closing(tag)))]
+    if not pairs:
+        return "", ""
+    pair, tag = min(pairs)
+    return tag, text[pair[1] : pair[2]]
+
+
+def without_thoughts(text: str) -> str:
+    """The text without its pairs of THINK and what stands in them: thinking is not acting."""
+    kept, start = [], 0
+    while pair := between(text, opening(THINK), closing(THINK), start):
+        kept.append(text[start : pair[0]])
+        start = pair[3]
+    return "".join(kept) + text[start:]
+
+
+def truth(text: str) -> bool | None:
+    """Whether the words say yes or no, None where they say neither."""
+    word = text.strip().lower()
+    return True if word in _TRUTH else False if word in _FALSITY else None
+
+
+def one_line(text: str, chars: int | None = None) -> str:
+    """The text with single spaces for all white space, cut to so many characters."""
+    # lone surrogates are valid JSON escapes and no valid text
+    clean = text.encode("utf-8", "ignore").decode("utf-8")
+    return _SPACE.sub(" ", clean).strip()[:chars].rstrip()
+
+
+def render_query(query: str) -> str:
+    """The query as JSON."""
+    return json.dumps({"query": query}, ensure_ascii=False)
+
+
+def parse_query(payload: str) -> str:
+    """JSON {"query": …}, a list's first element, or the text itself; "" where that is no text."""
+    value: object = payload
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError):  # not JSON, or thousands of nested brackets
+        value = payload
+    if isinstance(value, dict):
+        value = value.get("query", "")
+    if isinstance(value, list):
+        value = value[0] if value else ""
+    if isinstance(value, dict | list) or value is None or isinstance(value, bool):
+        return ""
+    return one_line(str(value), MAX_QUERY_CHARS)
+
+
+def answer_line(text: str) -> str:
+    """The answer of a text that reasons first: what its last answer line says, the whole text without one."""
+    for line in reversed(list(_ANSWER_LINE.finditer(text))):
+        if answer := text[line.end() :].strip(" \t\r\n*_").split("\n")[0].strip(" \t\r*_"):
+            return answer
+    return text.strip()
+
+
+def render_documents(passages: Sequence[Passage], chars: int | None = None) -> str:
+    """Numbered passages; with `chars`, each text is cut to its share of that many characters."""
+    share = chars // max(1, len(passages)) if chars is not None else None
+    return "\n\n".join(
+        f"Doc {number} (Title: {passage.title})\n{_clip(passage.text, share)}"
+        for number, passage in enumerate(passages, 1)
+    )
+
+
+def render_information(passages: Sequence[Passage], chars: int) -> str:
+    """The environment's block of search results."""
+    body = render_documents(passages, chars) if passages else "No documents found."
+    return f"{opening(INFORMATION)}\n{body}\n{closing(INFORMATION)}"
+
+
+def _clip(text: str, chars: int | None) -> str:
+    if chars is None or len(text) <= chars:
+        return text
+    return text[:chars].rsplit(" ", 1)[0] + " …"
+
 
 # Generation pauses after these: the environment has something to do, or the move is over.
-STOPS = (_close(QUERY), _close(DONE))
+STOPS = (closing(QUERY), closing(DONE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,35 +167,12 @@ class Move:
         return self.complete or bool(self.query)
 
 
-def _pair(text: str, tag: str) -> tuple[int, int, int, int] | None:
-    """Where the first pair of a tag begins, its content begins and ends, and it ends."""
-    opening = _EDGE[_open(tag)].search(text)
-    closing = _EDGE[_close(tag)].search(text, opening.end()) if opening else None
-    if not opening or not closing:
-        return None
-    return opening.start(), opening.end(), closing.start(), closing.end()
-
-
-def _content(text: str, tag: str) -> str | None:
-    """What stands in the first pair of a tag, None without a pair."""
-    pair = _pair(text, tag)
-    return text[pair[1] : pair[2]] if pair else None
-
-
-def _without_thoughts(text: str) -> str:
-    kept = []
-    while pair := _pair(text, THINK):
-        kept.append(text[: pair[0]])
-        text = text[pair[3] :]
-    return "".join(kept) + text
-
-
 def render_move(move: Move) -> str:
     """The canonical text of a valid move."""
-    chosen = "" if move.selected is None else f"{_open(SELECT)}{list(move.selected)}{_close(SELECT)}\n"
-    text = f"{chosen}{_open(DONE)}{move.complete}{_close(DONE)}"
+    chosen = "" if move.selected is None else f"{opening(SELECT)}{list(move.selected)}{closing(SELECT)}\n"
+    text = f"{chosen}{opening(DONE)}{move.complete}{closing(DONE)}"
     if not move.complete:
-        text += f"\n{_open(QUERY)}{json.dumps({'query': move.query}, ensure_ascii=False)}{_close(QUERY)}"
+        text += f"\n{opening(QUERY)}{render_query(move.query)}{closing(QUERY)}"
     return text
 
 
@@ -102,28 +181,20 @@ def move_grammar(documents: int, max_selected: int, may_search: bool) -> str:
     numbers = " | ".join(f'"{n}"' for n in range(1, documents + 1))
     more = f' (", " doc){{0,{max_selected - 1}}}' if max_selected > 1 else ""
     chosen = f"(doc{more})?" if documents and max_selected else '""'
-    done = f'"{_open(DONE)}True{_close(DONE)}"'
-    search = f'"{_open(DONE)}False{_close(DONE)}\\n{_open(QUERY)}{{\\"query\\": \\"" query "\\"}}{_close(QUERY)}"'
-    after = "(done | search)" if may_search else "done"
-    rules = [
-        f'root ::= "{_open(SELECT)}[" {chosen} "]{_close(SELECT)}\\n" {after}',
-        f"done ::= {done}",
-    ]
+    before, after = literal(f"{opening(SELECT)}["), literal(f"]{closing(SELECT)}\n")
+    rules = ["done ::= " + literal(f"{opening(DONE)}True{closing(DONE)}")]
     if documents and max_selected:
         rules.append(f"doc ::= {numbers}")
     if may_search:
-        # starts with a letter or digit of any script, so that no query is blank
-        first = r"[^\x00-\x2F\x3A-\x40\x5B-\x60\x7B-\xBF]"
+        goes_on = literal(f"{opening(DONE)}False{closing(DONE)}\n{opening(QUERY)}")
         rules += [
-            f"search ::= {search}",
-            f"query ::= first char{{0,{MAX_QUERY_CHARS - 1}}}",
-            f"first ::= {first}",
-            r'char ::= [^"\\<>\x00-\x1F\x7F] | "\\" ["\\]',
+            f"search ::= {goes_on} query {literal(closing(QUERY))}",
+            gbnf.query("query", MAX_QUERY_CHARS),
         ]
-    return "\n".join(rules)
+    return gbnf.grammar(f"{before} {chosen} {after} {'(done | search)' if may_search else 'done'}", *rules)
 
 
-def completed_text(completion: Completion) -> str:
+def completed_text(completion: Completion, stops: Sequence[str] = STOPS) -> str:
     """The completion's text with the stop string that ended it.
 
     Engines cut the stop string off and not all say which it was; then it closes the tag left open.
@@ -131,18 +202,22 @@ def completed_text(completion: Completion) -> str:
     """
     if completion.stop:
         return completion.text + completion.stop
+    last, owed = -1, ""
     if completion.finish_reason is FinishReason.STOP:
-        tags = list(_ANY_TAG.finditer(completion.text))
-        if tags and not tags[-1][1] and _close(tags[-1][2].lower()) in STOPS:
-            return completion.text + _close(tags[-1][2].lower())
-    return completion.text
+        for stop in stops:
+            opens = stop.replace("</", "<").replace("<|end_", "<|begin_")
+            for edge, debt in ((opens, stop), (stop, "")):
+                for found in _edge(edge).finditer(completion.text):
+                    if found.start() > last:
+                        last, owed = found.start(), debt
+    return completion.text + owed
 
 
 def wants_more(text: str) -> bool:
     """True after `<search_complete>False</search_complete>` with no query yet: the move is half written."""
-    text = _without_thoughts(text)
-    done = _content(text, DONE)
-    return done is not None and done.strip().lower() not in _TRUTH and _pair(text, QUERY) is None
+    text = without_thoughts(text)
+    done = content(text, DONE)
+    return done is not None and not truth(done) and content(text, QUERY) is None
 
 
 def parse_move(text: str, documents: int, max_selected: int) -> Move:
@@ -151,10 +226,10 @@ def parse_move(text: str, documents: int, max_selected: int) -> Move:
     The first of a repeated tag counts. Numbers outside 1..`documents` and beyond `max_selected` are
     dropped; a completion beats a query.
     """
-    text = _without_thoughts(text)
+    text = without_thoughts(text)
     errors = []
     selected: tuple[int, ...] | None = None
-    if (chosen := _content(text, SELECT)) is not None:
+    if (chosen := content(text, SELECT)) is not None:
         if _NUMBERS.fullmatch(chosen.strip().strip("[]()")):
             # a number of more digits than any block has documents is no document's
             named = dict.fromkeys(int(number[:9]) for number in _NUMBER.findall(chosen))
@@ -165,56 +240,16 @@ def parse_move(text: str, documents: int, max_selected: int) -> Move:
         else:
             errors.append(f"{SELECT} is not a list of numbers")
     complete = False
-    if (done := _content(text, DONE)) is not None:
-        word = done.strip().lower()
-        complete = word in _TRUTH
-        if not complete and word not in _FALSITY:
+    if (done := content(text, DONE)) is not None:
+        complete = bool(said := truth(done))
+        if said is None:
             errors.append(f"{DONE} is neither True nor False")
     query = ""
     if not complete:
-        if (payload := _content(text, QUERY)) is not None:
-            query = _query(payload)
+        if (payload := content(text, QUERY)) is not None:
+            query = parse_query(payload)
             if not query:
                 errors.append(f"{QUERY} is empty")
         if not query:
             errors.append("neither a query nor a completion")
     return Move(selected, query, complete, "; ".join(errors))
-
-
-def _query(payload: str) -> str:
-    """JSON {"query": …}, a list's first element, or the text itself."""
-    value: object = payload
-    try:
-        value = json.loads(payload)
-    except (ValueError, RecursionError):  # not JSON, or thousands of nested brackets
-        value = payload
-    if isinstance(value, dict):
-        value = value.get("query", "")
-    if isinstance(value, list):
-        value = value[0] if value else ""
-    if isinstance(value, dict | list) or value is None or isinstance(value, bool):
-        return ""
-    # lone surrogates are valid JSON escapes and no valid text
-    text = str(value).encode("utf-8", "ignore").decode("utf-8")
-    return _SPACE.sub(" ", text).strip()[:MAX_QUERY_CHARS].rstrip()
-
-
-def render_documents(passages: Sequence[Passage], chars: int | None = None) -> str:
-    """Numbered passages; with `chars`, each text is cut to its share of that many characters."""
-    share = chars // max(1, len(passages)) if chars is not None else None
-    return "\n\n".join(
-        f"Doc {number} (Title: {passage.title})\n{_clip(passage.text, share)}"
-        for number, passage in enumerate(passages, 1)
-    )
-
-
-def render_information(passages: Sequence[Passage], chars: int) -> str:
-    """The environment's block of search results."""
-    body = render_documents(passages, chars) if passages else "No documents found."
-    return f"{_open(INFORMATION)}\n{body}\n{_close(INFORMATION)}"
-
-
-def _clip(text: str, chars: int | None) -> str:
-    if chars is None or len(text) <= chars:
-        return text
-    return text[:chars].rsplit(" ", 1)[0] + " …"

@@ -41,14 +41,16 @@ class ListRetriever:
 
 
 class EchoGenerator:
-    """Streams a fixed answer in pieces and remembers the prompts."""
+    """Streams a fixed answer in pieces and remembers what it was asked."""
 
     def __init__(self, answer: str) -> None:
         self._answer = answer
         self.prompts: list[str] = []
+        self.samplings: list[Sampling] = []
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
         self.prompts.append(messages[-1].content)
+        self.samplings.append(sampling)
         for word in self._answer.split(" "):
             yield Completion(word + " ")
         yield Completion("", prompt_tokens=20, completion_tokens=4, model="echo@1")

@@ -73,6 +73,11 @@ class Completion:
     stop: str = ""
     model: str = ""
 
+    @property
+    def tokens(self) -> int:
+        """Of the dialogue up to here."""
+        return self.prompt_tokens + self.completion_tokens
+
 
 class Mode(StrEnum):
     """How the retriever ranks."""
@@ -86,7 +91,7 @@ class StopReason(StrEnum):
     """Why an agent stopped searching."""
 
     COMPLETE = "complete"  # it said so, or its method has nothing more to do
-    MAX_TURNS = "max_turns"  # it would have searched on
+    MAX_TURNS = "max_turns"  # it had not said so by its last turn
     BUDGET = "budget"  # the next turn would not fit the token budget
     INVALID = "invalid"  # its last turn was malformed
 
@@ -95,7 +100,8 @@ class StopReason(StrEnum):
 class Turn:
     """One information block and what the searcher made of it.
 
-    `error` says why the searcher's text was malformed, empty where it was not.
+    `selected` are passages of the block, or a digest of it (Search-o1). `error` says why the searcher's
+    text was malformed, empty where it was not.
     """
 
     query: str

@@ -57,6 +57,9 @@ def show(events: Iterator[tuple[str, dict[str, Any]]], out: TextIO | None = None
             for number, passage in enumerate(data["retrieved"], 1):
                 kept = "keep" if passage in data["selected"] else "    "
                 print(f"    {kept} {number}. {data['titles'][passage]}  [{passage}]", file=out)
+            for passage in data["selected"]:
+                if passage not in data["retrieved"]:
+                    print(f"    keep {data['titles'][passage]}  [{passage}]", file=out)
             if data["error"]:
                 print(f"    malformed: {data['error']}", file=out)
         elif event == "documents":
@@ -78,7 +81,7 @@ def show(events: Iterator[tuple[str, dict[str, Any]]], out: TextIO | None = None
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `search-agent ask`."""
     parser.add_argument("question")
-    parser.add_argument("--method", default="s3", help="s3, naive_rag or direct (default: s3)")
+    parser.add_argument("--method", default="s3", help="one of GET /v1/methods (default: %(default)s)")
     parser.add_argument("--index", help="default: the retriever's default index")
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway (default: %(default)s)")
     parser.set_defaults(run=_run)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, get_args, get_type_hints
 
-from search_agent.agents import direct, naive_rag, s3
+from search_agent.agents import cot, deep_retrieval, direct, ircot, naive_rag, s3, search_o1, search_r1
 from search_agent.episode import Episode
 from search_agent.types import StopReason
 
@@ -77,6 +77,21 @@ AGENTS: dict[str, Agent] = {
     for agent in (
         Agent("s3", "Search and select in turns, then answer", s3.S3Params(), s3.search),
         Agent("naive_rag", "Answer from the top passages", naive_rag.NaiveRagParams(), naive_rag.search),
-        Agent("direct", "Answer without passages", direct.DirectParams(), direct.search),
+        Agent("direct", "Answer without passages", direct.DirectParams(), direct.search, "direct"),
+        Agent("cot", "Reason step by step without passages, then answer", cot.CotParams(), cot.search, "cot"),
+        Agent("ircot", "Search with each sentence of the reasoning, then answer", ircot.IrcotParams(), ircot.search),
+        Agent(
+            "search_o1",
+            "Condense what searches inside the reasoning find",
+            search_o1.SearchO1Params(),
+            search_o1.search,
+        ),
+        Agent("search_r1", "Think and search in turns, then answer", search_r1.SearchR1Params(), search_r1.search),
+        Agent(
+            "deep_retrieval",
+            "Rewrite the question into one query, then answer",
+            deep_retrieval.DeepRetrievalParams(),
+            deep_retrieval.search,
+        ),
     )
 }

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from search_agent import prompts, tags
+from search_agent.agents.dialogue import DialogueParams
 from search_agent.episode import Episode
-from search_agent.types import FinishReason, Mode, Passage, Sampling, StopReason, Turn
-
-_CHARS_PER_TOKEN = 3  # a cautious guess for the budget; English text has about four
+from search_agent.types import FinishReason, Passage, StopReason, Turn
 
 
 @dataclass(frozen=True)
-class S3Params:
+class S3Params(DialogueParams):
     """The setting "8-3-3" is `top_k` 8, `max_selected` 3 a turn, `max_turns` 3.
 
     The initial retrieval is the first turn, so that 3 turns keep at most 9 passages, as published.
@@ -22,19 +21,10 @@ class S3Params:
     top_k: int = field(default=8, metadata={"minimum": 1, "maximum": 100, "help": "passages a search returns"})
     max_selected: int = field(default=3, metadata={"minimum": 1, "maximum": 100, "help": "kept a turn"})
     max_turns: int = field(default=3, metadata={"minimum": 1, "maximum": 20, "help": "information blocks"})
-    index: str = field(default="", metadata={"help": "index to search; empty is the default one"})
-    mode: Mode = field(default=Mode.DENSE, metadata={"help": "dense, bm25 or hybrid"})
     # The reference keeps the whole block when none is named, which a policy can exploit.
     unselected_block: Literal["none", "all"] = field(
         default="none", metadata={"help": "what a block without a selection contributes"}
     )
-    constrained: bool = field(default=True, metadata={"help": "hold the searcher to the protocol's grammar"})
-    temperature: float = field(default=0.0, metadata={"minimum": 0, "maximum": 2})
-    turn_tokens: int = field(default=500, metadata={"minimum": 16, "help": "new tokens a turn"})
-    observation_chars: int = field(
-        default=2000, metadata={"minimum": 100, "help": "characters of a block, shared by its passages"}
-    )
-    context_tokens: int = field(default=4096, metadata={"minimum": 512, "help": "tokens of the whole dialogue"})
 
 
 async def search(episode: Episode, params: S3Params) -> StopReason:
@@ -62,7 +52,7 @@ async def search(episode: Episode, params: S3Params) -> StopReason:
             return StopReason.COMPLETE
         if last:
             return StopReason.MAX_TURNS if move.valid else StopReason.INVALID
-        if tokens + params.turn_tokens + params.observation_chars // _CHARS_PER_TOKEN > params.context_tokens:
+        if not params.fits(tokens):
             return StopReason.BUDGET
         if move.valid:
             query = move.query
@@ -78,23 +68,15 @@ async def _move(
     episode: Episode, params: S3Params, block: tuple[Passage, ...], may_search: bool
 ) -> tuple[tags.Move, int]:
     """One move, and the tokens of the dialogue after it. A free model may need two completions."""
-    grammar = tags.move_grammar(len(block), params.max_selected, may_search) if params.constrained else ""
+    grammar = tags.move_grammar(len(block), params.max_selected, may_search)
     text, left = "", params.turn_tokens
     while True:
-        completion = await episode.complete(
-            Sampling(
-                max_tokens=left,
-                temperature=params.temperature,
-                stop=() if grammar else tags.STOPS,
-                grammar=grammar,
-            )
-        )
+        completion = await episode.complete(replace(params.sampling(grammar, tags.STOPS), max_tokens=left))
         text += episode.spans[-1].text
         left -= max(1, completion.completion_tokens)
-        tokens = completion.prompt_tokens + completion.completion_tokens
         stopped_early = completion.finish_reason is FinishReason.STOP and tags.wants_more(text)
         if not (stopped_early and may_search and left > 0 and completion.text):
-            return tags.parse_move(text, len(block), params.max_selected), tokens
+            return tags.parse_move(text, len(block), params.max_selected), completion.tokens
 
 
 def _selection(move: tags.Move, block: tuple[Passage, ...], params: S3Params) -> tuple[Passage, ...]:

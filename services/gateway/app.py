@@ -21,7 +21,17 @@ from search_agent.types import Mode, Turn
 from services.common import context, metrics
 from services.common.rag_store import RagStore
 from services.gateway import problems, schemas
-from services.gateway.asking import Asker, Backends, Delta, Done, Event, Found, Question, count_failure
+from services.gateway.asking import (
+    Asker,
+    Backends,
+    Delta,
+    Done,
+    Event,
+    Found,
+    Question,
+    SearcherBackend,
+    count_failure,
+)
 from services.gateway.observed import Observed
 
 log = structlog.get_logger()
@@ -187,7 +197,7 @@ def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], ma
         """The backends answer. A missing cache is told, and does not make the gateway unready."""
         checks: dict[str, Awaitable[object]] = {
             "retriever": backends.retriever.indexes(),
-            "searcher": backends.searcher.info(),
+            **{name: searcher.info() for name, searcher in _searchers(backends).items()},
             "generator": backends.generator.info(),
         }
         states = dict(zip(checks, await asyncio.gather(*map(_state, checks.values())), strict=True))
@@ -204,6 +214,17 @@ def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], ma
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _searchers(backends: Backends) -> dict[str, SearcherBackend]:
+    """Each searcher once: "searcher", and "searcher:method,…" for one that only those methods have."""
+    methods: dict[SearcherBackend, list[str]] = {backends.searcher: []}
+    for method, searcher in backends.searchers.items():
+        methods.setdefault(searcher, []).append(method)
+    return {
+        "searcher" if searcher is backends.searcher else f"searcher:{','.join(names)}": searcher
+        for searcher, names in methods.items()
+    }
 
 
 def _request_id() -> str:

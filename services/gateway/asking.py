@@ -39,12 +39,19 @@ class GeneratorBackend(Generator, Protocol):
 
 @dataclass(frozen=True)
 class Backends:
-    """All that the gateway talks to. `cache` is None where no Redis is configured."""
+    """All that the gateway talks to. `cache` is None where no Redis is configured.
+
+    `searchers` holds, by method, those of methods that have one of their own.
+    """
 
     retriever: RetrieverBackend
     searcher: SearcherBackend
     generator: GeneratorBackend
     cache: RagCache | None
+    searchers: Mapping[str, SearcherBackend] = field(default_factory=dict)
+
+    def searcher_of(self, method: str) -> SearcherBackend:
+        return self.searchers.get(method, self.searcher)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ class Asker:
             agent.name,
             question.text,
             backends.retriever,
-            backends.searcher,
+            backends.searcher_of(agent.name),
             backends.generator,
             question.options,
             question.max_documents,

@@ -76,7 +76,10 @@ class DocumentOut(PassageOut):
 
 
 class TurnOut(BaseModel):
-    """`retrieved` and `selected` are passage ids; `titles` names them. `error`: what was malformed."""
+    """`retrieved` and `selected` are passage ids; `titles` names them. `error`: what was malformed.
+
+    `selected` are of the retrieved ones, or a digest made from them.
+    """
 
     query: str
     retrieved: list[str]
@@ -90,7 +93,7 @@ class TurnOut(BaseModel):
             query=turn.query,
             retrieved=[passage.id for passage in turn.retrieved],
             selected=[passage.id for passage in turn.selected],
-            titles={passage.id: passage.title for passage in turn.retrieved},
+            titles={passage.id: passage.title for passage in (*turn.retrieved, *turn.selected)},
             error=turn.error,
         )
 

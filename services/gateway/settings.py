@@ -23,6 +23,10 @@ class GatewaySettings(BaseSettings):
     retriever: str = Field(description="host:port of the retriever")
     searcher: str = Field(description="host:port of the generator service that holds the searcher")
     generator: str = Field(description="host:port of the generator service that holds the generator")
+    searchers: dict[str, str] = Field(
+        default_factory=dict,
+        description='searchers of methods that have their own as JSON, e.g. {"search_r1": "host:port"}',
+    )
     redis_url: SecretStr | None = Field(None, description="redis://…; without it nothing is cached")
     cache_ttl_s: int = Field(7 * 24 * 3600, ge=1, description="seconds a naive-RAG result is kept")
     retriever_timeout_s: float = Field(10, gt=0, description="deadline of one retrieval")

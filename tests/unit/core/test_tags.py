@@ -1,6 +1,5 @@
 """The protocol: whatever a model writes is read, and prompt, grammar and parser agree."""
 
-import json
 import random
 import re
 
@@ -11,31 +10,11 @@ from hypothesis import strategies as st
 from search_agent import prompts, tags
 from search_agent.tags import Move, completed_text, move_grammar, parse_move, render_move, wants_more
 from search_agent.types import Completion, FinishReason, Passage
+from tests.unit.core.grammars import regex_of
 
 
 def parse(text: str) -> Move:
     return parse_move(text, documents=8, max_selected=3)
-
-
-GBNF_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|\w+|\{[^}]*\}|[()|?*+]')
-
-
-def regex_of(grammar: str) -> re.Pattern[str]:
-    """The grammar has no recursion, so that its rules can be put into one another until none is left."""
-    rules = dict(line.split(" ::= ") for line in grammar.splitlines())
-
-    def translate(body: str) -> str:
-        out = ""
-        for token in GBNF_TOKEN.findall(body):
-            if token[0] == '"':
-                out += re.escape(json.loads(token))
-            elif token[0] in "[{()|?*+":
-                out += token
-            else:
-                out += f"(?:{translate(rules[token])})"
-        return out
-
-    return re.compile(translate(rules["root"]))
 
 
 numbers = st.lists(st.integers(1, 8), max_size=3, unique=True).map(tuple)

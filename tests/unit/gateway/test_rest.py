@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
 import pytest
 
-from search_agent.agents import AGENTS
+from search_agent.agents import AGENTS, Agent
 from search_agent.errors import BoundaryError, Failure, GeneratorError, RetrieverError, SearcherError
 from search_agent.types import Completion, Message, Sampling
 from services.gateway.app import create_app
@@ -26,11 +26,17 @@ MOVES = [
 class Rest:
     """A gateway over fakes, and a client that talks to it."""
 
-    def __init__(self, generator: Generator | None = None, max_in_flight: int = 8) -> None:
+    def __init__(
+        self,
+        generator: Generator | None = None,
+        max_in_flight: int = 8,
+        searchers: Mapping[str, Searcher] | None = None,
+        agents: Mapping[str, Agent] = AGENTS,
+    ) -> None:
         self.retriever, self.searcher = Retriever(), Searcher(MOVES)
         self.generator = generator or Generator("an answer")
-        backends = Backends(self.retriever, self.searcher, self.generator, None)
-        app = create_app(backends, Asker(backends, Sampling(max_tokens=8)), AGENTS, max_in_flight)
+        backends = Backends(self.retriever, self.searcher, self.generator, None, searchers or {})
+        app = create_app(backends, Asker(backends, Sampling(max_tokens=8)), agents, max_in_flight)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
@@ -118,6 +124,56 @@ async def test_without_a_cache_there_is_none_to_count(rest: Rest) -> None:
         assert "GATEWAY_REDIS_URL" in response.json()["detail"]
 
 
+TEXTS = {
+    "cot": [],
+    "ircot": [
+        "<sentence>an answer stands</sentence>\n<enough>False</enough>",
+        "<sentence>It is so.</sentence>\n<enough>True</enough>",
+    ],
+    "search_o1": ["So\n<|begin_search_query|>what stands<|end_search_query|>", "An answer stands.", "Thus."],
+    "search_r1": ["<think>a</think>\n<search>what stands</search>", "<think>b</think>\n<answer>own</answer>"],
+    "deep_retrieval": ['<think>a</think>\n<answer>{"query": "stands OR here"}</answer>'],
+}
+
+
+@pytest.mark.parametrize("method", TEXTS)
+async def test_the_baselines(method: str) -> None:
+    rest = Rest(searchers={method: Searcher(TEXTS[method])})
+    fields = {"cot": {}, "deep_retrieval": {"top_k": 2, "mode": "dense", "index": "demo"}}.get(
+        method, {"top_k": 2, "mode": "hybrid", "index": "demo", "max_turns": 3}
+    )
+    response = await rest.post("/v1/answer", question="what stands?", method=method, **fields)
+    assert response.status_code == 200, response.text
+    body = response.json()
+    assert (body["method"], body["answer"], body["stop_reason"]) == (method, "an answer", "complete")
+    searches = {"cot": 0, "ircot": 2}.get(method, 1)
+    assert body["usage"]["searches"] == len(body["turns"]) == searches
+    assert all(len(turn["retrieved"]) == 2 and not turn["error"] for turn in body["turns"])
+    assert not rest.searcher.calls
+    kept = {"cot": [], "search_o1": ["digest-1"]}.get(method, ["w1", "w2"])
+    assert [document["id"] for document in body["documents"]] == kept
+    for turn in body["turns"]:
+        assert set(turn["titles"]) == {*turn["retrieved"], *turn["selected"]}
+
+
+async def test_the_stream_of_reasoning_ends_in_the_answer_alone() -> None:
+    rest = Rest(Generator("It stands.\nAnswer: w one"))
+    response = await rest.post("/v1/answer", question="what stands?", method="cot", stream=True)
+    told = events(response.text)
+    assert "".join(data["text"] for name, data in told if name == "answer.delta").strip() == "It stands.\nAnswer: w one"
+    assert told[-1][1]["answer"] == "w one"
+
+
+async def test_a_searcher_that_answers_itself() -> None:
+    agents = AGENTS | {"search_r1": AGENTS["search_r1"].with_params({"answerer": "searcher"})}
+    rest = Rest(agents=agents, searchers={"search_r1": Searcher(TEXTS["search_r1"])})
+    response = await rest.post("/v1/answer", question="what stands?", method="search_r1", stream=True)
+    told = events(response.text)
+    assert [name for name, _ in told] == ["turn", "documents", "answer.delta", "done"]
+    assert told[-1][1]["answer"] == "own"
+    assert not rest.generator.prompts
+
+
 async def test_the_stream_tells_each_step(rest: Rest) -> None:
     response = await rest.post("/v1/answer", question="what stands?", stream=True)
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -146,8 +202,13 @@ async def test_the_compatible_retrieve_with_and_without_scores(rest: Rest) -> No
 
 async def test_about(rest: Rest) -> None:
     methods = (await rest.http.get("/v1/methods")).json()
-    assert [method["name"] for method in methods] == ["s3", "naive_rag", "direct"]
-    assert methods[0]["parameters"]["properties"]["max_turns"]["default"] == 3
+    assert [method["name"] for method in methods] == list(AGENTS)
+    parameters = {method["name"]: method["parameters"]["properties"] for method in methods}
+    assert parameters["s3"]["max_turns"]["default"] == 3
+    assert parameters["ircot"]["max_turns"]["default"] == 4
+    assert parameters["search_r1"]["answerer"]["enum"] == ["generator", "searcher"]
+    assert parameters["deep_retrieval"]["mode"]["default"] == "bm25"
+    assert set(parameters["cot"]) == {"reasoning_tokens"}
     (index,) = (await rest.http.get("/v1/indexes")).json()
     assert (index["name"], index["modes"], index["default"]) == ("demo", ["dense", "bm25"], True)
     assert (await rest.http.get("/healthz")).json() == {"status": "ok"}
@@ -168,6 +229,21 @@ async def test_readiness_names_what_is_missing(rest: Rest) -> None:
     }
 
 
+async def test_readiness_checks_each_searcher_once() -> None:
+    shared, broken = Searcher([]), Searcher([])
+    rest = Rest(searchers={"search_r1": shared, "ircot": broken, "search_o1": shared})
+    assert (await rest.http.get("/readyz")).json()["status"] == "ready"
+    broken.error = SearcherError(Failure.UNAVAILABLE, "connection refused")
+    response = await rest.http.get("/readyz")
+    assert response.status_code == 503
+    states = response.json()["backends"]
+    assert {name: state for name, state in states.items() if name.startswith("searcher")} == {
+        "searcher": "ok",
+        "searcher:search_r1,search_o1": "ok",
+        "searcher:ircot": "unavailable: connection refused",
+    }
+
+
 @pytest.mark.parametrize(
     ("path", "body", "field"),
     [
@@ -176,6 +252,9 @@ async def test_readiness_names_what_is_missing(rest: Rest) -> None:
         ("/v1/search", {"question": "q", "method": "magic"}, "method"),
         ("/v1/search", {"question": "q", "max_turns": 0}, "max_turns"),
         ("/v1/search", {"question": "q", "method": "naive_rag", "max_turns": 2}, "max_turns"),
+        ("/v1/search", {"question": "q", "method": "cot", "top_k": 2}, "top_k"),
+        ("/v1/search", {"question": "q", "method": "deep_retrieval", "max_turns": 2}, "max_turns"),
+        ("/v1/search", {"question": "q", "method": "search_r1", "max_selected": 2}, "max_selected"),
         ("/v1/search", {"question": "q", "mode": "sparse"}, "mode"),
         ("/v1/search", {"question": "q", "colour": 1}, "colour"),
         ("/v1/answer", {"question": 5}, "question"),

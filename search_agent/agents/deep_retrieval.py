@@ -1,0 +1,67 @@
+"""DeepRetrieval: the question rewritten into one query, for BM25 by default (Jiang et al., arXiv 2503.00223).
+
+The query may hold AND, OR, NOT, brackets and quotes, as the public checkpoints write them. It goes to the
+retriever as it is; the ones here read its words and not its operators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from search_agent import gbnf, prompts, tags
+from search_agent.agents.dialogue import SearcherParams
+from search_agent.episode import Episode
+from search_agent.types import Mode, StopReason, Turn
+
+ANSWER = "answer"
+STOPS = (tags.closing(ANSWER),)
+
+
+@dataclass(frozen=True)
+class DeepRetrievalParams(SearcherParams):
+    mode: Mode = field(default=Mode.BM25, metadata={"help": "dense, bm25 or hybrid"})
+
+
+def render_rewriting(thought: str, query: str) -> str:
+    """The canonical text of a rewriting."""
+    thinking = f"{tags.opening(tags.THINK)}{thought}{tags.closing(tags.THINK)}"
+    return f"{thinking}\n{tags.opening(ANSWER)}{tags.render_query(query)}{tags.closing(ANSWER)}"
+
+
+def rewriting_grammar() -> str:
+    """GBNF for `render_rewriting`'s texts."""
+    before, between, after = (
+        gbnf.literal(text)
+        for text in (
+            tags.opening(tags.THINK),
+            f"{tags.closing(tags.THINK)}\n{tags.opening(ANSWER)}",
+            tags.closing(ANSWER),
+        )
+    )
+    bracket_or_quote = f'("(" | {gbnf.literal(chr(92) + chr(34))}){{0,4}}'
+    return gbnf.grammar(
+        f"{before} thought {between} query {after}",
+        gbnf.line("thought", tags.MAX_THOUGHT_CHARS),
+        gbnf.query("query", tags.MAX_QUERY_CHARS - 4, before=bracket_or_quote),
+    )
+
+
+def parse_rewriting(text: str) -> tuple[str, str]:
+    """The query of any text, and what was malformed; one of the two is empty. Never raises."""
+    payload = tags.content(tags.without_thoughts(text), ANSWER)
+    if payload is None:
+        return "", "no answer with a query"
+    query = tags.parse_query(payload)
+    return query, "" if query else "the query is empty"
+
+
+async def search(episode: Episode, params: DeepRetrievalParams) -> StopReason:
+    """One rewriting and one retrieval, all of it kept. A malformed rewriting finds nothing."""
+    # The question is its own example: a weak model that copies it searches as plain retrieval does.
+    example = render_rewriting("A document with the answer would use these words.", episode.question)
+    episode.observe(prompts.render("deep_retrieval", question=episode.question, example=example))
+    await episode.complete(params.sampling(rewriting_grammar(), STOPS))
+    query, error = parse_rewriting(episode.spans[-1].text)
+    passages = await episode.retrieve(query, params.top_k, params.index, params.mode) if query else ()
+    episode.record(Turn(query, passages, passages, error))
+    return StopReason.COMPLETE if query else StopReason.INVALID

@@ -1,0 +1,45 @@
+"""What the methods with a searcher have in common: parameters, how it is asked, and the token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from search_agent.types import Mode, Sampling
+
+_CHARS_PER_TOKEN = 3  # a cautious guess for the budget; English text has about four
+
+
+@dataclass(frozen=True)
+class SearcherParams:
+    """A searcher and what it searches."""
+
+    top_k: int = field(default=3, metadata={"minimum": 1, "maximum": 100, "help": "passages a search returns"})
+    index: str = field(default="", metadata={"help": "index to search; empty is the default one"})
+    mode: Mode = field(default=Mode.DENSE, metadata={"help": "dense, bm25 or hybrid"})
+    constrained: bool = field(default=True, metadata={"help": "hold the searcher to the protocol's grammar"})
+    temperature: float = field(default=0.0, metadata={"minimum": 0, "maximum": 2})
+    turn_tokens: int = field(default=500, metadata={"minimum": 16, "help": "new tokens a turn"})
+
+    def sampling(self, grammar: str, stops: Sequence[str]) -> Sampling:
+        """How a turn is asked for: held to the grammar, or free to write until one of `stops`."""
+        return Sampling(
+            max_tokens=self.turn_tokens,
+            temperature=self.temperature,
+            stop=() if self.constrained else tuple(stops),
+            grammar=grammar if self.constrained else "",
+        )
+
+
+@dataclass(frozen=True)
+class DialogueParams(SearcherParams):
+    """A searcher that reads what it found and goes on."""
+
+    observation_chars: int = field(
+        default=2000, metadata={"minimum": 100, "help": "characters of a block, shared by its passages"}
+    )
+    context_tokens: int = field(default=4096, metadata={"minimum": 512, "help": "tokens of the whole dialogue"})
+
+    def fits(self, tokens: int, calls: int = 1) -> bool:
+        """Whether after `tokens` the dialogue has room for another block and what `calls` calls may write."""
+        return tokens + calls * self.turn_tokens + self.observation_chars // _CHARS_PER_TOKEN <= self.context_tokens

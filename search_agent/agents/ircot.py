@@ -1,0 +1,104 @@
+"""IRCoT: each sentence of the reasoning is the next query (Trivedi et al., arXiv 2212.10509)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from search_agent import gbnf, prompts, tags
+from search_agent.agents.dialogue import DialogueParams
+from search_agent.episode import Episode
+from search_agent.types import StopReason, Turn
+
+SENTENCE, ENOUGH = "sentence", "enough"
+STOPS = (tags.closing(ENOUGH),)
+
+
+@dataclass(frozen=True)
+class IrcotParams(DialogueParams):
+    max_turns: int = field(
+        default=4, metadata={"minimum": 1, "maximum": 20, "help": "sentences, each of which may search once more"}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The next sentence of the reasoning, and whether what was found by now is enough.
+
+    `error` says what was malformed. A step that has no sentence and does not stop is invalid.
+    """
+
+    sentence: str = ""
+    enough: bool = False
+    error: str = ""
+
+    @property
+    def valid(self) -> bool:
+        return self.enough or bool(self.sentence)
+
+
+def render_step(step: Step) -> str:
+    """The canonical text of a valid step."""
+    sentence = f"{tags.opening(SENTENCE)}{step.sentence}{tags.closing(SENTENCE)}"
+    return f"{sentence}\n{tags.opening(ENOUGH)}{step.enough}{tags.closing(ENOUGH)}"
+
+
+def step_grammar() -> str:
+    """GBNF for `render_step`'s texts."""
+    before, between, after = (
+        gbnf.literal(text)
+        for text in (
+            tags.opening(SENTENCE),
+            f"{tags.closing(SENTENCE)}\n{tags.opening(ENOUGH)}",
+            tags.closing(ENOUGH),
+        )
+    )
+    return gbnf.grammar(
+        f'{before} sentence {between} ("True" | "False") {after}', gbnf.line("sentence", tags.MAX_QUERY_CHARS)
+    )
+
+
+def parse_step(text: str) -> Step:
+    """Reads any text; the first of a repeated tag counts. Never raises."""
+    text = tags.without_thoughts(text)
+    errors = []
+    sentence = tags.one_line(tags.content(text, SENTENCE) or "", tags.MAX_QUERY_CHARS)
+    enough = tags.truth(tags.content(text, ENOUGH) or "")
+    if not sentence:
+        errors.append("no sentence")
+    if enough is None:
+        errors.append(f"{ENOUGH} is neither True nor False")
+    return Step(sentence, bool(enough), "; ".join(errors))
+
+
+async def search(episode: Episode, params: IrcotParams) -> StopReason:
+    """Retrieves by the question, then by each sentence until one says that it is enough. All is kept."""
+    # The question is its own example: a weak model that copies it searches as plain retrieval does.
+    example = render_step(Step(f"It must be found out: {episode.question}"))
+    query = episode.question
+    block = await episode.retrieve(query, params.top_k, params.index, params.mode)
+    episode.record(Turn(query, block, block))
+    information = tags.render_information(block, params.observation_chars)
+    episode.observe(
+        prompts.render(
+            "ircot",
+            question=query,
+            example=example,
+            example_last=render_step(Step("One sentence that gives the answer.", enough=True)),
+            information=information,
+        )
+    )
+    for turn in range(1, params.max_turns + 1):
+        completion = await episode.complete(params.sampling(step_grammar(), STOPS))
+        step = parse_step(episode.spans[-1].text)
+        if step.enough:
+            return StopReason.COMPLETE
+        if step.valid:
+            block = await episode.retrieve(step.sentence, params.top_k, params.index, params.mode)
+            said = tags.render_information(block, params.observation_chars)
+        else:
+            block, said = (), prompts.render("nudge", example=example)
+        episode.record(Turn(step.sentence, block, block, step.error))
+        if turn < params.max_turns and not params.fits(completion.tokens):
+            return StopReason.BUDGET
+        episode.observe(f"\n\n{said}\n\n")
+    return StopReason.MAX_TURNS if step.valid else StopReason.INVALID

@@ -1,0 +1,123 @@
+"""Search-o1: searches inside the reasoning, each result condensed before it is read (Li et al., arXiv 2501.05366).
+
+The digests, not the passages, are kept. A digest is a document with the id "digest-1", "digest-2", … by its turn,
+the query as its title, and the digest as its text; the turn's record names the passages it was made from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from search_agent import gbnf, prompts, tags
+from search_agent.agents.dialogue import DialogueParams
+from search_agent.episode import Episode
+from search_agent.types import FinishReason, Passage, StopReason, Turn
+
+BEGIN_QUERY, END_QUERY = "<|begin_search_query|>", "<|end_search_query|>"
+BEGIN_RESULT, END_RESULT = "<|begin_search_result|>", "<|end_search_result|>"
+STOPS = (END_QUERY,)
+NOTHING = "Nothing of use was found."  # the digest of passages that do not help; it is not kept
+MAX_DIGEST_CHARS = 400  # what the grammar lets a model write
+
+
+@dataclass(frozen=True)
+class SearchO1Params(DialogueParams):
+    max_turns: int = field(default=4, metadata={"minimum": 1, "maximum": 20, "help": "searches"})
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Reasoning that ends with a search, or without one for good. `error` says what was malformed."""
+
+    query: str = ""
+    error: str = ""
+
+
+def render_step(thought: str, step: Step) -> str:
+    """The canonical text of a step."""
+    return f"{thought}\n{BEGIN_QUERY}{step.query}{END_QUERY}" if step.query else thought
+
+
+def render_result(digest: str) -> str:
+    """What the environment says after a search."""
+    return f"\n\n{BEGIN_RESULT}\n{digest}\n{END_RESULT}\n\n"
+
+
+def step_grammar() -> str:
+    """GBNF for `render_step`'s texts."""
+    return gbnf.grammar(
+        "thought search?",
+        f"search ::= {gbnf.literal(chr(10) + BEGIN_QUERY)} query {gbnf.literal(END_QUERY)}",
+        gbnf.line("thought", tags.MAX_THOUGHT_CHARS),
+        gbnf.line("query", tags.MAX_QUERY_CHARS),
+    )
+
+
+def digest_grammar() -> str:
+    """GBNF for a digest: one line without tags."""
+    return gbnf.grammar("digest", gbnf.line("digest", MAX_DIGEST_CHARS))
+
+
+def parse_step(text: str) -> Step:
+    """Reads any text: the first search counts, and without any the reasoning has ended. Never raises."""
+    if pair := tags.between(text, BEGIN_QUERY, END_QUERY):
+        query = tags.one_line(text[pair[1] : pair[2]], tags.MAX_QUERY_CHARS)
+        return Step(query, "" if query else "the search is empty")
+    return Step(error="a search was begun and not ended" if BEGIN_QUERY in text.lower() else "")
+
+
+async def search(episode: Episode, params: SearchO1Params) -> StopReason:
+    """Reasons and searches until the reasoning ends without a search; keeps the digests."""
+    # The question is its own example: a weak model that copies it searches as plain retrieval does.
+    example = render_step("I do not know this yet.", Step(episode.question))
+    episode.observe(
+        prompts.render(
+            "search_o1",
+            question=episode.question,
+            example=example,
+            begin_result=BEGIN_RESULT,
+            end_result=END_RESULT,
+        )
+    )
+    for turn in range(1, params.max_turns + 1):
+        completion = await episode.complete(params.sampling(step_grammar(), STOPS))
+        step = parse_step(episode.spans[-1].text)
+        error = step.error
+        if not step.query and not error:
+            if completion.finish_reason is FinishReason.STOP:
+                return StopReason.COMPLETE
+            error = "the reasoning was cut off"
+        block: tuple[Passage, ...] = ()
+        kept: tuple[Passage, ...] = ()
+        if step.query:
+            block = await episode.retrieve(step.query, params.top_k, params.index, params.mode)
+            digest = await _digest(episode, params, step.query, block) if block else ""
+            if digest:
+                kept = (Passage(f"digest-{turn}", step.query, digest),)
+            said = render_result(digest or NOTHING)
+        else:
+            said = f"\n\n{prompts.render('nudge', example=example)}\n\n"
+        episode.record(Turn(step.query, block, kept, error))
+        # The next turn may write both its reasoning and a digest.
+        if turn < params.max_turns and not params.fits(completion.tokens, 3):
+            return StopReason.BUDGET
+        episode.observe(said)
+    return StopReason.INVALID if error else StopReason.MAX_TURNS
+
+
+async def _digest(episode: Episode, params: SearchO1Params, query: str, block: tuple[Passage, ...]) -> str:
+    """What of the passages serves the reasoning so far, in a call of its own; "" where nothing does."""
+    reasoning = "".join(span.text for span in episode.spans[1:])
+    completion = await episode.consult(
+        prompts.render(
+            "search_o1_digest",
+            question=episode.question,
+            reasoning=reasoning,
+            query=query,
+            documents=tags.render_documents(block, params.observation_chars),
+            nothing=NOTHING,
+        ),
+        params.sampling(digest_grammar(), ()),
+    )
+    digest = tags.one_line(tags.without_thoughts(completion.text))
+    return "" if digest.rstrip(".").lower() == NOTHING.rstrip(".").lower() else digest

@@ -1,0 +1,112 @@
+"""Search-R1: think, search or answer (Jin et al., arXiv 2503.09516), in its tags, for its public checkpoints.
+
+What was found is put between information tags into the same assistant message, which then goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from search_agent import gbnf, prompts, tags
+from search_agent.agents.dialogue import DialogueParams
+from search_agent.episode import Episode
+from search_agent.types import StopReason, Turn
+
+SEARCH, ANSWER = "search", "answer"
+MAX_ANSWER_CHARS = 100  # what the grammar lets a model write
+STOPS = (tags.closing(SEARCH), tags.closing(ANSWER))
+
+
+@dataclass(frozen=True)
+class SearchR1Params(DialogueParams):
+    max_turns: int = field(default=4, metadata={"minimum": 1, "maximum": 20, "help": "searches"})
+    # The generator's answer from the passages is the s3 paper's "Search-R1 (Ret)".
+    answerer: Literal["generator", "searcher"] = field(
+        default="generator", metadata={"help": "who answers: the generator from the passages, or the searcher"}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A search or an answer. `error` says why the text was neither."""
+
+    query: str = ""
+    answer: str = ""
+    error: str = ""
+
+
+def render_step(thought: str, step: Step) -> str:
+    """The canonical text of a step."""
+    tag, said = (ANSWER, step.answer) if step.answer else (SEARCH, step.query)
+    thinking = f"{tags.opening(tags.THINK)}{thought}{tags.closing(tags.THINK)}"
+    return f"{thinking}\n{tags.opening(tag)}{said}{tags.closing(tag)}"
+
+
+def step_grammar(may_search: bool) -> str:
+    """GBNF for `render_step`'s texts, with a search only if `may_search`."""
+
+    def acting(tag: str, rule: str) -> str:
+        return f"{gbnf.literal(tags.opening(tag))} {rule} {gbnf.literal(tags.closing(tag))}"
+
+    action = f"({acting(SEARCH, 'query')} | {acting(ANSWER, 'answer')})" if may_search else acting(ANSWER, "answer")
+    lines = [gbnf.line("thought", tags.MAX_THOUGHT_CHARS), gbnf.line("answer", MAX_ANSWER_CHARS)]
+    if may_search:
+        lines.append(gbnf.line("query", tags.MAX_QUERY_CHARS))
+    return gbnf.grammar(f'{acting(tags.THINK, "thought")} "\\n" {action}', *lines)
+
+
+def parse_step(text: str) -> Step:
+    """Reads any text: the first search or answer outside of thoughts. Never raises."""
+    text = tags.without_thoughts(text)
+    tag, said = tags.first_of(text, SEARCH, ANSWER)
+    if not tag:
+        return Step(error="neither a search nor an answer")
+    if tag == ANSWER:
+        answer = said.strip()
+        return Step(answer=answer, error="" if answer else f"{ANSWER} is empty")
+    query = tags.one_line(said, tags.MAX_QUERY_CHARS)
+    return Step(query, error="" if query else f"{SEARCH} is empty")
+
+
+async def search(episode: Episode, params: SearchR1Params) -> StopReason:
+    """Searches until the policy answers; every passage found is kept.
+
+    A searcher that answers itself is asked once more after its last search, then without another. If it has no
+    answer even so, its answer is the empty text, and the stop reason tells.
+    """
+    answers = params.answerer == "searcher"
+    if answers:
+        episode.own_answer = ""
+    # The question is its own example: a weak model that copies it searches as plain retrieval does.
+    example = render_step("I do not know this yet.", Step(episode.question))
+    episode.observe(
+        prompts.render(
+            "search_r1",
+            question=episode.question,
+            example_search=example,
+            example_answer=render_step("Now I know it.", Step(answer="a few words")),
+            begin_information=tags.opening(tags.INFORMATION),
+            end_information=tags.closing(tags.INFORMATION),
+        )
+    )
+    for turn in range(1, params.max_turns + 1 + answers):
+        may_search = turn <= params.max_turns
+        completion = await episode.complete(params.sampling(step_grammar(may_search), STOPS))
+        step = parse_step(episode.spans[-1].text)
+        if step.answer:
+            if answers:
+                episode.own_answer = step.answer
+            return StopReason.COMPLETE
+        if not may_search:
+            break
+        if step.query:
+            block = await episode.retrieve(step.query, params.top_k, params.index, params.mode)
+            said = tags.render_information(block, params.observation_chars)
+        else:
+            block, said = (), prompts.render("nudge", example=example)
+        episode.record(Turn(step.query, block, block, step.error))
+        if turn < params.max_turns + answers and not params.fits(completion.tokens):
+            return StopReason.BUDGET
+        episode.observe(f"\n\n{said}\n\n")
+    return StopReason.INVALID if step.error else StopReason.MAX_TURNS

@@ -1,0 +1,33 @@
+"""Parts of grammars in GBNF, llama.cpp's notation, that the protocols share. Lengths are in characters."""
+
+from __future__ import annotations
+
+import json
+
+# A letter or digit of any script, so that no line is blank; then what is no tag, no quote and no new line.
+_FIRST = r"first ::= [^\x00-\x2F\x3A-\x40\x5B-\x60\x7B-\xBF\u1680\u2000-\u206F\u3000]"
+_CHAR = r"char ::= [^<>\x00-\x1F\x7F]"
+_JSON_CHAR = r'jsonchar ::= [^"\\<>\x00-\x1F\x7F] | "\\" ["\\]'
+
+
+def literal(text: str) -> str:
+    """The text itself."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def line(name: str, chars: int) -> str:
+    """The rule `name`: a line of at most `chars`, neither blank nor with a tag in it."""
+    return f"{name} ::= first char{{0,{chars - 1}}}"
+
+
+def query(name: str, chars: int, before: str = "") -> str:
+    """The rule `name`: what `tags.render_query` writes. `before` may stand before the first letter or digit."""
+    start, end = literal('{"query": "'), literal('"}')
+    return f"{name} ::= {start} {before and before + ' '}first jsonchar{{0,{chars - 1}}} {end}"
+
+
+def grammar(root: str, *rules: str) -> str:
+    """The whole grammar, with what `line` and `query` refer to where they are used."""
+    text = "\n".join([f"root ::= {root}", *rules])
+    needed = {"first": _FIRST, "char{": _CHAR, "jsonchar{": _JSON_CHAR}
+    return "\n".join([text, *(rule for word, rule in needed.items() if f" {word}" in text)])

@@ -1,0 +1,49 @@
+"""From settings to an application; nothing listens at the backends' addresses."""
+
+import httpx
+import pytest
+
+from services.common.settings import load
+from services.gateway.settings import GatewaySettings
+from services.gateway.wiring import wire
+
+NOBODY = "127.0.0.1:9"
+
+
+def settings(**more: object) -> GatewaySettings:
+    return GatewaySettings(retriever=NOBODY, searcher=NOBODY, generator=NOBODY, **more)  # type: ignore[arg-type]
+
+
+async def test_each_address_is_one_searcher() -> None:
+    own = {"search_r1": "127.0.0.1:10", "ircot": NOBODY, "search_o1": "127.0.0.1:10"}
+    app = wire(settings(searchers=own))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,
+    ):
+        states = (await http.get("/readyz")).json()["backends"]
+    assert {name for name in states if name.startswith("searcher")} == {"searcher", "searcher:search_r1,search_o1"}
+
+
+def test_searchers_are_read_as_json() -> None:
+    argv = ["--retriever", NOBODY, "--searcher", NOBODY, "--generator", NOBODY]
+    assert load(GatewaySettings, [*argv, "--searchers", '{"search_r1": "there:1"}']).searchers == {
+        "search_r1": "there:1"
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"searchers": {"magic": NOBODY}}, "GATEWAY_SEARCHERS: magic: no such method"),
+        ({"methods": {"magic": {}}}, "GATEWAY_METHODS: magic: no such method"),
+        ({"methods": {"search_r1": {"answerer": "me"}}}, "GATEWAY_METHODS: answerer: must be one of"),
+    ],
+)
+async def test_what_there_is_not_stops_the_start(
+    more: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        wire(settings(**more))
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
