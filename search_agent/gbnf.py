@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 # A letter or digit of any script, so that no line is blank; then what is no tag, no quote and no new line.
-_FIRST = r"first ::= [^\x00-\x2F\x3A-\x40\x5B-\x60\x7B-\xBF\u1680\u2000-\u206F\u3000]"
+# Negated classes hold ASCII alone: with more, xgrammar 0.2.3 crashes, and vLLM's engine with it.
+_FIRST = r"first ::= [0-9A-Za-z\u00C0-\u167F\u1681-\u1FFF\u2070-\u2FFF\u3001-\uD7FF]"
 _CHAR = r"char ::= [^<>\x00-\x1F\x7F]"
 _JSON_CHAR = r'jsonchar ::= [^"\\<>\x00-\x1F\x7F] | "\\" ["\\]'
 

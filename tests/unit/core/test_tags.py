@@ -57,6 +57,13 @@ def test_the_last_turn_may_not_search() -> None:
     assert not regex_of(move_grammar(3, 3, may_search=False)).fullmatch(render_move(Move((4,), complete=True)))
 
 
+def test_negated_classes_are_ascii() -> None:
+    """xgrammar, which holds vLLM's models to a grammar, crashes on others."""
+    for negated in re.findall(r"\[\^(?:\\.|[^\]])*\]", move_grammar(8, 3, may_search=True)):
+        assert not re.search(r"\\x[89A-F]|\\u|\\U", negated, re.IGNORECASE)
+        assert negated.isascii()
+
+
 def test_the_prompt_shows_moves_that_parse() -> None:
     searching = render_move(Move((2, 5), "a query"))
     text = prompts.render(
