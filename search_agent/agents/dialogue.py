@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from search_agent.types import Mode, Sampling
+from search_agent import prompts, tags
+from search_agent.episode import Episode
+from search_agent.types import Mode, Sampling, Turn
 
 _CHARS_PER_TOKEN = 3  # a cautious guess for the budget; English text has about four
 
@@ -43,3 +45,15 @@ class DialogueParams(SearcherParams):
     def fits(self, tokens: int, calls: int = 1) -> bool:
         """Whether after `tokens` the dialogue has room for another block and what `calls` calls may write."""
         return tokens + calls * self.turn_tokens + self.observation_chars // _CHARS_PER_TOKEN <= self.context_tokens
+
+
+async def look_up(episode: Episode, params: DialogueParams, query: str, error: str, example: str) -> str:
+    """Ends a turn of a method that keeps all it finds, and returns what the environment says to it: the block
+    that the query found, or without a query a nudge that shows `example`."""
+    if query:
+        block = await episode.retrieve(query, params.top_k, params.index, params.mode)
+        said = tags.render_information(block, params.observation_chars)
+    else:
+        block, said = (), prompts.render("nudge", example=example)
+    episode.record(Turn(query, block, block, error))
+    return said

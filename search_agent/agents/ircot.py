@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from search_agent import gbnf, prompts, tags
-from search_agent.agents.dialogue import DialogueParams
+from search_agent.agents.dialogue import DialogueParams, look_up
 from search_agent.episode import Episode
 from search_agent.types import StopReason, Turn
 
@@ -92,12 +92,7 @@ async def search(episode: Episode, params: IrcotParams) -> StopReason:
         step = parse_step(episode.spans[-1].text)
         if step.enough:
             return StopReason.COMPLETE
-        if step.valid:
-            block = await episode.retrieve(step.sentence, params.top_k, params.index, params.mode)
-            said = tags.render_information(block, params.observation_chars)
-        else:
-            block, said = (), prompts.render("nudge", example=example)
-        episode.record(Turn(step.sentence, block, block, step.error))
+        said = await look_up(episode, params, step.sentence, step.error, example)
         if turn < params.max_turns and not params.fits(completion.tokens):
             return StopReason.BUDGET
         episode.observe(f"\n\n{said}\n\n")

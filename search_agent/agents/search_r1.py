@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from search_agent import gbnf, prompts, tags
-from search_agent.agents.dialogue import DialogueParams
+from search_agent.agents.dialogue import DialogueParams, look_up
 from search_agent.episode import Episode
-from search_agent.types import StopReason, Turn
+from search_agent.types import StopReason
 
 SEARCH, ANSWER = "search", "answer"
 MAX_ANSWER_CHARS = 100  # what the grammar lets a model write
@@ -100,12 +100,7 @@ async def search(episode: Episode, params: SearchR1Params) -> StopReason:
             return StopReason.COMPLETE
         if not may_search:
             break
-        if step.query:
-            block = await episode.retrieve(step.query, params.top_k, params.index, params.mode)
-            said = tags.render_information(block, params.observation_chars)
-        else:
-            block, said = (), prompts.render("nudge", example=example)
-        episode.record(Turn(step.query, block, block, step.error))
+        said = await look_up(episode, params, step.query, step.error, example)
         if turn < params.max_turns + answers and not params.fits(completion.tokens):
             return StopReason.BUDGET
         episode.observe(f"\n\n{said}\n\n")

@@ -43,7 +43,7 @@ class _ClientLeft(Exception):
 
 
 def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], max_in_flight: int) -> FastAPI:
-    """The application over given backends and agents (all wiring of settings is in __main__)."""
+    """The application over given backends and agents (settings are read and wired in wiring.py)."""
     app = FastAPI(title="search-agent", version="1", description="Search, answer and retrieve.")
     app.add_middleware(Observed)
     problems.install(app)
