@@ -11,10 +11,10 @@ from fastapi import FastAPI
 
 from search_agent.agents import AGENTS
 from search_agent.types import Sampling
+from services.common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
 from services.common.rag_store import RagStore
 from services.gateway.app import create_app
 from services.gateway.asking import Asker, Backends
-from services.gateway.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
 from services.gateway.cache import RagCache
 from services.gateway.settings import GatewaySettings
 

@@ -12,7 +12,7 @@ from search_agent.episode import Episode
 from search_agent.testing import EchoGenerator, ListRetriever
 from search_agent.types import Author, Completion, Passage, Sampling, Span, StopReason
 from services.common import server
-from services.gateway.backends import GrpcPolicy
+from services.common.backends import GrpcPolicy
 from services.generator.llama_cpp import LlamaCpp
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
