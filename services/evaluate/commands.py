@@ -23,7 +23,11 @@ lines {"id", "question", "golden_answers"}, or MIRAGE's benchmark.json, benchmar
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """The arguments of `search-agent evaluate`."""
     _common(parser)
-    parser.add_argument("--methods", default="s3,naive_rag,direct", help="comma-separated (default: %(default)s)")
+    parser.add_argument(
+        "--methods",
+        default="s3,naive_rag,direct",
+        help="comma-separated; with parameters as naive_rag:mode=bm25:top_k=8 (default: %(default)s)",
+    )
     parser.add_argument(
         "--budget", type=_positive, default=0, metavar="K", help="the same number of passages for every method"
     )

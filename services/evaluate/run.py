@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ from services.evaluate.pool import each
 
 @dataclass(frozen=True)
 class Plan:
-    """What to ask. `source` names the set they are from and its contents; `budget` 0 leaves each method its setting."""
+    """What to ask. `source` names the set they are from and its contents; `budget` 0 leaves each method its setting.
+
+    A method is a name, or a name with parameters of its own, as naive_rag:mode=bm25:top_k=8.
+    """
 
     source: str
     questions: Sequence[Question]
@@ -94,7 +97,8 @@ async def run(plan: Plan, gateway: Gateway, judge: Judge | None, advance: Callab
 
 
 def _body(question: Question, method: str, plan: Plan, parameters: dict[str, Any]) -> dict[str, Any]:
-    body: dict[str, Any] = {"question": question.text, "method": method}
+    name, given = _variant(method, parameters)
+    body: dict[str, Any] = {"question": question.text, "method": name, **given}
     if question.options:
         body["options"] = dict(question.options)
     if plan.index and "index" in parameters:
@@ -102,20 +106,40 @@ def _body(question: Question, method: str, plan: Plan, parameters: dict[str, Any
     if plan.budget:
         body["max_documents"] = plan.budget
         if "top_k" in parameters and "max_turns" not in parameters:
-            body["top_k"] = plan.budget  # one retrieval: it may fill the budget
+            body.setdefault("top_k", plan.budget)  # one retrieval: it may fill the budget
     return body
+
+
+def _variant(method: str, parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The method's name and what is given after it, as the type of each parameter's default."""
+    name, *pairs = method.split(":")
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        parameter, _, text = pair.partition("=")
+        if parameter not in parameters:
+            raise EvaluateProblem(f"{method}: {name} has no parameter {parameter!r}; there are {', '.join(parameters)}")
+        kind = type(parameters[parameter])
+        try:
+            given[parameter] = {"true": True, "false": False}[text] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            raise EvaluateProblem(f"{method}: {parameter} must be of type {kind.__name__}") from None
+    return name, given
 
 
 async def _facts(plan: Plan, gateway: Gateway, judge: Judge | None) -> dict[str, Any]:
     known = await gateway.methods()
-    if unknown := [method for method in plan.methods if method not in known]:
-        raise EvaluateProblem(f"no method is called {unknown[0]!r}; there are {', '.join(known)}")
+    parameters = {}
+    for method in plan.methods:
+        name = method.partition(":")[0]
+        if name not in known:
+            raise EvaluateProblem(f"no method is called {name!r}; there are {', '.join(known)}")
+        parameters[method] = known[name] | _variant(method, known[name])[1]
     return {
         "questions": plan.source,
         "asked": len(plan.questions),
         "index": await gateway.index(plan.index),
         "judge": judge.facts if judge else None,
-        "parameters": {method: known[method] for method in plan.methods},
+        "parameters": parameters,
     }
 
 

@@ -119,6 +119,33 @@ async def test_the_budget_is_the_same_for_all_beside_the_own_settings(tmp_path: 
     assert report.Report(outcome, 0, None).budgets == [0, 5]
 
 
+async def test_a_method_can_be_asked_in_variants(tmp_path: Path) -> None:
+    fake = Fake()
+    variants = ("naive_rag", "naive_rag:top_k=8", "s3:max_turns=1:index=other")
+    outcome = await go(fake, tmp_path, methods=variants, questions=QUESTIONS[:1], budget=5)
+    bodies = [{key: body[key] for key in body if key not in ("question", "max_documents")} for body in fake.asked]
+    assert bodies == [
+        {"method": "naive_rag", "top_k": 5},
+        {"method": "naive_rag", "top_k": 8},
+        {"method": "s3", "max_turns": 1, "index": "other"},
+    ]
+    assert {row.method for row in outcome.rows} == set(variants)
+    assert outcome.facts["parameters"]["naive_rag:top_k=8"]["top_k"] == 8
+
+
+@pytest.mark.parametrize(
+    ("method", "complaint"),
+    [
+        ("naive_rag:depth=8", "naive_rag has no parameter 'depth'; there are top_k, index"),
+        ("naive_rag:top_k=many", "top_k must be of type int"),
+        ("naive_rag:top_k", "top_k must be of type int"),
+    ],
+)
+async def test_a_bad_variant_is_named(method: str, complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(EvaluateProblem, match=complaint):
+        await go(Fake(), tmp_path, methods=[method])
+
+
 async def test_options_travel_apart_from_the_question(tmp_path: Path) -> None:
     fake = Fake()
     question = Question("m", "which?", ("B: no",), options={"A": "yes", "B": "no"}, choice="B")
