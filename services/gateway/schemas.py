@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -30,6 +30,7 @@ class SearchRequest(Request):
         None, description="passage budget of any method: of the passages it keeps, the first so many count"
     )
     rerank: Annotated[int, Field(ge=0, le=100)] | None = None
+    answerer: Literal["generator", "searcher"] | None = None
 
     def overrides(self) -> dict[str, object]:
         """The method's parameters that the request names."""

@@ -165,9 +165,9 @@ async def test_the_stream_of_reasoning_ends_in_the_answer_alone() -> None:
 
 
 async def test_a_searcher_that_answers_itself() -> None:
-    agents = AGENTS | {"search_r1": AGENTS["search_r1"].with_params({"answerer": "searcher"})}
-    rest = Rest(agents=agents, searchers={"search_r1": Searcher(TEXTS["search_r1"])})
-    response = await rest.post("/v1/answer", question="what stands?", method="search_r1", stream=True)
+    rest = Rest(searchers={"search_r1": Searcher(TEXTS["search_r1"])})
+    asked = {"question": "what stands?", "method": "search_r1", "answerer": "searcher"}
+    response = await rest.post("/v1/answer", **asked, stream=True)
     told = events(response.text)
     assert [name for name, _ in told] == ["turn", "documents", "answer.delta", "done"]
     assert told[-1][1]["answer"] == "own"
