@@ -24,10 +24,13 @@ class BoundaryError(Exception):
     boundary: ClassVar[str]
 
     def __init__(self, failure: Failure, message: str, field: str = "") -> None:
-        super().__init__(f"{field}: {message}" if field else message)
+        super().__init__(failure, message, field)  # of which pickle makes it anew
         self.failure = failure
         self.message = message
         self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
 
 
 class RetrieverError(BoundaryError):

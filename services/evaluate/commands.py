@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    import httpx
     from tqdm import tqdm
 
-    from services.evaluate.judge import Judge
+    from services.evaluate.endpoints import Endpoints
     from services.evaluate.report import Report
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _QUESTIONS = """a set by name (nq, triviaqa, popqa, hotpotqa, 2wikimultihopqa, musique, bamboogle, NAME/train), JSON
 lines {"id", "question", "golden_answers"}, or MIRAGE's benchmark.json, benchmark.json#NAME for one of its sets"""
@@ -59,6 +63,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway (default: %(default)s)")
     parser.add_argument("--concurrency", type=_positive, default=4, help="questions at once (default: %(default)s)")
     parser.add_argument(
+        "--ray", metavar="ADDRESS", help="ask from the nodes of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, local"
+    )
+    parser.add_argument(
         "--timeout", type=float, default=300, metavar="S", help="of one question (default: %(default)s)"
     )
     parser.add_argument("--judge-url", metavar="URL", help="base of an OpenAI-compatible API, with /v1")
@@ -75,11 +82,9 @@ def _positive(text: str) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     import asyncio
 
-    import httpx
     from tqdm import tqdm
 
     from services.evaluate import questions, report, run
-    from services.evaluate.gateway import Gateway
 
     everything = questions.load(args.questions)
     plan = run.Plan(
@@ -92,10 +97,12 @@ def _evaluate(args: argparse.Namespace) -> int:
         concurrency=args.concurrency,
     )
 
+    endpoints = _endpoints(args)
+
     async def ask() -> run.Outcome:
-        async with httpx.AsyncClient(base_url=args.url, timeout=args.timeout) as http:
+        async with endpoints.open() as (gateway, judge), _placed(partial(run.asking, endpoints), args) as asker:
             with tqdm(total=len(plan.questions) * len(plan.methods), unit="answer") as bar:
-                return await run.run(plan, Gateway(http), _judge(args, http), _advance(bar))
+                return await run.run(plan, gateway, judge.facts if judge else None, asker, _advance(bar))
 
     outcome = asyncio.run(ask())
     failed = sum(outcome.failures.values())
@@ -112,31 +119,28 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _precompute(args: argparse.Namespace) -> int:
     import asyncio
 
-    import httpx
     from tqdm import tqdm
 
-    from services.common.rag_store import RagStore
     from services.evaluate import precompute, questions, scored_file
-    from services.evaluate.gateway import Gateway
 
     asked = questions.pick(questions.load(args.questions), args.limit, args.seed)
     fields = {"index": args.index or None, "top_k": args.top_k}
 
+    endpoints = _endpoints(args)
+    scoring = partial(precompute.scoring, endpoints, args.redis, fields)
+
     async def fill() -> precompute.Outcome:
-        store = RagStore(args.redis, ttl_s=1, timeout_s=10)  # scores have no time to live, and only they are written
-        try:
+        async with precompute.storing(args.redis) as store:
             if args.load:
                 print(f"{args.load}: {await scored_file.load(store, args.load):,} results put into Redis")
-            async with httpx.AsyncClient(base_url=args.url, timeout=args.timeout) as http:
+            async with endpoints.open() as (gateway, _), _placed(scoring, args) as scorer:
                 with tqdm(total=len(asked), unit="question") as bar:
                     outcome = await precompute.precompute(
-                        asked, Gateway(http), store, _judge(args, http), fields, args.concurrency, _advance(bar)
+                        asked, gateway, store, scorer, args.concurrency, _advance(bar)
                     )
             if args.save:
                 print(f"{args.save}: {await scored_file.save(store, args.save, args.index):,} results saved")
             return outcome
-        finally:
-            await store.close()
 
     outcome = asyncio.run(fill())
     failed = sum(outcome.failures.values())
@@ -151,15 +155,25 @@ def _precompute(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _judge(args: argparse.Namespace, http: httpx.AsyncClient) -> Judge | None:
+def _endpoints(args: argparse.Namespace) -> Endpoints:
+    from services.evaluate.endpoints import Endpoints
     from services.evaluate.errors import EvaluateProblem
-    from services.evaluate.judge import Judge
 
     if bool(args.judge_url) != bool(args.judge_model):
         raise EvaluateProblem("--judge-url and --judge-model go together")
-    return (
-        Judge(http, args.judge_url, args.judge_model, os.environ.get("JUDGE_API_KEY", "")) if args.judge_url else None
-    )
+    key = os.environ.get("JUDGE_API_KEY", "")
+    return Endpoints(args.url, args.timeout, args.judge_url or "", args.judge_model, key)
+
+
+def _placed(
+    opening: Callable[[], AbstractAsyncContextManager[Callable[[T], Awaitable[R]]]], args: argparse.Namespace
+) -> AbstractAsyncContextManager[Callable[[T], Awaitable[R]]]:
+    """What does the work: opened here, or in the actors of a Ray cluster."""
+    if not args.ray:
+        return opening()
+    from services.evaluate import on_ray
+
+    return on_ray.actors(args.ray, opening, args.concurrency)
 
 
 def _advance(bar: tqdm[object]) -> Callable[[bool], None]:

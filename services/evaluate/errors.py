@@ -19,8 +19,11 @@ class BadQuestion(EvaluateProblem):
 
 
 class Failed(Exception):
-    """The gateway did not answer a question. `boundary` is the backend that failed, or "gateway"."""
+    """A question has no answer. `boundary` is the backend that failed, "gateway", or "ray" for lost actors."""
 
     def __init__(self, boundary: str, failure: Failure | str, detail: str) -> None:
-        super().__init__(detail)
-        self.boundary, self.failure = boundary, str(failure)
+        super().__init__(boundary, failure, detail)  # of which pickle makes it anew
+        self.boundary, self.failure, self.detail = boundary, str(failure), detail
+
+    def __str__(self) -> str:
+        return self.detail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -35,7 +36,7 @@ class Gateway:
         """Raises EvaluateProblem if the gateway keeps no naive-RAG results."""
         await self._about("/v1/cache")
 
-    async def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """What POST /v1/answer says, asked again while the gateway is full. Raises Failed."""
         try:
             response = await patience.post(self._http, "/v1/answer", json=body)

@@ -3,17 +3,73 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from search_agent.errors import Failure, JudgeError
 from search_agent.evaluate import Question, matches, row_of
 from services.common.rag_store import RagStore
+from services.evaluate.endpoints import Endpoints
 from services.evaluate.errors import EvaluateProblem, Failed
 from services.evaluate.gateway import Gateway
 from services.evaluate.judge import Judge
 from services.evaluate.pool import each
+
+
+class Scorer:
+    """Answers and scores one question into the store: what runs here or in Ray's actors.
+
+    The gateway's naive RAG keeps each result under its key; the score goes beside it. `fields` are more fields
+    of POST /v1/answer.
+    """
+
+    def __init__(self, gateway: Gateway, judge: Judge | None, store: RagStore, fields: Mapping[str, object]) -> None:
+        self._gateway, self._judge, self._store, self._fields = gateway, judge, store, fields
+
+    async def __call__(self, question: Question) -> tuple[bool, bool]:
+        """Whether naive RAG is right, and whether that was known. Done twice, it leaves one score.
+
+        Raises Failed, JudgeError; EvaluateProblem if the gateway's cache is elsewhere, CacheError if Redis fails.
+        """
+        judge = self._judge
+        facts = judge.facts if judge else None
+        answer = await self._gateway.answer(
+            {"question": question.text, "method": "naive_rag", "options": dict(question.options), **self._fields}
+        )
+        key = answer["cache_key"]
+        if not key:
+            raise Failed("cache", Failure.UNAVAILABLE, "the gateway could not keep the result")
+        found = await self._store.score_of(key, question.id)
+        if found and (found["golds"], found["judge"]) == (list(question.golds), facts):
+            return bool(found["gen_acc"]), True
+        judged = None
+        if judge and not matches(question, answer["answer"]):
+            judged = await judge(question, answer["answer"])
+        row = asdict(row_of(question, "naive_rag", 0, answer, judged))
+        names = ("answer", "gen_acc", "span", "judged", "exact_match", "f1")
+        record: dict[str, Any] = {"question": question.text, "golds": question.golds, "judge": facts}
+        if not await self._store.score(key, question.id, record | {name: row[name] for name in names}):
+            raise EvaluateProblem("the gateway keeps its results in another Redis than --redis")
+        return bool(row["gen_acc"]), False
+
+
+@asynccontextmanager
+async def storing(redis: str) -> AsyncIterator[RagStore]:
+    """The store at a Redis URL. Scores have no time to live, and only they are written."""
+    store = RagStore(redis, ttl_s=1, timeout_s=10)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def scoring(endpoints: Endpoints, redis: str, fields: Mapping[str, object]) -> AsyncIterator[Scorer]:
+    """A scorer with connections of its own."""
+    async with endpoints.open() as (gateway, judge), storing(redis) as store:
+        yield Scorer(gateway, judge, store, fields)
 
 
 @dataclass(frozen=True)
@@ -30,49 +86,27 @@ async def precompute(
     questions: Sequence[Question],
     gateway: Gateway,
     store: RagStore,
-    judge: Judge | None,
-    fields: Mapping[str, object],
+    score: Callable[[Question], Awaitable[tuple[bool, bool]]],
     concurrency: int,
     advance: Callable[[bool], None],
 ) -> Outcome:
-    """Asks the gateway's naive RAG, which keeps each result under its key, and scores it beside it.
+    """Has every question scored; `score` is a Scorer, here or elsewhere.
 
     A question that was answered before comes from the cache, under the versions in force now, so that a
-    killed run goes on and a stale result is not taken over. `fields` are more fields of POST /v1/answer.
-    Raises EvaluateProblem if the gateway has no cache or a cache elsewhere, CacheError if Redis fails.
+    killed run goes on and a stale result is not taken over. Raises EvaluateProblem if the gateway has no
+    cache or a cache elsewhere, CacheError if Redis fails.
     """
     await gateway.check_cache()
     await store.check()
-    facts = judge.facts if judge else None
     right: dict[str, bool] = {}
     failures: Counter[str] = Counter()
     known = 0
 
-    async def score(question: Question) -> bool:
-        nonlocal known
-        answer = await gateway.answer(
-            {"question": question.text, "method": "naive_rag", "options": dict(question.options), **fields}
-        )
-        key = answer["cache_key"]
-        if not key:
-            raise Failed("cache", Failure.UNAVAILABLE, "the gateway could not keep the result")
-        found = await store.score_of(key, question.id)
-        if found and (found["golds"], found["judge"]) == (list(question.golds), facts):
-            known += 1
-            return bool(found["gen_acc"])
-        judged = None
-        if judge and not matches(question, answer["answer"]):
-            judged = await judge(question, answer["answer"])
-        row = asdict(row_of(question, "naive_rag", 0, answer, judged))
-        names = ("answer", "gen_acc", "span", "judged", "exact_match", "f1")
-        record: dict[str, Any] = {"question": question.text, "golds": question.golds, "judge": facts}
-        if not await store.score(key, question.id, record | {name: row[name] for name in names}):
-            raise EvaluateProblem("the gateway keeps its results in another Redis than --redis")
-        return bool(row["gen_acc"])
-
     async def work(question: Question) -> None:
+        nonlocal known
         try:
-            right[question.id] = await score(question)
+            right[question.id], before = await score(question)
+            known += before
         except (Failed, JudgeError) as error:
             failures[f"{error.boundary}: {error.failure}"] += 1
         advance(question.id not in right)

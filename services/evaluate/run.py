@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from search_agent.errors import JudgeError
 from search_agent.evaluate import Question, Row, matches, row_of
+from services.evaluate.endpoints import Endpoints
 from services.evaluate.errors import EvaluateProblem, Failed
 from services.evaluate.gateway import Gateway
 from services.evaluate.journal import Journal
@@ -36,6 +38,38 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Task:
+    """A question for a method. `body` is that of POST /v1/answer; `budget` is what the row tells."""
+
+    question: Question
+    method: str
+    budget: int
+    body: Mapping[str, Any]
+
+
+class Asker:
+    """Answers and scores one task: what runs here or in Ray's actors."""
+
+    def __init__(self, gateway: Gateway, judge: Judge | None) -> None:
+        self._gateway, self._judge = gateway, judge
+
+    async def __call__(self, task: Task) -> Row:
+        """Raises Failed, JudgeError."""
+        answer = await self._gateway.answer(task.body)
+        judged = None
+        if self._judge and not matches(task.question, answer["answer"]):
+            judged = await self._judge(task.question, answer["answer"])
+        return row_of(task.question, task.method, task.budget, answer, judged)
+
+
+@asynccontextmanager
+async def asking(endpoints: Endpoints) -> AsyncIterator[Asker]:
+    """An asker with connections of its own."""
+    async with endpoints.open() as (gateway, judge):
+        yield Asker(gateway, judge)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """All rows of the plan's questions, those of earlier runs into the folder too; failures of this run.
 
@@ -47,9 +81,16 @@ class Outcome:
     facts: dict[str, Any]
 
 
-async def run(plan: Plan, gateway: Gateway, judge: Judge | None, advance: Callable[[bool], None]) -> Outcome:
+async def run(
+    plan: Plan,
+    gateway: Gateway,
+    judge: dict[str, str] | None,
+    ask: Callable[[Task], Awaitable[Row]],
+    advance: Callable[[bool], None],
+) -> Outcome:
     """Asks what has no row yet. `advance` is told of every question done, true for a failure.
 
+    `ask` is an Asker, here or elsewhere; `judge` are the facts of its judge, if it has one.
     Writes rows.jsonl, failures.jsonl (this run's) and run.json into the plan's folder. Raises
     EvaluateProblem if the gateway has no such method, or the folder holds rows of another setting.
     """
@@ -60,14 +101,11 @@ async def run(plan: Plan, gateway: Gateway, judge: Judge | None, advance: Callab
     failed: Counter[tuple[str, int, str]] = Counter()
     done = {(row["id"], row["method"], row["budget"]) for row in rows.found}
 
-    async def ask(pair: tuple[Question, str]) -> None:
+    async def work(pair: tuple[Question, str]) -> None:
         question, method = pair
         body = _body(question, method, plan, facts["parameters"][method])
         try:
-            answer = await gateway.answer(body)
-            judged = None
-            if judge and not matches(question, answer["answer"]):
-                judged = await judge(question, answer["answer"])
+            row = asdict(await ask(Task(question, method, plan.budget, body)))
         except (Failed, JudgeError) as error:
             failed[method, plan.budget, f"{error.boundary}: {error.failure}"] += 1
             failures.append(
@@ -76,7 +114,6 @@ async def run(plan: Plan, gateway: Gateway, judge: Judge | None, advance: Callab
             )  # fmt: skip
             advance(True)
             return
-        row = asdict(row_of(question, method, plan.budget, answer, judged))
         rows.append(row)
         rows.found.append(row)
         advance(False)
@@ -87,7 +124,7 @@ async def run(plan: Plan, gateway: Gateway, judge: Judge | None, advance: Callab
         left = [pair for pair in pairs if (pair[0].id, pair[1], plan.budget) not in done]
         for _ in range(len(plan.questions) * len(plan.methods) - len(left)):
             advance(False)
-        await each(left, ask, plan.concurrency)
+        await each(left, work, plan.concurrency)
     finally:
         rows.close()
         failures.close()
@@ -126,7 +163,7 @@ def _variant(method: str, parameters: Mapping[str, Any]) -> tuple[str, dict[str,
     return name, given
 
 
-async def _facts(plan: Plan, gateway: Gateway, judge: Judge | None) -> dict[str, Any]:
+async def _facts(plan: Plan, gateway: Gateway, judge: dict[str, str] | None) -> dict[str, Any]:
     known = await gateway.methods()
     parameters = {}
     for method in plan.methods:
@@ -138,7 +175,7 @@ async def _facts(plan: Plan, gateway: Gateway, judge: Judge | None) -> dict[str,
         "questions": plan.source,
         "asked": len(plan.questions),
         "index": await gateway.index(plan.index),
-        "judge": judge.facts if judge else None,
+        "judge": judge,
         "parameters": parameters,
     }
 

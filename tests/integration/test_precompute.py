@@ -18,7 +18,7 @@ from services.evaluate import scored_file
 from services.evaluate.errors import EvaluateProblem
 from services.evaluate.gateway import Gateway
 from services.evaluate.judge import Judge
-from services.evaluate.precompute import Outcome, precompute
+from services.evaluate.precompute import Outcome, Scorer, precompute
 from services.gateway.app import create_app
 from services.gateway.asking import Asker, Backends
 from services.gateway.cache import RagCache
@@ -37,12 +37,14 @@ class Stack:
         self.gateway_store = RagStore(url, ttl_s=60, timeout_s=0.5)
         self.store = RagStore(url, ttl_s=1, timeout_s=0.5)
         backends = Backends(self.retriever, Searcher([]), self.generator, RagCache(self.gateway_store))
-        app = create_app(backends, Asker(backends, Sampling(max_tokens=8)), AGENTS, 8)
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+        self.app = create_app(backends, Asker(backends, Sampling(max_tokens=8)), AGENTS, 8)
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://gateway")
 
     async def fill(self, questions: list[Question] = QUESTIONS, judge: Judge | None = None, **fields: Any) -> Outcome:
         steps: list[bool] = []
-        outcome = await precompute(questions, Gateway(self.http), self.store, judge, fields, 3, steps.append)
+        gateway = Gateway(self.http)
+        scorer = Scorer(gateway, judge, self.store, fields)
+        outcome = await precompute(questions, gateway, self.store, scorer, 3, steps.append)
         assert len(steps) == len(questions)
         return outcome
 

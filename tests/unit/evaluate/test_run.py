@@ -14,7 +14,7 @@ from services.evaluate.errors import EvaluateProblem
 from services.evaluate.gateway import Gateway
 from services.evaluate.journal import Journal
 from services.evaluate.judge import Judge
-from services.evaluate.run import Outcome, Plan, run
+from services.evaluate.run import Asker, Outcome, Plan, run
 from tests.stub_gateway import answer_to, methods
 
 QUESTIONS = [Question(f"q{n}", f"question {n}", ("gold",), ("p0",)) for n in range(10)]
@@ -53,8 +53,8 @@ class Fake:
 async def go(fake: Fake, out: Path, judge: bool = False, **changes: Any) -> Outcome:
     plan = Plan(**{"source": "set", "questions": QUESTIONS, "methods": ("s3", "naive_rag"), "out": out, **changes})
     steps: list[bool] = []
-    chosen = Judge(fake.http, "http://judge/v1", "judge-1") if judge else None
-    outcome = await run(plan, Gateway(fake.http), chosen, steps.append)
+    gateway, chosen = Gateway(fake.http), Judge(fake.http, "http://judge/v1", "judge-1") if judge else None
+    outcome = await run(plan, gateway, chosen.facts if chosen else None, Asker(gateway, chosen), steps.append)
     assert len(steps) == len(plan.questions) * len(plan.methods)
     return outcome
 

@@ -1,0 +1,240 @@
+"""`evaluate` and `precompute` on a Ray cluster of two nodes: the same results, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from deploy.local import free_port
+from search_agent.evaluate import Question, Row
+from services.evaluate import precompute, run
+from services.evaluate.endpoints import Endpoints
+from services.evaluate.errors import EvaluateProblem, Failed
+from tests.integration.conftest import RedisServer
+from tests.integration.test_evaluate import rows, start
+from tests.integration.test_precompute import QUESTIONS as SCORED
+from tests.integration.test_precompute import Stack
+from tests.stub_gateway import stub_gateway
+
+QUESTIONS = [Question(f"q{n}", f"question {n}", ("gold",)) for n in range(20)]
+Ask = Callable[[run.Task], Awaitable[Row]]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as environment:
+        # a token of its own: no one else on the network gets in, and no file in the home folder counts
+        environment.setenv("RAY_AUTH_MODE", "token")
+        environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        from ray.cluster_utils import Cluster  # which reads the environment when it is imported
+
+        settings = {"num_cpus": 1, "object_store_memory": 80 << 20}
+        made = Cluster(initialize_head=True, head_node_args={**settings, "include_dashboard": False})
+        made.add_node(**settings)
+        yield made
+        made.shutdown()
+
+
+def only_the_bar(err: str) -> bool:
+    return all("%|" in line for line in err.replace("\r", "\n").split("\n") if line)
+
+
+async def go(url: str, out: Path, ask: Ask, judge: dict[str, str] | None = None) -> run.Outcome:
+    plan = run.Plan("set", QUESTIONS, ("s3", "naive_rag"), out)
+    async with Endpoints(url, 30).open() as (gateway, _):
+        return await run.run(plan, gateway, judge, ask, lambda _: None)
+
+
+def test_a_killed_run_goes_on_and_ends_as_it_would_here(cluster: Any, tmp_path: Path) -> None:
+    questions = tmp_path / "q.jsonl"
+    lines = [{"id": each.id, "question": each.text, "golden_answers": each.golds} for each in QUESTIONS]
+    questions.write_text("\n".join(map(json.dumps, lines)))
+    there, here = tmp_path / "there", tmp_path / "here"
+    with stub_gateway(delay_s=0.1) as (url, asked):
+        process = start(url, questions, there, "--ray", cluster.address)
+        for _ in range(600):
+            if (there / "rows.jsonl").exists() and (there / "rows.jsonl").read_bytes().count(b"\n") >= 5:
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        before = rows(there)
+        assert 5 <= len(before) < 40
+        process = start(url, questions, there, "--ray", cluster.address)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert sum(asked.values()) <= 40 + 4  # of the questions under way when it was killed
+        assert only_the_bar(err), err
+        start(url, questions, here).communicate(timeout=60)
+    assert rows(there) == rows(here)
+    assert all(row in rows(there) for row in before)
+
+
+def test_ctrl_c_stops_at_once(cluster: Any, tmp_path: Path) -> None:
+    with stub_gateway(delay_s=0.5) as (url, asked):
+        process = start(url, Path("data/demo/qa_dev.jsonl.gz"), tmp_path, "--ray", cluster.address)
+        for _ in range(600):
+            if asked:
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert err.endswith("search-agent: interrupted\n")
+    assert "Traceback" not in err
+
+
+async def test_a_failure_is_counted_as_it_is_here(cluster: Any, tmp_path: Path) -> None:
+    from services.evaluate import on_ray
+
+    with stub_gateway(delay_s=0) as (url, _):
+        opening = partial(run.asking, Endpoints(url, 30, "http://127.0.0.1:9/v1", "judge-1"))
+        async with opening() as ask:
+            here = await go(url, tmp_path / "here", ask)
+        async with on_ray.actors(cluster.address, opening, 4) as ask:
+            there = await go(url, tmp_path / "there", ask)
+    assert here.failures == there.failures
+    assert {what for _, _, what in there.failures} == {"judge: unavailable"}
+    assert len(there.rows) + sum(there.failures.values()) == 40
+    failures = [
+        (folder / "failures.jsonl").read_text().splitlines() for folder in (tmp_path / "here", tmp_path / "there")
+    ]
+    assert sorted(failures[0]) == sorted(failures[1])
+
+
+@asynccontextmanager
+async def dying(endpoints: Endpoints, text: str, marker: Path, times: int) -> AsyncIterator[Ask]:
+    """An asker whose process ends at a question, that many times, once the others under way have been asked."""
+    async with run.asking(endpoints) as ask:
+
+        async def work(task: run.Task) -> Row:
+            if (task.question.text, task.method) == (text, "s3") and len(deaths(marker)) < times:
+                with marker.open("a") as file:
+                    file.write(f"{os.getpid()}\n")
+                await asyncio.sleep(0.05)
+                os._exit(1)
+            return await ask(task)
+
+        yield work
+
+
+def deaths(marker: Path) -> set[str]:
+    return set(marker.read_text().split()) if marker.exists() else set()
+
+
+@pytest.mark.parametrize("times", [1, 100])
+async def test_an_actor_that_dies(cluster: Any, tmp_path: Path, times: int) -> None:
+    from services.evaluate import on_ray
+
+    marker = tmp_path / "deaths"
+    with stub_gateway(delay_s=0.02) as (url, asked):
+        opening = partial(dying, Endpoints(url, 30), "question 7", marker, times)
+        async with on_ray.actors(cluster.address, opening, 4) as ask:
+            outcome = await go(url, tmp_path, ask)
+    found = Counter((row["id"], row["method"]) for row in rows(tmp_path))
+    assert set(found.values()) == {1}
+    if times == 1:
+        assert len(found) == len(outcome.rows) == 40
+        assert not outcome.failures
+    else:  # what ends its actor every time is a failure, and so may be what was under way beside it every time
+        assert ("q7", "s3") not in found
+        assert {what for _, _, what in outcome.failures} == {"ray: unavailable"}
+        assert sum(outcome.failures.values()) == 40 - len(found) <= 4
+        assert len(deaths(marker)) == on_ray.ATTEMPTS
+    assert set(asked) >= {(f"question {id[1:]}", method) for id, method in found}
+
+
+def test_a_node_that_dies(cluster: Any, tmp_path: Path) -> None:
+    node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    more = ("--ray", cluster.address, "--limit", "30", "--concurrency", "6")
+    with stub_gateway(delay_s=0.2) as (url, asked):
+        process = start(url, Path("data/demo/qa_dev.jsonl.gz"), tmp_path, *more)
+        for _ in range(600):
+            if len(asked) > 8:
+                break
+            time.sleep(0.02)
+        cluster.remove_node(node, allow_graceful=False)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert Counter((row["id"], row["method"]) for row in rows(tmp_path)).total() == 60
+    assert len({(row["id"], row["method"]) for row in rows(tmp_path)}) == 60
+    assert only_the_bar(err)
+    assert out.startswith("# "), out  # and nothing of Ray's before the report
+
+
+async def test_precomputing(cluster: Any, redis_server: RedisServer) -> None:
+    from services.evaluate import on_ray
+
+    stack, port = Stack(redis_server.url), free_port()
+    server = uvicorn.Server(uvicorn.Config(stack.app, port=port, log_level="error"))
+    serving = asyncio.create_task(server.serve())
+    try:
+        endpoints = Endpoints(f"http://127.0.0.1:{port}", 30)
+        opening = partial(precompute.scoring, endpoints, redis_server.url, {})
+        async with endpoints.open() as (gateway, _), on_ray.actors(cluster.address, opening, 3) as score:
+            for known in (0, 12):
+                outcome = await precompute.precompute(SCORED, gateway, stack.store, score, 3, lambda _: None)
+                assert (outcome.right, outcome.known, stack.generations) == (8, known, 12)
+                assert [question.id for question in outcome.wrong] == ["q0", "q3", "q6", "q9"]
+        elsewhere = partial(precompute.scoring, endpoints, "redis://127.0.0.1:9/0", {})
+        async with on_ray.actors(cluster.address, elsewhere, 3) as score:
+            with pytest.raises(Exception, match="Redis does not answer") as raised:
+                await score(replace(SCORED[0], id="new"))
+            assert type(raised.value).__name__ == "CacheError"
+    finally:
+        server.should_exit = True
+        await serving
+        await stack.http.aclose()
+        await stack.store.close()
+        await stack.gateway_store.close()
+
+
+@asynccontextmanager
+async def unopened() -> AsyncIterator[Callable[[str], Awaitable[str]]]:
+    raise Failed("gateway", "unavailable", "nothing here")
+    yield
+
+
+async def test_actors_that_cannot_start(cluster: Any) -> None:
+    from services.evaluate import on_ray
+
+    with pytest.raises(EvaluateProblem, match="actors cannot start: nothing here"):
+        async with on_ray.actors(cluster.address, unopened, 2):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("address", "said"), [("127.0.0.1:9", "Connection refused"), ("here", "neither HOST:PORT"), ("h:1x", "Port")]
+)
+def test_a_cluster_that_is_not_there_is_said(address: str, said: str, tmp_path: Path) -> None:
+    with stub_gateway(delay_s=0) as (url, _):
+        process = start(url, Path("data/demo/qa_dev.jsonl.gz"), tmp_path, "--ray", address)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert err.startswith(f"search-agent: no Ray cluster at {address}: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_ray_that_is_not_installed_is_said(tmp_path: Path) -> None:
+    command = "import sys; sys.modules['ray'] = None; from services.cli import main; sys.exit(main())"
+    asked = ["evaluate", "--questions", "data/demo/qa_dev.jsonl.gz", "--out", str(tmp_path), "--ray", "auto"]
+    ran = subprocess.run([sys.executable, "-c", command, *asked], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr == "search-agent: --ray needs Ray: pip install search-agent[ray]\n"
