@@ -68,14 +68,14 @@ class Stage:
     async def _worth(self, example: Example, trajectory: Trajectory, answer: str) -> tuple[float, dict[str, float]]:
         if self._terms.kind == "exact_match":
             right = scoring.exact_match(answer, example.question.golds)
-            return right, {"acc": right}
+            return right, {"accuracy": right}
         if example.rag is None or trajectory.models != (example.generator,):
             message = f"{' and '.join(trajectory.models)} answers, but naive RAG was scored with {example.generator}"
             raise GeneratorError(Failure.INVALID, message)
         ours = await gen_acc(example.question, answer, self._judge)
         gain = reward.gain_beyond_rag(ours, example.rag)
         worth = gain if self._terms.kind == "gain" else reward.gain_plus_accuracy(ours, example.rag)
-        return worth, {"acc": ours, "rag_acc": example.rag, "gain": gain}
+        return worth, {"accuracy": ours, "rag_accuracy": example.rag, "gain": gain}
 
 
 async def gen_acc(question: Question, answer: str, judge: Judge | None) -> float:
