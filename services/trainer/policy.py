@@ -64,7 +64,7 @@ class TokenPolicy:
             raise SearcherError(Failure.UNSUPPORTED, "training samples without a grammar", "grammar")
         for span in spans[self._read :]:
             self._take(span)
-        self._read = len(spans) + 1  # and the one that is written now
+        self._read = len(spans)
         context = self.prompt_ids + self.response_ids
         left = self._limits.response - len(self.response_ids)
         if left < 1:
