@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FINISHED, STOPPED = 0, 3
 _ROOT = Path(__file__).resolve().parents[2]
+_MINI_BATCH = "actor_rollout_ref.actor.ppo_mini_batch_size"
 _NEEDED = ("torch", "ray", "verl", "vllm", "transfer_queue")
 
 # What differs from verl's defaults in every run; a run's `verl` is laid over it.
@@ -79,6 +80,9 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
     grouped = str(_plain(chosen, "algorithm.adv_estimator")).startswith("grpo")
     if grouped and samples < 2:
         raise ConfigProblem("verl.actor_rollout_ref.rollout.n", "GRPO compares samples of one prompt: at least 2")
+    batch, mini = chosen.get("data.train_batch_size", 1024), chosen.get(_MINI_BATCH, 256)
+    if batch % mini:
+        raise ConfigProblem(f"verl.{_MINI_BATCH}", f"{mini} does not divide data.train_batch_size {batch}")
     sampler = {"samples": samples, "smallest_group": 2 if grouped else 1}
     sampler["validation_samples"] = int(chosen.get("actor_rollout_ref.rollout.val_kwargs.n", 1))
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))}
@@ -120,6 +124,8 @@ def compose(chosen: Mapping[str, Any]) -> DictConfig:
         whole = hydra_compose("ppo_trainer")
     for option, value in chosen.items():
         name = option.removeprefix("+")
+        if OmegaConf.is_dict(OmegaConf.select(whole, name)) and not isinstance(value, Mapping):
+            raise ConfigProblem(f"verl.{option}", "has options of its own")
         try:
             if option.startswith("+"):
                 with open_dict(whole):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,11 @@ from services.trainer.samples import RunStopped
 from tests.trainer.model import write_model
 
 ANSWER = "Warsaw lies on the Vistula"
-GOOD = "<important_info>[2]</important_info>\n<search_complete>True</search_complete>"
+GOOD = (  # a search, then a choice
+    "<search_complete>False</search_complete>",
+    '\n<query>{"query": "a river"}</query>',
+    "<important_info>[2]</important_info>\n<search_complete>True</search_complete>",
+)
 IDLE = "<important_info>[]</important_info>\n<search_complete>True</search_complete>"
 
 
@@ -56,18 +61,21 @@ class Services(RetrieverServicer, GeneratorServicer):
 
 
 class ScriptedServer:
-    """In place of verl's engine client: the first sample of a prompt chooses well, the others keep nothing."""
+    """In place of verl's engine client: the first sample of a prompt searches well, the others keep nothing."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._asked: dict[str, int] = {}
+        self._first: dict[str, str] = {}  # the first episode of a prompt
+        self._turns: Counter[str] = Counter()
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
         assert sampling_params["stop"] == ["</query>", "</search_complete>"]
         assert sampling_params["temperature"] == 1.0  # verl's, not the agent's
-        prompt = self._tokenizer.decode(prompt_ids)
-        self._asked[prompt] = self._asked.get(prompt, 0) + 1
-        ids = self._tokenizer.encode(GOOD if self._asked[prompt] == 1 else IDLE, add_special_tokens=False)
+        question = self._tokenizer.decode(prompt_ids).partition("Question: ")[2].partition("\n")[0]
+        searches = self._first.setdefault(question, request_id) == request_id
+        text = GOOD[self._turns[request_id]] if searches else IDLE
+        self._turns[request_id] += 1
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
         return TokenOutput(
             token_ids=ids, log_probs=[-0.1] * len(ids), stop_reason="completed", extra_fields={
                 "global_steps": 3, "min_global_steps": 3, "max_global_steps": 3
@@ -77,7 +85,8 @@ class ScriptedServer:
 
 @pytest.fixture(scope="module")
 def queue() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    # "local": never a cluster that happens to run on this machine
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     backend = {"storage_backend": "SimpleStorage", "SimpleStorage": {"num_data_storage_units": 1}}
     tq.init(OmegaConf.create({"enable": True, "backend": backend}))
     yield
@@ -129,7 +138,9 @@ async def rolled_out(run: Path, target: str, questions: list[str], max_failed_sh
         {
             "base_model": str(write_model(run / "model")), "retriever": target, "generator": target,
             "reward.max_failed_share": max_failed_share,
-            "verl.data.max_prompt_length": 4000, "verl.actor_rollout_ref.rollout.n": 3,
+            "agent_parameters.max_turns": 2, "agent_parameters.turn_tokens": 200,
+            "agent_parameters.context_tokens": 8000,
+            "verl.data.max_prompt_length": 4000, "verl.data.max_response_length": 4000, "verl.actor_rollout_ref.rollout.n": 3,
             "verl.actor_rollout_ref.model.lora_rank": 0,
         },
     )  # fmt: skip
@@ -138,12 +149,11 @@ async def rolled_out(run: Path, target: str, questions: list[str], max_failed_sh
     whole = train.compose(train.options(settings, run))
     OmegaConf.resolve(whole)
     worker_class = AgentLoopWorkerTQ.__ray_metadata__.modified_class
-    from verl.workers.config import HFModelConfig  # noqa: F401
-
     worker = worker_class(whole, llm_client=None, reward_loop_worker_handles=[])
     worker.llm_client = ScriptedServer(worker.tokenizer)
     tags = [{"is_prompt": True, "status": "pending", "global_steps": 1} for _ in questions]
-    await asyncio.to_thread(tq.kv_batch_put, keys=[f"u{n}" for n in range(len(questions))], partition_id="train", tags=tags)
+    prompts = [f"u{n}" for n in range(len(questions))]
+    await asyncio.to_thread(tq.kv_batch_put, keys=prompts, partition_id="train", tags=tags)
     await worker.generate_sequences(batch_of(questions, 1))
     await asyncio.gather(*worker.background_tasks)
     sampler = Sampler(
@@ -153,14 +163,10 @@ async def rolled_out(run: Path, target: str, questions: list[str], max_failed_sh
         max_off_policy_strategy="drop",
         sampler_kwargs=whole.trainer.v1.sampler.sampler_kwargs,
     )
-    try:
-        batch, metrics = await asyncio.to_thread(sampler.sample, 1, "train", len(questions))
-    finally:
-        left = [f"u{n}_{s}_0" for n in range(len(questions)) for s in range(3)]
-        data = None
+    batch, metrics = await asyncio.to_thread(sampler.sample, 1, "train", len(questions))
     fields = ["prompts", "responses", "response_mask", "rm_scores", "rollout_log_probs", "uid"]
     data = await asyncio.to_thread(tq.kv_batch_get, keys=batch.keys, partition_id="train", select_fields=fields)
-    await asyncio.to_thread(tq.kv_clear, keys=left, partition_id="train")
+    await asyncio.to_thread(tq.kv_clear, keys=batch.keys, partition_id="train")
     return data, metrics, worker.tokenizer
 
 
@@ -168,15 +174,16 @@ async def test_an_episode_becomes_a_sample(queue: None, services: str, tmp_path:
     data, metrics, tokenizer = await rolled_out(tmp_path, services, ["Which river?", "What town?"], 0.1)
     assert len(data) == 6
     for responses, mask, scores in zip(data["responses"], data["response_mask"], data["rm_scores"], strict=True):
-        said = tokenizer.decode(responses)
-        assert said in (GOOD, IDLE)
-        assert mask.tolist() == [1] * len(responses)
-        assert scores[-1] == (1.0 if said == GOOD else 0.0)
+        said = tokenizer.decode(responses[mask.bool()])
+        assert said in ("".join(GOOD), IDLE)
+        told = tokenizer.decode(responses[~mask.bool()])
+        assert (told == "") if said == IDLE else told.startswith("\n\n<information>\nDoc 1 (Title: T1)")
+        assert scores[-1] == (0.0 if said == IDLE else 1.0)
         assert scores[:-1].sum() == 0
     assert tokenizer.decode(data["prompts"][0]).startswith("<|im_start|>user\nYou choose the documents")
     assert metrics["search/reward"] == metrics["search/accuracy"] == metrics["search/gain"] == pytest.approx(1 / 3)
     assert metrics["search/idle"] == pytest.approx(2 / 3)
-    assert metrics["search/searches"] == 1
+    assert metrics["search/searches"] == pytest.approx(4 / 3)
     assert metrics["search/dropped"] == 0
 
 
