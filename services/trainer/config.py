@@ -93,10 +93,10 @@ class RewardConfig(_Part):
     max_failed_share: float = Field(0.1, ge=0, lt=1, description="of a step's samples; more stop the run")
     attempts: int = Field(2, ge=1, description="times that an episode is tried before its sample is dropped")
     # Penalties are taken off the reward. They are 0 so that what is trained on is what is reported.
-    everything_penalty: float = Field(0, ge=0, description="for keeping every passage of every block")
-    copied_penalty: float = Field(0, ge=0, description="for searching with the question itself")
-    idle_penalty: float = Field(0, ge=0, description="for following the protocol and keeping nothing")
-    malformed_penalty: float = Field(0, ge=0, description="for each malformed turn")
+    everything_penalty: float = Field(0.0, ge=0, description="for keeping every passage of every block")
+    copied_penalty: float = Field(0.0, ge=0, description="for searching with the question itself")
+    idle_penalty: float = Field(0.0, ge=0, description="for following the protocol and keeping nothing")
+    malformed_penalty: float = Field(0.0, ge=0, description="for each malformed turn")
 
 
 class GateConfig(_Part):

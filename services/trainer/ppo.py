@@ -111,6 +111,7 @@ class Runner:
             try:
                 trainer.fit(loops)
             finally:
-                trainer.logger.finish()
+                if tracking := getattr(trainer, "logger", None):  # `fit` makes it
+                    tracking.finish()
         finally:
             tq.close()

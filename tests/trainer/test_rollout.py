@@ -19,6 +19,7 @@ import ray
 import transfer_queue as tq
 import yaml
 from omegaconf import OmegaConf
+from ray.exceptions import RayTaskError
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 from verl.utils import tensordict_utils as tu
 from verl.workers.rollout.replica import TokenOutput
@@ -32,7 +33,7 @@ from services.trainer import config, train
 from services.trainer.episodes import Example, row_of
 from services.trainer.ppo import Sampler
 from services.trainer.rollout import NAME, registry
-from services.trainer.samples import RunStopped
+from services.trainer.samples import DROPPED, RunStopped, settle
 from tests.trainer.model import write_model
 
 ANSWER = "Warsaw lies on the Vistula"
@@ -140,7 +141,8 @@ async def rolled_out(run: Path, target: str, questions: list[str], max_failed_sh
             "reward.max_failed_share": max_failed_share,
             "agent_parameters.max_turns": 2, "agent_parameters.turn_tokens": 200,
             "agent_parameters.context_tokens": 8000,
-            "verl.data.max_prompt_length": 4000, "verl.data.max_response_length": 4000, "verl.actor_rollout_ref.rollout.n": 3,
+            "verl.data.max_prompt_length": 4000, "verl.data.max_response_length": 4000,
+            "verl.actor_rollout_ref.rollout.n": 3,
             "verl.actor_rollout_ref.model.lora_rank": 0,
         },
     )  # fmt: skip
@@ -188,12 +190,19 @@ async def test_an_episode_becomes_a_sample(queue: None, services: str, tmp_path:
 
 
 async def test_what_failed_is_not_in_the_batch(queue: None, services: str, tmp_path: Path) -> None:
-    data, metrics, tokenizer = await rolled_out(tmp_path, services, ["Which river?", "Is it broken?"], 0.6)
+    data, metrics, _ = await rolled_out(tmp_path, services, ["Which river?", "Is it broken?"], 0.6)
     assert sorted(str(uid) for uid in data["uid"]) == ["u0"] * 3
     assert metrics["search/dropped"] == metrics["search/dropped_by/retriever"] == 3
     assert metrics["search/reward"] == pytest.approx(1 / 3)  # the failed ones do not weigh in
 
 
+def test_a_run_that_stops_in_rays_process_says_so_here(queue: None) -> None:
+    with pytest.raises(RayTaskError) as ended:
+        ray.get(ray.remote(num_cpus=0)(settle).remote(["a"], [{DROPPED: "judge: timeout"}], 1, 1, 0.5, 4))
+    assert isinstance(ended.value.cause, RunStopped)  # what services/trainer/train.py tells crashes by
+    assert "step 4" in str(ended.value.cause)
+
+
 async def test_too_many_failures_stop_the_run(queue: None, services: str, tmp_path: Path) -> None:
-    with pytest.raises(RunStopped, match="3 of 6 samples failed.*retriever: unavailable"):
+    with pytest.raises(RunStopped, match=r"3 of 6 samples failed.*retriever: unavailable"):
         await rolled_out(tmp_path, services, ["Which river?", "Is it broken?"], 0.1)

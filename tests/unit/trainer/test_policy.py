@@ -179,7 +179,7 @@ class ServedModel:
 
 SCRIPTS = {
     "searches, then is done": [
-        '<important_info>[2]</important_info>\n<search_complete>False</search_complete>',
+        "<important_info>[2]</important_info>\n<search_complete>False</search_complete>",
         '\n<query>{"query": "river"}</query>',
         "<important_info>[1, 3]</important_info>\n<search_complete>True</search_complete>",
     ],
@@ -187,7 +187,12 @@ SCRIPTS = {
         "I do not know[END]",
         "<important_info>[3]</important_info><search_complete>True</search_complete>",
     ],
-    "leaves a tag open": ['<search_complete>False</search_complete>', '<query>{"query": "near"}[END]', "[END]", "[END]"],
+    "leaves a tag open": [
+        "<search_complete>False</search_complete>",
+        '<query>{"query": "near"}[END]',
+        "[END]",
+        "[END]",
+    ],
     "is cut short": ["<think>" + "on and on " * 60, "<search_complete>True</search_complete>"],
 }
 
