@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -85,7 +86,6 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
         raise ConfigProblem(f"verl.{_MINI_BATCH}", f"{mini} does not divide data.train_batch_size {batch}")
     sampler = {"samples": samples, "smallest_group": 2 if grouped else 1}
     sampler["validation_samples"] = int(chosen.get("actor_rollout_ref.rollout.val_kwargs.n", 1))
-    environment = {"PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))}
     return chosen | {
         "actor_rollout_ref.model.path": run.base_model,
         "actor_rollout_ref.rollout.seed": run.seed,
@@ -102,8 +102,19 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
         "trainer.v1.sampler.custom_sampler.path": "pkg://services.trainer.ppo",
         "trainer.v1.sampler.custom_sampler.name": "Sampler",
         "+trainer.v1.sampler.sampler_kwargs": sampler | {"max_failed_share": run.reward.max_failed_share},
-        "+ray_kwargs.ray_init.runtime_env.env_vars": environment | {"TENSORBOARD_DIR": str(folder / "tensorboard")},
+        "+ray_kwargs.ray_init.runtime_env.env_vars": _environment(folder),
     }
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Variables of every process of the run. Ray refuses one that the job beneath which it runs has set too."""
+    ours = {
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
+        "TENSORBOARD_DIR": str(folder / "tensorboard"),
+    }
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    theirs = job.get("runtime_env", {}).get("env_vars", {})
+    return {name: value for name, value in ours.items() if name not in theirs}
 
 
 def _plain(chosen: Mapping[str, Any], option: str) -> Any:

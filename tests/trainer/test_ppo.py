@@ -14,14 +14,19 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+from verl.trainer.ppo.utils import create_rl_dataset
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.dataset.rl_dataset import collate_fn
 from verl.utils.tracking import Tracking
 
-from services.trainer import config, train
+from services.trainer import config, data, train
 from services.trainer.config import ConfigProblem
+from services.trainer.episodes import example_of
 from services.trainer.ppo import MetricsFile
+from services.trainer.rollout import NAME
 from services.trainer.samples import DROPPED, settle
+from tests.fakes import Generator, Retriever
 from tests.trainer.model import write_model
 
 # verl asks vLLM, which is not here, how large an adapter it may be
@@ -78,6 +83,22 @@ def test_a_run_resumes_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
         (checkpoints / f"global_step_{step}").mkdir(parents=True)
     (checkpoints / "latest_checkpointed_iteration.txt").write_text("20")  # killed while it wrote the second
     assert find_latest_ckpt_path(str(checkpoints)) == str(checkpoints / "global_step_20")
+
+
+async def test_verls_dataset_reads_our_rows(tmp_path: Path) -> None:
+    whole = composed(tmp_path, "smollm2-demo", {})
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(f'{{"id": "{n}", "question": "Q {n}?", "golden_answers": ["x"]}}\n' for n in range(9)))
+    run = config.load("smollm2-demo", {"data.questions": str(path), "data.validation": 3, "data.keep": "all"})
+    await data.prepare(run, tmp_path / "data", Retriever(), Generator("x"), None)
+    tokenizer = omega_conf_to_dataclass(whole.actor_rollout_ref.model).tokenizer
+    dataset = create_rl_dataset(whole.data.train_files, whole.data, tokenizer, None, is_train=True)
+    assert len(dataset) == 6
+    batch = collate_fn([dataset[0], dataset[1]])
+    example = example_of(json.loads(batch["reward_model"][0]["ground_truth"]))
+    assert batch["raw_prompt"][0] == [{"role": "user", "content": example.question.text}]
+    assert list(batch["agent_name"]) == [NAME, NAME]
+    assert list(batch["index"]) == [0, 1]
 
 
 def test_metrics_are_added_to_what_is_there(tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def test_groups_of_grpo_need_siblings_and_ppo_needs_a_critic(tmp_path: Path) -> 
         options(tmp_path, **{"verl.actor_rollout_ref.rollout.n": 1})
 
 
+def test_what_a_ray_job_has_set_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "+ray_kwargs.ray_init.runtime_env.env_vars"
+    assert options(tmp_path)[name]["TENSORBOARD_DIR"] == str(tmp_path / "tensorboard")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"env_vars": {"PYTHONPATH": "/job"}}}')
+    assert set(options(tmp_path)[name]) == {"TENSORBOARD_DIR"}
+
+
 def test_a_mini_batch_divides_the_batch(tmp_path: Path) -> None:
     with pytest.raises(ConfigProblem) as problem:
         options(tmp_path, **{"verl.actor_rollout_ref.actor.ppo_mini_batch_size": 48})
