@@ -15,13 +15,11 @@ from contracts.v1.generator_pb2 import ModelInfoResponse
 from contracts.v1.retriever_pb2 import IndexInfo
 from search_agent.agents import AGENTS
 from search_agent.episode import Episode
-from search_agent.errors import BoundaryError, CacheError
+from search_agent.errors import BoundaryError, CacheError, Failure, SearcherError
 from search_agent.evaluate import Question
-from search_agent.ports import Generator, Policy, Retriever
+from search_agent.ports import Generator, Retriever
 from search_agent.rag_cache import RagKey
-from search_agent.testing import ScriptedPolicy
-from search_agent.types import Sampling
-from services.common.rag_store import RagStore
+from search_agent.types import Completion, Sampling, Span
 from services.evaluate import questions as question_sets
 from services.evaluate.journal import Journal
 from services.evaluate.pool import each
@@ -220,12 +218,18 @@ class _Scorer:
         ).digest()
 
     async def _score(self, question: Question) -> float:
-        nobody: Policy = ScriptedPolicy(())  # naive RAG has no searcher
-        episode = Episode("naive_rag", question.text, self._retriever, nobody, self._generator, question.options)
+        episode = Episode("naive_rag", question.text, self._retriever, _Nobody(), self._generator, question.options)
         await self._agent.run(episode)
         async for _ in episode.answer(self._agent.prompt, Sampling(max_tokens=self._run.reward.answer_tokens)):
             pass
         return await gen_acc(question, episode.trajectory().answer or "", self._judge)
+
+
+class _Nobody:
+    """The searcher of naive RAG, which has none."""
+
+    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
+        raise SearcherError(Failure.UNSUPPORTED, "naive RAG asks no searcher")
 
 
 async def _store(scores: str) -> tuple[Look, Callable[[], Awaitable[None]]]:
@@ -237,6 +241,8 @@ async def _store(scores: str) -> tuple[Look, Callable[[], Awaitable[None]]]:
     if not scores:
         return nothing, nothing
     if "://" in scores:
+        from services.common.rag_store import RagStore
+
         store = RagStore(scores, ttl_s=1, timeout_s=10)
         try:
             await store.check()
