@@ -32,8 +32,8 @@ _NEEDED = ("torch", "ray", "verl", "vllm", "transfer_queue")
 # What differs from verl's defaults in every run; a run's `verl` is laid over it.
 #
 # Without flash-attn verl pads each micro-batch to its longest sample and asks the model for logits of every token,
-# prompts too; its log-probabilities then come from one softmax a token in a Python loop, which is what made the
-# first run stand still, and `entropy_from_logits_with_chunking` is read on the packed path only. Fused kernels
+# prompts too; its log-probabilities then come from one softmax a token in a Python loop, which may be why the
+# first run stood still, and `entropy_from_logits_with_chunking` is read on the packed path only. Fused kernels
 # ("torch": no extra package) make logits, log-probabilities and entropy for 512 tokens at a time, forwards and
 # backwards, on both paths, so that no logits of a whole batch exist and there is no loop over tokens. The hidden
 # states of the prompt still go through the head: that costs arithmetic, not memory. Micro-batches are by count of
