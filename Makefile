@@ -2,7 +2,7 @@
 PORT ?= 8080
 BIN := .venv/bin
 
-.PHONY: help demo up test test-compose check protos lock clean
+.PHONY: help demo up test test-trainer test-compose check protos lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,14 @@ test: .venv/.dev ## unit, integration and end-to-end tests
 	@command -v redis-server >/dev/null || deploy/ci/install-redis.sh
 	@$(BIN)/python -m pytest
 
+.venv-trainer/.done: requirements/trainer-test.txt
+	@python3 -m venv .venv-trainer
+	@.venv-trainer/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/trainer-test.txt
+	@touch $@
+
+test-trainer: .venv-trainer/.done ## the trainer's tests with the real verl and torch on a CPU
+	@.venv-trainer/bin/python -m pytest tests/trainer tests/unit/trainer
+
 test-compose: .venv/.dev ## builds the images and tests the stack in containers
 	@deploy/ci/test-compose.sh
 
@@ -41,4 +49,4 @@ lock: .venv/.dev ## requirements/*.txt anew from pyproject.toml
 	@deploy/lock.sh
 
 clean: ## removes what the commands above made
-	rm -rf .venv .run *.egg-info
+	rm -rf .venv .venv-trainer .run *.egg-info

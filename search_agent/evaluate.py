@@ -25,8 +25,8 @@ _CHOSEN = re.compile(r"\W*(?:(?:option|answer)\W+)?([A-Za-z])\s*(?:[).:\]]|$)", 
 class Question:
     """A question with its gold answers.
 
-    `passage_ids` are the gold passages, where they are known. `options` (text by letter) make it multiple
-    choice; `choice` is then the right letter.
+    `passage_ids` are the gold passages, and `article` is the title of what they are from, where they are known.
+    `options` (text by letter) make it multiple choice; `choice` is then the right letter.
     """
 
     id: str
@@ -35,6 +35,7 @@ class Question:
     passage_ids: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     choice: str = ""
+    article: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,8 +112,10 @@ def _question(record: Any) -> Question:
     golds = _golds(options, choice) if options else record.get("golden_answers")
     if not isinstance(golds, list) or not golds or not all(isinstance(gold, str) and gold.strip() for gold in golds):
         raise ValueError('"golden_answers" is not a list of texts')
-    metadata = record.get("metadata") or {}
-    passages = metadata.get("passage_ids") or metadata.get("passage_id") or () if isinstance(metadata, dict) else ()
+    metadata = record.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    passages = metadata.get("passage_ids") or metadata.get("passage_id") or ()
+    article = metadata.get("title")
     return Question(
         id=_text(record, "id"),
         text=_text(record, "question"),
@@ -121,6 +123,7 @@ def _question(record: Any) -> Question:
         passage_ids=(passages,) if isinstance(passages, str) else tuple(map(str, passages)),
         options=options,
         choice=choice,
+        article=article if isinstance(article, str) else "",
     )
 
 
@@ -129,8 +132,9 @@ def line_of(question: Question) -> str:
     record: dict[str, Any] = {"id": question.id, "question": question.text, "golden_answers": question.golds}
     if question.options:
         record |= {"options": question.options, "choice": question.choice}
-    if question.passage_ids:
-        record["metadata"] = {"passage_ids": question.passage_ids}
+    known = {"passage_ids": question.passage_ids, "title": question.article}
+    if metadata := {name: value for name, value in known.items() if value}:
+        record["metadata"] = metadata
     return json.dumps(record, ensure_ascii=False)
 
 

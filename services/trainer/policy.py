@@ -1,0 +1,123 @@
+"""The Policy port for training: a dialogue kept as token ids, in which what was sampled stays as it was sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from search_agent.errors import Failure, SearcherError
+from search_agent.types import Author, Completion, FinishReason, Sampling, Span
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    all_special_ids: Sequence[int]
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, add_generation_prompt: bool, tokenize: bool
+    ) -> Any: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> Any: ...
+
+
+# (ids so far, how to sample) -> the new ids, and their log-probabilities under the sampling distribution
+Generate = Callable[[list[int], Sampling], Awaitable[tuple[Sequence[int], Sequence[float]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Tokens of the first span with its chat template, and of all that comes after."""
+
+    prompt: int
+    response: int
+
+
+class TokenPolicy:
+    """One episode's dialogue. It has the structure that serving gives it (`GrpcPolicy`): the first span is the
+    user's message, and all later ones are one assistant message.
+
+    `mask` is 1 for sampled ids and 0 for the environment's; both lists and `logprobs` are as long as
+    `response_ids`. Two places differ from serving, where the text is tokenised anew:
+
+    - A stop string may end inside a token, as in ">\\n". The id is kept as sampled; the text ends with the string.
+    - A sampled end of message is kept where it ends the episode. Where the dialogue goes on after it, serving's
+      prompt does not have it, and it is taken out of the ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, generate: Generate, limits: Limits) -> None:
+        self.prompt_ids: list[int] = []
+        self.response_ids: list[int] = []
+        self.mask: list[int] = []
+        self.logprobs: list[float] = []
+        self._tokenizer, self._generate, self._limits = tokenizer, generate, limits
+        self._special = frozenset(tokenizer.all_special_ids)
+        self._read = 0  # spans that are in the ids
+        self._said = ""  # what the last completion came to, as text
+
+    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
+        """Raises SearcherError, also where a limit leaves no room to write."""
+        if sampling.grammar:
+            raise SearcherError(Failure.UNSUPPORTED, "training samples without a grammar", "grammar")
+        for span in spans[self._read :]:
+            self._take(span)
+        self._read = len(spans)
+        context = self.prompt_ids + self.response_ids
+        left = self._limits.response - len(self.response_ids)
+        if left < 1:
+            message = f"the dialogue fills data.max_response_length, {self._limits.response} tokens"
+            raise SearcherError(Failure.INVALID, message)
+        ids, logprobs = await self._generate(context, replace(sampling, max_tokens=min(sampling.max_tokens, left)))
+        if not ids or len(logprobs) != len(ids):
+            message = f"{len(ids)} tokens with {len(logprobs)} log-probabilities came from the engine"
+            raise SearcherError(Failure.BROKEN, message)
+        self.response_ids += ids
+        self.mask += [1] * len(ids)
+        self.logprobs += logprobs
+        text, stop = _cut(self._decode(list(ids)), sampling.stop)
+        self._said = text + stop
+        ended = bool(stop) or ids[-1] in self._special
+        return Completion(text, FinishReason.STOP if ended else FinishReason.LENGTH, len(context), len(ids), stop=stop)
+
+    def _take(self, span: Span) -> None:
+        if not self.prompt_ids:
+            assert span.author is Author.ENVIRONMENT
+            message = {"role": "user", "content": span.text}
+            prompt = self._tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+            self.prompt_ids = self._encode(prompt)
+            if len(self.prompt_ids) > self._limits.prompt:
+                too_long = (
+                    f"the prompt has {len(self.prompt_ids)} of {self._limits.prompt} tokens (data.max_prompt_length)"
+                )
+                raise SearcherError(Failure.INVALID, too_long)
+            return
+        text = span.text
+        if span.author is Author.POLICY:
+            # Written here; the core may have closed a tag that its message ended in.
+            assert text.startswith(self._said)
+            text = text.removeprefix(self._said)
+        if self.response_ids and self.mask[-1] and self.response_ids[-1] in self._special:
+            for kept in (self.response_ids, self.mask, self.logprobs):
+                kept.pop()
+        ids = self._encode(text) if text else []
+        self.response_ids += ids
+        self.mask += [0] * len(ids)
+        self.logprobs += [0.0] * len(ids)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _cut(text: str, stops: Sequence[str]) -> tuple[str, str]:
+    """The text before the first stop string, and that string; both as engines give them."""
+    found = [(where, stop) for stop in stops if (where := text.find(stop)) >= 0]
+    if not found:
+        return text, ""
+    where, stop = min(found)
+    return text[:where], stop

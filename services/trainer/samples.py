@@ -1,0 +1,70 @@
+"""A step's samples, looked at together: which were dropped, what is logged, and when a run stops by itself."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+DROPPED = "dropped"  # the extra field that holds a dropped sample's reason
+_CRASHED = "the agent loop raised; see the log"
+
+
+class RunStopped(Exception):
+    """The run ends by itself, for the reason that is the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """`kept` are the positions of samples that are trained on; `dropped` are the rest."""
+
+    kept: tuple[int, ...]
+    dropped: tuple[int, ...]
+    metrics: dict[str, float]
+
+
+def settle(
+    groups: Sequence[str],
+    fields: Sequence[Mapping[str, Any]],
+    expected: int,
+    smallest_group: int,
+    max_failed_share: float,
+    step: int,
+) -> Settled:
+    """Takes the failed samples of a step out of it. Raises RunStopped if they are too many.
+
+    `groups` are the prompts that samples belong to, and `fields` their extra fields. `expected` counts all that
+    were asked for: those that are missing failed too. A group of fewer than `smallest_group` samples that are
+    left goes as well, since the advantage of a sample without siblings would be its bare reward.
+    """
+    reasons = Counter(str(extra[DROPPED]) for extra in fields if extra.get(DROPPED))
+    if missing := expected - len(groups):
+        reasons[_CRASHED] += missing
+    failed = sum(reasons.values())
+    if failed > max_failed_share * expected:
+        why = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
+        raise RunStopped(
+            f"step {step}: {failed} of {expected} samples failed, more than reward.max_failed_share "
+            f"{max_failed_share:g} allows: {why}"
+        )
+    alive = Counter(group for group, extra in zip(groups, fields, strict=True) if not extra.get(DROPPED))
+    kept = tuple(
+        place
+        for place, (group, extra) in enumerate(zip(groups, fields, strict=True))
+        if not extra.get(DROPPED) and alive[group] >= smallest_group
+    )
+    if not kept:
+        raise RunStopped(f"step {step}: no prompt has {smallest_group} samples left")
+    metrics = means(fields[place]["reward_extra_info"] for place in kept)
+    metrics |= {"search/dropped": float(failed), "search/lonely": float(len(groups) - len(kept) - failed + missing)}
+    for boundary, count in Counter(reason.partition(":")[0] for reason in reasons.elements()).items():
+        metrics[f"search/dropped_by/{boundary if boundary != _CRASHED else 'crash'}"] = float(count)
+    return Settled(kept, tuple(sorted(set(range(len(groups))) - set(kept))), metrics)
+
+
+def means(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each part over samples that all have the same parts, as `search/PART`."""
+    columns = list(parts)
+    return {f"search/{name}": statistics.fmean(each[name] for each in columns) for name in columns[0]}

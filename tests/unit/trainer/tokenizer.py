@@ -1,0 +1,40 @@
+"""A tokenizer of bytes, with ChatML's special tokens and one token that holds the end of a tag and a line break."""
+
+from __future__ import annotations
+
+import re
+
+START, END, TAIL = 256, 257, 258
+_SPECIAL = {"<|im_start|>": START, "<|im_end|>": END}
+_TEXT = {START: b"<|im_start|>", END: b"<|im_end|>", TAIL: b">\n"}
+
+
+class ByteTokenizer:
+    all_special_ids = (START, END)
+    eos_token_id = END
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, add_generation_prompt: bool, tokenize: bool
+    ) -> str:
+        assert add_generation_prompt
+        assert not tokenize
+        told = "".join(f"<|im_start|>{each['role']}\n{each['content']}<|im_end|>\n" for each in conversation)
+        return told + "<|im_start|>assistant\n"
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        assert not add_special_tokens
+        ids: list[int] = []
+        for part in re.split(r"(<\|im_start\|>|<\|im_end\|>)", text):
+            ids += [_SPECIAL[part]] if part in _SPECIAL else list(part.encode())
+        return ids
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str:
+        assert not clean_up_tokenization_spaces
+        kept = [each for each in token_ids if not (skip_special_tokens and each in self.all_special_ids)]
+        return b"".join(_TEXT.get(each, bytes([each % 256])) for each in kept).decode(errors="replace")
+
+
+def written(text: str) -> list[int]:
+    """How the scripted model writes a text: bytes, and an end of message where the text says [END]."""
+    body, ended, _ = text.partition("[END]")
+    return list(body.encode()) + ([END] if ended else [])
