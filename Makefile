@@ -27,6 +27,7 @@ test: .venv/.dev ## unit, integration and end-to-end tests
 
 .venv-trainer/.done: requirements/trainer-test.txt
 	@python3 -m venv .venv-trainer
+	@.venv-trainer/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	@.venv-trainer/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/trainer-test.txt
 	@touch $@
 

@@ -99,7 +99,8 @@ def train(model_folder: Path, examples: Sequence[Sequence[Span]], out: Path, set
     learned = [each for each in model.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=settings.learning_rate, weight_decay=0.0)
 
-    encoded = [each for each in (encode(tokenizer, spans) for spans in examples) if len(each.ids) <= settings.max_tokens]
+    everything = [encode(tokenizer, spans) for spans in examples]
+    encoded = [each for each in everything if len(each.ids) <= settings.max_tokens]
     if left_out := len(examples) - len(encoded):
         print(f"{left_out} of {len(examples)} examples are longer than {settings.max_tokens} tokens", file=sys.stderr)
     steps = list(batches([len(each.ids) for each in encoded], settings))
@@ -160,8 +161,8 @@ def main() -> None:
     parser.add_argument("--examples", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the adapter; a killed run goes on")
     for each in fields(Settings):
-        flag, kind = f"--{each.name.replace('_', '-')}", type(each.default)
-        parser.add_argument(flag, type=kind, default=each.default, help=f"{each.metadata['help']} (default: %(default)s)")
+        flag, told = f"--{each.name.replace('_', '-')}", f"{each.metadata['help']} (default: %(default)s)"
+        parser.add_argument(flag, type=type(each.default), default=each.default, help=told)
     args = parser.parse_args()
     settings = Settings(**{each.name: getattr(args, each.name) for each in fields(Settings)})
     try:
