@@ -1,0 +1,49 @@
+"""What the teacher gives to learn from."""
+
+from search_agent import tags
+from search_agent.agents import s3
+from search_agent.evaluate import Question
+from search_agent.testing import EchoGenerator, ListRetriever
+from search_agent.types import Author, Passage
+from services.trainer.teach import UNKNOWN, reading, searching
+
+GOLD = Passage("gold", "Radium", "Radium was found by Marie Curie in 1898.")
+OTHERS = [Passage(f"p{n}", f"Title {n}", f"Text number {n} of something else.") for n in range(9)]
+QUESTION = Question("q", "who found radium text number?", ("Marie Curie, a physicist", "Marie Curie"), ("gold",))
+
+
+def test_reading_covers_the_gold_passage_alone_among_others_and_missing() -> None:
+    examples = reading(QUESTION, GOLD, OTHERS, seed=0)
+    documents = [example[0].text.count("Doc ") for example in examples]
+    assert documents[:3] == [1, 2, 3]
+    assert 4 <= documents[3] <= 8
+    assert 1 <= documents[4] <= 3
+    assert all(QUESTION.text in example[0].text for example in examples)
+    assert ["Radium was found" in example[0].text for example in examples] == [True] * 4 + [False]
+    assert [example[1].text for example in examples] == ["Marie Curie"] * 4 + [UNKNOWN]
+    assert all([span.author for span in example] == [Author.ENVIRONMENT, Author.POLICY] for example in examples)
+    assert reading(QUESTION, GOLD, OTHERS, seed=0) == examples
+    assert reading(QUESTION, GOLD, OTHERS, seed=1) != examples
+
+
+def test_without_others_there_is_only_the_gold_passage() -> None:
+    assert [example[1].text for example in reading(QUESTION, GOLD, [], seed=0)] == ["Marie Curie"] * 4
+
+
+async def chosen(question: Question, passages: list[Passage]) -> str:
+    spans = await searching(question, ListRetriever(passages), EchoGenerator(""), s3.S3Params(top_k=8))
+    assert [span.author for span in spans] == [Author.ENVIRONMENT, Author.POLICY]
+    move = tags.parse_move(spans[1].text, 8, 3)
+    assert move.complete
+    assert not move.error
+    assert move.selected
+    assert len(move.selected) == 1
+    shown = await ListRetriever(passages).search([question.text], 8, "", s3.S3Params().mode)
+    return shown[0][move.selected[0] - 1].id
+
+
+async def test_the_teacher_keeps_the_gold_passage_then_one_that_answers_then_the_best_guess() -> None:
+    also = Passage("also", "Poland", "text number Marie Curie was born there.")
+    assert await chosen(QUESTION, [*OTHERS[:4], also, GOLD]) == "gold"
+    assert await chosen(QUESTION, [*OTHERS[:4], also]) == "also"
+    assert await chosen(QUESTION, OTHERS) == "p0"
