@@ -1,18 +1,20 @@
 """The gateway's own cost: requests over HTTP to a gateway whose backends answer at once: python -m bench.gateway
 
-p50 and p99 are one client's round trips, which hold the client's and the stub backends' time as well.
+p50 and p99 are one client's round trips, which hold the client's and the stub backends' time as well. The cache
+is a redis-server of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,15 @@ class Retriever(RetrieverServicer):
         ranked = retriever_pb2.RankedPassages(passages=[PASSAGE] * request.top_k)
         return retriever_pb2.SearchResponse(results=[ranked] * len(request.queries), index="stub", index_version="1")
 
+    async def ListIndexes(self, request: Any, context: Any) -> retriever_pb2.ListIndexesResponse:
+        index = retriever_pb2.IndexInfo(name="stub", version="1", encoder="stub", is_default=True)
+        return retriever_pb2.ListIndexesResponse(indexes=[index])
+
 
 class Model(GeneratorServicer):
+    async def ModelInfo(self, request: Any, context: Any) -> generator_pb2.ModelInfoResponse:
+        return generator_pb2.ModelInfoResponse(model="stub@1")
+
     async def Generate(self, request: Any, context: Any) -> generator_pb2.GenerateResponse:
         return generator_pb2.GenerateResponse(text=MOVE, finish_reason=generator_pb2.STOP, model="stub@1")
 
@@ -48,19 +57,33 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def measure(client: httpx.AsyncClient, path: str, body: Any, calls: int, at_once: int) -> list[float]:
+Body = Callable[[], dict[str, Any]]
+
+
+async def measure(client: httpx.AsyncClient, path: str, body: Body | None, calls: int, at_once: int) -> list[float]:
     """Milliseconds of each call; without a body it is a GET."""
 
     async def worker() -> list[float]:
         times = []
         for _ in range(calls // at_once):
             began = time.perf_counter()
-            response = await client.request("POST" if body else "GET", path, json=body)
+            response = await client.request("POST" if body else "GET", path, json=body() if body else None)
             times.append((time.perf_counter() - began) * 1e3)
             response.raise_for_status()
         return times
 
     return [t for times in await asyncio.gather(*(worker() for _ in range(at_once))) for t in times]
+
+
+def same(**fields: Any) -> Body:
+    """The same request every time."""
+    return lambda: fields
+
+
+def new(**fields: Any) -> Body:
+    """Another question every time."""
+    number = itertools.count()
+    return lambda: {**fields, "question": f"question {next(number)}"}
 
 
 async def run(calls: int) -> list[dict[str, Any]]:
@@ -69,8 +92,12 @@ async def run(calls: int) -> list[dict[str, Any]]:
     add_GeneratorServicer_to_server(Model(), server)
     backend = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    port = str(free_port())
+    port, redis_port = str(free_port()), str(free_port())
+    redis = await asyncio.create_subprocess_exec(
+        "redis-server", "--port", redis_port, "--save", "", stdout=asyncio.subprocess.DEVNULL
+    )
     flags = ["--retriever", backend, "--searcher", backend, "--generator", backend, "--port", port]
+    flags += ["--redis-url", f"redis://127.0.0.1:{redis_port}/0"]
     gateway = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.gateway", *flags, "--log-level", "warning"
     )
@@ -79,16 +106,18 @@ async def run(calls: int) -> list[dict[str, Any]]:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             for _ in range(100):
                 try:
-                    await client.get("/healthz")
-                    break
+                    if (await client.get("/readyz")).json()["backends"]["cache"] == "ok":
+                        break
                 except httpx.ConnectError:
-                    await asyncio.sleep(0.1)
+                    pass
+                await asyncio.sleep(0.1)
             for name, path, body in (
                 ("healthz (floor of client and server)", "/healthz", None),
-                ("retrieve", "/v1/retrieve", {"queries": ["q"]}),
-                ("answer direct", "/v1/answer", {"question": "q", "method": "direct"}),
-                ("answer naive_rag", "/v1/answer", {"question": "q", "method": "naive_rag"}),
-                ("answer s3, one turn", "/v1/answer", {"question": "q"}),
+                ("retrieve", "/v1/retrieve", same(queries=["q"])),
+                ("answer direct", "/v1/answer", same(question="q", method="direct")),
+                ("answer naive_rag, not in the cache", "/v1/answer", new(method="naive_rag")),
+                ("answer naive_rag, from the cache", "/v1/answer", same(question="q", method="naive_rag")),
+                ("answer s3, one turn", "/v1/answer", same(question="q")),
             ):
                 await measure(client, path, body, 20, 1)
                 before = cpu_seconds(gateway.pid)
@@ -103,7 +132,8 @@ async def run(calls: int) -> list[dict[str, Any]]:
                 )
     finally:
         gateway.terminate()
-        await gateway.wait()
+        redis.terminate()
+        await asyncio.gather(gateway.wait(), redis.wait())
         await server.stop(0)
     return results
 

@@ -1,9 +1,16 @@
-"""A GGUF model as a Hugging Face folder, which training and vLLM need: the embedded one has no other form."""
+"""`python -m services.trainer.base_model OUT`: a GGUF model as a Hugging Face folder, which training and vLLM need.
+
+The embedded model has no other form.
+"""
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from pathlib import Path
+
+from search_agent.errors import GeneratorError
+from services.generator.llama_cpp import embedded_model
 
 
 def unpack(gguf: Path, folder: Path) -> Path:
@@ -31,3 +38,18 @@ def unpack(gguf: Path, folder: Path) -> Path:
     tokenizer.save_pretrained(draft)
     draft.rename(folder)
     return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="services.trainer.base_model", description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--gguf", type=Path, help="default: the embedded SmolLM2-135M-Instruct")
+    args = parser.parse_args()
+    try:
+        print(unpack(args.gguf or embedded_model(), args.out))
+    except (GeneratorError, OSError, ValueError) as error:
+        raise SystemExit(f"services.trainer.base_model: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -63,6 +63,10 @@ class DataConfig(_Part):
     """Which questions are trained on. Questions are named as `search-agent evaluate --questions` takes them."""
 
     questions: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
+    part: tuple[float, float] = Field(
+        (0.0, 1.0),
+        description="of the articles, each of which has a place from 0 to 1",
+    )
     limit: int | None = Field(None, ge=1, description="take so many of them, chosen by the seed")
     keep: Annotated[Literal["naive_rag_fails", "all"] | float, BeforeValidator(_share)] = Field(
         "naive_rag_fails",

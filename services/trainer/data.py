@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 from collections import Counter
@@ -83,33 +84,47 @@ async def prepare(
         scores = await _Scorer(run, folder, facts, retriever, generator, judge).scores(asked)
         # a question that could not be scored is left out: it has no reward
         training, validation = (
-            [question for question in part if id(question) in scores] for part in (training, validation)
+            [question for question in half if id(question) in scores] for half in (training, validation)
         )
         training = keep(training, {place: score.right for place, score in scores.items()}, run.data.keep, run.seed)
     if not training or not validation:
         raise ConfigProblem("data", f"leaves {len(training)} questions to train on and {len(validation)} to validate")
-    for name, part in ((TRAIN, training), (VALIDATION, validation)):
+    for name, chosen in ((TRAIN, training), (VALIDATION, validation)):
         write(
             folder / name,
-            [_row(place, question, facts, scores.get(id(question))) for place, question in enumerate(part)],
+            [_row(place, question, facts, scores.get(id(question))) for place, question in enumerate(chosen)],
         )
     _write_whole(folder / FACTS, json.dumps(asdict(facts)))
 
 
 def _questions(run: RunConfig) -> list[Question]:
     everything = [question for spec in run.data.questions for question in question_sets.load(spec)]
-    return question_sets.pick(everything, run.data.limit, run.seed)
+    return question_sets.pick(part(everything, *run.data.part), run.data.limit, run.seed)
+
+
+def part(asked: Sequence[Question], low: float, high: float) -> list[Question]:
+    """The questions of those articles that lie between `low` and `high`, 0.0 to 1.0, where a hash puts them evenly.
+
+    What two models learn from separate parts, the one has not seen of the other.
+    """
+
+    def place(place: int, question: Question) -> float:
+        name = "\n".join(_article(place, question)).encode()
+        return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") / 2**64
+
+    return [question for number, question in enumerate(asked) if low <= place(number, question) < high]
+
+
+def _article(place: int, question: Question) -> tuple[str, ...]:
+    """What the question is from: its article, or else its first gold passage, or else it stands by itself."""
+    return (question.article,) if question.article else question.passage_ids[:1] or ("", str(place))
 
 
 def split(asked: Sequence[Question], validation: int, seed: int) -> tuple[list[Question], list[Question]]:
-    """What to train on, and `validation` questions or a few more, so that no article is in both.
-
-    Questions whose article is not known go by their first gold passage, or else each by itself.
-    """
+    """What to train on, and `validation` questions or a few more, so that no article is in both."""
     groups: dict[tuple[str, ...], list[Question]] = {}
     for place, question in enumerate(asked):
-        known = (question.article,) if question.article else question.passage_ids[:1] or ("", str(place))
-        groups.setdefault(known, []).append(question)
+        groups.setdefault(_article(place, question), []).append(question)
     order = list(groups.values())
     random.Random(seed).shuffle(order)
     held: list[Question] = []
@@ -291,12 +306,12 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     from pyarrow import parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), part)
-    part.replace(path)
+    draft = path.with_suffix(".draft")
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), draft)
+    draft.replace(path)
 
 
 def _write_whole(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    draft = path.with_suffix(".draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

@@ -89,7 +89,9 @@ async def test_verls_dataset_reads_our_rows(tmp_path: Path) -> None:
     whole = composed(tmp_path, "smollm2-demo", {})
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(f'{{"id": "{n}", "question": "Q {n}?", "golden_answers": ["x"]}}\n' for n in range(9)))
-    run = config.load("smollm2-demo", {"data.questions": str(path), "data.validation": 3, "data.keep": "all"})
+    run = config.load(
+        "smollm2-demo", {"data.questions": str(path), "data.part": (0, 1), "data.validation": 3, "data.keep": "all"}
+    )
     await data.prepare(run, tmp_path / "data", Retriever(), Generator("x"), None)
     tokenizer = omega_conf_to_dataclass(whole.actor_rollout_ref.model).tokenizer
     dataset = create_rl_dataset(whole.data.train_files, whole.data, tokenizer, None, is_train=True)

@@ -73,7 +73,7 @@ def written(folder: Path, **overrides: Any) -> RunConfig:
     ]
     path = folder / "questions.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    fields = {"data.questions": str(path), "data.validation": 10, "data.keep": "naive_rag_fails"}
+    fields = {"data.questions": str(path), "data.validation": 10, "data.part": (0, 1), "data.keep": "naive_rag_fails"}
     return config.load("smollm2-demo", fields | overrides)
 
 
@@ -200,3 +200,11 @@ async def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path) -> None:
         file.write('{"id": "x"}\n')
     with pytest.raises(BadQuestion, match=r"questions\.jsonl:61"):
         await prepare(run, tmp_path / "data", Retriever(), Sometimes(), None)
+
+
+def test_parts_share_no_article_and_leave_nothing_out() -> None:
+    asked = [Question(f"q{n}", f"question {n}", ("gold",), article=f"article {n // 3}") for n in range(90)]
+    low, high = data.part(asked, 0.0, 0.6), data.part(asked, 0.6, 1.0)
+    assert sorted([*low, *high], key=asked.index) == asked
+    assert not {question.article for question in low} & {question.article for question in high}
+    assert 36 <= len(low) <= 72

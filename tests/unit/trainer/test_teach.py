@@ -1,11 +1,15 @@
 """What the teacher gives to learn from."""
 
+from dataclasses import replace
+from pathlib import Path
+
 from search_agent import tags
 from search_agent.agents import s3
 from search_agent.evaluate import Question
-from search_agent.testing import EchoGenerator, ListRetriever
+from search_agent.testing import ListRetriever
 from search_agent.types import Author, Passage
-from services.trainer.teach import UNKNOWN, reading, searching
+from services.trainer.supervised import read_spans
+from services.trainer.teach import UNKNOWN, lessons, reading, searching, write
 
 GOLD = Passage("gold", "Radium", "Radium was found by Marie Curie in 1898.")
 OTHERS = [Passage(f"p{n}", f"Title {n}", f"Text number {n} of something else.") for n in range(9)]
@@ -31,7 +35,7 @@ def test_without_others_there_is_only_the_gold_passage() -> None:
 
 
 async def chosen(question: Question, passages: list[Passage]) -> str:
-    spans = await searching(question, ListRetriever(passages), EchoGenerator(""), s3.S3Params(top_k=8))
+    spans = await searching(question, ListRetriever(passages), s3.S3Params(top_k=8))
     assert [span.author for span in spans] == [Author.ENVIRONMENT, Author.POLICY]
     move = tags.parse_move(spans[1].text, 8, 3)
     assert move.complete
@@ -47,3 +51,18 @@ async def test_the_teacher_keeps_the_gold_passage_then_one_that_answers_then_the
     assert await chosen(QUESTION, [*OTHERS[:4], also, GOLD]) == "gold"
     assert await chosen(QUESTION, [*OTHERS[:4], also]) == "also"
     assert await chosen(QUESTION, OTHERS) == "p0"
+
+
+async def test_lessons_come_in_the_order_of_the_questions(tmp_path: Path) -> None:
+    asked = [replace(QUESTION, id=f"q{n}") for n in range(3)]
+    unknown = replace(QUESTION, id="unknown", passage_ids=("nowhere",))
+    retriever, parameters = ListRetriever([*OTHERS, GOLD]), s3.S3Params()
+    found = await lessons("reading", [*asked, unknown], retriever, parameters, 0)
+    assert [example[1].text for example in found] == [*["Marie Curie"] * 4, UNKNOWN] * 3
+    write(found, tmp_path / "examples.jsonl")
+    assert read_spans(tmp_path / "examples.jsonl") == found
+    found = await lessons("searching", asked, retriever, parameters, 0)
+    blocks = [example[0].text for example in found]
+    assert len(blocks) == 9
+    assert blocks[0] == blocks[3] == blocks[6]  # the first order is the retriever's
+    assert len(set(blocks)) > 3
