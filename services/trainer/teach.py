@@ -126,8 +126,11 @@ async def lesson(
 async def lessons(
     what: str, asked: Sequence[Question], retriever: Retriever, parameters: s3.S3Params, seed: int
 ) -> list[list[Span]]:
-    """The examples of all questions, in their order. Raises RetrieverError."""
+    """The examples of all questions, in their order. Raises RetrieverError, EvaluateProblem for none."""
     from tqdm import tqdm
+
+    if not asked:
+        raise EvaluateProblem("there is no question in that part")
 
     found: dict[str, list[list[Span]]] = {}
     with tqdm(total=len(asked), unit="question") as bar:
