@@ -134,7 +134,7 @@ P
     newest=$(find "$run" -maxdepth 2 -name 'global_step_*' | sort -V | tail -n 1)
     [[ -n $newest ]] || exit 1
     rm -rf "$work/trained-$seed"
-    cp -r "$newest/actor/lora_adapter" "$work/trained-$seed"
+    cp -r "$newest/lora_adapter" "$work/trained-$seed"
     said "run: $(wc -l <"$run/metrics.jsonl") lines of metrics, newest checkpoint ${newest##*/}"
     ;;
 compare)

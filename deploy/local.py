@@ -16,7 +16,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from services.ask import AskError, ask, show
+from services.ask import ask, show
+from services.rest import AskError
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / ".run"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-
-class AskError(Exception):
-    """The gateway could not be asked, or answered with a problem."""
+from services import rest
 
 
 def ask(url: str, question: str, method: str, **options: object) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -17,31 +14,8 @@ def ask(url: str, question: str, method: str, **options: object) -> Iterator[tup
 
     `options` are fields of POST /v1/answer. Raises AskError.
     """
-    import httpx  # here, so that the command line answers --help at once
-
     body = {"question": question, "method": method, "stream": True, **options}
-    try:
-        with httpx.stream("POST", f"{url}/v1/answer", json=body, timeout=300) as response:
-            if response.status_code != 200:
-                raise AskError(_detail(response.read()))
-            event = ""
-            for line in response.iter_lines():
-                if line.startswith("event: "):
-                    event = line.removeprefix("event: ")
-                elif line.startswith("data: "):
-                    data = json.loads(line.removeprefix("data: "))
-                    if event == "error":
-                        raise AskError(data["detail"])
-                    yield event, data
-    except httpx.HTTPError as error:
-        raise AskError(f"{url}: {error}; is the gateway running there?") from error
-
-
-def _detail(body: bytes) -> str:
-    try:
-        return str(json.loads(body)["detail"])
-    except (ValueError, KeyError, TypeError):
-        return body.decode("utf-8", "replace")[:500]
+    return rest.events("POST", f"{url}/v1/answer", body)
 
 
 def show(events: Iterator[tuple[str, dict[str, Any]]], out: TextIO | None = None) -> dict[str, Any]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
-from typing import Any
 
-from services.ask import AskError
+from services import rest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _stats(args: argparse.Namespace) -> int:
-    found = _call("GET", args.url)
+    found = rest.call("GET", f"{args.url}/v1/cache")
     for entry in found["indexes"]:
         served = "served" if entry["current"] else "no longer served"
         print(
@@ -39,19 +37,6 @@ def _stats(args: argparse.Namespace) -> int:
 
 
 def _clear(args: argparse.Namespace) -> int:
-    found = _call("DELETE", args.url, index=args.index, version=args.version)
+    found = rest.call("DELETE", f"{args.url}/v1/cache", params={"index": args.index, "version": args.version})
     print(f"{found['removed']:,} results removed")
     return 0
-
-
-def _call(method: str, url: str, **params: str) -> dict[str, Any]:
-    import httpx  # here, so that the command line answers --help at once
-
-    try:
-        response = httpx.request(method, f"{url}/v1/cache", params=params, timeout=300)
-        found: dict[str, Any] = response.json()
-    except (httpx.HTTPError, json.JSONDecodeError) as error:
-        raise AskError(f"{url}: {error}; is the gateway running there?") from error
-    if response.status_code != 200:
-        raise AskError(str(found.get("detail", response.text)))
-    return found

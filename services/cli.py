@@ -10,8 +10,10 @@ from search_agent.errors import BoundaryError
 from services import ask, cache
 from services.evaluate import commands as evaluate_commands
 from services.evaluate.errors import EvaluateProblem
+from services.rest import AskError
 from services.retriever import commands as index_commands
 from services.retriever.errors import RetrieverProblem
+from services.trainer import commands as train_commands
 
 # Each command: its name, one line of help, and what adds its arguments. A command's parser sets `run`,
 # a function of the parsed arguments that returns the exit status.
@@ -19,6 +21,7 @@ COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...]
     ("ask", "ask a running gateway and show the search", ask.add_arguments),
     ("evaluate", "ask a running gateway questions by several methods and compare them", evaluate_commands.add_evaluate),
     ("precompute", "fill the naive-RAG cache for training", evaluate_commands.add_precompute),
+    ("train", "start, watch, promote and roll back training runs", train_commands.add_arguments),
     ("cache", "count or clear the naive-RAG cache", cache.add_arguments),
     ("index", "build, list and check indexes", index_commands.add_arguments),
 )
@@ -33,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv, argparse.Namespace(argv=sys.argv[1:] if argv is None else argv))
     try:
         return int(args.run(args))
-    except (RetrieverProblem, EvaluateProblem, BoundaryError, ask.AskError) as problem:
+    except (RetrieverProblem, EvaluateProblem, BoundaryError, AskError) as problem:
         print(f"search-agent: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -24,19 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63ontracts/v1/trainer.proto\x12\x02v1\"\x11\n\x0fListRunsRequest\"4\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\ncreated_at\x18\x03 \x01(\t\")\n\x10ListRunsResponse\x12\x15\n\x04runs\x18\x01 \x03(\x0b\x32\x07.v1.Run2@\n\x07Trainer\x12\x35\n\x08ListRuns\x12\x13.v1.ListRunsRequest\x1a\x14.v1.ListRunsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63ontracts/v1/trainer.proto\x12\x02v1\"\x8a\x01\n\x0fStartRunRequest\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x35\n\toverrides\x18\x02 \x03(\x0b\x32\".v1.StartRunRequest.OverridesEntry\x1a\x30\n\x0eOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x18\n\nRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x11\n\x0fListRunsRequest\"i\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\ncreated_at\x18\x03 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x13\n\x0b\x63heckpoints\x18\x06 \x03(\x03\")\n\x10ListRunsResponse\x12\x15\n\x04runs\x18\x01 \x03(\x0b\x32\x07.v1.Run\"\x8a\x01\n\x08RunEvent\x12\x14\n\x03run\x18\x01 \x01(\x0b\x32\x07.v1.Run\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12*\n\x07metrics\x18\x03 \x03(\x0b\x32\x19.v1.RunEvent.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"1\n\x0ePromoteRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\x03\"\x9c\x01\n\x04Gate\x12\x0e\n\x06passed\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tquestions\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x03\x12\x11\n\tcandidate\x18\x05 \x01(\x01\x12\x0f\n\x07\x63urrent\x18\x06 \x01(\x01\x12\x12\n\ndifference\x18\x07 \x01(\x01\x12\x0b\n\x03low\x18\x08 \x01(\x01\x12\x0c\n\x04high\x18\t \x01(\x01\"A\n\tPromotion\x12\x16\n\x04gate\x18\x01 \x01(\x0b\x32\x08.v1.Gate\x12\x1c\n\x07serving\x18\x02 \x01(\x0b\x32\x0b.v1.Serving\"\x11\n\x0fRollbackRequest\")\n\x07Serving\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t2\xe1\x02\n\x07Trainer\x12(\n\x08StartRun\x12\x13.v1.StartRunRequest\x1a\x07.v1.Run\x12$\n\tResumeRun\x12\x0e.v1.RunRequest\x1a\x07.v1.Run\x12$\n\tCancelRun\x12\x0e.v1.RunRequest\x1a\x07.v1.Run\x12!\n\x06GetRun\x12\x0e.v1.RunRequest\x1a\x07.v1.Run\x12\x35\n\x08ListRuns\x12\x13.v1.ListRunsRequest\x1a\x14.v1.ListRunsResponse\x12*\n\x08WatchRun\x12\x0e.v1.RunRequest\x1a\x0c.v1.RunEvent0\x01\x12,\n\x07Promote\x12\x12.v1.PromoteRequest\x1a\r.v1.Promotion\x12,\n\x08Rollback\x12\x13.v1.RollbackRequest\x1a\x0b.v1.Servingb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contracts.v1.trainer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTRUNSREQUEST']._serialized_start=34
-  _globals['_LISTRUNSREQUEST']._serialized_end=51
-  _globals['_RUN']._serialized_start=53
-  _globals['_RUN']._serialized_end=105
-  _globals['_LISTRUNSRESPONSE']._serialized_start=107
-  _globals['_LISTRUNSRESPONSE']._serialized_end=148
-  _globals['_TRAINER']._serialized_start=150
-  _globals['_TRAINER']._serialized_end=214
+  _globals['_STARTRUNREQUEST_OVERRIDESENTRY']._loaded_options = None
+  _globals['_STARTRUNREQUEST_OVERRIDESENTRY']._serialized_options = b'8\001'
+  _globals['_RUNEVENT_METRICSENTRY']._loaded_options = None
+  _globals['_RUNEVENT_METRICSENTRY']._serialized_options = b'8\001'
+  _globals['_STARTRUNREQUEST']._serialized_start=35
+  _globals['_STARTRUNREQUEST']._serialized_end=173
+  _globals['_STARTRUNREQUEST_OVERRIDESENTRY']._serialized_start=125
+  _globals['_STARTRUNREQUEST_OVERRIDESENTRY']._serialized_end=173
+  _globals['_RUNREQUEST']._serialized_start=175
+  _globals['_RUNREQUEST']._serialized_end=199
+  _globals['_LISTRUNSREQUEST']._serialized_start=201
+  _globals['_LISTRUNSREQUEST']._serialized_end=218
+  _globals['_RUN']._serialized_start=220
+  _globals['_RUN']._serialized_end=325
+  _globals['_LISTRUNSRESPONSE']._serialized_start=327
+  _globals['_LISTRUNSRESPONSE']._serialized_end=368
+  _globals['_RUNEVENT']._serialized_start=371
+  _globals['_RUNEVENT']._serialized_end=509
+  _globals['_RUNEVENT_METRICSENTRY']._serialized_start=463
+  _globals['_RUNEVENT_METRICSENTRY']._serialized_end=509
+  _globals['_PROMOTEREQUEST']._serialized_start=511
+  _globals['_PROMOTEREQUEST']._serialized_end=560
+  _globals['_GATE']._serialized_start=563
+  _globals['_GATE']._serialized_end=719
+  _globals['_PROMOTION']._serialized_start=721
+  _globals['_PROMOTION']._serialized_end=786
+  _globals['_ROLLBACKREQUEST']._serialized_start=788
+  _globals['_ROLLBACKREQUEST']._serialized_end=805
+  _globals['_SERVING']._serialized_start=807
+  _globals['_SERVING']._serialized_end=848
+  _globals['_TRAINER']._serialized_start=851
+  _globals['_TRAINER']._serialized_end=1204
 # @@protoc_insertion_point(module_scope)

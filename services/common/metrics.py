@@ -73,3 +73,12 @@ CACHE_LOOKUPS = Counter(
 
 # Trainer
 TRAINER_RUNS = Gauge("search_agent_trainer_runs", "Known training runs by state", ["state"])
+TRAINER_STEP = Gauge("search_agent_trainer_step", "The newest step of a run under way", ["run"])
+TRAINER_METRIC = Gauge(
+    "search_agent_trainer_metric",
+    "A run's metrics at its newest step, by the names of services/trainer/watch.py",
+    ["run", "metric"],
+)
+TRAINER_GATES = Counter(
+    "search_agent_trainer_gates_total", "Checkpoints held against the serving searcher: passed, refused", ["result"]
+)

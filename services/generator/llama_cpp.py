@@ -268,7 +268,10 @@ class LlamaCpp:
         server = self._server
         if not await server.healthy():
             raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp does not answer")
-        return EngineInfo(server.model, "llama.cpp", server.context_tokens, grammar=True)
+        files = server.files
+        return EngineInfo(
+            server.model, "llama.cpp", server.context_tokens, True, str(files.path), str(files.adapter or "")
+        )
 
     async def load(self, path: str, adapter: str) -> EngineInfo:
         """As Engine.load; a load whose caller goes away is still completed."""

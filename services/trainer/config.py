@@ -140,7 +140,12 @@ class RunConfig(_Part):
         is sampled from, while the actor's log-probabilities are over all tokens, so that the policy gradient is
         one of another policy. A model that cannot write the protocol is warmed up instead.
         """
-        return AGENTS[self.agent].with_params({"constrained": False, "index": self.index, **self.agent_parameters})
+        return self.served.with_params({"constrained": False})
+
+    @property
+    def served(self) -> Agent:
+        """The agent as it is served, held to its protocol."""
+        return AGENTS[self.agent].with_params({"index": self.index, **self.agent_parameters})
 
     @model_validator(mode="after")
     def _agrees(self) -> RunConfig:
@@ -188,9 +193,26 @@ def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> RunCo
         raise ConfigProblem("", f"no configuration {name_or_path}; there are {names}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigProblem("", f"{path}: {error}") from None
+    return _checked(values, str(path), overrides or {})
+
+
+def read(text: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration that `text` names, if it is one line, or is, as YAML. Raises ConfigProblem."""
+    if "\n" not in text.strip():
+        if not re.fullmatch(r"[\w-]+", name := text.strip()):
+            raise ConfigProblem("config", "must be the name of a configuration, or one as YAML")
+        return load(name, overrides)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigProblem("config", " ".join(str(error).split())) from None
+    return _checked(values, "config", overrides or {})
+
+
+def _checked(values: Any, source: str, overrides: Mapping[str, Any]) -> RunConfig:
     if not isinstance(values, dict):
-        raise ConfigProblem("", f"{path}: not a mapping")
-    for field, value in (overrides or {}).items():
+        raise ConfigProblem("", f"{source}: not a mapping")
+    for field, value in overrides.items():
         _replace(values, field, value)
     return parse(values)
 

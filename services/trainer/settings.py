@@ -18,3 +18,13 @@ class TrainerSettings(ServiceSettings):
     port: int = Field(50054, ge=0, le=65535, description="gRPC port")
     metrics_port: int = Field(9104, ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
     runs: Path = Field(description="folder of training runs, one folder each; made if it is missing")
+    ray_address: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description="dashboard of the Ray cluster that trains, http://host:8265; without it nothing is trained",
+    )
+    searcher: str = Field("127.0.0.1:50052", description="host:port of the searcher that is promoted to")
+    candidate: str = Field(
+        "", description="host:port of a spare generator service that holds a checkpoint while it is tried"
+    )
+    poll_s: float = Field(2.0, gt=0, description="seconds between looks at runs under way")

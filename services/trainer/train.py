@@ -10,6 +10,8 @@ import asyncio
 import importlib.util
 import json
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -163,7 +165,23 @@ def train(folder: Path) -> None:
         chosen = compose(options(run, folder))
     except (ConfigProblem, EvaluateProblem, BoundaryError) as error:
         raise RunStopped(str(error)) from error
-    _run(chosen, folder)
+    try:
+        _run(chosen, folder)
+    finally:
+        if run.verl.get("actor_rollout_ref.model.lora_rank"):
+            _write_adapters(folder / "checkpoints")
+
+
+def _write_adapters(checkpoints: Path) -> None:
+    """Each checkpoint's LoRA adapter in PEFT's form, as CHECKPOINT/lora_adapter, from which it is exported."""
+    for checkpoint in checkpoints.glob("global_step_*"):
+        if (checkpoint / "lora_adapter").exists():
+            continue
+        merged = checkpoint / "merged.draft"  # the whole model comes along, and is not kept
+        where = ("--local_dir", checkpoint / "actor", "--target_dir", merged)
+        subprocess.run([sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp", *where], check=True)
+        (merged / "lora_adapter").rename(checkpoint / "lora_adapter")
+        shutil.rmtree(merged)
 
 
 def _check_device() -> None:

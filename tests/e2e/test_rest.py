@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from search_agent.agents import AGENTS
-from services.ask import AskError, ask, show
+from services.ask import ask, show
 from services.cli import main
+from services.rest import AskError
 
 QUESTION = "What year was Casimir Pulaski born in Warsaw?"
 GOLD_PASSAGE = "sq-fb7bf09d07"

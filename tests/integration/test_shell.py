@@ -1,8 +1,6 @@
 """The shell around the services over real gRPC: health, reflection, ids, typed errors, limits; and the trainer."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub, add_Trai
 from search_agent.errors import Failure, TrainerError
 from services.common import client, context, server
 from services.common.errors import GRPC_CODE
-from services.trainer.service import Trainer
 from services.trainer.settings import TrainerSettings
 
 
@@ -39,34 +36,8 @@ class Served:
         await self._server.stop(0)
 
 
-def record(folder: Path, run: str, **values: str) -> None:
-    (folder / run).mkdir()
-    (folder / run / "run.json").write_text(json.dumps(values))
-
-
-@pytest.fixture
-async def stub(tmp_path: Path) -> AsyncIterator[TrainerStub]:
-    async with Served(tmp_path, Trainer(tmp_path)) as stub:
-        yield stub
-
-
-async def test_runs_are_listed_newest_first(tmp_path: Path, stub: TrainerStub) -> None:
-    assert not (await stub.ListRuns(pb.ListRunsRequest())).runs
-    record(tmp_path, "a", state="done", created_at="2026-01-01T00:00:00Z")
-    record(tmp_path, "b", state="failed", created_at="2026-02-01T00:00:00Z")
-    runs = (await stub.ListRuns(pb.ListRunsRequest())).runs
-    assert [(run.id, run.state) for run in runs] == [("b", "failed"), ("a", "done")]
-
-
-async def test_a_broken_record_is_named(tmp_path: Path, stub: TrainerStub) -> None:
-    record(tmp_path, "bad", state="done")
-    with pytest.raises(TrainerError, match=r"bad/run\.json") as caught:
-        await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError)
-    assert caught.value.failure is Failure.BROKEN
-
-
 async def test_health_and_reflection(tmp_path: Path) -> None:
-    served = Served(tmp_path, Trainer(tmp_path))
+    served = Served(tmp_path, Scripted())
     async with served:
         health = health_pb2_grpc.HealthStub(served.channel)
         check = await health.Check(health_pb2.HealthCheckRequest(service="v1.Trainer"))

@@ -1,0 +1,64 @@
+"""The gateway's REST API as the command line calls it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class AskError(Exception):
+    """The gateway could not be asked, or answered with a problem."""
+
+
+def call(
+    method: str,
+    url: str,
+    body: object = None,
+    params: Mapping[str, str] | None = None,
+    timeout_s: float | None = 300,
+) -> Any:
+    """The response's JSON. Raises AskError."""
+    import httpx  # here and below, so that the command line answers --help at once
+
+    try:
+        response = httpx.request(method, url, json=body, params=params, timeout=httpx.Timeout(timeout_s, connect=5))
+        if response.is_error:
+            raise AskError(_detail(response.content))
+        return response.json()
+    except (httpx.HTTPError, json.JSONDecodeError) as error:
+        raise _unreachable(url, error) from error
+
+
+def events(
+    method: str, url: str, body: object = None, timeout_s: float | None = 300
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The name and data of each Server-Sent Event. Raises AskError, also for the event `error`."""
+    import httpx
+
+    try:
+        with httpx.stream(method, url, json=body, timeout=httpx.Timeout(timeout_s, connect=5)) as response:
+            if response.is_error:
+                raise AskError(_detail(response.read()))
+            event = ""
+            for line in response.iter_lines():
+                if line.startswith("event: "):
+                    event = line.removeprefix("event: ")
+                elif line.startswith("data: "):
+                    data = json.loads(line.removeprefix("data: "))
+                    if event == "error":
+                        raise AskError(data["detail"])
+                    yield event, data
+    except (httpx.HTTPError, json.JSONDecodeError) as error:
+        raise _unreachable(url, error) from error
+
+
+def _unreachable(url: str, error: Exception) -> AskError:
+    return AskError(f"{url}: {error}; is the gateway running there?")
+
+
+def _detail(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode("utf-8", "replace")[:500]
