@@ -107,10 +107,12 @@ class Stack:
                 "GATEWAY_RETRIEVER": at["retriever"],
                 "GATEWAY_SEARCHER": at["searcher"],
                 "GATEWAY_GENERATOR": at["generator"],
+                "GATEWAY_TRAINER": at["trainer"],
                 "GATEWAY_REDIS_URL": f"redis://{at['redis']}/0" if shutil.which("redis-server") else "",
             }
         prefix = "GENERATOR" if name == "searcher" else name.upper()
-        return {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port())}
+        serving = {"TRAINER_SEARCHER": f"127.0.0.1:{self.ports['searcher']}"} if name == "trainer" else {}
+        return serving | {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port())}
 
     def _wait(self) -> None:
         """Until the gateway says that all backends answer."""

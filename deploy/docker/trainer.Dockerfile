@@ -17,7 +17,9 @@ COPY contracts contracts
 COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
 COPY services/common services/common
+COPY services/evaluate services/evaluate
 COPY services/trainer services/trainer
+COPY data/demo/qa_*.jsonl.gz data/demo/
 
 USER app
 ENV TRAINER_HOST=0.0.0.0 TRAINER_PORT=50054 TRAINER_METRICS_PORT=9104
