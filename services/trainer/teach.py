@@ -93,21 +93,17 @@ class _Nobody:
         raise GeneratorError(Failure.UNSUPPORTED, "the teacher asks no generator")
 
 
-class _Reordered:
-    """A retriever whose ranks are moved by up to `distance`, so that a model learns to look and not to count."""
+class _Shuffled:
+    """A retriever without its order: a model that always sees it learns to keep the first and to read nothing."""
 
-    def __init__(self, retriever: Retriever, distance: float, seed: str) -> None:
-        self._retriever, self._distance, self._order = retriever, distance, random.Random(seed)
+    def __init__(self, retriever: Retriever, seed: str) -> None:
+        self._retriever, self._order = retriever, random.Random(seed)
 
     async def search(
         self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
     ) -> list[tuple[Passage, ...]]:
         found = await self._retriever.search(queries, top_k, index, mode, rerank)
-        return [self._moved(passages) for passages in found]
-
-    def _moved(self, passages: Sequence[Passage]) -> tuple[Passage, ...]:
-        places = [place + self._order.uniform(0, self._distance) for place in range(len(passages))]
-        return tuple(passage for _, passage in sorted(zip(places, passages, strict=True), key=lambda pair: pair[0]))
+        return [tuple(self._order.sample(passages, len(passages))) for passages in found]
 
 
 async def lesson(
@@ -115,8 +111,8 @@ async def lesson(
 ) -> list[list[Span]]:
     """The examples of one question, none where the gold passage is not found. Raises RetrieverError."""
     if what == "searching":
-        orders = [_Reordered(retriever, 3.0 * number, f"{seed} {number} {question.id}") for number in range(3)]
-        return [await searching(question, order, parameters) for order in orders]
+        shuffled = [_Shuffled(retriever, f"{seed} {number} {question.id}") for number in range(2)]
+        return [await searching(question, order, parameters) for order in (retriever, *shuffled)]
     (found,) = await retriever.search([question.text], _DEPTH, parameters.index, parameters.mode)
     gold = next((passage for passage in found if passage.id in question.passage_ids), None)
     others = [passage for passage in found if passage != gold and not span_match(passage.text, question.golds)]
