@@ -76,16 +76,20 @@ class ModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelInfoResponse(_message.Message):
-    __slots__ = ("model", "engine", "context_tokens", "grammar")
+    __slots__ = ("model", "engine", "context_tokens", "grammar", "path", "adapter")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
     model: str
     engine: str
     context_tokens: int
     grammar: bool
-    def __init__(self, model: _Optional[str] = ..., engine: _Optional[str] = ..., context_tokens: _Optional[int] = ..., grammar: bool = ...) -> None: ...
+    path: str
+    adapter: str
+    def __init__(self, model: _Optional[str] = ..., engine: _Optional[str] = ..., context_tokens: _Optional[int] = ..., grammar: bool = ..., path: _Optional[str] = ..., adapter: _Optional[str] = ...) -> None: ...
 
 class LoadModelRequest(_message.Message):
     __slots__ = ("path", "adapter")

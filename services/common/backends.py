@@ -12,6 +12,7 @@ from search_agent.errors import BoundaryError, GeneratorError, RetrieverError, S
 from search_agent.types import Author, Completion, FinishReason, Message, Mode, Passage, Sampling, Span
 from services.common import client
 
+_LOAD_TIMEOUT_S = 600.0  # a large model comes from a disk
 _FINISH = {pb.STOP: FinishReason.STOP, pb.LENGTH: FinishReason.LENGTH}
 
 
@@ -54,6 +55,11 @@ class _GrpcModel:
     async def info(self) -> pb.ModelInfoResponse:
         """The model being served."""
         return await client.call(self._stub.ModelInfo, pb.ModelInfoRequest(), self._timeout_s, self._boundary)
+
+    async def load(self, path: str, adapter: str) -> pb.ModelInfoResponse:
+        """Puts another model (empty: the same) and adapter (empty: none) in place; requests under way finish."""
+        request = pb.LoadModelRequest(path=path, adapter=adapter)
+        return await client.call(self._stub.LoadModel, request, _LOAD_TIMEOUT_S, self._boundary)
 
     async def close(self) -> None:
         await self._channel.close()

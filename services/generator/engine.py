@@ -43,12 +43,17 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """`model` is "name@version". `context_tokens` is what one request may hold, 0 where not known."""
+    """`model` is "name@version". `context_tokens` is what one request may hold, 0 where not known.
+
+    `path` and `adapter` are what `load` takes to load the same again, empty where the engine has no files.
+    """
 
     model: str
     engine: str
     context_tokens: int
     grammar: bool
+    path: str = ""
+    adapter: str = ""
 
 
 class Engine(Protocol):

@@ -76,7 +76,12 @@ def _response(piece: Piece, text: str) -> pb.GenerateResponse:
 
 def _describe(info: EngineInfo) -> pb.ModelInfoResponse:
     return pb.ModelInfoResponse(
-        model=info.model, engine=info.engine, context_tokens=info.context_tokens, grammar=info.grammar
+        model=info.model,
+        engine=info.engine,
+        context_tokens=info.context_tokens,
+        grammar=info.grammar,
+        path=info.path,
+        adapter=info.adapter,
     )
 
 

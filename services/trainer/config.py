@@ -107,6 +107,8 @@ class GateConfig(_Part):
     margin: float = Field(1.0, ge=0, description="points of GenAcc over the current searcher")
     resamples: int = Field(1000, ge=100)
     seed: int = 0
+    max_failed_share: float = Field(0.05, ge=0, lt=1, description="of the questions; more tell nothing")
+    constrained: bool = Field(True, description="both are held to the method's grammar, as the gateway does")
 
 
 class RunConfig(_Part):
@@ -178,14 +180,23 @@ def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> RunCo
     if not path.suffix:
         path = FOLDER / f"{name_or_path}.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
         raise ConfigProblem("", f"no configuration {name_or_path}; there are {names}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigProblem("", f"{path}: {error}") from None
+    return read(text, overrides, str(path))
+
+
+def read(text: str, overrides: Mapping[str, Any] | None = None, source: str = "the text") -> RunConfig:
+    """As `load`, of YAML; `source` is what errors call it."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigProblem("", f"{source}: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigProblem("", f"{path}: not a mapping")
+        raise ConfigProblem("", f"{source}: not a mapping")
     for field, value in (overrides or {}).items():
         _replace(values, field, value)
     return parse(values)

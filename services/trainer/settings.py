@@ -18,3 +18,29 @@ class TrainerSettings(ServiceSettings):
     port: int = Field(50054, ge=0, le=65535, description="gRPC port")
     metrics_port: int = Field(9104, ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
     runs: Path = Field(description="folder of training runs, one folder each; made if it is missing")
+    poll_s: float = Field(2.0, gt=0, description="seconds between two looks at jobs and metrics")
+
+    ray_address: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description="dashboard of the Ray cluster that trains, http://HEAD:8265; without it all works but training",
+    )
+    ray_python: str = Field("python3", description="the Python with verl, on the cluster")
+    ray_folder: Path = Field(
+        default_factory=Path.cwd,
+        description="where training starts on the cluster: relative paths of a configuration count from it",
+    )
+
+    searcher: str = Field("", description="host:port of the searcher that checkpoints are promoted into")
+    searchers: dict[str, str] = Field(
+        default_factory=dict,
+        description='searchers of methods that have their own as JSON, as the gateway has them',
+    )
+    candidate: str = Field(
+        "",
+        description="host:port of a generator service that loads candidates for the gate and serves nothing else; "
+        "without it one is started on this machine for as long as the gate takes",
+    )
+    gate_concurrency: int = Field(4, ge=1, description="questions that the gate asks at once")
+    gate_limit_s: float = Field(4 * 3600, gt=0, description="longest time of one gate, in seconds")
+    searcher_timeout_s: float = Field(60, gt=0, description="deadline of one searcher turn in the gate")

@@ -1,0 +1,190 @@
+"""The gate: a candidate and the searcher that serves answer the same held-out questions.
+
+It is passed if the mean difference of GenAcc, over the questions that both answered, reaches the margin, and the
+lower end of its 95 % paired bootstrap interval is above zero. A question that a failure kept from being answered is
+counted and never scored; where more failed than the configuration allows, the gate tells nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from search_agent.agents import Agent
+from search_agent.episode import Episode
+from search_agent.errors import BoundaryError, Failure, TrainerError
+from search_agent.evaluate import Comparison, Question, compare
+from search_agent.ports import Generator, Policy, Retriever
+from search_agent.types import Sampling
+from services.evaluate.journal import Journal
+from services.evaluate.pool import each
+from services.trainer.config import GateConfig
+from services.trainer.episodes import Judge, gen_acc
+
+log = structlog.get_logger()
+
+
+class Side(StrEnum):
+    CANDIDATE = "candidate"
+    CURRENT = "current"
+
+
+class Outcome(StrEnum):
+    PASSED = "passed"
+    NOT_BETTER = "not better"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question answered by one side, and scored."""
+
+    id: str
+    side: Side
+    gen_acc: float
+    answer: str
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`failed` counts the questions that one side or both failed, or did not get to. The means of both sides
+    are over the compared questions; None, as `comparison`, where there is none."""
+
+    outcome: Outcome
+    reason: str
+    asked: int
+    failed: int
+    margin: float
+    comparison: Comparison | None = None
+    candidate: float | None = None
+    current: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """What is asked, of whom, and how. `models` are the searcher's "name@version" of each side; `generator` is the
+    generator's. `facts` are all else that answers depend on: rows of other facts are not taken up."""
+
+    questions: Sequence[Question]
+    agent: Agent
+    policies: Mapping[Side, Policy]
+    models: Mapping[Side, str]
+    retriever: Retriever
+    generator: Generator
+    generator_model: str
+    judge: Judge | None
+    answer_tokens: int
+    facts: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Of everything that the answers depend on."""
+        everything = {
+            "questions": [asdict(question) for question in self.questions],
+            "agent": self.agent.name,
+            "parameters": asdict(self.agent.params),
+            "models": dict(self.models),
+            "generator": self.generator_model,
+            "answer_tokens": self.answer_tokens,
+            **self.facts,
+        }
+        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
+
+
+Advance = Callable[[int, int, int], None]  # done, failed, total; in answers of both sides
+
+
+async def hold(
+    contest: Contest, terms: GateConfig, folder: Path, concurrency: int, limit_s: float, advance: Advance
+) -> Verdict:
+    """Asks what has no row in `folder` yet, for at most `limit_s` seconds, and decides.
+
+    What failed has no row, so that the next time it is asked again. Raises TrainerError if a searcher or the
+    generator changes its model meanwhile, and what else makes all further questions useless.
+    """
+    journal = Journal(folder / f"{contest.key}.jsonl")
+    rows = {(row["id"], Side(row["side"])): Answered(**{**row, "side": Side(row["side"])}) for row in journal.found}
+    failed, total = 0, 2 * len(contest.questions)
+
+    async def ask(pair: tuple[Question, Side]) -> None:
+        nonlocal failed
+        question, side = pair
+        try:
+            rows[question.id, side] = row = await _answer(contest, question, side)
+        except BoundaryError as error:
+            if isinstance(error, TrainerError):
+                raise
+            failed += 1
+            log.warning("gate question failed", question=question.id, side=side, error=f"{error.boundary}: {error}")
+        else:
+            journal.append(asdict(row))
+        advance(len(rows), failed, total)
+
+    left = [(question, side) for question in contest.questions for side in Side if (question.id, side) not in rows]
+    advance(len(rows), 0, total)
+    try:
+        async with asyncio.timeout(limit_s):
+            await each(left, ask, concurrency)
+    except TimeoutError:
+        log.warning("gate out of time", seconds=limit_s, answered=len(rows), of=total)
+    finally:
+        journal.close()
+    sides = [[row for row in rows.values() if row.side is side] for side in Side]
+    return decide(*sides, len(contest.questions), terms)
+
+
+def decide(candidate: Sequence[Answered], current: Sequence[Answered], asked: int, terms: GateConfig) -> Verdict:
+    """The verdict over the answers of both sides to `asked` questions."""
+    margin = terms.margin / 100
+    found = compare(candidate, current, terms.seed, terms.resamples)
+    failed = asked - (found.count if found else 0)
+    if found is None or failed > terms.max_failed_share * asked:
+        reason = (
+            f"{failed} of {asked} questions were not answered by both, more than gate.max_failed_share "
+            f"{terms.max_failed_share:g} allows"
+        )
+        return Verdict(Outcome.INCONCLUSIVE, reason, asked, failed, margin, found, *_means(candidate, current))
+    difference = found.difference
+    points = f"{difference.mean * 100:+.1f} points [{difference.low * 100:+.1f}, {difference.high * 100:+.1f}]"
+    if difference.mean < margin:
+        outcome, reason = Outcome.NOT_BETTER, f"{points} on {found.count} questions; gate.margin is {terms.margin:g}"
+    elif difference.low <= 0:
+        outcome, reason = Outcome.NOT_BETTER, f"{points} on {found.count} questions; the interval includes zero"
+    else:
+        outcome, reason = Outcome.PASSED, f"{points} on {found.count} questions"
+    return Verdict(outcome, reason, asked, failed, margin, found, *_means(candidate, current))
+
+
+def _means(candidate: Sequence[Answered], current: Sequence[Answered]) -> tuple[float | None, float | None]:
+    both = {row.id for row in candidate} & {row.id for row in current}
+    if not both:
+        return None, None
+    ours, theirs = (
+        sum(row.gen_acc for row in rows if row.id in both) / len(both) for rows in (candidate, current)
+    )  # fmt: skip
+    return ours, theirs
+
+
+async def _answer(contest: Contest, question: Question, side: Side) -> Answered:
+    agent = contest.agent
+    episode = Episode(
+        agent.name, question.text, contest.retriever, contest.policies[side], contest.generator, question.options
+    )
+    await agent.run(episode)
+    async for _ in episode.answer(agent.prompt, Sampling(max_tokens=contest.answer_tokens)):
+        pass
+    trajectory = episode.trajectory()
+    if strangers := set(trajectory.models) - {contest.models[side], contest.generator_model}:
+        raise TrainerError(Failure.UNAVAILABLE, f"{', '.join(strangers)} was loaded while the gate was held; try again")
+    answer = trajectory.answer or ""
+    right = await gen_acc(question, answer, contest.judge)
+    return Answered(question.id, side, right, answer, len(trajectory.documents))
