@@ -17,13 +17,23 @@ def ask(url: str, question: str, method: str, **options: object) -> Iterator[tup
 
     `options` are fields of POST /v1/answer. Raises AskError.
     """
+    body = {"question": question, "method": method, "stream": True, **options}
+    return events("POST", url, "/v1/answer", body, 300)
+
+
+def events(
+    method: str, url: str, path: str, body: dict[str, Any] | None, silence_s: float | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The Server-Sent Events of the gateway's answer, but "error". Waits `silence_s` seconds for each at most.
+
+    Raises AskError.
+    """
     import httpx  # here, so that the command line answers --help at once
 
-    body = {"question": question, "method": method, "stream": True, **options}
     try:
-        with httpx.stream("POST", f"{url}/v1/answer", json=body, timeout=300) as response:
+        with httpx.stream(method, url + path, json=body, timeout=httpx.Timeout(30, read=silence_s)) as response:
             if response.status_code != 200:
-                raise AskError(_detail(response.read()))
+                raise AskError(detail(response.read()))
             event = ""
             for line in response.iter_lines():
                 if line.startswith("event: "):
@@ -37,7 +47,8 @@ def ask(url: str, question: str, method: str, **options: object) -> Iterator[tup
         raise AskError(f"{url}: {error}; is the gateway running there?") from error
 
 
-def _detail(body: bytes) -> str:
+def detail(body: bytes) -> str:
+    """What a problem says."""
     try:
         return str(json.loads(body)["detail"])
     except (ValueError, KeyError, TypeError):

@@ -12,6 +12,7 @@ from services.evaluate import commands as evaluate_commands
 from services.evaluate.errors import EvaluateProblem
 from services.retriever import commands as index_commands
 from services.retriever.errors import RetrieverProblem
+from services.trainer import commands as train_commands
 
 # Each command: its name, one line of help, and what adds its arguments. A command's parser sets `run`,
 # a function of the parsed arguments that returns the exit status.
@@ -20,6 +21,7 @@ COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...]
     ("evaluate", "ask a running gateway questions by several methods and compare them", evaluate_commands.add_evaluate),
     ("precompute", "fill the naive-RAG cache for training", evaluate_commands.add_precompute),
     ("cache", "count or clear the naive-RAG cache", cache.add_arguments),
+    ("train", "start, watch, promote and roll back training runs", train_commands.add_arguments),
     ("index", "build, list and check indexes", index_commands.add_arguments),
 )
 

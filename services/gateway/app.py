@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -12,7 +11,6 @@ import structlog
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
 
 from contracts.v1.retriever_pb2 import Mode as PbMode
 from search_agent.agents import Agent
@@ -33,6 +31,8 @@ from services.gateway.asking import (
     count_failure,
 )
 from services.gateway.observed import Observed
+from services.gateway.sse import sse
+from services.gateway.training import TrainerBackend, routes
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -42,11 +42,18 @@ class _ClientLeft(Exception):
     """The caller closed the connection; nobody reads the response."""
 
 
-def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], max_in_flight: int) -> FastAPI:
+def create_app(
+    backends: Backends,
+    asker: Asker,
+    agents: Mapping[str, Agent],
+    max_in_flight: int,
+    trainer: TrainerBackend | None = None,
+) -> FastAPI:
     """The application over given backends and agents (settings are read and wired in wiring.py)."""
     app = FastAPI(title="search-agent", version="1", description="Search, answer and retrieve.")
     app.add_middleware(Observed)
     problems.install(app)
+    app.include_router(routes(trainer))
     slots = asyncio.Semaphore(max_in_flight)
 
     async def slot() -> AsyncIterator[None]:
@@ -99,12 +106,12 @@ def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], ma
         async def stream() -> AsyncIterator[str]:
             try:
                 async for event in asker.ask(agent, question, True):
-                    yield _sse(*_event(event))
+                    yield sse(*_event(event))
             except BoundaryError as error:
-                yield _sse("error", problems.of_boundary(error))
+                yield sse("error", problems.of_boundary(error))
             except Exception:
                 log.exception("stream crashed")
-                yield _sse("error", problems.problem(500, problems.CRASH))
+                yield sse("error", problems.problem(500, problems.CRASH))
 
         return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
@@ -293,10 +300,3 @@ def _event(event: Event) -> tuple[str, Any]:
             return "done", schemas.AnswerResponse.answered(
                 _request_id(), event.trajectory, event.cached, event.cache_key
             )
-
-
-def _sse(name: str, data: Any) -> str:
-    def plain(value: Any) -> Any:
-        return value.model_dump() if isinstance(value, BaseModel) else str(value)
-
-    return f"event: {name}\ndata: {json.dumps(data, default=plain, ensure_ascii=False)}\n\n"

@@ -17,6 +17,7 @@ from services.gateway.app import create_app
 from services.gateway.asking import Asker, Backends
 from services.gateway.cache import RagCache
 from services.gateway.settings import GatewaySettings
+from services.gateway.training import TrainerBackend
 
 _REDIS_TIMEOUT_S = 0.5
 
@@ -34,7 +35,7 @@ def wire(settings: GatewaySettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        for backend in (retriever, *searchers.values(), generator, store):
+        for backend in (retriever, *searchers.values(), generator, store, trainer):
             if backend:
                 await backend.close()
 
@@ -52,7 +53,8 @@ def wire(settings: GatewaySettings) -> FastAPI:
         retriever, searchers[settings.searcher], generator, RagCache(store) if store else None, of_methods
     )
     asker = Asker(backends, Sampling(max_tokens=settings.answer_max_tokens))
-    app = create_app(backends, asker, agents, settings.max_in_flight)
+    trainer = TrainerBackend(settings.trainer, settings.trainer_timeout_s) if settings.trainer else None
+    app = create_app(backends, asker, agents, settings.max_in_flight, trainer)
     app.router.lifespan_context = lifespan
     return app
 

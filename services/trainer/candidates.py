@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from contracts.v1.generator_pb2 import ModelInfoResponse
@@ -47,7 +46,7 @@ class Candidates(Protocol):
 async def own_process(files: Files, base: str) -> AsyncIterator[Searcher]:
     """A generator service of this machine's, on a free port, gone afterwards. Its settings are GENERATOR_…"""
     model = files.path or base
-    if not Path(model).is_file():
+    if not await asyncio.to_thread(os.path.isfile, model):
         raise TrainerError(
             Failure.UNSUPPORTED,
             f"the searcher's model {model!r} is no file on the trainer's machine; name a service that serves "
@@ -56,9 +55,7 @@ async def own_process(files: Files, base: str) -> AsyncIterator[Searcher]:
     port, metrics_port = _free_port(), _free_port()
     theirs = {"GENERATOR_HOST": "127.0.0.1", "GENERATOR_PORT": str(port), "GENERATOR_METRICS_PORT": str(metrics_port)}
     theirs |= {"GENERATOR_ENGINE": "llama.cpp", "GENERATOR_MODEL": model, "GENERATOR_ADAPTER": files.adapter}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.generator", env=os.environ | theirs, cwd=Path(__file__).parents[2]
-    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.generator", env=os.environ | theirs)
     candidate = GrpcPolicy(f"127.0.0.1:{port}", 60.0)
     try:
         await _until_ready(candidate, process)

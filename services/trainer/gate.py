@@ -138,8 +138,8 @@ async def hold(
         log.warning("gate out of time", seconds=limit_s, answered=len(rows), of=total)
     finally:
         journal.close()
-    sides = [[row for row in rows.values() if row.side is side] for side in Side]
-    return decide(*sides, len(contest.questions), terms)
+    candidate, current = ([row for row in rows.values() if row.side is side] for side in Side)
+    return decide(candidate, current, len(contest.questions), terms)
 
 
 def decide(candidate: Sequence[Answered], current: Sequence[Answered], asked: int, terms: GateConfig) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import structlog
 
@@ -76,16 +76,16 @@ class Monitor:
         """Until cancelled. What runs were under way when an earlier service ended is followed as well."""
         while True:
             try:
-                for run in self._runs.list():
+                for run in self._runs.all():
                     await self._look_at(run)
-                counts = Counter(run.state for run in self._runs.list())
+                counts = Counter(run.state for run in self._runs.all())
                 for state in RunState:
                     metrics.TRAINER_RUNS.labels(state).set(counts[state])
             except (TrainerError, OSError) as error:
                 log.warning("runs cannot be followed", error=str(error))
             await asyncio.sleep(self._poll_s)
 
-    async def watch(self, id: str) -> AsyncIterator[Run | Step]:
+    async def watch(self, id: str) -> AsyncGenerator[Run | Step, None]:
         """The run, all its steps so far, then what changes, until it has ended. Raises TrainerError."""
         run = await self.refresh(self._runs.get(id))
         log_file = MetricsLog(self._runs.path(id) / "metrics.jsonl")

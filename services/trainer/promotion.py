@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,7 +89,7 @@ class Promoter:
         searchers: Mapping[str, Searcher],
         candidates: Candidates,
         environments: Callable[[RunConfig], AbstractAsyncContextManager[Environment]],
-        exporter: Exporter,
+        exporter: Exporter | None,
         limits: Limits,
         clock: Callable[[], str] = now,
     ) -> None:
@@ -98,7 +98,7 @@ class Promoter:
         self._path = folder.absolute() / "promotions.jsonl"
         self._busy = asyncio.Lock()
 
-    async def promote(self, id: str, checkpoint: int, searcher: str) -> AsyncIterator[Progress | Promotion]:
+    async def promote(self, id: str, checkpoint: int, searcher: str) -> AsyncGenerator[Progress | Promotion, None]:
         """The gate's progress, then what came of it. `checkpoint` 0 is the newest; `searcher` "" is the method's.
 
         Raises BoundaryError. Leaving early stops the gate, and its answers are kept.
@@ -112,7 +112,9 @@ class Promoter:
             files = await self._export(id, step)
             current = await target.info()
             if not current.path:
-                raise TrainerError(Failure.UNSUPPORTED, f"{name} serves {current.model} by an engine that loads nothing")
+                raise TrainerError(
+                    Failure.UNSUPPORTED, f"{name} serves {current.model} by an engine that loads nothing"
+                )
             queue: asyncio.Queue[Progress | None] = asyncio.Queue()
             judging = asyncio.create_task(self._judge(id, settings, files, target, current, queue))
             judging.add_done_callback(lambda _: queue.put_nowait(None))
@@ -226,13 +228,13 @@ class Promoter:
         if not found:
             raise TrainerError(Failure.UNSUPPORTED, f"run {id} has no checkpoint yet", "checkpoint")
         if wanted and wanted not in found:
-            there = ", ".join(map(str, found))
-            raise TrainerError(Failure.UNSUPPORTED, f"run {id} has no checkpoint {wanted}; there are {there}", "checkpoint")
+            message = f"run {id} has no checkpoint {wanted}; there are {', '.join(map(str, found))}"
+            raise TrainerError(Failure.UNSUPPORTED, message, "checkpoint")
         return wanted or found[-1]
 
     async def _export(self, id: str, step: int) -> Files:
         folder = self._runs.path(id) / "exports" / str(step)
-        if not folder.is_dir():
+        if not folder.is_dir() and self._exporter:
             await asyncio.to_thread(self._exporter, self._runs.path(id) / "checkpoints" / f"global_step_{step}", folder)
         if (adapter := folder / "adapter.gguf").is_file():
             return Files("", str(adapter))
@@ -249,9 +251,7 @@ class Promoter:
         log.info("promotion", kind=kind, searcher=promotion.searcher, model=promotion.model, before=promotion.before)
         journal = Journal(self._path)
         try:
-            journal.append(
-                {"kind": kind, **asdict(promotion), "model": _model(after), "before": _model(before)}
-            )  # fmt: skip
+            journal.append({"kind": kind, **asdict(promotion), "model": _model(after), "before": _model(before)})
         finally:
             journal.close()
 

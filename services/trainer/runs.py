@@ -86,7 +86,7 @@ class Runs:
         except (ValueError, KeyError, TypeError) as error:
             raise TrainerError(Failure.BROKEN, f"{file}: not a run record: {error!r}") from error
 
-    def list(self) -> list[Run]:
+    def all(self) -> list[Run]:
         """Newest first."""
         found = [self.get(file.parent.name) for file in self._folder.glob("*/run.json")]
         return sorted(found, key=lambda run: (run.created_at, run.id), reverse=True)

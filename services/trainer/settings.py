@@ -34,7 +34,7 @@ class TrainerSettings(ServiceSettings):
     searcher: str = Field("", description="host:port of the searcher that checkpoints are promoted into")
     searchers: dict[str, str] = Field(
         default_factory=dict,
-        description='searchers of methods that have their own as JSON, as the gateway has them',
+        description="searchers of methods that have their own as JSON, as the gateway has them",
     )
     candidate: str = Field(
         "",
