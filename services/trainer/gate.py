@@ -45,10 +45,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One question answered by one side, and scored."""
+    """One question answered and scored."""
 
     id: str
-    side: Side
     gen_acc: float
     answer: str
     documents: int
@@ -71,8 +70,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """What is asked, of whom, and how. `models` are the searcher's "name@version" of each side; `generator` is the
-    generator's. `facts` are all else that answers depend on: rows of other facts are not taken up."""
+    """What is asked, of whom, and how. `models` ("name@version") are of the two searchers, `generator_model` is of
+    the generator. `facts` are all else that answers depend on."""
 
     questions: Sequence[Question]
     agent: Agent
@@ -85,14 +84,12 @@ class Contest:
     answer_tokens: int
     facts: Mapping[str, Any]
 
-    @property
-    def key(self) -> str:
-        """Of everything that the answers depend on."""
+    def key(self, side: Side) -> str:
+        """Of everything that the side's answers depend on. A model's are the same ones in every gate."""
         everything = {
-            "questions": [asdict(question) for question in self.questions],
             "agent": self.agent.name,
             "parameters": asdict(self.agent.params),
-            "models": dict(self.models),
+            "searcher": self.models[side],
             "generator": self.generator_model,
             "answer_tokens": self.answer_tokens,
             **self.facts,
@@ -111,35 +108,48 @@ async def hold(
     What failed has no row, so that the next time it is asked again. Raises TrainerError if a searcher or the
     generator changes its model meanwhile, and what else makes all further questions useless.
     """
-    journal = Journal(folder / f"{contest.key}.jsonl")
-    rows = {(row["id"], Side(row["side"])): Answered(**{**row, "side": Side(row["side"])}) for row in journal.found}
+    journals = {side: Journal(folder / f"{contest.key(side)}.jsonl") for side in Side}
+    asked = {question.id: _digest(question) for question in contest.questions}
+    rows: dict[Side, dict[str, Answered]] = {
+        side: {row["id"]: Answered(**row["answered"]) for row in found if asked.get(row["id"]) == row["question"]}
+        for side, found in ((side, journal.found) for side, journal in journals.items())
+    }
     failed, total = 0, 2 * len(contest.questions)
+
+    def tell() -> None:
+        advance(sum(map(len, rows.values())), failed, total)
 
     async def ask(pair: tuple[Question, Side]) -> None:
         nonlocal failed
         question, side = pair
         try:
-            rows[question.id, side] = row = await _answer(contest, question, side)
+            row = await _answer(contest, question, side)
+        except TrainerError:
+            raise
         except BoundaryError as error:
-            if isinstance(error, TrainerError):
-                raise
             failed += 1
             log.warning("gate question failed", question=question.id, side=side, error=f"{error.boundary}: {error}")
         else:
-            journal.append(asdict(row))
-        advance(len(rows), failed, total)
+            rows[side][question.id] = row
+            journals[side].append({"id": question.id, "question": asked[question.id], "answered": asdict(row)})
+        tell()
 
-    left = [(question, side) for question in contest.questions for side in Side if (question.id, side) not in rows]
-    advance(len(rows), 0, total)
+    left = [(question, side) for question in contest.questions for side in Side if question.id not in rows[side]]
+    tell()
     try:
         async with asyncio.timeout(limit_s):
             await each(left, ask, concurrency)
     except TimeoutError:
-        log.warning("gate out of time", seconds=limit_s, answered=len(rows), of=total)
+        log.warning("gate out of time", seconds=limit_s, left=total - sum(map(len, rows.values())))
     finally:
-        journal.close()
-    candidate, current = ([row for row in rows.values() if row.side is side] for side in Side)
+        for journal in journals.values():
+            journal.close()
+    candidate, current = (list(rows[side].values()) for side in (Side.CANDIDATE, Side.CURRENT))
     return decide(candidate, current, len(contest.questions), terms)
+
+
+def _digest(question: Question) -> str:
+    return hashlib.sha256(json.dumps(asdict(question), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def decide(candidate: Sequence[Answered], current: Sequence[Answered], asked: int, terms: GateConfig) -> Verdict:
@@ -187,4 +197,4 @@ async def _answer(contest: Contest, question: Question, side: Side) -> Answered:
         raise TrainerError(Failure.UNAVAILABLE, f"{', '.join(strangers)} was loaded while the gate was held; try again")
     answer = trajectory.answer or ""
     right = await gen_acc(question, answer, contest.judge)
-    return Answered(question.id, side, right, answer, len(trajectory.documents))
+    return Answered(question.id, right, answer, len(trajectory.documents))

@@ -87,7 +87,7 @@ class Monitor:
 
     async def watch(self, id: str) -> AsyncGenerator[Run | Step, None]:
         """The run, all its steps so far, then what changes, until it has ended. Raises TrainerError."""
-        run = await self.refresh(self._runs.get(id))
+        run = self._runs.get(id)
         log_file = MetricsLog(self._runs.path(id) / "metrics.jsonl")
         log_file.new()
         yield run

@@ -112,9 +112,7 @@ class Promoter:
             files = await self._export(id, step)
             current = await target.info()
             if not current.path:
-                raise TrainerError(
-                    Failure.UNSUPPORTED, f"{name} serves {current.model} by an engine that loads nothing"
-                )
+                raise TrainerError(Failure.UNSUPPORTED, f"the engine of {name} loads no models")
             queue: asyncio.Queue[Progress | None] = asyncio.Queue()
             judging = asyncio.create_task(self._judge(id, settings, files, target, current, queue))
             judging.add_done_callback(lambda _: queue.put_nowait(None))

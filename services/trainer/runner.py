@@ -65,11 +65,13 @@ class RayJobs:
 
     `address` is of Ray's dashboard, http://HEAD:8265. `python` and `start_in` are the cluster's: the Python that
     has verl, and the folder from which a configuration's relative paths count. Nodes see the folder of runs under
-    the path that it has here.
+    the path that it has here. `token` is the cluster's, empty for one that asks for none.
     """
 
-    def __init__(self, address: str, python: str, start_in: Path) -> None:
-        self._http = httpx.AsyncClient(base_url=address.rstrip("/"), timeout=_TIMEOUT_S, trust_env=False)
+    def __init__(self, address: str, python: str, start_in: Path, token: str = "") -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        base_url = address.rstrip("/")
+        self._http = httpx.AsyncClient(base_url=base_url, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
         self._python, self._start_in = python, start_in
 
     async def submit(self, job: str, folder: Path) -> None:
@@ -109,6 +111,8 @@ class RayJobs:
         except httpx.HTTPError as error:
             said = str(error) or type(error).__name__
             raise TrainerError(Failure.UNAVAILABLE, f"the Ray cluster does not answer: {said}") from error
+        if response.status_code in (401, 403):
+            raise TrainerError(Failure.UNAVAILABLE, "the Ray cluster wants its token (TRAINER_RAY_TOKEN_FILE)")
         if response.status_code not in (200, accept):
             detail = response.text.strip().splitlines()[-1:] or [""]
             raise TrainerError(Failure.BROKEN, f"Ray answered {response.status_code}: {detail[0]}")

@@ -154,7 +154,8 @@ async def serve(settings: TrainerSettings) -> None:
     runs = Runs(settings.runs)
     runner = None
     if settings.ray_address:
-        runner = RayJobs(settings.ray_address, settings.ray_python, settings.ray_folder)
+        token = settings.ray_token_file.read_text(encoding="utf-8").strip() if settings.ray_token_file else ""
+        runner = RayJobs(settings.ray_address, settings.ray_python, settings.ray_folder, token)
     monitor = Monitor(runs, runner, settings.poll_s)
     targets = ({DEFAULT: settings.searcher} if settings.searcher else {}) | settings.searchers
     searchers = {name: GrpcPolicy(target, settings.searcher_timeout_s) for name, target in targets.items()}

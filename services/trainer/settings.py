@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, FilePath
 from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import ServiceSettings
@@ -25,6 +25,7 @@ class TrainerSettings(ServiceSettings):
         pattern=r"^(https?://.+)?$",
         description="dashboard of the Ray cluster that trains, http://HEAD:8265; without it all works but training",
     )
+    ray_token_file: FilePath | None = Field(None, description="file that holds the cluster's token, if it has one")
     ray_python: str = Field("python3", description="the Python with verl, on the cluster")
     ray_folder: Path = Field(
         default_factory=Path.cwd,

@@ -1,9 +1,6 @@
-"""The shell around the services over real gRPC: health, reflection, ids, typed errors, limits; and the trainer."""
+"""The shell around the services over real gRPC: health, reflection, ids, typed errors, limits."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 
 import grpc
@@ -13,60 +10,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from contracts.v1 import trainer_pb2 as pb
-from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub, add_TrainerServicer_to_server
+from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub
 from search_agent.errors import Failure, TrainerError
-from services.common import client, context, server
+from services.common import client, context
 from services.common.errors import GRPC_CODE
-from services.trainer.service import Trainer
-from services.trainer.settings import TrainerSettings
-
-
-class Served:
-    """A trainer service in this process."""
-
-    def __init__(self, folder: Path, servicer: TrainerServicer, max_in_flight: int = 8) -> None:
-        self._settings = TrainerSettings(runs=folder, port=0, max_in_flight=max_in_flight)
-        self._servicer = servicer
-
-    async def __aenter__(self) -> TrainerStub:
-        register = partial(add_TrainerServicer_to_server, self._servicer)
-        self._server, port = await server.start("trainer", "v1.Trainer", self._settings, register)
-        self.channel = client.connect(f"127.0.0.1:{port}")
-        return TrainerStub(self.channel)
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.channel.close()
-        await self._server.stop(0)
-
-
-def record(folder: Path, run: str, **values: str) -> None:
-    (folder / run).mkdir()
-    (folder / run / "run.json").write_text(json.dumps(values))
-
-
-@pytest.fixture
-async def stub(tmp_path: Path) -> AsyncIterator[TrainerStub]:
-    async with Served(tmp_path, Trainer(tmp_path)) as stub:
-        yield stub
-
-
-async def test_runs_are_listed_newest_first(tmp_path: Path, stub: TrainerStub) -> None:
-    assert not (await stub.ListRuns(pb.ListRunsRequest())).runs
-    record(tmp_path, "a", state="done", created_at="2026-01-01T00:00:00Z")
-    record(tmp_path, "b", state="failed", created_at="2026-02-01T00:00:00Z")
-    runs = (await stub.ListRuns(pb.ListRunsRequest())).runs
-    assert [(run.id, run.state) for run in runs] == [("b", "failed"), ("a", "done")]
-
-
-async def test_a_broken_record_is_named(tmp_path: Path, stub: TrainerStub) -> None:
-    record(tmp_path, "bad", state="done")
-    with pytest.raises(TrainerError, match=r"bad/run\.json") as caught:
-        await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError)
-    assert caught.value.failure is Failure.BROKEN
+from tests.integration.served import Served
 
 
 async def test_health_and_reflection(tmp_path: Path) -> None:
-    served = Served(tmp_path, Trainer(tmp_path))
+    served = Served(tmp_path, Scripted())
     async with served:
         health = health_pb2_grpc.HealthStub(served.channel)
         check = await health.Check(health_pb2.HealthCheckRequest(service="v1.Trainer"))
