@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from contracts.v1.retriever_pb2 import Mode as PbMode
+from contracts.v1.trainer_pb2 import ListRunsRequest
 from search_agent.agents import Agent
 from search_agent.errors import BoundaryError
 from search_agent.types import Mode, Turn
@@ -201,7 +202,7 @@ def create_app(
 
     @app.get("/readyz", tags=["operation"])
     async def readyz() -> JSONResponse:
-        """The backends answer. A missing cache is told, and does not make the gateway unready."""
+        """The backends answer. A missing cache or trainer is told, and does not make the gateway unready."""
         checks: dict[str, Awaitable[object]] = {
             "retriever": backends.retriever.indexes(),
             **{name: searcher.info() for name, searcher in _searchers(backends).items()},
@@ -214,6 +215,8 @@ def create_app(
         else:
             cache = await _state(backends.cache.store.check())
             states["cache"] = cache if cache == "ok" else f"{cache}; naive RAG runs uncached"
+        if trainer:
+            states["trainer"] = await _state(trainer.call("ListRuns", ListRunsRequest()))
         return JSONResponse({"status": "ready" if ready else "not ready", "backends": states}, 200 if ready else 503)
 
     @app.get("/metrics", tags=["operation"], include_in_schema=False)

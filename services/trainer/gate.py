@@ -131,7 +131,8 @@ async def hold(
             log.warning("gate question failed", question=question.id, side=side, error=f"{error.boundary}: {error}")
         else:
             rows[side][question.id] = row
-            journals[side].append({"id": question.id, "question": asked[question.id], "answered": asdict(row)})
+            about = {"id": question.id, "question": asked[question.id], "searcher": contest.models[side]}
+            journals[side].append({**about, "answered": asdict(row)})
         tell()
 
     left = [(question, side) for question in contest.questions for side in Side if question.id not in rows[side]]

@@ -27,7 +27,7 @@ def answer(rest: httpx.Client, **body: Any) -> dict[str, Any]:
 def test_ready_with_every_backend(rest: httpx.Client) -> None:
     body = rest.get("/readyz").json()
     assert body["status"] == "ready"
-    assert body["backends"] == dict.fromkeys(("retriever", "searcher", "generator", "cache"), "ok")
+    assert body["backends"] == dict.fromkeys(("retriever", "searcher", "generator", "trainer", "cache"), "ok")
 
 
 def test_s3_searches_selects_and_answers(rest: httpx.Client) -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import json
 import os
-import random
 import re
 import signal
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 
 import grpc
 import pytest
@@ -30,6 +26,7 @@ from services.common.server import start
 from services.generator.llama_cpp import LLAMA_PROCESS, LlamaCpp, embedded_model
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
+from tests.lora import write_lora
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -244,26 +241,6 @@ async def test_a_model_is_replaced_under_load(stub, tmp_path):
     gauge = {"model": loaded.model, "engine": "llama.cpp"}
     assert REGISTRY.get_sample_value("search_agent_generator_model_info", gauge) == 1
     await stub.LoadModel(pb.LoadModelRequest(path=str(embedded_model())))
-
-
-def write_lora(path: Path) -> None:
-    """A LoRA of rank 2 with noise, on the output projection of SmolLM2's first layer."""
-    width, rank, name = 576, 2, "blk.0.attn_output.weight"
-    noise = random.Random(0)
-
-    def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value)) + value.encode()
-
-    strings = {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora"}
-    header = b"GGUF" + struct.pack("<IQQ", 3, 2, len(strings) + 1)
-    for key, value in strings.items():
-        header += text(key) + struct.pack("<I", 8) + text(value)  # 8: string
-    header += text("adapter.lora.alpha") + struct.pack("<If", 6, 8.0)  # 6: float32
-    size = 4 * width * rank
-    for suffix, shape, offset in ((".lora_a", (width, rank), 0), (".lora_b", (rank, width), size)):
-        header += text(name + suffix) + struct.pack("<IQQIQ", 2, *shape, 0, offset)  # 0: float32
-    header += b"\0" * (-len(header) % 32)
-    path.write_bytes(header + array.array("f", (noise.gauss(0, 1) for _ in range(2 * width * rank))).tobytes())
 
 
 async def test_an_adapter_is_put_on_the_model_and_taken_off(stub, tmp_path):
