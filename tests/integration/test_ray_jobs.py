@@ -68,11 +68,12 @@ def address() -> Iterator[str]:
 class Service:
     """What the trainer's service has: runs, jobs, and the monitor that follows them."""
 
-    def __init__(self, folder: Path, address: str, token: str = TOKEN) -> None:
-        start_in = folder / "where it starts"
-        script = start_in / "services/trainer/train.py"
-        script.parent.mkdir(parents=True, exist_ok=True)
-        script.write_text(TRAINING)
+    def __init__(self, folder: Path, address: str, token: str = TOKEN, start_in: Path | None = None) -> None:
+        if start_in is None:
+            start_in = folder / "where it starts"
+            script = start_in / "services/trainer/train.py"
+            script.parent.mkdir(parents=True, exist_ok=True)
+            script.write_text(TRAINING)
         self.runs = Runs(folder / "runs")
         self.jobs = RayJobs(address, sys.executable, start_in, token)
         self.monitor = Monitor(self.runs, self.jobs, 0.2)
@@ -127,6 +128,14 @@ async def test_a_restarted_service_finds_its_run_and_cancels_it(address: str, tm
         await restarted.monitor.cancel(run.id)
         steps, last = await restarted.end_of(run)
         assert (last.state, steps) == (RunState.CANCELLED, [1, 2])
+
+
+async def test_training_itself_stops_with_a_reason_where_there_is_no_gpu(address: str, tmp_path: Path) -> None:
+    async with Service(tmp_path, address, start_in=Path(__file__).parents[2]) as service:
+        run = await service.monitor.start(load("smollm2-demo"))
+        _, last = await service.end_of(run)
+    assert last.state is RunState.STOPPED
+    assert last.reason.startswith("reinforcement learning needs")
 
 
 async def test_a_job_that_ray_does_not_know_and_a_ray_that_is_not_there(address: str, tmp_path: Path) -> None:
