@@ -75,14 +75,14 @@ class Monitor:
     async def follow(self) -> None:
         """Until cancelled. What runs were under way when an earlier service ended is followed as well."""
         while True:
-            try:
-                for run in self._runs.all():
-                    await self._look_at(run)
-                counts = Counter(run.state for run in self._runs.all())
-                for state in RunState:
-                    metrics.TRAINER_RUNS.labels(state).set(counts[state])
-            except (TrainerError, OSError) as error:
-                log.warning("runs cannot be followed", error=str(error))
+            states: Counter[RunState] = Counter()
+            for id in self._runs.ids():
+                try:
+                    states[await self._look_at(self._runs.get(id))] += 1
+                except (TrainerError, OSError) as error:
+                    log.warning("a run cannot be followed", run=id, error=str(error))
+            for state in RunState:
+                metrics.TRAINER_RUNS.labels(state).set(states[state])
             await asyncio.sleep(self._poll_s)
 
     async def watch(self, id: str) -> AsyncGenerator[Run | Step, None]:
@@ -102,7 +102,7 @@ class Monitor:
                 run = now
                 yield run
 
-    async def _look_at(self, run: Run) -> None:
+    async def _look_at(self, run: Run) -> RunState:
         if not run.state.ended:
             try:
                 run = await self.refresh(run)
@@ -118,6 +118,7 @@ class Monitor:
                 del self._logs[run.id], self._ended[run.id]
         elif not run.state.ended:
             self._ended.pop(run.id, None)
+        return run.state
 
     async def _submit(self, run: Run) -> Run:
         runner = self._need_runner()

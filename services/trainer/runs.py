@@ -86,9 +86,13 @@ class Runs:
         except (ValueError, KeyError, TypeError) as error:
             raise TrainerError(Failure.BROKEN, f"{file}: not a run record: {error!r}") from error
 
+    def ids(self) -> list[str]:
+        """Of every run, also of one whose record is broken."""
+        return [file.parent.name for file in self._folder.glob("*/run.json")]
+
     def all(self) -> list[Run]:
         """Newest first."""
-        found = [self.get(file.parent.name) for file in self._folder.glob("*/run.json")]
+        found = [self.get(id) for id in self.ids()]
         return sorted(found, key=lambda run: (run.created_at, run.id), reverse=True)
 
     def move(self, run: Run, state: RunState, reason: str = "") -> Run:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, FilePath
+from pydantic import Field, FilePath, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from search_agent.agents import AGENTS
 from services.common.settings import ServiceSettings
 
 
@@ -45,3 +46,11 @@ class TrainerSettings(ServiceSettings):
     gate_concurrency: int = Field(4, ge=1, description="questions that the gate asks at once")
     gate_limit_s: float = Field(4 * 3600, gt=0, description="longest time of one gate, in seconds")
     searcher_timeout_s: float = Field(60, gt=0, description="deadline of one searcher turn in the gate")
+
+    @field_validator("searchers")
+    @classmethod
+    def _of_methods(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name not in AGENTS:
+                raise ValueError(f"{name}: no such method; there are {', '.join(AGENTS)}")
+        return value

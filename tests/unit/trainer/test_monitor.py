@@ -157,6 +157,17 @@ async def test_watching_replays_then_follows_to_the_end(world: World) -> None:
     following.cancel()
 
 
+async def test_a_broken_record_hides_no_other_run(world: World) -> None:
+    (world.folder / "a-broken").mkdir()
+    (world.folder / "a-broken" / "run.json").write_text("{")
+    run = await world.monitor.start(DEMO)
+    world.runner.jobs[run.job] = Job(JobState.RUNNING)
+    following = asyncio.create_task(world.monitor.follow())
+    async with asyncio.timeout(5):
+        await until(world, run, RunState.RUNNING)
+    following.cancel()
+
+
 async def test_a_restarted_service_follows_what_was_under_way(world: World) -> None:
     run = await world.monitor.start(DEMO)
     world.runner.jobs[run.job] = Job(JobState.RUNNING)
