@@ -25,7 +25,6 @@ START_LIMIT_S = 120
 # Any setting of a service can be given in the environment; these are what it needs and might not be given.
 DEFAULTS = {
     "RETRIEVER_INDEXES": str(ROOT / "data" / "demo" / "indexes"),
-    "TRAINER_RUNS": str(LOGS / "runs"),
 }
 DEMO_QUESTIONS = (
     "sq-q-5733a5f54776f41900660f45",
@@ -53,7 +52,7 @@ class Stack:
         self.ports = {name: free_port() for name in ("retriever", "searcher", "generator", "trainer", "redis")} | {
             "gateway": port
         }
-        self._logs = logs
+        self.logs = logs
 
     def __enter__(self) -> Stack:
         try:
@@ -70,7 +69,7 @@ class Stack:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", self.ports["gateway"])) == 0:
                 raise StartError(f"port {self.ports['gateway']} is in use; choose another, as in: make demo PORT=8081")
-        self._logs.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
         for name in ("redis", "retriever", "searcher", "generator", "trainer", "gateway"):
             self.start(name)
         self._wait()
@@ -80,11 +79,11 @@ class Stack:
         if name == "redis" and not shutil.which("redis-server"):
             print("redis-server is not installed: naive RAG runs uncached", flush=True)
             return
-        with (self._logs / f"{name}.log").open("wb") as log:
+        with (self.logs / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
                 self._command(name),
                 cwd=ROOT,
-                env=DEFAULTS | os.environ | self._addresses(name),
+                env=DEFAULTS | {"TRAINER_RUNS": str(self.logs / "runs")} | os.environ | self._addresses(name),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us, and we stop them in order
@@ -93,15 +92,15 @@ class Stack:
     def _command(self, name: str) -> list[str]:
         if name == "redis":
             port = str(self.ports["redis"])
-            folder = str(self._logs)
+            folder = str(self.logs)
             return ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder]
         module = "generator" if name == "searcher" else name
         return [sys.executable, "-m", f"services.{module}"]
 
     def _addresses(self, name: str) -> dict[str, str]:
-        """Where a service listens, and where the gateway finds the others."""
+        """Where a service listens, and where it finds the others."""
+        at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
         if name == "gateway":
-            at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
             return {
                 "GATEWAY_PORT": str(self.ports["gateway"]),
                 "GATEWAY_RETRIEVER": at["retriever"],
@@ -111,8 +110,8 @@ class Stack:
                 "GATEWAY_REDIS_URL": f"redis://{at['redis']}/0" if shutil.which("redis-server") else "",
             }
         prefix = "GENERATOR" if name == "searcher" else name.upper()
-        serving = {"TRAINER_SEARCHER": f"127.0.0.1:{self.ports['searcher']}"} if name == "trainer" else {}
-        return serving | {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port())}
+        searcher = {"TRAINER_SEARCHER": at["searcher"]} if name == "trainer" else {}
+        return {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port()), **searcher}
 
     def _wait(self) -> None:
         """Until the gateway says that all backends answer."""
@@ -145,7 +144,7 @@ class Stack:
             return {}
 
     def _tail(self, name: str) -> str:
-        lines = (self._logs / f"{name}.log").read_text(errors="replace").splitlines()[-15:]
+        lines = (self.logs / f"{name}.log").read_text(errors="replace").splitlines()[-15:]
         return "\n".join(f"    {line}" for line in lines)
 
     def stop(self) -> None:

@@ -11,7 +11,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from search_agent import prompts, scoring
 from search_agent.errors import Failure, JudgeError
@@ -173,14 +173,26 @@ class Comparison:
     p: float
 
 
-def compare(ours: Iterable[Row], baseline: Iterable[Row], seed: int) -> Comparison | None:
+class Scored(Protocol):
+    """What is compared: a question's id and the GenAcc of an answer to it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def gen_acc(self) -> float: ...
+
+
+def compare(
+    ours: Iterable[Scored], baseline: Iterable[Scored], seed: int, resamples: int = RESAMPLES
+) -> Comparison | None:
     """Paired by question id; None if no question was answered by both."""
     theirs = {row.id: row.gen_acc for row in baseline}
     pairs = [(row.gen_acc, theirs[row.id]) for row in sorted(ours, key=lambda row: row.id) if row.id in theirs]
     if not pairs:
         return None
     wins, losses = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
-    return Comparison(len(pairs), bootstrap([a - b for a, b in pairs], seed), wins, losses, _sign_test(wins, losses))
+    difference = bootstrap([a - b for a, b in pairs], seed, resamples)
+    return Comparison(len(pairs), difference, wins, losses, _sign_test(wins, losses))
 
 
 def _sign_test(wins: int, losses: int) -> float:

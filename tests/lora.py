@@ -1,4 +1,6 @@
-"""A LoRA adapter for the embedded model."""
+"""A LoRA adapter for the embedded model, as llama.cpp loads it."""
+
+from __future__ import annotations
 
 import array
 import random
@@ -6,10 +8,10 @@ import struct
 from pathlib import Path
 
 
-def write_lora(path: Path, seed: int = 0) -> None:
+def write_lora(path: Path) -> None:
     """A LoRA of rank 2 with noise, on the output projection of SmolLM2's first layer."""
     width, rank, name = 576, 2, "blk.0.attn_output.weight"
-    noise = random.Random(seed)
+    noise = random.Random(0)
 
     def text(value: str) -> bytes:
         return struct.pack("<Q", len(value)) + value.encode()

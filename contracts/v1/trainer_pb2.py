@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63ontracts/v1/trainer.proto\x12\x02v1\"\x8a\x01\n\x0fStartRunRequest\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x35\n\toverrides\x18\x02 \x03(\x0b\x32\".v1.StartRunRequest.OverridesEntry\x1a\x30\n\x0eOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x18\n\nRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x11\n\x0fListRunsRequest\"i\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\ncreated_at\x18\x03 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x13\n\x0b\x63heckpoints\x18\x06 \x03(\x03\")\n\x10ListRunsResponse\x12\x15\n\x04runs\x18\x01 \x03(\x0b\x32\x07.v1.Run\"\x8a\x01\n\x08RunEvent\x12\x14\n\x03run\x18\x01 \x01(\x0b\x32\x07.v1.Run\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12*\n\x07metrics\x18\x03 \x03(\x0b\x32\x19.v1.RunEvent.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"1\n\x0ePromoteRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\x03\"\x9c\x01\n\x04Gate\x12\x0e\n\x06passed\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tquestions\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x03\x12\x11\n\tcandidate\x18\x05 \x01(\x01\x12\x0f\n\x07\x63urrent\x18\x06 \x01(\x01\x12\x12\n\ndifference\x18\x07 \x01(\x01\x12\x0b\n\x03low\x18\x08 \x01(\x01\x12\x0c\n\x04high\x18\t \x01(\x01\"A\n\tPromotion\x12\x16\n\x04gate\x18\x01 \x01(\x0b\x32\x08.v1.Gate\x12\x1c\n\x07serving\x18\x02 \x01(\x0b\x32\x0b.v1.Serving\"\x11\n\x0fRollbackRequest\")\n\x07Serving\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t2\xe1\x02\n\x07Trainer\x12(\n\x08StartRun\x12\x13.v1.StartRunRequest\x1a\x07.v1.Run\x12$\n\tResumeRun\x12\x0e.v1.RunRequest\x1a\x07.v1.Run\x12$\n\tCancelRun\x12\x0e.v1.RunRequest\x1a\x07.v1.Run\x12!\n\x06GetRun\x12\x0e.v1.RunRequest\x1a\x07.v1.Run\x12\x35\n\x08ListRuns\x12\x13.v1.ListRunsRequest\x1a\x14.v1.ListRunsResponse\x12*\n\x08WatchRun\x12\x0e.v1.RunRequest\x1a\x0c.v1.RunEvent0\x01\x12,\n\x07Promote\x12\x12.v1.PromoteRequest\x1a\r.v1.Promotion\x12,\n\x08Rollback\x12\x13.v1.RollbackRequest\x1a\x0b.v1.Servingb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63ontracts/v1/trainer.proto\x12\x02v1\"\x8a\x01\n\x0fStartRunRequest\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x35\n\toverrides\x18\x02 \x03(\x0b\x32\".v1.StartRunRequest.OverridesEntry\x1a\x30\n\x0eOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x18\n\nRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x8b\x01\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1b\n\x05state\x18\x02 \x01(\x0e\x32\x0c.v1.RunState\x12\x12\n\ncreated_at\x18\x03 \x01(\t\x12\x12\n\nchanged_at\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x06 \x01(\t\x12\x13\n\x0b\x63heckpoints\x18\x07 \x03(\r\"\x11\n\x0fListRunsRequest\")\n\x10ListRunsResponse\x12\x15\n\x04runs\x18\x01 \x03(\x0b\x32\x07.v1.Run\"l\n\x04Step\x12\x0c\n\x04step\x18\x01 \x01(\r\x12&\n\x07metrics\x18\x02 \x03(\x0b\x32\x15.v1.Step.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"E\n\x08RunEvent\x12\x16\n\x03run\x18\x01 \x01(\x0b\x32\x07.v1.RunH\x00\x12\x18\n\x04step\x18\x02 \x01(\x0b\x32\x08.v1.StepH\x00\x42\x07\n\x05\x65vent\"C\n\x0ePromoteRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\r\x12\x10\n\x08searcher\x18\x03 \x01(\t\";\n\x0cGateProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\r\x12\r\n\x05total\x18\x03 \x01(\r\"\xc8\x02\n\x04Gate\x12!\n\x07outcome\x18\x01 \x01(\x0e\x32\x10.v1.Gate.Outcome\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x61sked\x18\x03 \x01(\r\x12\x10\n\x08\x63ompared\x18\x04 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\r\x12\x11\n\tcandidate\x18\x06 \x01(\x01\x12\x0f\n\x07\x63urrent\x18\x07 \x01(\x01\x12\x12\n\ndifference\x18\x08 \x01(\x01\x12\x0b\n\x03low\x18\t \x01(\x01\x12\x0c\n\x04high\x18\n \x01(\x01\x12\x0e\n\x06margin\x18\x0b \x01(\x01\x12\x0c\n\x04wins\x18\x0c \x01(\r\x12\x0e\n\x06losses\x18\r \x01(\r\x12\t\n\x01p\x18\x0e \x01(\x01\"P\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06PASSED\x10\x01\x12\x0e\n\nNOT_BETTER\x10\x02\x12\x10\n\x0cINCONCLUSIVE\x10\x03\"\x81\x01\n\tPromotion\x12\x10\n\x08searcher\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x03 \x01(\t\x12\x0b\n\x03run\x18\x04 \x01(\t\x12\x12\n\ncheckpoint\x18\x05 \x01(\r\x12\x16\n\x04gate\x18\x06 \x01(\x0b\x32\x08.v1.Gate\x12\n\n\x02\x61t\x18\x07 \x01(\t\"a\n\x0cPromoteEvent\x12$\n\x08progress\x18\x01 \x01(\x0b\x32\x10.v1.GateProgressH\x00\x12\"\n\tpromotion\x18\x02 \x01(\x0b\x32\r.v1.PromotionH\x00\x42\x07\n\x05\x65vent\"#\n\x0fRollbackRequest\x12\x10\n\x08searcher\x18\x01 \x01(\t*t\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\x0c\n\x08\x46INISHED\x10\x03\x12\x0b\n\x07STOPPED\x10\x04\x12\n\n\x06\x46\x41ILED\x10\x05\x12\r\n\tCANCELLED\x10\x06\x32\xe8\x02\n\x07Trainer\x12(\n\x08StartRun\x12\x13.v1.StartRunRequest\x1a\x07.v1.Run\x12$\n\tResumeRun\x12\x0e.v1.RunRequest\x1a\x07.v1.Run\x12!\n\x06GetRun\x12\x0e.v1.RunRequest\x1a\x07.v1.Run\x12\x35\n\x08ListRuns\x12\x13.v1.ListRunsRequest\x1a\x14.v1.ListRunsResponse\x12*\n\x08WatchRun\x12\x0e.v1.RunRequest\x1a\x0c.v1.RunEvent0\x01\x12$\n\tCancelRun\x12\x0e.v1.RunRequest\x1a\x07.v1.Run\x12\x31\n\x07Promote\x12\x12.v1.PromoteRequest\x1a\x10.v1.PromoteEvent0\x01\x12.\n\x08Rollback\x12\x13.v1.RollbackRequest\x1a\r.v1.Promotionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,34 +33,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STARTRUNREQUEST_OVERRIDESENTRY']._loaded_options = None
   _globals['_STARTRUNREQUEST_OVERRIDESENTRY']._serialized_options = b'8\001'
-  _globals['_RUNEVENT_METRICSENTRY']._loaded_options = None
-  _globals['_RUNEVENT_METRICSENTRY']._serialized_options = b'8\001'
+  _globals['_STEP_METRICSENTRY']._loaded_options = None
+  _globals['_STEP_METRICSENTRY']._serialized_options = b'8\001'
+  _globals['_RUNSTATE']._serialized_start=1315
+  _globals['_RUNSTATE']._serialized_end=1431
   _globals['_STARTRUNREQUEST']._serialized_start=35
   _globals['_STARTRUNREQUEST']._serialized_end=173
   _globals['_STARTRUNREQUEST_OVERRIDESENTRY']._serialized_start=125
   _globals['_STARTRUNREQUEST_OVERRIDESENTRY']._serialized_end=173
   _globals['_RUNREQUEST']._serialized_start=175
   _globals['_RUNREQUEST']._serialized_end=199
-  _globals['_LISTRUNSREQUEST']._serialized_start=201
-  _globals['_LISTRUNSREQUEST']._serialized_end=218
-  _globals['_RUN']._serialized_start=220
-  _globals['_RUN']._serialized_end=325
-  _globals['_LISTRUNSRESPONSE']._serialized_start=327
-  _globals['_LISTRUNSRESPONSE']._serialized_end=368
-  _globals['_RUNEVENT']._serialized_start=371
-  _globals['_RUNEVENT']._serialized_end=509
-  _globals['_RUNEVENT_METRICSENTRY']._serialized_start=463
-  _globals['_RUNEVENT_METRICSENTRY']._serialized_end=509
-  _globals['_PROMOTEREQUEST']._serialized_start=511
-  _globals['_PROMOTEREQUEST']._serialized_end=560
-  _globals['_GATE']._serialized_start=563
-  _globals['_GATE']._serialized_end=719
-  _globals['_PROMOTION']._serialized_start=721
-  _globals['_PROMOTION']._serialized_end=786
-  _globals['_ROLLBACKREQUEST']._serialized_start=788
-  _globals['_ROLLBACKREQUEST']._serialized_end=805
-  _globals['_SERVING']._serialized_start=807
-  _globals['_SERVING']._serialized_end=848
-  _globals['_TRAINER']._serialized_start=851
-  _globals['_TRAINER']._serialized_end=1204
+  _globals['_RUN']._serialized_start=202
+  _globals['_RUN']._serialized_end=341
+  _globals['_LISTRUNSREQUEST']._serialized_start=343
+  _globals['_LISTRUNSREQUEST']._serialized_end=360
+  _globals['_LISTRUNSRESPONSE']._serialized_start=362
+  _globals['_LISTRUNSRESPONSE']._serialized_end=403
+  _globals['_STEP']._serialized_start=405
+  _globals['_STEP']._serialized_end=513
+  _globals['_STEP_METRICSENTRY']._serialized_start=467
+  _globals['_STEP_METRICSENTRY']._serialized_end=513
+  _globals['_RUNEVENT']._serialized_start=515
+  _globals['_RUNEVENT']._serialized_end=584
+  _globals['_PROMOTEREQUEST']._serialized_start=586
+  _globals['_PROMOTEREQUEST']._serialized_end=653
+  _globals['_GATEPROGRESS']._serialized_start=655
+  _globals['_GATEPROGRESS']._serialized_end=714
+  _globals['_GATE']._serialized_start=717
+  _globals['_GATE']._serialized_end=1045
+  _globals['_GATE_OUTCOME']._serialized_start=965
+  _globals['_GATE_OUTCOME']._serialized_end=1045
+  _globals['_PROMOTION']._serialized_start=1048
+  _globals['_PROMOTION']._serialized_end=1177
+  _globals['_PROMOTEEVENT']._serialized_start=1179
+  _globals['_PROMOTEEVENT']._serialized_end=1276
+  _globals['_ROLLBACKREQUEST']._serialized_start=1278
+  _globals['_ROLLBACKREQUEST']._serialized_end=1313
+  _globals['_TRAINER']._serialized_start=1434
+  _globals['_TRAINER']._serialized_end=1794
 # @@protoc_insertion_point(module_scope)

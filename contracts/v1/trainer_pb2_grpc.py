@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TrainerStub(object):
-    """Training runs of the searcher, and which of their checkpoints is served.
+    """Training runs, and the promotion of their checkpoints into running searchers.
     """
 
     def __init__(self, channel):
@@ -45,11 +45,6 @@ class TrainerStub(object):
                 request_serializer=contracts_dot_v1_dot_trainer__pb2.RunRequest.SerializeToString,
                 response_deserializer=contracts_dot_v1_dot_trainer__pb2.Run.FromString,
                 _registered_method=True)
-        self.CancelRun = channel.unary_unary(
-                '/v1.Trainer/CancelRun',
-                request_serializer=contracts_dot_v1_dot_trainer__pb2.RunRequest.SerializeToString,
-                response_deserializer=contracts_dot_v1_dot_trainer__pb2.Run.FromString,
-                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/v1.Trainer/GetRun',
                 request_serializer=contracts_dot_v1_dot_trainer__pb2.RunRequest.SerializeToString,
@@ -65,43 +60,46 @@ class TrainerStub(object):
                 request_serializer=contracts_dot_v1_dot_trainer__pb2.RunRequest.SerializeToString,
                 response_deserializer=contracts_dot_v1_dot_trainer__pb2.RunEvent.FromString,
                 _registered_method=True)
-        self.Promote = channel.unary_unary(
+        self.CancelRun = channel.unary_unary(
+                '/v1.Trainer/CancelRun',
+                request_serializer=contracts_dot_v1_dot_trainer__pb2.RunRequest.SerializeToString,
+                response_deserializer=contracts_dot_v1_dot_trainer__pb2.Run.FromString,
+                _registered_method=True)
+        self.Promote = channel.unary_stream(
                 '/v1.Trainer/Promote',
                 request_serializer=contracts_dot_v1_dot_trainer__pb2.PromoteRequest.SerializeToString,
-                response_deserializer=contracts_dot_v1_dot_trainer__pb2.Promotion.FromString,
+                response_deserializer=contracts_dot_v1_dot_trainer__pb2.PromoteEvent.FromString,
                 _registered_method=True)
         self.Rollback = channel.unary_unary(
                 '/v1.Trainer/Rollback',
                 request_serializer=contracts_dot_v1_dot_trainer__pb2.RollbackRequest.SerializeToString,
-                response_deserializer=contracts_dot_v1_dot_trainer__pb2.Serving.FromString,
+                response_deserializer=contracts_dot_v1_dot_trainer__pb2.Promotion.FromString,
                 _registered_method=True)
 
 
 class TrainerServicer(object):
-    """Training runs of the searcher, and which of their checkpoints is served.
+    """Training runs, and the promotion of their checkpoints into running searchers.
     """
 
     def StartRun(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ResumeRun(self, request, context):
-        """from its newest checkpoint
+        """INVALID_ARGUMENT: the configuration, naming the field as config.FIELD.
+        FAILED_PRECONDITION: this service has no Ray cluster to train on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def CancelRun(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+    def ResumeRun(self, request, context):
+        """A run that stopped, failed or was cancelled goes on from its newest checkpoint.
+        FAILED_PRECONDITION: it is under way or finished, or there is no Ray cluster.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """NOT_FOUND: no such run; so for every call that names one.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -113,21 +111,33 @@ class TrainerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """All steps so far, each once, then new ones and changes of state, until the run is over.
+        """The run as it is, every step so far, then what changes; ends when the run has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRun(self, request, context):
+        """The run's process is told to stop. A run that has ended stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Promote(self, request, context):
-        """Evaluates a checkpoint beside the searcher that serves now, and serves it if it is better.
+        """Lets a checkpoint and the searcher answer the run's held-out questions, and puts the checkpoint in the
+        searcher's place if it passes. Progress first, the promotion last. Leaving the call stops it; what was
+        answered is kept, and the next call goes on from there.
+        FAILED_PRECONDITION: no such checkpoint or searcher, or the checkpoint is served already.
+        RESOURCE_EXHAUSTED: another promotion is under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Serves what was served before the last promotion.
+        """Puts back what the latest promotion, that is not rolled back yet, replaced.
+        FAILED_PRECONDITION: there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,11 +156,6 @@ def add_TrainerServicer_to_server(servicer, server):
                     request_deserializer=contracts_dot_v1_dot_trainer__pb2.RunRequest.FromString,
                     response_serializer=contracts_dot_v1_dot_trainer__pb2.Run.SerializeToString,
             ),
-            'CancelRun': grpc.unary_unary_rpc_method_handler(
-                    servicer.CancelRun,
-                    request_deserializer=contracts_dot_v1_dot_trainer__pb2.RunRequest.FromString,
-                    response_serializer=contracts_dot_v1_dot_trainer__pb2.Run.SerializeToString,
-            ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
                     request_deserializer=contracts_dot_v1_dot_trainer__pb2.RunRequest.FromString,
@@ -166,15 +171,20 @@ def add_TrainerServicer_to_server(servicer, server):
                     request_deserializer=contracts_dot_v1_dot_trainer__pb2.RunRequest.FromString,
                     response_serializer=contracts_dot_v1_dot_trainer__pb2.RunEvent.SerializeToString,
             ),
-            'Promote': grpc.unary_unary_rpc_method_handler(
+            'CancelRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRun,
+                    request_deserializer=contracts_dot_v1_dot_trainer__pb2.RunRequest.FromString,
+                    response_serializer=contracts_dot_v1_dot_trainer__pb2.Run.SerializeToString,
+            ),
+            'Promote': grpc.unary_stream_rpc_method_handler(
                     servicer.Promote,
                     request_deserializer=contracts_dot_v1_dot_trainer__pb2.PromoteRequest.FromString,
-                    response_serializer=contracts_dot_v1_dot_trainer__pb2.Promotion.SerializeToString,
+                    response_serializer=contracts_dot_v1_dot_trainer__pb2.PromoteEvent.SerializeToString,
             ),
             'Rollback': grpc.unary_unary_rpc_method_handler(
                     servicer.Rollback,
                     request_deserializer=contracts_dot_v1_dot_trainer__pb2.RollbackRequest.FromString,
-                    response_serializer=contracts_dot_v1_dot_trainer__pb2.Serving.SerializeToString,
+                    response_serializer=contracts_dot_v1_dot_trainer__pb2.Promotion.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -185,7 +195,7 @@ def add_TrainerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Trainer(object):
-    """Training runs of the searcher, and which of their checkpoints is served.
+    """Training runs, and the promotion of their checkpoints into running searchers.
     """
 
     @staticmethod
@@ -230,33 +240,6 @@ class Trainer(object):
             request,
             target,
             '/v1.Trainer/ResumeRun',
-            contracts_dot_v1_dot_trainer__pb2.RunRequest.SerializeToString,
-            contracts_dot_v1_dot_trainer__pb2.Run.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def CancelRun(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/v1.Trainer/CancelRun',
             contracts_dot_v1_dot_trainer__pb2.RunRequest.SerializeToString,
             contracts_dot_v1_dot_trainer__pb2.Run.FromString,
             options,
@@ -351,7 +334,7 @@ class Trainer(object):
             _registered_method=True)
 
     @staticmethod
-    def Promote(request,
+    def CancelRun(request,
             target,
             options=(),
             channel_credentials=None,
@@ -364,9 +347,36 @@ class Trainer(object):
         return grpc.experimental.unary_unary(
             request,
             target,
+            '/v1.Trainer/CancelRun',
+            contracts_dot_v1_dot_trainer__pb2.RunRequest.SerializeToString,
+            contracts_dot_v1_dot_trainer__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Promote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
             '/v1.Trainer/Promote',
             contracts_dot_v1_dot_trainer__pb2.PromoteRequest.SerializeToString,
-            contracts_dot_v1_dot_trainer__pb2.Promotion.FromString,
+            contracts_dot_v1_dot_trainer__pb2.PromoteEvent.FromString,
             options,
             channel_credentials,
             insecure,
@@ -393,7 +403,7 @@ class Trainer(object):
             target,
             '/v1.Trainer/Rollback',
             contracts_dot_v1_dot_trainer__pb2.RollbackRequest.SerializeToString,
-            contracts_dot_v1_dot_trainer__pb2.Serving.FromString,
+            contracts_dot_v1_dot_trainer__pb2.Promotion.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,7 +10,7 @@ from typing import Any
 
 DASHBOARDS = Path(__file__).parents[1] / "grafana/dashboards"
 MAY_BE_EMPTY = {"Failures by boundary", "gRPC errors", "Training runs"}
-WITHOUT_A_RUN = "training.json"  # nothing trains where there is no GPU
+NO_DATA_YET = {"training.json"}  # nothing is trained here: its queries need only be understood
 
 
 def get(path: str, **query: str) -> Any:
@@ -32,12 +32,12 @@ def problems() -> list[str]:
             if rule["health"] != "ok"
         ]
     for file in DASHBOARDS.glob("*.json"):
-        if file.name == WITHOUT_A_RUN:
-            continue
         for panel in json.loads(file.read_text())["panels"]:
             for target in panel.get("targets", ()):
-                expression = target["expr"].replace("$__rate_interval", "5m").replace("$method", ".*")
-                if not get("query", query=expression)["result"] and panel["title"] not in MAY_BE_EMPTY:
+                expression = target["expr"].replace("$__rate_interval", "5m")
+                expression = expression.replace("$method", ".*").replace("$run", ".*")
+                empty = not get("query", query=expression)["result"]
+                if empty and panel["title"] not in MAY_BE_EMPTY and file.name not in NO_DATA_YET:
                     found.append(f"{file.name}: {panel['title']}: no data")
     return found
 

@@ -1,12 +1,14 @@
 FROM python:3.11-slim-bookworm
 
 LABEL org.opencontainers.image.title="search-agent trainer" \
-      org.opencontainers.image.description="training runs" \
+      org.opencontainers.image.description="training runs, and promotion of their checkpoints; training itself runs on a Ray cluster" \
       org.opencontainers.image.licenses="Apache-2.0"
 
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore
 
 WORKDIR /app
+# libgomp1: llama.cpp's wheel expects the system's OpenMP.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --home-dir /app --no-create-home app
 COPY requirements/trainer.txt requirements.txt
 # The lock is complete and hashed; a package without a wheel would need a compiler, so it is an error.
@@ -18,6 +20,7 @@ COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
 COPY services/common services/common
 COPY services/evaluate services/evaluate
+COPY services/generator services/generator
 COPY services/trainer services/trainer
 COPY data/demo/qa_*.jsonl.gz data/demo/
 

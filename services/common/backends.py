@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import retriever_pb2 as rpb
-from contracts.v1 import trainer_pb2 as tpb
 from contracts.v1.generator_pb2_grpc import GeneratorStub
 from contracts.v1.retriever_pb2_grpc import RetrieverStub
-from contracts.v1.trainer_pb2_grpc import TrainerStub
-from search_agent.errors import BoundaryError, GeneratorError, RetrieverError, SearcherError, TrainerError
+from search_agent.errors import BoundaryError, GeneratorError, RetrieverError, SearcherError
 from search_agent.types import Author, Completion, FinishReason, Message, Mode, Passage, Sampling, Span
 from services.common import client
 
+_LOAD_TIMEOUT_S = 600.0  # a large model comes from a disk
 _FINISH = {pb.STOP: FinishReason.STOP, pb.LENGTH: FinishReason.LENGTH}
 
 
@@ -57,10 +56,10 @@ class _GrpcModel:
         """The model being served."""
         return await client.call(self._stub.ModelInfo, pb.ModelInfoRequest(), self._timeout_s, self._boundary)
 
-    async def load(self, path: str, adapter: str, timeout_s: float) -> pb.ModelInfoResponse:
-        """Puts a model (empty: the same) and a LoRA adapter (empty: none) in place."""
+    async def load(self, path: str, adapter: str) -> pb.ModelInfoResponse:
+        """Puts another model (empty: the same) and adapter (empty: none) in place; requests under way finish."""
         request = pb.LoadModelRequest(path=path, adapter=adapter)
-        return await client.call(self._stub.LoadModel, request, timeout_s, self._boundary)
+        return await client.call(self._stub.LoadModel, request, _LOAD_TIMEOUT_S, self._boundary)
 
     async def close(self) -> None:
         await self._channel.close()
@@ -92,50 +91,6 @@ class GrpcGenerator(_GrpcModel):
         request = _request(messages, sampling)
         async for piece in client.stream(self._stub.GenerateStream, request, self._timeout_s, self._boundary):
             yield _completion(piece)
-
-
-class GrpcTrainer:
-    """The trainer service. Raises TrainerError. `gate_timeout_s` is of a promotion, which asks many questions."""
-
-    def __init__(self, target: str, timeout_s: float, gate_timeout_s: float) -> None:
-        self._channel = client.connect(target)
-        self._stub = TrainerStub(self._channel)
-        self._timeout_s, self._gate_timeout_s = timeout_s, gate_timeout_s
-
-    async def start(self, config: str, overrides: Mapping[str, str]) -> tpb.Run:
-        request = tpb.StartRunRequest(config=config, overrides=overrides)
-        return await client.call(self._stub.StartRun, request, self._timeout_s, TrainerError)
-
-    async def run(self, id: str) -> tpb.Run:
-        return await client.call(self._stub.GetRun, tpb.RunRequest(id=id), self._timeout_s, TrainerError)
-
-    async def runs(self) -> Sequence[tpb.Run]:
-        """Newest first."""
-        request = tpb.ListRunsRequest()
-        return (await client.call(self._stub.ListRuns, request, self._timeout_s, TrainerError)).runs
-
-    async def watch(self, id: str) -> AsyncIterator[tpb.RunEvent]:
-        """Ends with the run, or with the gateway's patience for it."""
-        async for event in client.stream(
-            self._stub.WatchRun, tpb.RunRequest(id=id), self._gate_timeout_s, TrainerError
-        ):
-            yield event
-
-    async def cancel(self, id: str) -> tpb.Run:
-        return await client.call(self._stub.CancelRun, tpb.RunRequest(id=id), self._timeout_s, TrainerError)
-
-    async def resume(self, id: str) -> tpb.Run:
-        return await client.call(self._stub.ResumeRun, tpb.RunRequest(id=id), self._timeout_s, TrainerError)
-
-    async def promote(self, id: str, checkpoint: int) -> tpb.Promotion:
-        request = tpb.PromoteRequest(run=id, checkpoint=checkpoint)
-        return await client.call(self._stub.Promote, request, self._gate_timeout_s, TrainerError)
-
-    async def rollback(self) -> tpb.Serving:
-        return await client.call(self._stub.Rollback, tpb.RollbackRequest(), self._gate_timeout_s, TrainerError)
-
-    async def close(self) -> None:
-        await self._channel.close()
 
 
 def _request(messages: Sequence[Message], sampling: Sampling) -> pb.GenerateRequest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
@@ -34,7 +34,9 @@ async def call(method: Any, request: Any, timeout_s: float, boundary: type[Bound
         raise from_rpc(error, boundary) from error
 
 
-async def stream(method: Any, request: Any, timeout_s: float, boundary: type[BoundaryError]) -> AsyncIterator[Any]:
+async def stream(
+    method: Any, request: Any, timeout_s: float, boundary: type[BoundaryError]
+) -> AsyncGenerator[Any, None]:
     """One server stream; leaving it early cancels the call at the server."""
     responses = method(request, timeout=timeout_s, metadata=context.metadata())
     try:

@@ -73,12 +73,36 @@ CACHE_LOOKUPS = Counter(
 
 # Trainer
 TRAINER_RUNS = Gauge("search_agent_trainer_runs", "Known training runs by state", ["state"])
-TRAINER_STEP = Gauge("search_agent_trainer_step", "The newest step of a run under way", ["run"])
-TRAINER_METRIC = Gauge(
-    "search_agent_trainer_metric",
-    "A run's metrics at its newest step, by the names of services/trainer/watch.py",
-    ["run", "metric"],
+TRAINING_STEP = Gauge("search_agent_training_step", "The step that a run has done", ["run"])
+TRAINING_REWARD = Gauge(
+    "search_agent_training_reward",
+    "Mean over a step's samples by part: reward, gain, accuracy, rag_accuracy, penalty",
+    ["run", "part"],
 )
-TRAINER_GATES = Counter(
-    "search_agent_trainer_gates_total", "Checkpoints held against the serving searcher: passed, refused", ["result"]
+TRAINING_CONDUCT = Gauge(
+    "search_agent_training_conduct",
+    "Mean over a step's samples: searches, selected, malformed, repeated and tokens are counts; "
+    "everything, copied and idle are shares",
+    ["run", "what"],
+)
+TRAINING_SAMPLES = Gauge(
+    "search_agent_training_samples",
+    "Samples of a step that are not trained on: dropped, dropped_by_BOUNDARY, and lonely ones without siblings",
+    ["run", "what"],
+)
+TRAINING_POLICY = Gauge(
+    "search_agent_training_policy",
+    "The optimisation: entropy, kl_to_base, kl_of_update, clipped, loss, gradient_norm, learning_rate, critic_…",
+    ["run", "what"],
+)
+TRAINING_SECONDS = Gauge(
+    "search_agent_training_seconds", "Time of a step by phase, as verl names it; step is all of it", ["run", "phase"]
+)
+TRAINING_GPU = Gauge(
+    "search_agent_training_gpu",
+    "GPU use: share_of_peak_flops, allocated_gb, reserved_gb, tokens_per_second",
+    ["run", "what"],
+)
+TRAINING_VALIDATION = Gauge(
+    "search_agent_training_validation", "Mean over the validation questions by part", ["run", "part"]
 )

@@ -20,7 +20,8 @@ class Report:
 
     def __init__(self, outcome: Outcome, seed: int, price: tuple[float, float] | None) -> None:
         by_variant: dict[Variant, list[Any]] = {}
-        for row in outcome.rows:
+        asked = list(outcome.facts["parameters"])  # rows lie in the order in which they came
+        for row in sorted(outcome.rows, key=lambda row: (row.budget, asked.index(row.method))):
             by_variant.setdefault((row.method, row.budget), []).append(row)
         self.facts: dict[str, Any] = {**outcome.facts, "seed": seed, "price": price}
         self.failures = outcome.failures

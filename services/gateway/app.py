@@ -13,12 +13,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from contracts.v1.retriever_pb2 import Mode as PbMode
+from contracts.v1.trainer_pb2 import ListRunsRequest
 from search_agent.agents import Agent
 from search_agent.errors import BoundaryError
 from search_agent.types import Mode, Turn
 from services.common import context, metrics
 from services.common.rag_store import RagStore
-from services.gateway import problems, schemas, sse, training
+from services.gateway import problems, schemas
 from services.gateway.asking import (
     Asker,
     Backends,
@@ -31,6 +32,8 @@ from services.gateway.asking import (
     count_failure,
 )
 from services.gateway.observed import Observed
+from services.gateway.sse import sse
+from services.gateway.training import TrainerBackend, routes
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -40,12 +43,18 @@ class _ClientLeft(Exception):
     """The caller closed the connection; nobody reads the response."""
 
 
-def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], max_in_flight: int) -> FastAPI:
+def create_app(
+    backends: Backends,
+    asker: Asker,
+    agents: Mapping[str, Agent],
+    max_in_flight: int,
+    trainer: TrainerBackend | None = None,
+) -> FastAPI:
     """The application over given backends and agents (settings are read and wired in wiring.py)."""
     app = FastAPI(title="search-agent", version="1", description="Search, answer and retrieve.")
     app.add_middleware(Observed)
     problems.install(app)
-    app.include_router(training.routes(backends.trainer))
+    app.include_router(routes(trainer))
     slots = asyncio.Semaphore(max_in_flight)
 
     async def slot() -> AsyncIterator[None]:
@@ -98,12 +107,12 @@ def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], ma
         async def stream() -> AsyncIterator[str]:
             try:
                 async for event in asker.ask(agent, question, True):
-                    yield sse.event(*_event(event))
+                    yield sse(*_event(event))
             except BoundaryError as error:
-                yield sse.event("error", problems.of_boundary(error))
+                yield sse("error", problems.of_boundary(error))
             except Exception:
                 log.exception("stream crashed")
-                yield sse.event("error", problems.problem(500, problems.CRASH))
+                yield sse("error", problems.problem(500, problems.CRASH))
 
         return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
@@ -193,7 +202,7 @@ def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], ma
 
     @app.get("/readyz", tags=["operation"])
     async def readyz() -> JSONResponse:
-        """The backends answer. A missing cache is told, and does not make the gateway unready."""
+        """The backends answer. A missing cache or trainer is told, and does not make the gateway unready."""
         checks: dict[str, Awaitable[object]] = {
             "retriever": backends.retriever.indexes(),
             **{name: searcher.info() for name, searcher in _searchers(backends).items()},
@@ -206,6 +215,8 @@ def create_app(backends: Backends, asker: Asker, agents: Mapping[str, Agent], ma
         else:
             cache = await _state(backends.cache.store.check())
             states["cache"] = cache if cache == "ok" else f"{cache}; naive RAG runs uncached"
+        if trainer:
+            states["trainer"] = await _state(trainer.call("ListRuns", ListRunsRequest()))
         return JSONResponse({"status": "ready" if ready else "not ready", "backends": states}, 200 if ready else 503)
 
     @app.get("/metrics", tags=["operation"], include_in_schema=False)

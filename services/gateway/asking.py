@@ -21,7 +21,6 @@ from search_agent.rag_cache import RagKey
 from search_agent.types import Sampling, Timings, Trajectory, Turn
 from services.common import metrics
 from services.gateway.cache import RagCache
-from services.gateway.training import TrainerBackend
 
 log = structlog.get_logger()
 
@@ -40,7 +39,7 @@ class GeneratorBackend(Generator, Protocol):
 
 @dataclass(frozen=True)
 class Backends:
-    """All that the gateway talks to. `cache` is None where no Redis is configured, `trainer` without a trainer.
+    """All that the gateway talks to. `cache` is None where no Redis is configured.
 
     `searchers` holds, by method, those of methods that have one of their own.
     """
@@ -50,7 +49,6 @@ class Backends:
     generator: GeneratorBackend
     cache: RagCache | None
     searchers: Mapping[str, SearcherBackend] = field(default_factory=dict)
-    trainer: TrainerBackend | None = None
 
     def searcher_of(self, method: str) -> SearcherBackend:
         return self.searchers.get(method, self.searcher)

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from contracts.v1.trainer_pb2 import Gate, Run
 from search_agent import scoring
 from search_agent.types import Mode, Trajectory, Turn
 
@@ -214,72 +213,3 @@ def documents_of(trajectory: Trajectory) -> list[DocumentOut]:
         for document in trajectory.documents
         for p in (document.passage,)
     ]
-
-
-class StartRunRequest(Request):
-    """`overrides` replace fields of the configuration, by their dotted names."""
-
-    config: Annotated[str, Field(min_length=1, description="the name of a built-in configuration, or one as YAML")]
-    overrides: dict[str, Any] = Field(default_factory=dict, examples=[{"seed": 2, "data.limit": 1000}])
-
-
-class RunOut(BaseModel):
-    id: str
-    config: str
-    state: str
-    created_at: str
-    reason: str
-    checkpoints: list[int]
-
-    @classmethod
-    def of(cls, run: Run) -> RunOut:
-        return cls(
-            id=run.id,
-            config=run.config,
-            state=run.state,
-            created_at=run.created_at,
-            reason=run.reason,
-            checkpoints=list(run.checkpoints),
-        )
-
-
-class PromoteRequest(Request):
-    checkpoint: Annotated[int, Field(ge=0, description="a step; 0 is the newest checkpoint")] = 0
-
-
-class GateOut(BaseModel):
-    """Accuracies are 0 to 1; `interval` is the 95 % one of the difference."""
-
-    passed: bool
-    reason: str
-    questions: int
-    failed: int
-    candidate: float
-    current: float
-    difference: float
-    interval: tuple[float, float]
-
-    @classmethod
-    def of(cls, gate: Gate) -> GateOut:
-        return cls(
-            passed=gate.passed,
-            reason=gate.reason,
-            questions=gate.questions,
-            failed=gate.failed,
-            candidate=gate.candidate,
-            current=gate.current,
-            difference=gate.difference,
-            interval=(gate.low, gate.high),
-        )
-
-
-class ServingOut(BaseModel):
-    """`adapter` is its file, empty where there is none."""
-
-    model: str
-    adapter: str
-
-
-class PromotionOut(BaseModel):
-    gate: GateOut
-    serving: ServingOut

@@ -27,14 +27,13 @@ class GatewaySettings(BaseSettings):
         default_factory=dict,
         description='searchers of methods that have their own as JSON, e.g. {"search_r1": "host:port"}',
     )
-    trainer: str = Field("", description="host:port of the trainer; without it runs are neither told nor started")
+    trainer: str = Field("", description="host:port of the trainer; without it there are no /v1/runs")
     redis_url: SecretStr | None = Field(None, description="redis://…; without it nothing is cached")
     cache_ttl_s: int = Field(7 * 24 * 3600, ge=1, description="seconds a naive-RAG result is kept")
     retriever_timeout_s: float = Field(10, gt=0, description="deadline of one retrieval")
     searcher_timeout_s: float = Field(60, gt=0, description="deadline of one searcher turn")
-    trainer_timeout_s: float = Field(60, gt=0, description="deadline of a call to the trainer")
-    gate_timeout_s: float = Field(24 * 3600, gt=0, description="deadline of a promotion, and of watching a run")
     generator_timeout_s: float = Field(60, gt=0, description="deadline of one answer")
+    trainer_timeout_s: float = Field(60, gt=0, description="deadline of a call about runs; watching has none")
     max_in_flight: int = Field(64, ge=1, description="questions worked on at once; more get 503")
     answer_max_tokens: int = Field(64, ge=1, description="longest answer")
     methods: dict[str, dict[str, Any]] = Field(

@@ -1,4 +1,4 @@
-"""Server-Sent Events as text."""
+"""Server-Sent Events."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 
-def event(name: str, data: Any) -> str:
-    """One event; `data` is written as JSON."""
+def sse(name: str, data: Any) -> str:
+    """One event; `data` is plain values and models."""
 
     def plain(value: Any) -> Any:
         return value.model_dump() if isinstance(value, BaseModel) else str(value)

@@ -1,105 +1,279 @@
-"""Routes of training runs: a thin door to the trainer service."""
+"""Routes of the REST contract over the trainer: runs, promotion, rollback."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field, StringConstraints
 
 from contracts.v1 import trainer_pb2 as pb
-from search_agent.errors import BoundaryError
-from services.gateway import problems, schemas, sse
+from contracts.v1.trainer_pb2_grpc import TrainerStub
+from search_agent.errors import BoundaryError, Failure, TrainerError
+from services.common import client
+from services.gateway import problems
+from services.gateway.asking import count_failure
+from services.gateway.schemas import Request
+from services.gateway.sse import sse
+
+log = structlog.get_logger()
+
+_LONGEST_S = 7 * 24 * 3600.0  # of a watch and of a gate, which the trainer bounds itself
 
 
-class TrainerBackend(Protocol):
-    """Raises TrainerError."""
+class TrainerBackend:
+    """v1.Trainer at "host:port". Every method raises TrainerError."""
 
-    async def start(self, config: str, overrides: Mapping[str, str]) -> pb.Run: ...
+    def __init__(self, target: str, timeout_s: float) -> None:
+        self._channel = client.connect(target)
+        self._stub = TrainerStub(self._channel)
+        self._timeout_s = timeout_s
 
-    async def run(self, id: str) -> pb.Run: ...
+    async def call(self, name: str, request: Any) -> Any:
+        return await client.call(getattr(self._stub, name), request, self._timeout_s, TrainerError)
 
-    async def runs(self) -> Sequence[pb.Run]: ...
+    def stream(self, name: str, request: Any) -> AsyncGenerator[Any, None]:
+        return client.stream(getattr(self._stub, name), request, _LONGEST_S, TrainerError)
 
-    def watch(self, id: str) -> AsyncIterator[pb.RunEvent]: ...
+    async def close(self) -> None:
+        await self._channel.close()
 
-    async def cancel(self, id: str) -> pb.Run: ...
 
-    async def resume(self, id: str) -> pb.Run: ...
+class StartRequest(Request):
+    """`config` is a configuration's name or its text as YAML; `overrides` replace its dotted fields."""
 
-    async def promote(self, id: str, checkpoint: int) -> pb.Promotion: ...
+    config: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100_000)]
+    overrides: dict[str, Any] = Field(default_factory=dict, examples=[{"seed": 2, "data.keep": "all"}])
 
-    async def rollback(self) -> pb.Serving: ...
+
+class PromoteRequest(Request):
+    """`checkpoint` is its step, the newest if left out. `searcher` is who is replaced: the one that the run's
+    method asks if left out. With `stream`, Server-Sent Events: progress, done, error."""
+
+    checkpoint: Annotated[int, Field(ge=1)] | None = None
+    searcher: str = ""
+    stream: bool = False
+
+
+class RollbackRequest(Request):
+    searcher: str = ""
+
+
+class RunOut(BaseModel):
+    """`config` is YAML, empty in lists; `checkpoints` are steps."""
+
+    id: str
+    state: str
+    created_at: str
+    changed_at: str
+    reason: str
+    config: str
+    checkpoints: list[int]
+
+    @classmethod
+    def of(cls, run: pb.Run) -> RunOut:
+        return cls(
+            id=run.id,
+            state=pb.RunState.Name(run.state).lower(),
+            created_at=run.created_at,
+            changed_at=run.changed_at,
+            reason=run.reason,
+            config=run.config,
+            checkpoints=list(run.checkpoints),
+        )
+
+
+class StepOut(BaseModel):
+    """Numbers by "GROUP/WHAT", the groups and labels of the metrics `search_agent_training_…`."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+class ProgressOut(BaseModel):
+    """Answers of both models together."""
+
+    done: int
+    failed: int
+    total: int
+
+
+class GateOut(BaseModel):
+    """`candidate`, `current`, `difference` with its 95 % interval `low` to `high`, and `margin` are GenAcc, 0 to 1."""
+
+    outcome: str
+    reason: str
+    asked: int
+    compared: int
+    failed: int
+    candidate: float
+    current: float
+    difference: float
+    low: float
+    high: float
+    margin: float
+    wins: int
+    losses: int
+    p: float
+
+    @classmethod
+    def of(cls, gate: pb.Gate) -> GateOut:
+        figures = {name: getattr(gate, name) for name in cls.model_fields if name != "outcome"}
+        return cls(outcome=pb.Gate.Outcome.Name(gate.outcome).lower(), **figures)
+
+
+class PromotionOut(BaseModel):
+    """`model` serves now, `before` until now. `promoted` is false where the gate was not passed."""
+
+    promoted: bool
+    searcher: str
+    model: str
+    before: str
+    run: str
+    checkpoint: int
+    at: str
+    gate: GateOut
+
+    @classmethod
+    def of(cls, promotion: pb.Promotion) -> PromotionOut:
+        return cls(
+            promoted=promotion.gate.outcome == pb.Gate.PASSED,
+            searcher=promotion.searcher,
+            model=promotion.model,
+            before=promotion.before,
+            run=promotion.run,
+            checkpoint=promotion.checkpoint,
+            at=promotion.at,
+            gate=GateOut.of(promotion.gate),
+        )
+
+
+class RollbackOut(BaseModel):
+    """`model` serves again, `before` until now."""
+
+    searcher: str
+    model: str
+    before: str
+    at: str
 
 
 def routes(trainer: TrainerBackend | None) -> APIRouter:
-    """`trainer` is None where no trainer is configured: then each route says so."""
+    """The routes; without a trainer each answers that there is none."""
     router = APIRouter(prefix="/v1", tags=["training"])
 
-    def there() -> TrainerBackend:
+    def backend() -> TrainerBackend:
         if trainer is None:
             raise problems.NotConfigured("no trainer is configured (GATEWAY_TRAINER)")
         return trainer
 
+    async def call(name: str, request: Any) -> Any:
+        try:
+            return await backend().call(name, request)
+        except BoundaryError as error:
+            count_failure(error)
+            raise
+
     @router.post("/runs", status_code=201)
-    async def start(body: schemas.StartRunRequest) -> schemas.RunOut:
-        """Starts a training run, of a built-in configuration or of one's own as YAML."""
-        overrides = {name: json.dumps(value) for name, value in body.overrides.items()}
-        return schemas.RunOut.of(await there().start(body.config, overrides))
+    async def start(body: StartRequest) -> RunOut:
+        """Starts a training run."""
+        overrides = {field: json.dumps(value) for field, value in body.overrides.items()}
+        return RunOut.of(await call("StartRun", pb.StartRunRequest(config=body.config, overrides=overrides)))
 
     @router.get("/runs")
-    async def runs() -> list[schemas.RunOut]:
+    async def runs() -> list[RunOut]:
         """All runs, newest first."""
-        return [schemas.RunOut.of(run) for run in await there().runs()]
+        return [RunOut.of(run) for run in (await call("ListRuns", pb.ListRunsRequest())).runs]
 
     @router.get("/runs/{id}")
-    async def run(id: str) -> schemas.RunOut:
-        """One run."""
-        return schemas.RunOut.of(await there().run(id))
+    async def run(id: str) -> RunOut:
+        """A run with its configuration."""
+        return RunOut.of(await call("GetRun", pb.RunRequest(id=id)))
+
+    @router.post("/runs/{id}/cancel")
+    async def cancel(id: str) -> RunOut:
+        """Tells the run to stop; it is cancelled when its process has ended."""
+        return RunOut.of(await call("CancelRun", pb.RunRequest(id=id)))
+
+    @router.post("/runs/{id}/resume")
+    async def resume(id: str) -> RunOut:
+        """A run that broke off goes on from its newest checkpoint."""
+        return RunOut.of(await call("ResumeRun", pb.RunRequest(id=id)))
 
     @router.get("/runs/{id}/events")
     async def events(id: str) -> StreamingResponse:
-        """Server-Sent Events: `step` with metrics, for all steps so far and then as they come, and `state`."""
-        backend = there()
-        await backend.run(id)  # an unknown run is a problem, and no stream
+        """Server-Sent Events `run` and `step`: all there were, then what comes, until the run has ended."""
 
-        async def stream() -> AsyncIterator[str]:
-            try:
-                async for event in backend.watch(id):
-                    if event.metrics:
-                        yield sse.event("step", {"step": event.step, "metrics": dict(event.metrics)})
-                    else:
-                        yield sse.event("state", schemas.RunOut.of(event.run))
-            except BoundaryError as error:
-                yield sse.event("error", problems.of_boundary(error))
+        def named(event: pb.RunEvent) -> tuple[str, BaseModel]:
+            if event.WhichOneof("event") == "run":
+                return "run", RunOut.of(event.run)
+            return "step", StepOut(step=event.step.step, metrics=dict(event.step.metrics))
 
-        return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return await _streamed(backend().stream("WatchRun", pb.RunRequest(id=id)), named)
 
-    @router.post("/runs/{id}/cancel")
-    async def cancel(id: str) -> schemas.RunOut:
-        """Stops a run; it can be resumed."""
-        return schemas.RunOut.of(await there().cancel(id))
+    @router.post("/runs/{id}/promote", response_model=PromotionOut)
+    async def promote(id: str, body: PromoteRequest) -> Any:
+        """Puts a checkpoint in the searcher's place if it passes the gate.
 
-    @router.post("/runs/{id}/resume")
-    async def resume(id: str) -> schemas.RunOut:
-        """Goes on with a run from its newest checkpoint."""
-        return schemas.RunOut.of(await there().resume(id))
+        Leaving a stream stops the gate; asked again, it goes on where it stopped.
+        """
+        request = pb.PromoteRequest(run=id, checkpoint=body.checkpoint or 0, searcher=body.searcher)
+        answers = backend().stream("Promote", request)
 
-    @router.post("/runs/{id}/promote")
-    async def promote(id: str, body: schemas.PromoteRequest) -> schemas.PromotionOut:
-        """Holds a checkpoint against the searcher that serves, and serves it if it is better."""
-        found = await there().promote(id, body.checkpoint)
-        return schemas.PromotionOut(gate=schemas.GateOut.of(found.gate), serving=_serving(found.serving))
+        def named(event: pb.PromoteEvent) -> tuple[str, BaseModel]:
+            if event.WhichOneof("event") == "promotion":
+                return "done", PromotionOut.of(event.promotion)
+            progress = event.progress
+            return "progress", ProgressOut(done=progress.done, failed=progress.failed, total=progress.total)
+
+        if body.stream:
+            return await _streamed(answers, named)
+        try:
+            async for event in answers:
+                name, out = named(event)
+                if name == "done":
+                    return out
+        except BoundaryError as error:
+            count_failure(error)
+            raise
+        raise TrainerError(Failure.BROKEN, "the promotion ended without a result")
 
     @router.post("/rollback")
-    async def rollback() -> schemas.ServingOut:
-        """Serves what was served before the last promotion."""
-        return _serving(await there().rollback())
+    async def rollback(body: RollbackRequest) -> RollbackOut:
+        """Puts back what the searcher's latest promotion replaced."""
+        done = await call("Rollback", pb.RollbackRequest(searcher=body.searcher))
+        return RollbackOut(searcher=done.searcher, model=done.model, before=done.before, at=done.at)
 
     return router
 
 
-def _serving(found: pb.Serving) -> schemas.ServingOut:
-    return schemas.ServingOut(model=found.model, adapter=found.adapter)
+async def _streamed(
+    events: AsyncGenerator[Any, None], named: Callable[[Any], tuple[str, BaseModel]]
+) -> StreamingResponse:
+    """The events as they come. What fails before the first one is an ordinary problem, and not an event."""
+    try:
+        first = await anext(events)
+    except BoundaryError as error:
+        count_failure(error)
+        raise
+    except StopAsyncIteration:
+        raise TrainerError(Failure.BROKEN, "the stream ended before it began") from None
+
+    async def stream() -> AsyncIterator[str]:
+        try:
+            async with aclosing(events):  # the caller leaving ends the call
+                yield sse(*named(first))
+                async for event in events:
+                    yield sse(*named(event))
+        except BoundaryError as error:
+            count_failure(error)
+            yield sse("error", problems.of_boundary(error))
+        except Exception:
+            log.exception("stream crashed")
+            yield sse("error", problems.problem(500, problems.CRASH))
+
+    return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})

@@ -11,12 +11,13 @@ from fastapi import FastAPI
 
 from search_agent.agents import AGENTS
 from search_agent.types import Sampling
-from services.common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever, GrpcTrainer
+from services.common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
 from services.common.rag_store import RagStore
 from services.gateway.app import create_app
 from services.gateway.asking import Asker, Backends
 from services.gateway.cache import RagCache
 from services.gateway.settings import GatewaySettings
+from services.gateway.training import TrainerBackend
 
 _REDIS_TIMEOUT_S = 0.5
 
@@ -47,14 +48,13 @@ def wire(settings: GatewaySettings) -> FastAPI:
     store = None
     if settings.redis_url:
         store = RagStore(settings.redis_url.get_secret_value(), settings.cache_ttl_s, _REDIS_TIMEOUT_S)
-    trainer = None
-    if settings.trainer:
-        trainer = GrpcTrainer(settings.trainer, settings.trainer_timeout_s, settings.gate_timeout_s)
     of_methods = {name: searchers[target] for name, target in settings.searchers.items()}
-    cache = RagCache(store) if store else None
-    backends = Backends(retriever, searchers[settings.searcher], generator, cache, of_methods, trainer)
+    backends = Backends(
+        retriever, searchers[settings.searcher], generator, RagCache(store) if store else None, of_methods
+    )
     asker = Asker(backends, Sampling(max_tokens=settings.answer_max_tokens))
-    app = create_app(backends, asker, agents, settings.max_in_flight)
+    trainer = TrainerBackend(settings.trainer, settings.trainer_timeout_s) if settings.trainer else None
+    app = create_app(backends, asker, agents, settings.max_in_flight, trainer)
     app.router.lifespan_context = lifespan
     return app
 

@@ -45,7 +45,7 @@ class Piece:
 class EngineInfo:
     """`model` is "name@version". `context_tokens` is what one request may hold, 0 where not known.
 
-    `path` and `adapter` are what `load` takes to serve this again.
+    `path` and `adapter` are what `load` takes to load the same again, empty where the engine has no files.
     """
 
     model: str

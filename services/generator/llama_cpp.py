@@ -269,9 +269,8 @@ class LlamaCpp:
         if not await server.healthy():
             raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp does not answer")
         files = server.files
-        return EngineInfo(
-            server.model, "llama.cpp", server.context_tokens, True, str(files.path), str(files.adapter or "")
-        )
+        path, adapter = str(files.path.absolute()), str(files.adapter.absolute()) if files.adapter else ""
+        return EngineInfo(server.model, "llama.cpp", server.context_tokens, grammar=True, path=path, adapter=adapter)
 
     async def load(self, path: str, adapter: str) -> EngineInfo:
         """As Engine.load; a load whose caller goes away is still completed."""

@@ -63,10 +63,7 @@ class DataConfig(_Part):
     """Which questions are trained on. Questions are named as `search-agent evaluate --questions` takes them."""
 
     questions: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
-    part: tuple[float, float] = Field(
-        (0.0, 1.0),
-        description="of the articles, each of which has a place from 0 to 1",
-    )
+    part: tuple[float, float] = Field((0.0, 1.0), description="of the articles, each of which has a place from 0 to 1")
     limit: int | None = Field(None, ge=1, description="take so many of them, chosen by the seed")
     keep: Annotated[Literal["naive_rag_fails", "all"] | float, BeforeValidator(_share)] = Field(
         "naive_rag_fails",
@@ -111,6 +108,8 @@ class GateConfig(_Part):
     margin: float = Field(1.0, ge=0, description="points of GenAcc over the current searcher")
     resamples: int = Field(1000, ge=100)
     seed: int = 0
+    max_failed_share: float = Field(0.05, ge=0, lt=1, description="of the questions; more tell nothing")
+    constrained: bool = Field(True, description="both are held to the method's grammar, as the gateway does")
 
 
 class RunConfig(_Part):
@@ -140,12 +139,7 @@ class RunConfig(_Part):
         is sampled from, while the actor's log-probabilities are over all tokens, so that the policy gradient is
         one of another policy. A model that cannot write the protocol is warmed up instead.
         """
-        return self.served.with_params({"constrained": False})
-
-    @property
-    def served(self) -> Agent:
-        """The agent as it is served, held to its protocol."""
-        return AGENTS[self.agent].with_params({"index": self.index, **self.agent_parameters})
+        return AGENTS[self.agent].with_params({"constrained": False, "index": self.index, **self.agent_parameters})
 
     @model_validator(mode="after")
     def _agrees(self) -> RunConfig:
@@ -187,32 +181,24 @@ def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> RunCo
     if not path.suffix:
         path = FOLDER / f"{name_or_path}.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
         raise ConfigProblem("", f"no configuration {name_or_path}; there are {names}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigProblem("", f"{path}: {error}") from None
-    return _checked(values, str(path), overrides or {})
+    return read(text, overrides, str(path))
 
 
-def read(text: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The configuration that `text` names, if it is one line, or is, as YAML. Raises ConfigProblem."""
-    if "\n" not in text.strip():
-        if not re.fullmatch(r"[\w-]+", name := text.strip()):
-            raise ConfigProblem("config", "must be the name of a configuration, or one as YAML")
-        return load(name, overrides)
+def read(text: str, overrides: Mapping[str, Any] | None = None, source: str = "the text") -> RunConfig:
+    """As `load`, of YAML; `source` is what errors call it."""
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigProblem("config", " ".join(str(error).split())) from None
-    return _checked(values, "config", overrides or {})
-
-
-def _checked(values: Any, source: str, overrides: Mapping[str, Any]) -> RunConfig:
+        raise ConfigProblem("", f"{source}: {error}") from None
     if not isinstance(values, dict):
         raise ConfigProblem("", f"{source}: not a mapping")
-    for field, value in overrides.items():
+    for field, value in (overrides or {}).items():
         _replace(values, field, value)
     return parse(values)
 

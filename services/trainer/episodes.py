@@ -52,25 +52,18 @@ class Stage:
 
     async def play(self, policy: Policy, example: Example) -> Played:
         """Raises BoundaryError; a failure has no reward."""
-        trajectory = await self._answered(policy, example.question)
-        worth, parts = await self._worth(example, trajectory, trajectory.answer or "")
-        conduct = reward.Conduct.of(trajectory)
-        cost = conduct.cost(self._penalties)
-        parts |= {name: float(value) for name, value in asdict(conduct).items()}
-        return Played(trajectory, worth - cost, parts | {"penalty": cost, "reward": worth - cost})
-
-    async def accuracy(self, policy: Policy, question: Question) -> float:
-        """GenAcc of the answer from the policy's passages. Raises BoundaryError."""
-        trajectory = await self._answered(policy, question)
-        return await gen_acc(question, trajectory.answer or "", self._judge)
-
-    async def _answered(self, policy: Policy, question: Question) -> Trajectory:
+        question = example.question
         episode = Episode(self._agent.name, question.text, self._retriever, policy, self._generator, question.options)
         await self._agent.run(episode)
         sampling = Sampling(max_tokens=self._terms.answer_tokens)
         async for _ in episode.answer(self._agent.prompt, sampling):
             pass
-        return episode.trajectory()
+        trajectory = episode.trajectory()
+        worth, parts = await self._worth(example, trajectory, trajectory.answer or "")
+        conduct = reward.Conduct.of(trajectory)
+        cost = conduct.cost(self._penalties)
+        parts |= {name: float(value) for name, value in asdict(conduct).items()}
+        return Played(trajectory, worth - cost, parts | {"penalty": cost, "reward": worth - cost})
 
     async def _worth(self, example: Example, trajectory: Trajectory, answer: str) -> tuple[float, dict[str, float]]:
         if self._terms.kind == "exact_match":

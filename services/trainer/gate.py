@@ -1,88 +1,201 @@
-"""Whether a checkpoint is better than the searcher that serves: both answer the same questions."""
+"""The gate: a candidate and the searcher that serves answer the same held-out questions.
+
+It is passed if the mean difference of GenAcc, over the questions that both answered, reaches the margin, and the
+lower end of its 95 % paired bootstrap interval is above zero. A question that a failure kept from being answered is
+counted and never scored; where more failed than the configuration allows, the gate tells nothing.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from search_agent.errors import BoundaryError
-from search_agent.evaluate import Estimate, Question, bootstrap
+import structlog
+
+from search_agent.agents import Agent
+from search_agent.episode import Episode
+from search_agent.errors import BoundaryError, Failure, TrainerError
+from search_agent.evaluate import Comparison, Question, compare
+from search_agent.ports import Generator, Policy, Retriever
+from search_agent.types import Sampling
 from services.evaluate.journal import Journal
 from services.evaluate.pool import each
 from services.trainer.config import GateConfig
+from services.trainer.episodes import Judge, gen_acc
 
-_AT_ONCE = 8
+log = structlog.get_logger()
 
-_UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
-Answer = Callable[[Question], Awaitable[float]]  # -> GenAcc. Raises BoundaryError
+class Side(StrEnum):
+    CANDIDATE = "candidate"
+    CURRENT = "current"
+
+
+class Outcome(StrEnum):
+    PASSED = "passed"
+    NOT_BETTER = "not better"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question answered and scored."""
+
+    id: str
+    gen_acc: float
+    answer: str
+    documents: int
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Accuracies (0 to 1) are over the `questions` that both answered; `failed` counts the rest."""
+    """`failed` counts the questions that one side or both failed, or did not get to. The means of both sides
+    are over the compared questions; None, as `comparison`, where there is none."""
 
-    passed: bool
+    outcome: Outcome
     reason: str
-    questions: int
+    asked: int
     failed: int
-    candidate: float = math.nan
-    current: float = math.nan
-    difference: Estimate = _UNKNOWN
+    margin: float
+    comparison: Comparison | None = None
+    candidate: float | None = None
+    current: float | None = None
 
 
-async def compare(
-    questions: Sequence[Question],
-    models: Mapping[str, Answer],
-    journal: Path,
-    terms: GateConfig,
-    max_failed_share: float,
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """What is asked, of whom, and how. `models` ("name@version") are of the two searchers, `generator_model` is of
+    the generator. `facts` are all else that answers depend on."""
+
+    questions: Sequence[Question]
+    agent: Agent
+    policies: Mapping[Side, Policy]
+    models: Mapping[Side, str]
+    retriever: Retriever
+    generator: Generator
+    generator_model: str
+    judge: Judge | None
+    answer_tokens: int
+    facts: Mapping[str, Any]
+
+    def key(self, side: Side) -> str:
+        """Of everything that the side's answers depend on. A model's are the same ones in every gate."""
+        everything = {
+            "agent": self.agent.name,
+            "parameters": asdict(self.agent.params),
+            "searcher": self.models[side],
+            "generator": self.generator_model,
+            "answer_tokens": self.answer_tokens,
+            **self.facts,
+        }
+        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
+
+
+Advance = Callable[[int, int, int], None]  # done, failed, total; in answers of both sides
+
+
+async def hold(
+    contest: Contest, terms: GateConfig, folder: Path, concurrency: int, limit_s: float, advance: Advance
 ) -> Verdict:
-    """Asks both `models`, the candidate first, by the names that answers carry; goes on with the journal.
+    """Asks what has no row in `folder` yet, for at most `limit_s` seconds, and decides.
 
-    A journal is of one set of questions: its rows count by model and question id.
+    What failed has no row, so that the next time it is asked again. Raises TrainerError if a searcher or the
+    generator changes its model meanwhile, and what else makes all further questions useless.
     """
-    kept = Journal(journal)
-    found = {(row["model"], row["id"]): float(row["gen_acc"]) for row in kept.found}
+    journals = {side: Journal(folder / f"{contest.key(side)}.jsonl") for side in Side}
+    asked = {question.id: _digest(question) for question in contest.questions}
+    rows: dict[Side, dict[str, Answered]] = {
+        side: {row["id"]: Answered(**row["answered"]) for row in found if asked.get(row["id"]) == row["question"]}
+        for side, found in ((side, journal.found) for side, journal in journals.items())
+    }
+    failed, total = 0, 2 * len(contest.questions)
 
-    async def ask(pair: tuple[Question, str]) -> None:
-        question, model = pair
-        if (model, question.id) in found:
-            return
+    def tell() -> None:
+        advance(sum(map(len, rows.values())), failed, total)
+
+    async def ask(pair: tuple[Question, Side]) -> None:
+        nonlocal failed
+        question, side = pair
         try:
-            gen_acc = await models[model](question)
-        except BoundaryError:
-            return
-        kept.append({"model": model, "id": question.id, "gen_acc": gen_acc})
-        found[model, question.id] = gen_acc
+            row = await _answer(contest, question, side)
+        except TrainerError:
+            raise
+        except BoundaryError as error:
+            failed += 1
+            log.warning("gate question failed", question=question.id, side=side, error=f"{error.boundary}: {error}")
+        else:
+            rows[side][question.id] = row
+            about = {"id": question.id, "question": asked[question.id], "searcher": contest.models[side]}
+            journals[side].append({**about, "answered": asdict(row)})
+        tell()
 
+    left = [(question, side) for question in contest.questions for side in Side if question.id not in rows[side]]
+    tell()
     try:
-        await each(((question, model) for question in questions for model in models), ask, _AT_ONCE)
+        async with asyncio.timeout(limit_s):
+            await each(left, ask, concurrency)
+    except TimeoutError:
+        log.warning("gate out of time", seconds=limit_s, left=total - sum(map(len, rows.values())))
     finally:
-        kept.close()
-    candidate, current = models
-    ids = [question.id for question in questions]
-    pairs = [(found[candidate, id], found[current, id]) for id in ids if {(candidate, id), (current, id)} <= set(found)]
-    return decide(pairs, len(questions) - len(pairs), terms, max_failed_share)
+        for journal in journals.values():
+            journal.close()
+    candidate, current = (list(rows[side].values()) for side in (Side.CANDIDATE, Side.CURRENT))
+    return decide(candidate, current, len(contest.questions), terms)
 
 
-def decide(pairs: Sequence[tuple[float, float]], failed: int, terms: GateConfig, max_failed_share: float) -> Verdict:
-    """Passes a candidate whose mean is better by the margin, with a 95 % interval that excludes zero.
+def _digest(question: Question) -> str:
+    return hashlib.sha256(json.dumps(asdict(question), sort_keys=True).encode()).hexdigest()[:12]
 
-    `pairs` are the GenAcc of candidate and current. More failures than the share allows decide nothing.
-    """
-    if not pairs or failed > max_failed_share * (len(pairs) + failed):
-        return Verdict(False, f"inconclusive: {failed} of {len(pairs) + failed} questions failed", len(pairs), failed)
-    difference = bootstrap([ours - theirs for ours, theirs in pairs], terms.seed, terms.resamples)
-    told = f"{100 * difference.mean:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-    if 100 * difference.mean < terms.margin:
-        reason = f"{told}, less than the margin of {terms.margin:g}"
+
+def decide(candidate: Sequence[Answered], current: Sequence[Answered], asked: int, terms: GateConfig) -> Verdict:
+    """The verdict over the answers of both sides to `asked` questions."""
+    margin = terms.margin / 100
+    found = compare(candidate, current, terms.seed, terms.resamples)
+    failed = asked - (found.count if found else 0)
+    if found is None or failed > terms.max_failed_share * asked:
+        reason = (
+            f"{failed} of {asked} questions were not answered by both, more than gate.max_failed_share "
+            f"{terms.max_failed_share:g} allows"
+        )
+        return Verdict(Outcome.INCONCLUSIVE, reason, asked, failed, margin, found, *_means(candidate, current))
+    difference = found.difference
+    points = f"{difference.mean * 100:+.1f} points [{difference.low * 100:+.1f}, {difference.high * 100:+.1f}]"
+    if difference.mean < margin:
+        outcome, reason = Outcome.NOT_BETTER, f"{points} on {found.count} questions; gate.margin is {terms.margin:g}"
     elif difference.low <= 0:
-        reason = f"{told}: the interval does not exclude zero"
+        outcome, reason = Outcome.NOT_BETTER, f"{points} on {found.count} questions; the interval includes zero"
     else:
-        reason = told
-    passed = reason == told
-    candidate, current = (math.fsum(pair[side] for pair in pairs) / len(pairs) for side in (0, 1))
-    return Verdict(passed, reason, len(pairs), failed, candidate, current, difference)
+        outcome, reason = Outcome.PASSED, f"{points} on {found.count} questions"
+    return Verdict(outcome, reason, asked, failed, margin, found, *_means(candidate, current))
+
+
+def _means(candidate: Sequence[Answered], current: Sequence[Answered]) -> tuple[float | None, float | None]:
+    both = {row.id for row in candidate} & {row.id for row in current}
+    if not both:
+        return None, None
+    ours, theirs = (
+        sum(row.gen_acc for row in rows if row.id in both) / len(both) for rows in (candidate, current)
+    )  # fmt: skip
+    return ours, theirs
+
+
+async def _answer(contest: Contest, question: Question, side: Side) -> Answered:
+    agent = contest.agent
+    episode = Episode(
+        agent.name, question.text, contest.retriever, contest.policies[side], contest.generator, question.options
+    )
+    await agent.run(episode)
+    async for _ in episode.answer(agent.prompt, Sampling(max_tokens=contest.answer_tokens)):
+        pass
+    trajectory = episode.trajectory()
+    if strangers := set(trajectory.models) - {contest.models[side], contest.generator_model}:
+        raise TrainerError(Failure.UNAVAILABLE, f"{', '.join(strangers)} was loaded while the gate was held; try again")
+    answer = trajectory.answer or ""
+    right = await gen_acc(question, answer, contest.judge)
+    return Answered(question.id, right, answer, len(trajectory.documents))

@@ -1,99 +1,259 @@
-"""Which checkpoint is served: promoted through the gate, and rolled back, on a searcher that goes on serving."""
+"""Promotion: a checkpoint that passes the gate takes the running searcher's place, and can be rolled back."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import structlog
+
 from contracts.v1.generator_pb2 import ModelInfoResponse
+from contracts.v1.retriever_pb2 import IndexInfo
+from search_agent.agents import AGENTS
 from search_agent.errors import Failure, TrainerError
-from search_agent.ports import Policy
-from services.common import metrics
+from search_agent.ports import Generator, Retriever
+from services.evaluate import questions as question_sets
+from services.evaluate.errors import EvaluateProblem
 from services.evaluate.journal import Journal
+from services.trainer import gate
+from services.trainer.candidates import Candidates, Files, Searcher
 from services.trainer.config import RunConfig
-from services.trainer.gate import Verdict
+from services.trainer.episodes import Judge
+from services.trainer.gate import Contest, Outcome, Side, Verdict
+from services.trainer.runs import Runs, now
 
-_LOAD_TIMEOUT_S = 300.0
-HISTORY = "promotions.jsonl"
+log = structlog.get_logger()
+
+DEFAULT = "searcher"  # the name of the searcher of methods that have none of their own
+Exporter = Callable[[Path, Path], None]  # (checkpoint, folder to make); raises TrainerError
 
 
-class Model(Policy, Protocol):
-    """A generator service that holds a searcher."""
+class GateRetriever(Retriever, Protocol):
+    async def indexes(self) -> Sequence[IndexInfo]: ...
 
+
+class GateGenerator(Generator, Protocol):
     async def info(self) -> ModelInfoResponse: ...
-
-    async def load(self, path: str, adapter: str, timeout_s: float) -> ModelInfoResponse: ...
-
-
-Judge = Callable[[RunConfig, dict[str, Policy], Path], Awaitable[Verdict]]  # models by name, the candidate first
-Export = Callable[[Path, RunConfig, Path], Path]  # (checkpoint, run, folder) -> an adapter that the searcher loads
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class Environment:
+    """What both sides of the gate search with, and are judged by."""
+
+    retriever: GateRetriever
+    generator: GateGenerator
+    judge: Judge | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Answers, of both sides together."""
+
+    done: int
+    failed: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What serves now. `before` served until now; it is `model` itself where the gate was not passed."""
+
+    searcher: str
     model: str
-    adapter: str
+    before: str
+    at: str
+    run: str = ""
+    checkpoint: int = 0
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of a gate: questions at once, and seconds."""
+
+    concurrency: int
+    seconds: float
 
 
 class Promoter:
-    """One promotion or rollback at a time. What was served before each is in RUNS/promotions.jsonl."""
+    """One promotion or rollback at a time; RUNS/promotions.jsonl has them all, and what each replaced."""
 
-    def __init__(self, runs: Path, searcher: Model, candidate: Model | None, judge: Judge, export: Export) -> None:
-        self._history = runs / HISTORY
-        self._searcher, self._candidate = searcher, candidate
-        self._judge, self._export = judge, export
-        self._lock = asyncio.Lock()
+    def __init__(
+        self,
+        runs: Runs,
+        folder: Path,
+        searchers: Mapping[str, Searcher],
+        candidates: Candidates,
+        environments: Callable[[RunConfig], AbstractAsyncContextManager[Environment]],
+        exporter: Exporter | None,
+        limits: Limits,
+        clock: Callable[[], str] = now,
+    ) -> None:
+        self._runs, self._searchers, self._candidates = runs, searchers, candidates
+        self._environments, self._exporter, self._limits, self._clock = environments, exporter, limits, clock
+        self._path = folder.absolute() / "promotions.jsonl"
+        self._busy = asyncio.Lock()
 
-    async def promote(self, config: RunConfig, run: Path, step: int, checkpoint: Path) -> tuple[Verdict, Serving]:
-        """Serves the checkpoint if it passes the gate. Raises BoundaryError, and then what served goes on serving."""
-        if self._candidate is None:
-            message = "a candidate is tried on a generator service of its own; TRAINER_CANDIDATE names it"
-            raise TrainerError(Failure.UNSUPPORTED, message)
-        async with self._lock:
-            adapter = await asyncio.to_thread(self._export, checkpoint, config, run / "exports" / str(step))
-            tried = await self._candidate.load("", str(adapter), _LOAD_TIMEOUT_S)
-            before = await self._searcher.info()
-            if tried.model == before.model:
-                raise TrainerError(Failure.INVALID, f"step {step} is what the searcher serves", "checkpoint")
-            models: dict[str, Policy] = {tried.model: self._candidate, before.model: self._searcher}
-            verdict = await self._judge(config, models, run / "gate" / f"{step}.jsonl")
-            metrics.TRAINER_GATES.labels("passed" if verdict.passed else "refused").inc()
-            if not verdict.passed:
-                return verdict, Serving(before.model, before.adapter)
-            now = await self._searcher.load("", str(adapter), _LOAD_TIMEOUT_S)
-            self._record({"run": run.name, "step": step, "model": now.model, "before": _again(before)})
-            return verdict, Serving(now.model, now.adapter)
+    async def promote(self, id: str, checkpoint: int, searcher: str) -> AsyncGenerator[Progress | Promotion, None]:
+        """The gate's progress, then what came of it. `checkpoint` 0 is the newest; `searcher` "" is the method's.
 
-    async def rollback(self) -> Serving:
-        """Serves what was served before the newest promotion that still holds. Raises BoundaryError."""
-        async with self._lock:
-            standing: list[dict[str, Any]] = []
-            for line in self._read():
-                if "before" in line:
-                    standing.append(line)
-                else:
-                    standing.pop()
-            if not standing:
-                raise TrainerError(Failure.INVALID, "nothing was promoted that could be rolled back")
-            before = standing[-1]["before"]
-            now = await self._searcher.load(before["path"], before["adapter"], _LOAD_TIMEOUT_S)
-            self._record({"rolled_back": standing[-1]["model"], "model": now.model})
-            return Serving(now.model, now.adapter)
+        Raises BoundaryError. Leaving early stops the gate, and its answers are kept.
+        """
+        self._runs.get(id)
+        settings = self._runs.config(id)
+        name = searcher or (settings.agent if settings.agent in self._searchers else DEFAULT)
+        target = self._searcher(name)
+        async with self._alone():
+            step = self._checkpoint(id, checkpoint)
+            files = await self._export(id, step)
+            current = await target.info()
+            if not current.path:
+                raise TrainerError(Failure.UNSUPPORTED, f"the engine of {name} loads no models")
+            queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+            judging = asyncio.create_task(self._judge(id, settings, files, target, current, queue))
+            judging.add_done_callback(lambda _: queue.put_nowait(None))
+            try:
+                while (progress := await queue.get()) is not None:
+                    yield progress
+                verdict = await judging
+            finally:
+                judging.cancel()
+                await asyncio.wait([judging])
+            loading = asyncio.ensure_future(self._settle(id, step, name, target, files, current, verdict))
+            yield await asyncio.shield(loading)  # once begun it is done, whoever has left
 
-    def _read(self) -> list[dict[str, Any]]:
-        journal = Journal(self._history)
+    async def rollback(self, searcher: str) -> Promotion:
+        """Loads what the latest promotion of the searcher replaced. Raises BoundaryError."""
+        name = searcher or DEFAULT
+        target = self._searcher(name)
+        async with self._alone():
+            replaced: list[dict[str, Any]] = []
+            for record in self._records():
+                if record["searcher"] == name and record["kind"] == "promote":
+                    replaced.append(record["before"])
+                elif record["searcher"] == name and record["kind"] == "rollback":
+                    replaced.pop()
+            if not replaced:
+                raise TrainerError(Failure.UNSUPPORTED, f"{name} has no promotion to roll back")
+            current = await target.info()
+            return await asyncio.shield(asyncio.ensure_future(self._restore(name, target, current, replaced[-1])))
+
+    async def _judge(
+        self,
+        id: str,
+        settings: RunConfig,
+        files: Files,
+        target: Searcher,
+        current: ModelInfoResponse,
+        queue: asyncio.Queue[Progress | None],
+    ) -> Verdict:
+        terms = settings.gate
+        try:
+            asked = question_sets.pick(question_sets.load(terms.questions), terms.limit, terms.seed)
+        except EvaluateProblem as error:
+            raise TrainerError(Failure.UNSUPPORTED, str(error), "config.gate.questions") from None
+        parameters = {"index": settings.index, **settings.agent_parameters, "constrained": terms.constrained}
+        async with (
+            self._environments(settings) as environment,
+            self._candidates(files, current.path) as candidate,
+        ):
+            info, generator = await candidate.info(), await environment.generator.info()
+            if info.model == current.model:
+                raise TrainerError(Failure.UNSUPPORTED, f"{current.model} is served already")
+            indexes = {index.name: index.version for index in await environment.retriever.indexes()}
+            contest = Contest(
+                questions=asked,
+                agent=AGENTS[settings.agent].with_params(parameters),
+                policies={Side.CANDIDATE: candidate, Side.CURRENT: target},
+                models={Side.CANDIDATE: info.model, Side.CURRENT: current.model},
+                retriever=environment.retriever,
+                generator=environment.generator,
+                generator_model=generator.model,
+                judge=environment.judge,
+                answer_tokens=settings.reward.answer_tokens,
+                facts={"indexes": indexes, "judge": getattr(environment.judge, "facts", None)},
+            )
+            return await gate.hold(
+                contest,
+                terms,
+                self._runs.path(id) / "gates",
+                self._limits.concurrency,
+                self._limits.seconds,
+                lambda done, failed, total: queue.put_nowait(Progress(done, failed, total)),
+            )
+
+    async def _settle(
+        self,
+        id: str,
+        step: int,
+        name: str,
+        target: Searcher,
+        files: Files,
+        current: ModelInfoResponse,
+        verdict: Verdict,
+    ) -> Promotion:
+        passed = verdict.outcome is Outcome.PASSED
+        loaded = await target.load(files.path, files.adapter) if passed else current
+        promotion = Promotion(name, loaded.model, current.model, self._clock(), id, step, verdict)
+        self._record("promote" if passed else "refused", promotion, loaded, current)
+        return promotion
+
+    async def _restore(
+        self, name: str, target: Searcher, current: ModelInfoResponse, before: Mapping[str, str]
+    ) -> Promotion:
+        loaded = await target.load(before["path"], before["adapter"])
+        promotion = Promotion(name, loaded.model, current.model, self._clock())
+        self._record("rollback", promotion, loaded, current)
+        return promotion
+
+    def _alone(self) -> AbstractAsyncContextManager[None]:
+        if self._busy.locked():
+            raise TrainerError(Failure.OVERLOADED, "another promotion or rollback is under way")
+        return self._busy
+
+    def _searcher(self, name: str) -> Searcher:
+        if name not in self._searchers:
+            there = f"there are {', '.join(self._searchers)}" if self._searchers else "set TRAINER_SEARCHER"
+            raise TrainerError(Failure.UNSUPPORTED, f"no searcher is called {name!r}; {there}", "searcher")
+        return self._searchers[name]
+
+    def _checkpoint(self, id: str, wanted: int) -> int:
+        found = self._runs.checkpoints(id)
+        if not found:
+            raise TrainerError(Failure.UNSUPPORTED, f"run {id} has no checkpoint yet", "checkpoint")
+        if wanted and wanted not in found:
+            message = f"run {id} has no checkpoint {wanted}; there are {', '.join(map(str, found))}"
+            raise TrainerError(Failure.UNSUPPORTED, message, "checkpoint")
+        return wanted or found[-1]
+
+    async def _export(self, id: str, step: int) -> Files:
+        folder = self._runs.path(id) / "exports" / str(step)
+        if not folder.is_dir() and self._exporter:
+            await asyncio.to_thread(self._exporter, self._runs.path(id) / "checkpoints" / f"global_step_{step}", folder)
+        if (adapter := folder / "adapter.gguf").is_file():
+            return Files("", str(adapter))
+        if (model := folder / "model.gguf").is_file():
+            return Files(str(model), "")
+        raise TrainerError(Failure.UNSUPPORTED, f"{folder} has neither adapter.gguf nor model.gguf", "checkpoint")
+
+    def _records(self) -> list[dict[str, Any]]:
+        journal = Journal(self._path)
         journal.close()
         return journal.found
 
-    def _record(self, line: dict[str, Any]) -> None:
-        journal = Journal(self._history)
-        journal.append({"at": datetime.now(UTC).isoformat(timespec="seconds"), **line})
-        journal.close()
+    def _record(self, kind: str, promotion: Promotion, after: ModelInfoResponse, before: ModelInfoResponse) -> None:
+        log.info("promotion", kind=kind, searcher=promotion.searcher, model=promotion.model, before=promotion.before)
+        journal = Journal(self._path)
+        try:
+            journal.append({"kind": kind, **asdict(promotion), "model": _model(after), "before": _model(before)})
+        finally:
+            journal.close()
 
 
-def _again(info: ModelInfoResponse) -> dict[str, str]:
+def _model(info: ModelInfoResponse) -> dict[str, str]:
+    """What tells a model, and loads it again."""
     return {"model": info.model, "path": info.path, "adapter": info.adapter}

@@ -1,100 +1,143 @@
-"""Training runs as they lie on disk: RUNS/ID/, with run.json as what this service knows of them."""
+"""Training runs as they lie on disk: RUNS/ID/run.json beside what the run itself writes."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import secrets
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
 from search_agent.errors import Failure, TrainerError
-from services.trainer.config import RunConfig, dump
+from services.trainer import config
+from services.trainer.config import RunConfig
 
-_CHECKPOINT = re.compile(r"global_step_(\d+)")
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_STEP = re.compile(r"global_step_(\d+)")
 
 
-class State(StrEnum):
-    QUEUED = "queued"
+class RunState(StrEnum):
+    QUEUED = "queued"  # Ray has it and has not started it
     RUNNING = "running"
     FINISHED = "finished"
-    STOPPED = "stopped"  # by itself, for the reason that it gave
-    FAILED = "failed"
+    STOPPED = "stopped"  # by itself, for the reason it gave
+    FAILED = "failed"  # it crashed
     CANCELLED = "cancelled"
 
     @property
-    def over(self) -> bool:
-        return self not in (State.QUEUED, State.RUNNING)
+    def ended(self) -> bool:
+        return self not in (RunState.QUEUED, RunState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`created_at` is RFC 3339 in UTC, so that text order is time order. `job` is Ray's name of its process."""
+    """Times are RFC 3339 in UTC, so that text order is time order. `job` is the latest job's id at Ray;
+    `jobs` counts them all. `reason` is why it stopped or failed."""
 
     id: str
-    config: str
-    state: State
+    state: RunState
     created_at: str
-    job: str = ""
+    changed_at: str
+    jobs: int = 1
     reason: str = ""
+
+    @property
+    def job(self) -> str:
+        return f"{self.id}-{self.jobs}"
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 class Runs:
-    """The runs of a folder. Every change is on disk, in whole, before it is told."""
+    """The runs of a folder, which only this object writes. Every method raises TrainerError."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, clock: Callable[[], str] = now) -> None:
+        self._folder, self._clock = folder.absolute(), clock
 
-    def path(self, run: str) -> Path:
-        return self._folder / run
-
-    def create(self, config: RunConfig) -> Run:
-        """A queued run with its folder and config.yaml."""
-        now = datetime.now(UTC)
-        name = f"{config.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        run = Run(name, config.name, State.QUEUED, now.isoformat(timespec="seconds"))
-        self.path(name).mkdir(parents=True)
-        (self.path(name) / "config.yaml").write_text(dump(config), encoding="utf-8")
-        self.save(run)
+    def create(self, settings: RunConfig) -> Run:
+        """A new run, queued, in a folder of its own."""
+        at = self._clock()
+        first = id = f"{settings.name}-{re.sub('[^0-9]', '', at)}"
+        number = 1
+        while not self._made(id):
+            number += 1
+            id = f"{first}-{number}"
+        _replace(self.path(id) / "config.yaml", config.dump(settings))
+        run = Run(id, RunState.QUEUED, at, at)
+        self._write(run)
         return run
 
-    def save(self, run: Run) -> None:
-        _write_whole(self.path(run.id) / "run.json", json.dumps(asdict(run), indent=1) + "\n")
+    def path(self, id: str) -> Path:
+        """The run's folder, whether it is there or not."""
+        return self._folder / id
 
-    def get(self, run: str) -> Run:
-        """Raises TrainerError for an unknown run, and for a record that cannot be read, naming the file."""
-        file = self.path(run) / "run.json"
-        if "/" in run or run.startswith(".") or not file.is_file():
-            raise TrainerError(Failure.NOT_FOUND, f"there is no run {run!r}", "id")
+    def get(self, id: str) -> Run:
+        file = self.path(id) / "run.json"
+        if not _ID.fullmatch(id) or not file.is_file():
+            raise TrainerError(Failure.NOT_FOUND, f"no run is called {id!r}")
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            return replace(Run(**record), state=State(record["state"]))
+            return Run(file.parent.name, **{**record, "state": RunState(record["state"])})
         except (ValueError, KeyError, TypeError) as error:
             raise TrainerError(Failure.BROKEN, f"{file}: not a run record: {error!r}") from error
 
-    def list(self) -> list[Run]:
-        """Newest first. Raises TrainerError."""
-        runs = [self.get(file.parent.name) for file in self._folder.glob("*/run.json")]
-        return sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)
+    def ids(self) -> list[str]:
+        """Of every run, also of one whose record is broken."""
+        return [file.parent.name for file in self._folder.glob("*/run.json")]
 
-    def reason(self, run: str) -> str:
-        """Why the run stopped by itself; empty if it did not."""
+    def all(self) -> list[Run]:
+        """Newest first."""
+        found = [self.get(id) for id in self.ids()]
+        return sorted(found, key=lambda run: (run.created_at, run.id), reverse=True)
+
+    def move(self, run: Run, state: RunState, reason: str = "") -> Run:
+        """The run in another state."""
+        return self._write(replace(run, state=state, changed_at=self._clock(), reason=reason))
+
+    def again(self, run: Run) -> Run:
+        """The run queued once more, for a job that goes on from its newest checkpoint."""
+        queued = replace(run, state=RunState.QUEUED, changed_at=self._clock(), jobs=run.jobs + 1, reason="")
+        return self._write(queued)
+
+    def config(self, id: str) -> RunConfig:
+        return config.read(self.config_text(id), source=f"{id}/config.yaml")
+
+    def config_text(self, id: str) -> str:
+        """The resolved configuration, YAML."""
+        return (self.path(id) / "config.yaml").read_text(encoding="utf-8")
+
+    def checkpoints(self, id: str) -> list[int]:
+        """The steps that were saved or exported, ascending."""
+        saved = (_STEP.fullmatch(path.name) for path in self.path(id).glob("checkpoints/*"))
+        exported = (path.name for path in self.path(id).glob("exports/*") if path.name.isdecimal())
+        return sorted({int(found[1]) for found in saved if found} | set(map(int, exported)))
+
+    def _made(self, id: str) -> bool:
         try:
-            return (self.path(run) / "reason.txt").read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
-            return ""
+            self.path(id).mkdir(parents=True)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise TrainerError(Failure.UNAVAILABLE, f"{self.path(id)} cannot be made: {error.strerror}") from error
+        return True
 
-    def checkpoints(self, run: str) -> dict[int, Path]:
-        """Folders by step, ascending."""
-        found = (self.path(run) / "checkpoints").glob("global_step_*")
-        steps = {int(match[1]): path for path in found if (match := _CHECKPOINT.fullmatch(path.name))}
-        return dict(sorted(steps.items()))
+    def _write(self, run: Run) -> Run:
+        record = asdict(run)
+        del record["id"]
+        _replace(self.path(run.id) / "run.json", json.dumps(record, indent=1) + "\n")
+        return run
 
 
-def _write_whole(file: Path, text: str) -> None:
-    draft = file.with_suffix(".draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, file)
+def _replace(path: Path, text: str) -> None:
+    """A reader finds the old text or the new one, also if we are killed."""
+    draft = path.with_suffix(".draft")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, FilePath, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from search_agent.agents import AGENTS
 from services.common.settings import ServiceSettings
 
 
@@ -18,13 +19,38 @@ class TrainerSettings(ServiceSettings):
     port: int = Field(50054, ge=0, le=65535, description="gRPC port")
     metrics_port: int = Field(9104, ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
     runs: Path = Field(description="folder of training runs, one folder each; made if it is missing")
+    poll_s: float = Field(2.0, gt=0, description="seconds between two looks at jobs and metrics")
+
     ray_address: str = Field(
         "",
         pattern=r"^(https?://.+)?$",
-        description="dashboard of the Ray cluster that trains, http://host:8265; without it nothing is trained",
+        description="dashboard of the Ray cluster that trains, http://HEAD:8265; without it all works but training",
     )
-    searcher: str = Field("127.0.0.1:50052", description="host:port of the searcher that is promoted to")
+    ray_token_file: FilePath | None = Field(None, description="file that holds the cluster's token, if it has one")
+    ray_python: str = Field("python3", description="the Python with verl, on the cluster")
+    ray_folder: Path = Field(
+        default_factory=Path.cwd,
+        description="where training starts on the cluster: relative paths of a configuration count from it",
+    )
+
+    searcher: str = Field("", description="host:port of the searcher that checkpoints are promoted into")
+    searchers: dict[str, str] = Field(
+        default_factory=dict,
+        description="searchers of methods that have their own as JSON, as the gateway has them",
+    )
     candidate: str = Field(
-        "", description="host:port of a spare generator service that holds a checkpoint while it is tried"
+        "",
+        description="host:port of a generator service that loads candidates for the gate and serves nothing else; "
+        "without it one is started on this machine for as long as the gate takes",
     )
-    poll_s: float = Field(2.0, gt=0, description="seconds between looks at runs under way")
+    gate_concurrency: int = Field(4, ge=1, description="questions that the gate asks at once")
+    gate_limit_s: float = Field(4 * 3600, gt=0, description="longest time of one gate, in seconds")
+    searcher_timeout_s: float = Field(60, gt=0, description="deadline of one searcher turn in the gate")
+
+    @field_validator("searchers")
+    @classmethod
+    def _of_methods(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name not in AGENTS:
+                raise ValueError(f"{name}: no such method; there are {', '.join(AGENTS)}")
+        return value

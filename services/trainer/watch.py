@@ -1,81 +1,141 @@
-"""What a run says of itself: the lines of its metrics.jsonl as they come, under names of ours."""
+"""A run's metrics as they come: from verl's log to the steps of WatchRun and to Prometheus.
+
+The tables give each number of verl 0.9.1, and of our own parts of its log (`search/…`), the name "GROUP/WHAT" that
+the contract and the gauges use. What they do not name stays in metrics.jsonl and TensorBoard.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-# verl's names, and those of services/trainer/samples.py, by ours. What has no name here is in TensorBoard.
-NAMES = {
-    "search/reward": "reward",
-    "search/accuracy": "accuracy",
-    "search/rag_accuracy": "rag_accuracy",
-    "search/gain": "gain",
-    "search/searches": "searches",
-    "search/selected": "selected",
-    "search/malformed": "malformed_turns",
-    "search/repeated": "repeated_queries",
-    "search/everything": "kept_everything",
-    "search/copied": "copied_question",
-    "search/idle": "kept_nothing",
-    "search/penalty": "penalty",
-    "search/dropped": "dropped_samples",
-    "val-aux/search/accuracy/mean@1": "validation_accuracy",
-    "val-aux/search/gain/mean@1": "validation_gain",
-    "val-aux/search/reward/mean@1": "validation_reward",
-    "actor/entropy": "entropy",
-    "actor/kl_loss": "kl",
-    "actor/grad_norm": "gradient_norm",
-    "actor/lr": "learning_rate",
-    "critic/advantages/mean": "advantage",
-    "response_length/mean": "response_tokens",
-    "prompt_length/mean": "prompt_tokens",
-    "timing_s/step": "step_seconds",
-    "timing_s/gen": "rollout_seconds",
-    "timing_s/old_log_prob": "log_prob_seconds",
-    "timing_s/ref": "reference_seconds",
-    "timing_s/adv": "advantage_seconds",
-    "timing_s/update_actor": "actor_seconds",
-    "timing_s/update_critic": "critic_seconds",
-    "timing_s/update_weights": "weights_seconds",
-    "timing_s/testing": "validation_seconds",
-    "timing_s/save_checkpoint": "checkpoint_seconds",
-    "perf/throughput": "tokens_per_second",
-    "perf/mfu/actor": "model_flops_utilisation",
-    "perf/max_memory_allocated_gb": "gpu_memory_gigabytes",
+from prometheus_client import Gauge
+
+from services.common import metrics
+
+# A gauge a group; its labels are the run, and what of the group it is.
+GAUGES: Mapping[str, Gauge] = {
+    "reward": metrics.TRAINING_REWARD,
+    "conduct": metrics.TRAINING_CONDUCT,
+    "samples": metrics.TRAINING_SAMPLES,
+    "policy": metrics.TRAINING_POLICY,
+    "seconds": metrics.TRAINING_SECONDS,
+    "gpu": metrics.TRAINING_GPU,
+    "validation": metrics.TRAINING_VALIDATION,
 }
+NAMES: Mapping[str, str] = {
+    "search/reward": "reward/reward",
+    "search/gain": "reward/gain",
+    "search/accuracy": "reward/accuracy",
+    "search/rag_accuracy": "reward/rag_accuracy",
+    "search/penalty": "reward/penalty",
+    "search/searches": "conduct/searches",
+    "search/selected": "conduct/selected",
+    "search/malformed": "conduct/malformed",
+    "search/repeated": "conduct/repeated",
+    "search/everything": "conduct/everything",
+    "search/copied": "conduct/copied",
+    "search/idle": "conduct/idle",
+    "response_length/mean": "conduct/tokens",
+    "search/dropped": "samples/dropped",
+    "search/lonely": "samples/lonely",
+    "actor/entropy": "policy/entropy",
+    "actor/kl_loss": "policy/kl_to_base",  # the loss term, with actor.use_kl_loss
+    "actor/reward_kl_penalty": "policy/kl_to_base",  # in the reward, with algorithm.use_kl_in_reward
+    "actor/ppo_kl": "policy/kl_of_update",
+    "actor/pg_clipfrac": "policy/clipped",
+    "actor/pg_loss": "policy/loss",
+    "actor/grad_norm": "policy/gradient_norm",
+    "actor/lr": "policy/learning_rate",
+    "critic/vf_loss": "policy/critic_loss",
+    "critic/vf_explained_var": "policy/critic_explained",
+    "perf/mfu/actor": "gpu/share_of_peak_flops",
+    "perf/max_memory_allocated_gb": "gpu/allocated_gb",
+    "perf/max_memory_reserved_gb": "gpu/reserved_gb",
+    "perf/throughput": "gpu/tokens_per_second",
+}
+_PATTERNS = (
+    (re.compile(r"search/dropped_by/(\w+)"), r"samples/dropped_by_\1"),
+    (re.compile(r"timing_s/(\w+)"), r"seconds/\1"),  # step, gen, reward, old_log_prob, ref, adv, update_actor, …
+    (re.compile(r"val-(?:core|aux)/\w+/(\w+)/mean@\d+"), r"validation/\1"),
+)
 
 
-class Metrics:
-    """A growing file of JSON lines {"step", "data": {name: number}}. A last line without its end waits for it."""
+def name_of(verl: str) -> str:
+    """ "GROUP/WHAT", or "" for a number that is not shown."""
+    if verl in NAMES:
+        return NAMES[verl]
+    return next((found.expand(name) for pattern, name in _PATTERNS if (found := pattern.fullmatch(verl))), "")
 
-    def __init__(self, file: Path) -> None:
-        self._file, self._read = file, 0
 
-    def new(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Steps and metrics of the lines that came since the last call; of a resumed run some steps come again."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is known of one step, by our names."""
+
+    number: int
+    metrics: dict[str, float]
+
+
+class MetricsLog:
+    """Reads metrics.jsonl as it grows: each call gives what is new. Lines are taken once they are whole.
+
+    A step that comes again, as in a resumed run, replaces the one before: `steps` holds the latest of each.
+    A number that a later line of the same step does not name is kept, since verl logs validation by itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read = path, 0
+        self.steps: dict[int, Step] = {}
+
+    def new(self) -> list[Step]:
+        """The steps of new lines, in their order."""
         try:
-            with self._file.open("rb") as lines:
-                lines.seek(self._read)
-                for line in lines:
-                    if not line.endswith(b"\n"):
-                        return
-                    self._read += len(line)
-                    found = json.loads(line)
-                    yield int(found["step"]), ours(found["data"])
+            with self._path.open("rb") as file:
+                if file.seek(0, 2) < self._read:  # another file, begun anew
+                    self._read = 0
+                    self.steps.clear()
+                file.seek(self._read)
+                fresh = file.read()
         except FileNotFoundError:
-            return
+            return []
+        whole = fresh[: fresh.rfind(b"\n") + 1]
+        self._read += len(whole)
+        found: dict[int, Step] = {}
+        for line in whole.splitlines():
+            if step := _step(line):
+                before = self.steps.get(step.number)
+                merged = Step(step.number, {**(before.metrics if before else {}), **step.metrics})
+                self.steps[step.number] = found[step.number] = merged
+        return list(found.values())
 
 
-def ours(data: Mapping[str, float]) -> dict[str, float]:
-    """The metrics that have a name here."""
-    return {NAMES[name]: value for name, value in data.items() if name in NAMES}
+def _step(line: bytes) -> Step | None:
+    """None for a line that is none. One that a killed process tore off has the next process's line at its end."""
+    try:
+        record = json.loads(line[max(0, line.rfind(b'{"step"')) :])
+        numbers = {name: float(value) for verl, value in record["data"].items() if (name := name_of(verl))}
+        return Step(int(record["step"]), {name: value for name, value in numbers.items() if math.isfinite(value)})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
-def by_step(lines: Iterable[tuple[int, dict[str, float]]]) -> dict[int, dict[str, float]]:
-    """Each step once, ascending; where a resumed run came by it again, as it was then."""
-    steps: dict[int, dict[str, float]] = {}
-    for step, metrics in lines:
-        steps[step] = steps.get(step, {}) | metrics
-    return dict(sorted(steps.items()))
+def publish(run: str, steps: list[Step]) -> None:
+    """Shows the steps in Prometheus: of each number the newest."""
+    for step in steps:
+        metrics.TRAINING_STEP.labels(run).set(step.number)
+        for name, value in step.metrics.items():
+            group, _, what = name.partition("/")
+            GAUGES[group].labels(run, what).set(value)
+
+
+def withdraw(run: str) -> None:
+    """Takes the run out of Prometheus."""
+    for gauge in (*GAUGES.values(), metrics.TRAINING_STEP):
+        for family in list(gauge.collect()):
+            for sample in family.samples:
+                if sample.labels["run"] == run:
+                    gauge.remove(*sample.labels.values())

@@ -28,7 +28,7 @@ def answer(rest: httpx.Client, **body: Any) -> dict[str, Any]:
 def test_ready_with_every_backend(rest: httpx.Client) -> None:
     body = rest.get("/readyz").json()
     assert body["status"] == "ready"
-    assert body["backends"] == dict.fromkeys(("retriever", "searcher", "generator", "cache"), "ok")
+    assert body["backends"] == dict.fromkeys(("retriever", "searcher", "generator", "trainer", "cache"), "ok")
 
 
 def test_s3_searches_selects_and_answers(rest: httpx.Client) -> None:
@@ -174,3 +174,11 @@ def test_evaluate_and_the_cache_over_the_command_line(
     assert "0 results removed" in capsys.readouterr().out
     assert main(["cache", "--url", "http://127.0.0.1:9", "stats"]) == 1
     assert "is the gateway running there?" in capsys.readouterr().err
+
+
+def test_training_needs_a_cluster_and_says_so(rest: httpx.Client) -> None:
+    assert isinstance(rest.get("/v1/runs").json(), list)
+    refused = rest.post("/v1/runs", json={"config": "smollm2-demo"})
+    assert refused.status_code == 422
+    assert "TRAINER_RAY_ADDRESS" in refused.json()["detail"]
+    assert rest.get("/v1/runs/missing").status_code == 404

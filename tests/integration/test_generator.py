@@ -85,9 +85,8 @@ async def test_chat(stub):
     assert re.fullmatch(r"SmolLM2-135M-Instruct\.Q4_1@[0-9a-f]{12}", answer.model)
 
     info = await stub.ModelInfo(pb.ModelInfoRequest())
-    assert info == pb.ModelInfoResponse(
-        model=answer.model, engine="llama.cpp", context_tokens=CONTEXT, grammar=True, path=str(embedded_model())
-    )
+    known = {"model": answer.model, "engine": "llama.cpp", "context_tokens": CONTEXT, "grammar": True}
+    assert info == pb.ModelInfoResponse(**known, path=str(embedded_model()))
 
 
 async def test_the_stream_is_the_same_text_in_pieces(stub):
@@ -250,6 +249,7 @@ async def test_an_adapter_is_put_on_the_model_and_taken_off(stub, tmp_path):
     write_lora(lora)
     plain = await stub.Generate(chat())
     loaded = await stub.LoadModel(pb.LoadModelRequest(adapter=str(lora)))
+    assert (loaded.path, loaded.adapter) == (str(embedded_model()), str(lora))
     changed = await stub.Generate(chat())
     assert re.fullmatch(re.escape(plain.model) + r"\+[0-9a-f]{12}", loaded.model)
     assert changed.model == loaded.model

@@ -1,7 +1,6 @@
-"""The shell around the services over real gRPC: health, reflection, ids, typed errors, limits; and the trainer."""
+"""The shell around the services over real gRPC: health, reflection, ids, typed errors, limits."""
 
 import asyncio
-from functools import partial
 from pathlib import Path
 
 import grpc
@@ -11,29 +10,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from contracts.v1 import trainer_pb2 as pb
-from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub, add_TrainerServicer_to_server
+from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub
 from search_agent.errors import Failure, TrainerError
-from services.common import client, context, server
+from services.common import client, context
 from services.common.errors import GRPC_CODE
-from services.trainer.settings import TrainerSettings
-
-
-class Served:
-    """A trainer service in this process."""
-
-    def __init__(self, folder: Path, servicer: TrainerServicer, max_in_flight: int = 8) -> None:
-        self._settings = TrainerSettings(runs=folder, port=0, max_in_flight=max_in_flight)
-        self._servicer = servicer
-
-    async def __aenter__(self) -> TrainerStub:
-        register = partial(add_TrainerServicer_to_server, self._servicer)
-        self._server, port = await server.start("trainer", "v1.Trainer", self._settings, register)
-        self.channel = client.connect(f"127.0.0.1:{port}")
-        return TrainerStub(self.channel)
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.channel.close()
-        await self._server.stop(0)
+from tests.integration.served import Served
 
 
 async def test_health_and_reflection(tmp_path: Path) -> None:

@@ -1,230 +1,227 @@
-"""The trainer over real gRPC: runs on disk, their jobs, and what watching shows. The cluster is a fake over HTTP."""
+"""v1.Trainer over real gRPC, on a cluster and searchers that are fakes; and the gateway's routes over it."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
+from contracts.v1 import trainer_pb2 as pb
+from contracts.v1.trainer_pb2_grpc import TrainerStub
+from search_agent.agents import AGENTS
 from search_agent.errors import Failure, TrainerError
-from services.common import server
-from services.common.backends import GrpcTrainer
-from services.trainer import wiring
-from services.trainer.jobs import Jobs, JobState, NoCluster, RayJobs
-from services.trainer.runs import Runs
+from search_agent.types import Sampling
+from services.common import client
+from services.gateway.app import create_app
+from services.gateway.asking import Asker, Backends
+from services.gateway.training import TrainerBackend
+from services.trainer import config
+from services.trainer.monitor import Monitor
+from services.trainer.runner import Job, JobState, Runner
+from services.trainer.runs import RunState
 from services.trainer.service import Trainer
-from services.trainer.settings import TrainerSettings
+from tests.fakes import Generator, Retriever, Searcher
+from tests.integration.served import Served
+from tests.trainer_fakes import FakeRunner, Gates
 
 
-class Cluster:
-    """Ray's job API as far as it is used: jobs by name, whose states a test sets."""
+class World:
+    """A trainer over gRPC with everything beneath it in reach, and a gateway that asks it."""
 
-    def __init__(self) -> None:
-        self.jobs: dict[str, dict[str, str]] = {}
-        self.up = True
+    def __init__(self, folder: Path, runner: Runner | None) -> None:
+        self.folder, self.gates, self.runner = folder, Gates(folder / "runs"), runner or FakeRunner()
+        self.runs = self.gates.runs
+        self.monitor = Monitor(self.runs, runner, 0.01)
+        self.served = Served(folder, Trainer(self.runs, self.monitor, self.gates.promoter()))
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        if not self.up:
-            raise httpx.ConnectError("refused")
-        path = request.url.path.strip("/").split("/")
-        if request.method == "POST" and path == ["api", "jobs"]:
-            name = f"job-{len(self.jobs)}"
-            self.jobs[name] = {"status": "PENDING", "entrypoint": json.loads(request.content)["entrypoint"]}
-            return httpx.Response(200, json={"submission_id": name})
-        if path[2] not in self.jobs:
-            return httpx.Response(404, text="no such job")
-        job = self.jobs[path[2]]
-        if path[-1] == "stop":
-            job["status"] = "STOPPED"
-        return httpx.Response(200, json=job)
-
-    @property
-    def client(self) -> RayJobs:
-        return RayJobs("http://ray:8265", transport=httpx.MockTransport(self.answer))
-
-
-class Serving:
-    """A trainer service in this process."""
-
-    def __init__(self, folder: Path, jobs: Jobs) -> None:
-        self._settings = TrainerSettings(runs=folder, port=0, poll_s=0.02)
-        self.servicer = Trainer(Runs(folder), jobs, wiring.promoter_of(self._settings), 0.02)
-
-    async def __aenter__(self) -> GrpcTrainer:
-        register = partial(add_TrainerServicer_to_server, self.servicer)
-        self._server, port = await server.start("trainer", "v1.Trainer", self._settings, register)
-        self._client = GrpcTrainer(f"127.0.0.1:{port}", 5, 20)
-        return self._client
+    async def __aenter__(self) -> "World":
+        self.stub: TrainerStub = await self.served.__aenter__()
+        backends = Backends(Retriever(), Searcher([]), Generator("a"), None, {})
+        self._trainer = TrainerBackend(f"127.0.0.1:{self.served.port}", 5)
+        asker = Asker(backends, Sampling(max_tokens=8))
+        self.app = create_app(backends, asker, AGENTS, 8, self._trainer)
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+        self._following = asyncio.create_task(self.monitor.follow())
+        return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
-        await self._server.stop(0)
+        self._following.cancel()
+        await self.http.aclose()
+        await self._trainer.close()
+        await self.served.__aexit__()
+
+    @property
+    def jobs(self) -> dict[str, Job]:
+        assert isinstance(self.runner, FakeRunner)
+        return self.runner.jobs
+
+    def held_out(self) -> str:
+        path = self.folder / "held-out.jsonl"
+        lines = [{"id": f"q{n}", "question": f"question {n}?", "golden_answers": ["answer"]} for n in range(8)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return str(path)
+
+    async def call(self, name: str, request: Any) -> Any:
+        return await client.call(getattr(self.stub, name), request, 5, TrainerError)
+
+    async def start(self, **overrides: object) -> pb.Run:
+        values = {field.replace("__", "."): json.dumps(value) for field, value in overrides.items()}
+        return await self.call("StartRun", pb.StartRunRequest(config="smollm2-demo", overrides=values))
 
 
 @pytest.fixture
-def cluster() -> Cluster:
-    return Cluster()
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with World(tmp_path, FakeRunner()) as world:
+        yield world
 
 
-@pytest.fixture
-async def trainer(tmp_path: Path, cluster: Cluster) -> AsyncIterator[GrpcTrainer]:
-    async with Serving(tmp_path, cluster.client) as client:
-        yield client
+def events(text: str) -> list[tuple[str, Any]]:
+    blocks = (block.split("\n") for block in text.strip().split("\n\n"))
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
 
 
-async def test_a_run_from_start_to_end(tmp_path: Path, cluster: Cluster, trainer: GrpcTrainer) -> None:
-    run = await trainer.start("smollm2-demo", {"seed": "7", "data.limit": "100"})
-    assert (run.state, run.config) == ("queued", "smollm2-demo")
-    written = (tmp_path / run.id / "config.yaml").read_text()
-    assert "seed: 7\n" in written
-    assert "limit: 100\n" in written
-    assert cluster.jobs["job-0"]["entrypoint"].endswith(f"-m services.trainer.train {tmp_path / run.id}")
-    cluster.jobs["job-0"]["status"] = "RUNNING"
-    assert (await trainer.run(run.id)).state == "running"
-    (tmp_path / run.id / "checkpoints" / "global_step_20").mkdir(parents=True)
-    (tmp_path / run.id / "checkpoints" / "global_step_5").mkdir()
-    cluster.jobs["job-0"]["status"] = "SUCCEEDED"
-    assert [(found.state, list(found.checkpoints)) for found in await trainer.runs()] == [("finished", [5, 20])]
-    with pytest.raises(TrainerError, match="the run is finished"):
-        await trainer.resume(run.id)
+async def test_a_run_from_start_to_end(world: World) -> None:
+    run = await world.start(seed=7, data__keep=0.5)
+    assert run.state == pb.QUEUED
+    assert config.read(run.config).seed == 7
+    assert config.read(run.config).data.keep == 0.5
+    (listed,) = (await world.call("ListRuns", pb.ListRunsRequest())).runs
+    assert (listed.id, listed.config) == (run.id, "")
+    (world.runs.path(run.id) / "metrics.jsonl").write_text('{"step": 1, "data": {"search/gain": 0.5}}\n')
+    world.jobs[f"{run.id}-1"] = Job(JobState.RUNNING)
+    states, steps = [], []
+    async for event in world.stub.WatchRun(pb.RunRequest(id=run.id)):
+        if event.WhichOneof("event") == "step":
+            steps.append((event.step.step, dict(event.step.metrics)))
+        else:
+            states.append(event.run.state)
+            if event.run.state == pb.RUNNING:
+                (world.runs.path(run.id) / "reason.txt").write_text("too many samples failed\n")
+                world.jobs[f"{run.id}-1"] = Job(JobState.FAILED, 3)
+    assert states[-2:] == [pb.RUNNING, pb.STOPPED]
+    assert steps == [(1, {"reward/gain": 0.5})]
+    stopped = await world.call("GetRun", pb.RunRequest(id=run.id))
+    assert (stopped.state, stopped.reason) == (pb.STOPPED, "too many samples failed")
+    resumed = await world.call("ResumeRun", pb.RunRequest(id=run.id))
+    assert (resumed.state, resumed.reason) == (pb.QUEUED, "")
+    await world.call("CancelRun", pb.RunRequest(id=run.id))
+    assert world.runs.get(run.id).state is RunState.CANCELLED
 
 
-async def test_a_run_that_stopped_by_itself_says_why_and_is_resumed(
-    tmp_path: Path, cluster: Cluster, trainer: GrpcTrainer
-) -> None:
-    run = await trainer.start("smollm2-demo", {})
-    (tmp_path / run.id / "reason.txt").write_text("step 3: 9 of 10 samples failed\n")
-    cluster.jobs["job-0"]["status"] = "FAILED"
-    stopped = await trainer.run(run.id)
-    assert (stopped.state, stopped.reason) == ("stopped", "step 3: 9 of 10 samples failed")
-    resumed = await trainer.resume(run.id)
-    assert (resumed.state, resumed.reason) == ("queued", "")
-    assert len(cluster.jobs) == 2
-    with pytest.raises(TrainerError, match="the run is queued"):
-        await trainer.resume(run.id)
-
-
-async def test_a_crash_a_lost_job_and_a_cancelled_run(cluster: Cluster, trainer: GrpcTrainer) -> None:
-    crashed, lost, unwanted = [await trainer.start("smollm2-demo", {}) for _ in range(3)]
-    cluster.jobs["job-0"] |= {"status": "FAILED", "message": "out of memory"}
-    del cluster.jobs["job-1"]
-    found = await trainer.run(crashed.id)
-    assert (found.state, found.reason) == ("failed", "out of memory")
-    assert (await trainer.run(lost.id)).reason.endswith("resume it")
-    assert (await trainer.cancel(unwanted.id)).state == "cancelled"
-    assert cluster.jobs["job-2"]["status"] == "STOPPED"
-    with pytest.raises(TrainerError, match="the run is cancelled"):
-        await trainer.cancel(unwanted.id)
-
-
-async def test_a_restarted_service_finds_its_runs(tmp_path: Path, cluster: Cluster) -> None:
-    async with Serving(tmp_path, cluster.client) as before:
-        run = await before.start("smollm2-demo", {})
-    cluster.jobs["job-0"]["status"] = "RUNNING"
-    async with Serving(tmp_path, cluster.client) as after:
-        assert [(found.id, found.state) for found in await after.runs()] == [(run.id, "running")]
-        cluster.up = False
-        assert (await after.run(run.id)).state == "running"  # nobody knows better
-        with pytest.raises(TrainerError, match="Ray cannot be reached"):
-            await after.start("smollm2-demo", {})
-        assert len(await after.runs()) == 1
-
-
-async def test_watching_replays_each_step_once_and_follows(
-    tmp_path: Path, cluster: Cluster, trainer: GrpcTrainer
-) -> None:
-    run = await trainer.start("smollm2-demo", {})
-    file = tmp_path / run.id / "metrics.jsonl"
-
-    def write(step: int, gain: float) -> None:
-        with file.open("a") as lines:
-            lines.write(json.dumps({"step": step, "data": {"search/gain": gain, "other": 1}}) + "\n")
-
-    for step, gain in ((1, 0.1), (2, 0.2), (2, 0.25)):
-        write(step, gain)
-    seen: asyncio.Queue[tuple[str, int, float]] = asyncio.Queue()
-
-    async def watch() -> None:
-        async for event in trainer.watch(run.id):
-            seen.put_nowait((event.run.state, event.step, event.metrics.get("gain", 0.0)))
-
-    async def told() -> tuple[str, int, float]:
-        return await asyncio.wait_for(seen.get(), 5)
-
-    watching = asyncio.create_task(watch())
-    assert [await told() for _ in range(3)] == [("queued", 1, 0.1), ("queued", 2, 0.25), ("queued", 0, 0.0)]
-    cluster.jobs["job-0"]["status"] = "RUNNING"
-    assert await told() == ("running", 0, 0.0)
-    write(3, 0.3)
-    assert await told() == ("running", 3, 0.3)
-    cluster.jobs["job-0"]["status"] = "SUCCEEDED"
-    assert await told() == ("finished", 0, 0.0)
-    await asyncio.wait_for(watching, 5)
-    assert seen.empty()
+async def test_a_configuration_may_be_sent_as_text(world: World) -> None:
+    text = config.dump(config.load("smollm2-demo", {"name": "mine"}))
+    run = await world.call("StartRun", pb.StartRunRequest(config=text, overrides={"seed": "9"}))
+    assert run.id.startswith("mine-")
+    assert config.read(run.config).seed == 9
 
 
 @pytest.mark.parametrize(
-    ("settings", "overrides", "field"),
+    ("request_", "field", "message"),
     [
-        ("nothing-of-that-name", {}, "config"),
-        ("smollm2-demo", {"data.limit": "0"}, "data.limit"),
-        ("smollm2-demo", {"data.limit": "["}, "overrides"),
-        ("smollm2-demo", {"verl.trainer.logger": "console"}, "verl.trainer.logger"),
-        ("name: x\nseed: [", {}, "config"),
-        ("../../etc/passwd", {}, "config"),
+        (pb.StartRunRequest(config="unheard-of"), "config", "no configuration unheard-of"),
+        (pb.StartRunRequest(config="/etc/passwd"), "config", "not a mapping"),
+        (pb.StartRunRequest(config="../configs/smollm2-demo.yaml"), "config", "not a mapping"),
+        (pb.StartRunRequest(config="a: [b"), "config", "the text"),
+        (pb.StartRunRequest(), "config", "not a mapping"),
+        (pb.StartRunRequest(config="smollm2-demo", overrides={"seed": "x"}), "config.seed", "is not JSON"),
+        (pb.StartRunRequest(config="smollm2-demo", overrides={"data.keep": "7"}), "config.data.keep", "must be"),
+        (pb.StartRunRequest(config="smollm2-demo", overrides={"colour": "7"}), "config.colour", "Extra inputs"),
     ],
 )
-async def test_a_bad_configuration_is_named(
-    settings: str, overrides: dict[str, str], field: str, trainer: GrpcTrainer
+async def test_a_bad_configuration_names_its_field(
+    world: World, request_: pb.StartRunRequest, field: str, message: str
 ) -> None:
-    with pytest.raises(TrainerError) as caught:
-        await trainer.start(settings, overrides)
+    with pytest.raises(TrainerError, match=message) as caught:
+        await world.call("StartRun", request_)
     assert (caught.value.failure, caught.value.field) == (Failure.INVALID, field)
-    assert not await trainer.runs()
+    assert world.runs.all() == []
 
 
-async def test_without_a_cluster_all_but_training_works(tmp_path: Path) -> None:
-    async with Serving(tmp_path, NoCluster()) as trainer:
-        assert not await trainer.runs()
+async def test_a_machine_without_a_cluster_says_so(tmp_path: Path) -> None:
+    async with World(tmp_path, None) as world:
         with pytest.raises(TrainerError, match="TRAINER_RAY_ADDRESS") as caught:
-            await trainer.start("smollm2-demo", {})
+            await world.start()
         assert caught.value.failure is Failure.UNSUPPORTED
-        assert not await trainer.runs()
+        assert (await world.call("ListRuns", pb.ListRunsRequest())).runs == []
+        response = await world.http.post("/v1/runs", json={"config": "smollm2-demo"})
+        assert response.status_code == 422
+        assert "TRAINER_RAY_ADDRESS" in response.json()["detail"]
 
 
-@pytest.mark.parametrize("id", ["nobody", "../elsewhere", "", "."])
-async def test_an_unknown_run(id: str, trainer: GrpcTrainer) -> None:
-    for ask in (trainer.run, trainer.cancel, trainer.resume):
-        with pytest.raises(TrainerError, match="there is no run") as caught:
-            await ask(id)
-        assert caught.value.failure is Failure.NOT_FOUND
+async def test_runs_over_rest(world: World) -> None:
+    started = await world.http.post("/v1/runs", json={"config": "smollm2-demo", "overrides": {"seed": 7}})
+    assert started.status_code == 201
+    run = started.json()
+    assert run["state"] == "queued"
+    assert "seed: 7" in run["config"]
+    assert [listed["id"] for listed in (await world.http.get("/v1/runs")).json()] == [run["id"]]
+    assert (await world.http.get(f"/v1/runs/{run['id']}")).json() == run
+    (world.runs.path(run["id"]) / "metrics.jsonl").write_text('{"step": 1, "data": {"search/gain": 0.5}}\n')
+    cancelled = (await world.http.post(f"/v1/runs/{run['id']}/cancel")).json()
+    assert cancelled["state"] == "cancelled"
+    told = events((await world.http.get(f"/v1/runs/{run['id']}/events")).text)
+    assert told == [("run", cancelled), ("step", {"step": 1, "metrics": {"reward/gain": 0.5}})]
+    assert (await world.http.post(f"/v1/runs/{run['id']}/resume")).json()["state"] == "queued"
 
 
-async def test_a_broken_record_is_named(tmp_path: Path, trainer: GrpcTrainer) -> None:
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "run.json").write_text('{"state": "done"}')
-    with pytest.raises(TrainerError, match=r"bad/run\.json") as caught:
-        await trainer.runs()
-    assert caught.value.failure is Failure.BROKEN
+async def test_errors_over_rest(world: World) -> None:
+    for response in (
+        await world.http.get("/v1/runs/missing"),
+        await world.http.get("/v1/runs/missing/events"),
+        await world.http.post("/v1/runs/missing/cancel"),
+        await world.http.post("/v1/runs/missing/promote", json={}),
+        await world.http.post("/v1/runs/missing/promote", json={"stream": True}),
+    ):
+        assert response.status_code == 404
+        assert response.headers["content-type"] == "application/problem+json"
+        assert "no run is called 'missing'" in response.json()["detail"]
+    bad = await world.http.post("/v1/runs", json={"config": "smollm2-demo", "overrides": {"gate.margin": -1}})
+    assert bad.status_code == 422
+    assert [error["field"] for error in bad.json()["errors"]] == ["config.gate.margin"]
+    skipping = await world.http.post("/v1/runs/missing/promote", json={"skip_gate": True})
+    assert skipping.status_code == 422
+    assert [error["field"] for error in skipping.json()["errors"]] == ["skip_gate"]
 
 
-async def test_a_checkpoint_that_is_not_there(tmp_path: Path, trainer: GrpcTrainer) -> None:
-    run = await trainer.start("smollm2-demo", {})
-    with pytest.raises(TrainerError, match="the run has no checkpoint"):
-        await trainer.promote(run.id, 0)
-    (tmp_path / run.id / "checkpoints" / "global_step_5").mkdir(parents=True)
-    with pytest.raises(TrainerError, match="no checkpoint 7; there are 5"):
-        await trainer.promote(run.id, 7)
-    with pytest.raises(TrainerError, match="TRAINER_CANDIDATE"):
-        await trainer.promote(run.id, 0)
+async def test_a_gateway_without_a_trainer() -> None:
+    backends = Backends(Retriever(), Searcher([]), Generator("a"), None, {})
+    app = create_app(backends, Asker(backends, Sampling(max_tokens=8)), AGENTS, 8)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http:
+        for response in (await http.get("/v1/runs"), await http.get("/v1/runs/x/events")):
+            assert response.status_code == 404
+            assert "GATEWAY_TRAINER" in response.json()["detail"]
 
 
-async def test_jobs_have_the_states_that_ray_gives_them(cluster: Cluster) -> None:
-    jobs = cluster.client
-    assert await jobs.state("nobody") == (JobState.UNKNOWN, "")
-    await jobs.stop("nobody")
-    await jobs.close()
+async def test_promotion_and_rollback(world: World) -> None:
+    run = await world.start(gate__questions=world.held_out())
+    world.gates.export(run.id, 20)
+    seen = [event async for event in world.stub.Promote(pb.PromoteRequest(run=run.id))]
+    assert seen[-2].progress == pb.GateProgress(done=16, total=16)
+    done = seen[-1].promotion
+    assert (done.model, done.before, done.checkpoint) == ("good", "base", 20)
+    assert done.gate.outcome == pb.Gate.PASSED
+    assert (done.gate.asked, done.gate.compared, done.gate.wins, done.gate.low) == (8, 8, 8, 1.0)
+    back = await world.call("Rollback", pb.RollbackRequest())
+    assert (back.model, back.before, back.HasField("gate")) == ("base", "good", False)
+
+
+async def test_promotion_over_rest(world: World) -> None:
+    run = await world.start(gate__questions=world.held_out())
+    world.gates.export(run.id, 20, "worse")
+    refused = (await world.http.post(f"/v1/runs/{run.id}/promote", json={})).json()
+    assert (refused["promoted"], refused["gate"]["outcome"]) == (False, "not_better")
+    world.gates.export(run.id, 40)
+    told = events((await world.http.post(f"/v1/runs/{run.id}/promote", json={"stream": True})).text)
+    assert told[0] == ("progress", {"done": 8, "failed": 0, "total": 16})  # the current searcher's answers are known
+    assert told[-1][0] == "done"
+    assert (told[-1][1]["promoted"], told[-1][1]["model"], told[-1][1]["checkpoint"]) == (True, "good", 40)
+    back = (await world.http.post("/v1/rollback", json={})).json()
+    assert (back["model"], back["before"]) == ("base", "good")
+    again = await world.http.post("/v1/rollback", json={})
+    assert again.status_code == 422
+    named = await world.http.post(f"/v1/runs/{run.id}/promote", json={"checkpoint": 3})
+    assert [error["field"] for error in named.json()["errors"]] == ["checkpoint"]

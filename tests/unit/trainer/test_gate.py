@@ -1,88 +1,179 @@
-"""When a checkpoint is better than what serves."""
+"""The gate's decision, and its questions asked of both sides."""
 
-import json
-from collections import Counter
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from search_agent.errors import Failure, SearcherError
+from search_agent.agents import AGENTS
+from search_agent.errors import Failure, GeneratorError, TrainerError
 from search_agent.evaluate import Question
 from services.trainer.config import GateConfig
-from services.trainer.gate import Answer, compare, decide
+from services.trainer.gate import Answered, Contest, Outcome, Side, decide, hold
+from tests.fakes import Retriever
+from tests.trainer_fakes import FakeSearcher, Reader
 
-TERMS = GateConfig(questions="set", margin=2.0)
-QUESTIONS = [Question(f"q{n}", f"question {n}", ("gold",)) for n in range(200)]
+TERMS = GateConfig(questions="held-out", margin=1.0, max_failed_share=0.1)
 
 
-def pairs(better: int, worse: int, of: int = 200) -> list[tuple[float, float]]:
-    return [(1.0, 0.0)] * better + [(0.0, 1.0)] * worse + [(1.0, 1.0)] * (of - better - worse)
+def answers(scores: Sequence[float]) -> list[Answered]:
+    return [Answered(f"q{number:03}", score, "", 1) for number, score in enumerate(scores)]
+
+
+def verdict_of(candidate: Sequence[float], current: Sequence[float], asked: int, terms: GateConfig = TERMS):
+    return decide(answers(candidate), answers(current), asked, terms)
+
+
+def test_better_by_the_margin_with_an_interval_above_zero_passes() -> None:
+    verdict = verdict_of([1] * 60 + [0] * 40, [1] * 40 + [0] * 60, 100)
+    assert verdict.outcome is Outcome.PASSED
+    assert (verdict.candidate, verdict.current) == (0.6, 0.4)
+    found = verdict.comparison
+    assert found
+    assert (found.count, found.wins, found.losses) == (100, 20, 0)
+    assert found.difference.mean == pytest.approx(0.2)
+    assert 0 < found.difference.low < 0.2 < found.difference.high
 
 
 @pytest.mark.parametrize(
-    ("found", "passed", "reason"),
+    ("candidate", "current", "terms", "reason"),
     [
-        (pairs(30, 5), True, r"^\+12\.5 points \[\+.*\]$"),
-        (pairs(5, 30), False, r"^-12\.5 points .* less than the margin of 2$"),
-        (pairs(3, 0), False, r"^\+1\.5 points .* less than the margin of 2$"),
-        (pairs(30, 22), False, r"the interval does not exclude zero$"),
-        (pairs(0, 0), False, "less than the margin"),
+        ([1, 0] * 50, [1, 0] * 50, TERMS, "gate.margin is 1"),
+        ([0] * 100, [1] * 100, TERMS, "gate.margin is 1"),
+        ([1] * 60 + [0] * 40, [1] * 40 + [0] * 60, TERMS.model_copy(update={"margin": 25.0}), "gate.margin is 25"),
+        ([1] * 2 + [0] * 98, [0] * 100, TERMS, "the interval includes zero"),
+        ([0] * 100, [0] * 100, TERMS.model_copy(update={"margin": 0.0}), "the interval includes zero"),
     ],
 )
-def test_the_mean_and_the_interval_must_both_be_better(
-    found: list[tuple[float, float]], passed: bool, reason: str
+def test_what_does_not_pass(
+    candidate: Sequence[float], current: Sequence[float], terms: GateConfig, reason: str
 ) -> None:
-    verdict = decide(found, 0, TERMS, 0.1)
-    assert verdict.passed is passed
-    assert pytest.approx(verdict.candidate - verdict.current) == verdict.difference.mean
-    with pytest.raises(AssertionError, match=reason):
-        raise AssertionError(verdict.reason)
+    verdict = verdict_of(candidate, current, 100, terms)
+    assert verdict.outcome is Outcome.NOT_BETTER
+    assert reason in verdict.reason
 
 
-def test_too_many_failures_decide_nothing() -> None:
-    verdict = decide(pairs(50, 0, of=170), 30, TERMS, 0.1)
-    assert not verdict.passed
-    assert verdict.reason == "inconclusive: 30 of 200 questions failed"
-    assert not decide([], 5, TERMS, 0.1).passed
+def test_the_resamples_and_the_seed_of_the_configuration_count() -> None:
+    def interval(**terms: int) -> tuple[float, float]:
+        found = verdict_of([1] * 30 + [0] * 20, [0, 1] * 25, 50, TERMS.model_copy(update=terms)).comparison
+        assert found
+        return found.difference.low, found.difference.high
+
+    assert interval(resamples=100) == interval(resamples=100)
+    assert len({interval(resamples=100), interval(resamples=5000), interval(resamples=100, seed=5)}) > 1
 
 
-class Models:
-    """Two models: the candidate is right on every other question, the current one on every tenth."""
+def test_failures_are_counted_and_never_scored() -> None:
+    # 10 of 100 have no answer of the current searcher: as wrong answers they would raise the difference
+    verdict = verdict_of([1] * 60 + [0] * 40, [0] * 20 + [1] * 70, 100)
+    assert verdict.failed == 10
+    assert verdict.comparison
+    assert verdict.comparison.count == 90
+    assert verdict.current == pytest.approx(70 / 90)
+    assert verdict.candidate == pytest.approx(60 / 90)
+    assert verdict.outcome is Outcome.NOT_BETTER
+
+
+def test_too_many_failures_tell_nothing() -> None:
+    verdict = verdict_of([1] * 89, [0] * 89, 100)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "11 of 100" in verdict.reason
+    nothing = verdict_of([], [], 100)
+    assert (nothing.outcome, nothing.comparison, nothing.failed) == (Outcome.INCONCLUSIVE, None, 100)
+
+
+QUESTIONS = [Question(f"q{number}", f"question {number}?", ("answer",)) for number in range(6)]
+
+
+def contest(candidate: FakeSearcher, current: FakeSearcher, reader: Reader | None = None) -> Contest:
+    reader = reader or Reader()
+    return Contest(
+        questions=QUESTIONS,
+        agent=AGENTS["s3"].with_params({"max_turns": 1}),
+        policies={Side.CANDIDATE: candidate, Side.CURRENT: current},
+        models={Side.CANDIDATE: candidate.model, Side.CURRENT: current.model},
+        retriever=Retriever(),
+        generator=reader,
+        generator_model=reader.model,
+        judge=None,
+        answer_tokens=8,
+        facts={},
+    )
+
+
+class Seen:
+    """The progress that was told."""
 
     def __init__(self) -> None:
-        self.asked: Counter[tuple[str, str]] = Counter()
-        self.broken: set[str] = set()
+        self.told: list[tuple[int, int, int]] = []
 
-    def named(self, name: str, every: int) -> Answer:
-        async def answer(question: Question) -> float:
-            self.asked[name, question.id] += 1
-            if question.id in self.broken:
-                raise SearcherError(Failure.TIMEOUT, "too slow")
-            return float(int(question.id[1:]) % every == 0)
-
-        return answer
-
-    @property
-    def both(self) -> dict[str, Answer]:
-        return {"new@1": self.named("new@1", 2), "old@1": self.named("old@1", 10)}
+    def __call__(self, done: int, failed: int, total: int) -> None:
+        self.told.append((done, failed, total))
 
 
-async def test_both_answer_every_question_and_failures_are_in_no_figure(tmp_path: Path) -> None:
-    models = Models()
-    models.broken = {"q0", "q1"}
-    verdict = await compare(QUESTIONS, models.both, tmp_path / "gate.jsonl", TERMS, 0.1)
-    assert verdict.passed
-    assert (verdict.questions, verdict.failed) == (198, 2)
-    assert verdict.candidate == pytest.approx(99 / 198)
-    assert verdict.current == pytest.approx(19 / 198)
+async def test_both_sides_answer_every_question_through_the_agent(tmp_path: Path) -> None:
+    good, bad, seen = FakeSearcher("/good.gguf"), FakeSearcher("/bad.gguf"), Seen()
+    verdict = await hold(contest(good, bad), TERMS, tmp_path, 2, 30, seen)
+    assert verdict.outcome is Outcome.PASSED
+    assert (verdict.candidate, verdict.current) == (1.0, 0.0)
+    assert (good.asked, bad.asked) == (6, 6)
+    assert seen.told[0] == (0, 0, 12)
+    assert seen.told[-1] == (12, 0, 12)
+    reverse = await hold(contest(bad, good), TERMS, tmp_path, 2, 30, seen)
+    assert (good.asked, bad.asked) == (6, 6)
+    assert reverse.outcome is Outcome.NOT_BETTER
 
 
-async def test_a_comparison_that_was_cut_off_goes_on(tmp_path: Path) -> None:
-    journal = tmp_path / "gate.jsonl"
-    whole = await compare(QUESTIONS, Models().both, journal, TERMS, 0.1)
-    lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join(lines[:150]) + lines[150][:20])
-    models = Models()
-    assert await compare(QUESTIONS, models.both, journal, TERMS, 0.1) == whole
-    assert sum(models.asked.values()) == 250
-    assert len({(row["model"], row["id"]) for row in map(json.loads, journal.read_text().splitlines())}) == 400
+async def test_a_gate_goes_on_where_it_stopped_and_asks_again_what_failed(tmp_path: Path) -> None:
+    good, bad = FakeSearcher("/good.gguf", failing=["question 3", "question 4"]), FakeSearcher("/bad.gguf")
+    seen = Seen()
+    verdict = await hold(contest(good, bad), TERMS, tmp_path, 1, 30, seen)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert seen.told[-1] == (10, 2, 12)
+    good.failing, good.asked, bad.asked = (), 0, 0
+    verdict = await hold(contest(good, bad), TERMS, tmp_path, 1, 30, seen)
+    assert verdict.outcome is Outcome.PASSED
+    assert (good.asked, bad.asked) == (2, 0)
+
+
+async def test_answers_of_another_model_are_not_taken_up(tmp_path: Path) -> None:
+    good, bad = FakeSearcher("/good.gguf"), FakeSearcher("/bad.gguf")
+    await hold(contest(good, bad), TERMS, tmp_path, 2, 30, Seen())
+    worse = FakeSearcher("/worse.gguf")
+    assert (await hold(contest(worse, bad), TERMS, tmp_path, 2, 30, Seen())).candidate == 0.0
+    other_reader = Reader()
+    other_reader.model = "echo@2"
+    await hold(contest(good, bad, other_reader), TERMS, tmp_path, 2, 30, Seen())
+    assert good.asked == 12
+    assert bad.asked == 12  # again for the other generator, and not for the other candidate
+    changed = [replace(question, golds=("nothing",)) for question in QUESTIONS]
+    verdict = await hold(replace(contest(good, bad), questions=changed), TERMS, tmp_path, 2, 30, Seen())
+    assert verdict.candidate == 0.0
+
+
+async def test_a_gate_ends_when_its_time_is_up(tmp_path: Path) -> None:
+    class Slow(FakeSearcher):
+        async def complete(self, spans, sampling):  # type: ignore[no-untyped-def]
+            await asyncio.sleep(60)
+
+    verdict = await hold(contest(Slow("/good.gguf"), FakeSearcher("/bad.gguf")), TERMS, tmp_path, 2, 0.2, Seen())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.failed == 6
+
+
+async def test_a_model_that_is_swapped_meanwhile_ends_the_gate(tmp_path: Path) -> None:
+    good, bad = FakeSearcher("/good.gguf"), FakeSearcher("/bad.gguf")
+    held = contest(good, bad)
+    await bad.load("/other.gguf", "")
+    with pytest.raises(TrainerError, match="other was loaded while the gate was held"):
+        await hold(held, TERMS, tmp_path, 2, 30, Seen())
+
+
+async def test_a_generator_that_is_down_makes_it_inconclusive(tmp_path: Path) -> None:
+    reader = Reader()
+    reader.error = GeneratorError(Failure.UNAVAILABLE, "down")
+    held = contest(FakeSearcher("/good.gguf"), FakeSearcher("/bad.gguf"), reader)
+    verdict = await hold(held, TERMS, tmp_path, 2, 30, Seen())
+    assert (verdict.outcome, verdict.failed) == (Outcome.INCONCLUSIVE, 6)

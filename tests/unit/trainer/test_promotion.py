@@ -1,112 +1,182 @@
-"""What is served after promotions and rollbacks."""
+"""Checkpoints through the gate into a searcher, and back."""
 
+import asyncio
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from contracts.v1.generator_pb2 import ModelInfoResponse
-from search_agent.errors import Failure, GeneratorError, TrainerError
-from search_agent.ports import Policy
-from search_agent.types import Completion, Sampling, Span
-from services.trainer import config
-from services.trainer.config import RunConfig
-from services.trainer.gate import Verdict
-from services.trainer.promotion import HISTORY, Promoter
-
-RUN = config.load("smollm2-demo")
+from search_agent.errors import Failure, RetrieverError, TrainerError
+from services.trainer.config import load
+from services.trainer.gate import Outcome
+from services.trainer.promotion import Limits, Progress, Promoter, Promotion
+from tests.trainer_fakes import FakeSearcher, Gates
 
 
-class Model:
-    """A generator service that tells what it was loaded with."""
-
-    def __init__(self, path: str = "/base.gguf", adapter: str = "/first.gguf") -> None:
-        self.path, self.adapter, self.broken = path, adapter, False
-
-    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
-        raise AssertionError("the gate is given, not run")
-
-    async def info(self) -> ModelInfoResponse:
-        return ModelInfoResponse(model=f"base@{self.adapter}", path=self.path, adapter=self.adapter)
-
-    async def load(self, path: str, adapter: str, timeout_s: float) -> ModelInfoResponse:
-        if self.broken:
-            raise GeneratorError(Failure.INVALID, "no such file", "adapter")
-        self.path, self.adapter = path or self.path, adapter
-        return await self.info()
+@pytest.fixture
+def gates(tmp_path: Path) -> Gates:
+    return Gates(tmp_path / "runs")
 
 
-class Stage:
-    """A promoter over fakes; `passes` is the gate's answer."""
-
-    def __init__(self, runs: Path, with_candidate: bool = True) -> None:
-        self.searcher, self.candidate, self.passes = Model(), Model(), True
-        self.judged: list[tuple[list[str], Path]] = []
-        candidate = self.candidate if with_candidate else None
-        self.promoter = Promoter(runs, self.searcher, candidate, self._judge, self._export)
-        self.run = runs / "run"
-
-    async def _judge(self, run: RunConfig, models: dict[str, Policy], journal: Path) -> Verdict:
-        self.judged.append((list(models), journal))
-        return Verdict(self.passes, "told", 10, 0)
-
-    def _export(self, checkpoint: Path, run: RunConfig, out: Path) -> Path:
-        return out / "adapter.gguf"
-
-    async def promote(self, step: int) -> tuple[bool, str]:
-        verdict, serving = await self.promoter.promote(RUN, self.run, step, self.run / f"global_step_{step}")
-        return verdict.passed, serving.adapter
+@pytest.fixture
+def run(gates: Gates, tmp_path: Path) -> str:
+    questions = tmp_path / "held-out.jsonl"
+    lines = [{"id": f"q{n}", "question": f"question {n}?", "golden_answers": ["answer"]} for n in range(8)]
+    questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return gates.runs.create(load("smollm2-demo", {"gate.questions": str(questions), "gate.limit": None})).id
 
 
-async def test_a_checkpoint_that_passes_is_served_and_rolled_back(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    ten, twenty = (str(stage.run / "exports" / step / "adapter.gguf") for step in ("10", "20"))
-    assert await stage.promote(10) == (True, ten)
-    assert stage.judged == [([f"base@{ten}", "base@/first.gguf"], stage.run / "gate" / "10.jsonl")]
-    assert await stage.promote(20) == (True, twenty)
-    assert stage.searcher.adapter == twenty
-    assert (await stage.promoter.rollback()).adapter == ten
-    assert (await stage.promoter.rollback()).adapter == "/first.gguf"
-    assert stage.searcher.path == "/base.gguf"
-    with pytest.raises(TrainerError, match="nothing was promoted"):
-        await stage.promoter.rollback()
-    # another process goes by what is on disk
-    assert await stage.promote(10) == (True, ten)
-    again = Stage(tmp_path)
-    again.searcher.adapter = ten
-    assert (await again.promoter.rollback()).adapter == "/first.gguf"
-    assert len((tmp_path / HISTORY).read_text().splitlines()) == 6
+async def promoted(promoter: Promoter, run: str, checkpoint: int = 0) -> tuple[list[Progress], Promotion]:
+    *progress, last = [event async for event in promoter.promote(run, checkpoint, "")]
+    assert isinstance(last, Promotion)
+    return [event for event in progress if isinstance(event, Progress)], last
 
 
-async def test_a_checkpoint_that_fails_the_gate_is_not_served(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    stage.passes = False
-    assert await stage.promote(10) == (False, "/first.gguf")
-    assert stage.searcher.adapter == "/first.gguf"
-    assert not (tmp_path / HISTORY).exists()
+async def test_a_better_checkpoint_takes_the_searchers_place_and_is_rolled_back(gates: Gates, run: str) -> None:
+    adapter = gates.export(run, 20) / "adapter.gguf"
+    progress, done = await promoted(gates.promoter(), run)
+    assert progress[-1] == Progress(16, 0, 16)
+    assert (done.model, done.before, done.checkpoint, done.searcher) == ("good", "base", 20, "searcher")
+    assert done.verdict
+    assert done.verdict.outcome is Outcome.PASSED
+    assert (gates.searcher.path, gates.searcher.adapter) == ("/models/base.gguf", str(adapter))
+    assert gates.served[0].path == "/models/base.gguf"  # the adapter was judged on the base that is served
 
-
-async def test_what_serves_is_not_held_against_itself(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    await stage.promote(10)
-    with pytest.raises(TrainerError, match="is what the searcher serves") as caught:
-        await stage.promote(10)
-    assert caught.value.field == "checkpoint"
-
-
-async def test_without_a_candidate_service_nothing_is_tried(tmp_path: Path) -> None:
-    with pytest.raises(TrainerError, match="TRAINER_CANDIDATE") as caught:
-        await Stage(tmp_path, with_candidate=False).promote(10)
+    back = await gates.promoter().rollback("")
+    assert (back.model, back.before, back.verdict) == ("base", "good", None)
+    assert (gates.searcher.path, gates.searcher.adapter) == ("/models/base.gguf", "")
+    with pytest.raises(TrainerError, match="searcher has no promotion to roll back") as caught:
+        await gates.promoter().rollback("")
     assert caught.value.failure is Failure.UNSUPPORTED
 
 
-async def test_a_searcher_that_cannot_load_it_leaves_no_record(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    stage.searcher.broken = True
-    with pytest.raises(GeneratorError, match="no such file"):
-        await stage.promote(10)
-    assert not (tmp_path / HISTORY).exists()
-    stage.searcher.broken = False
-    assert (await stage.promote(10))[0]
-    json.loads((tmp_path / HISTORY).read_text())
+async def test_what_is_not_better_is_recorded_and_not_loaded(gates: Gates, run: str, tmp_path: Path) -> None:
+    gates.export(run, 20, "worse")
+    _, done = await promoted(gates.promoter(), run)
+    assert done.verdict
+    assert done.verdict.outcome is Outcome.NOT_BETTER
+    assert done.model == done.before == "base"
+    assert gates.searcher.loads == []
+    (record,) = map(json.loads, (tmp_path / "runs" / "promotions.jsonl").read_text().splitlines())
+    assert (record["kind"], record["run"], record["verdict"]["asked"]) == ("refused", run, 8)
+    with pytest.raises(TrainerError, match="no promotion to roll back"):
+        await gates.promoter().rollback("")
+
+
+async def test_too_many_failures_promote_nothing(gates: Gates, run: str) -> None:
+    gates.export(run, 20)
+    gates.failing = ["question 1"]
+    _, done = await promoted(gates.promoter(), run)
+    assert done.verdict
+    assert (done.verdict.outcome, done.verdict.failed) == (Outcome.INCONCLUSIVE, 1)
+    assert gates.searcher.loads == []
+
+
+async def test_rollbacks_go_back_one_promotion_each(gates: Gates, run: str) -> None:
+    promoter = gates.promoter()
+    gates.export(run, 20)
+    await promoted(promoter, run)
+    gates.searcher.adapter = ""  # somebody put the base back by hand, so that a second promotion can pass
+    gates.searcher.path = "/models/second.gguf"
+    await promoted(promoter, run)
+    assert (await promoter.rollback("")).model == "second"
+    assert (await promoter.rollback("")).model == "base"
+    with pytest.raises(TrainerError, match="no promotion"):
+        await promoter.rollback("")
+
+
+async def test_the_newest_checkpoint_is_exported_first(gates: Gates, run: str) -> None:
+    for step in (20, 100):
+        (gates.runs.path(run) / f"checkpoints/global_step_{step}").mkdir(parents=True)
+
+    def export(checkpoint: Path, out: Path) -> None:
+        assert checkpoint.is_dir()
+        out.mkdir(parents=True)
+        (out / "model.gguf").touch()
+        gates.exported.append((checkpoint, out))
+
+    _, done = await promoted(gates.promoter(export), run)
+    assert gates.exported == [
+        (gates.runs.path(run) / "checkpoints/global_step_100", gates.runs.path(run) / "exports/100")
+    ]
+    assert gates.served[0].path == str(gates.runs.path(run) / "exports/100/model.gguf")
+    assert done.checkpoint == 100
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "searcher", "field", "message"),
+    [
+        (7, "", "checkpoint", "has no checkpoint 7; there are 20"),
+        (0, "other", "searcher", "no searcher is called 'other'; there are searcher"),
+    ],
+)
+async def test_what_there_is_not_is_named(
+    gates: Gates, run: str, checkpoint: int, searcher: str, field: str, message: str
+) -> None:
+    gates.export(run, 20)
+    with pytest.raises(TrainerError, match=message) as caught:
+        [event async for event in gates.promoter().promote(run, checkpoint, searcher)]
+    assert (caught.value.failure, caught.value.field) == (Failure.UNSUPPORTED, field)
+
+
+async def test_a_run_without_checkpoints_or_exports_says_so(gates: Gates, run: str) -> None:
+    with pytest.raises(TrainerError, match="has no checkpoint yet"):
+        await promoted(gates.promoter(), run)
+    (gates.runs.path(run) / "checkpoints/global_step_5").mkdir(parents=True)
+    with pytest.raises(TrainerError, match=r"neither adapter\.gguf nor model\.gguf"):
+        await promoted(gates.promoter(), run)
+    with pytest.raises(TrainerError, match="no run is called"):
+        await promoted(gates.promoter(), "missing")
+
+
+async def test_what_is_served_already_is_not_promoted_again(gates: Gates, run: str) -> None:
+    gates.export(run, 20)
+    await promoted(gates.promoter(), run)
+    with pytest.raises(TrainerError, match="good is served already"):
+        await promoted(gates.promoter(), run)
+
+
+async def test_an_engine_that_loads_nothing_is_told_before_the_gate(gates: Gates, run: str) -> None:
+    gates.export(run, 20)
+    gates.searcher.path = ""
+    with pytest.raises(TrainerError, match="the engine of searcher loads no models"):
+        await promoted(gates.promoter(), run)
+    assert gates.served == []
+
+
+async def test_a_missing_question_file_and_a_missing_retriever_are_told(gates: Gates, run: str, tmp_path: Path) -> None:
+    gates.export(run, 20)
+    gates.retriever.error = RetrieverError(Failure.UNAVAILABLE, "down")
+    with pytest.raises(RetrieverError):
+        await promoted(gates.promoter(), run)
+    (tmp_path / "held-out.jsonl").unlink()
+    with pytest.raises(TrainerError, match=r"held-out\.jsonl: no such file"):
+        await promoted(gates.promoter(), run)
+
+
+class Slow(FakeSearcher):
+    """Answers a question in a while."""
+
+    async def complete(self, spans, sampling):  # type: ignore[no-untyped-def]
+        await asyncio.sleep(0.02)
+        return await super().complete(spans, sampling)
+
+
+async def test_leaving_stops_the_gate_and_coming_back_goes_on(gates: Gates, run: str) -> None:
+    gates.export(run, 20)
+    gates.searcher = Slow("/models/base.gguf")
+    promoter = gates.promoter(limits=Limits(1, 30))
+    leaving = promoter.promote(run, 0, "")
+    async for event in leaving:
+        if isinstance(event, Progress) and event.done == 6:
+            break
+    with pytest.raises(TrainerError) as caught:
+        await promoter.rollback("")
+    assert caught.value.failure is Failure.OVERLOADED
+    await leaving.aclose()
+    asked = gates.searcher.asked
+    await asyncio.sleep(0.1)
+    assert gates.searcher.asked == asked < 8
+    progress, done = await promoted(promoter, run)
+    assert progress[0].done >= 6
+    assert done.model == "good"

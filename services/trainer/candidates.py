@@ -1,0 +1,111 @@
+"""Serving a candidate for as long as the gate asks it, beside the searcher that it may replace."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from contracts.v1.generator_pb2 import ModelInfoResponse
+from search_agent.errors import Failure, SearcherError, TrainerError
+from search_agent.ports import Policy
+from services.common.backends import GrpcPolicy
+
+_START_LIMIT_S = 300.0
+_STOP_LIMIT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What LoadModel takes: a model (empty: the present one) and an adapter (empty: none)."""
+
+    path: str
+    adapter: str
+
+
+class Searcher(Policy, Protocol):
+    """A searcher service that can load models. Every method raises SearcherError."""
+
+    async def info(self) -> ModelInfoResponse: ...
+    async def load(self, path: str, adapter: str) -> ModelInfoResponse: ...
+
+
+class Candidates(Protocol):
+    """Serves files while the context is open; an adapter sits on the model `base`. Raises BoundaryError."""
+
+    def __call__(self, files: Files, base: str) -> AbstractAsyncContextManager[Searcher]: ...
+
+
+@asynccontextmanager
+async def own_process(files: Files, base: str) -> AsyncIterator[Searcher]:
+    """A generator service of this machine's, on a free port, gone afterwards. Its settings are GENERATOR_…"""
+    model = files.path or base
+    if not await asyncio.to_thread(os.path.isfile, model):
+        raise TrainerError(
+            Failure.UNSUPPORTED,
+            f"the searcher's model {model!r} is no file on the trainer's machine; name a service that serves "
+            "candidates (TRAINER_CANDIDATE)",
+        )
+    port, metrics_port = _free_port(), _free_port()
+    theirs = {"GENERATOR_HOST": "127.0.0.1", "GENERATOR_PORT": str(port), "GENERATOR_METRICS_PORT": str(metrics_port)}
+    theirs |= {"GENERATOR_ENGINE": "llama.cpp", "GENERATOR_MODEL": model, "GENERATOR_ADAPTER": files.adapter}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.generator", env=os.environ | theirs)
+    candidate = GrpcPolicy(f"127.0.0.1:{port}", 60.0)
+    try:
+        await _until_ready(candidate, process)
+        yield candidate
+    finally:
+        await candidate.close()
+        await _end(process)
+
+
+def at(target: str, timeout_s: float) -> Candidates:
+    """Candidates are loaded into the generator service at `target`, which serves nothing else."""
+
+    @asynccontextmanager
+    async def serve(files: Files, base: str) -> AsyncIterator[Searcher]:
+        candidate = GrpcPolicy(target, timeout_s)
+        try:
+            await candidate.load(files.path or base, files.adapter)
+            yield candidate
+        finally:
+            await candidate.close()
+
+    return serve
+
+
+async def _until_ready(candidate: GrpcPolicy, process: asyncio.subprocess.Process) -> None:
+    limit = time.monotonic() + _START_LIMIT_S
+    while True:
+        if process.returncode is not None:
+            raise TrainerError(Failure.BROKEN, "the candidate cannot be served; the trainer's log has the details")
+        try:
+            await candidate.info()
+            return
+        except SearcherError as error:
+            if time.monotonic() > limit:
+                raise TrainerError(Failure.TIMEOUT, f"the candidate did not start in {_START_LIMIT_S:g} s") from error
+        await asyncio.sleep(0.2)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _STOP_LIMIT_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,170 @@
+"""Follows the runs that are under way: their jobs into states, their metrics into Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+
+import structlog
+
+from search_agent.errors import Failure, TrainerError
+from services.common import metrics
+from services.trainer import watch
+from services.trainer.config import RunConfig
+from services.trainer.runner import Job, JobState, Runner
+from services.trainer.runs import Run, Runs, RunState
+from services.trainer.watch import MetricsLog, Step
+
+log = structlog.get_logger()
+
+STOPPED_BY_ITSELF = 3  # the exit status of services.trainer.train
+NO_RAY = (
+    "no Ray cluster is configured (TRAINER_RAY_ADDRESS); this trainer lists, watches, promotes and rolls back, "
+    "but cannot train"
+)
+_LINGER_S = 60.0  # that an ended run stays in Prometheus, for some last scrapes
+
+
+class Monitor:
+    """The one that moves runs from state to state. Without a runner, nothing is started or stopped."""
+
+    def __init__(self, runs: Runs, runner: Runner | None, poll_s: float) -> None:
+        self._runs, self._runner, self._poll_s = runs, runner, poll_s
+        self._submitting: set[str] = set()
+        self._logs: dict[str, MetricsLog] = {}
+        self._ended: dict[str, float] = {}  # runs still in Prometheus, and since when
+
+    async def start(self, settings: RunConfig) -> Run:
+        """Raises TrainerError."""
+        self._need_runner()
+        return await self._submit(self._runs.create(settings))
+
+    async def resume(self, id: str) -> Run:
+        """Raises TrainerError."""
+        self._need_runner()
+        run = await self.refresh(self._runs.get(id))
+        if not run.state.ended or run.state is RunState.FINISHED:
+            raise TrainerError(Failure.UNSUPPORTED, f"run {id} is {run.state}; only one that broke off goes on")
+        return await self._submit(self._runs.again(run))
+
+    async def cancel(self, id: str) -> Run:
+        """Raises TrainerError."""
+        run = self._runs.get(id)
+        if run.state.ended:
+            return run
+        await self._need_runner().stop(run.job)
+        return await self.refresh(run)
+
+    async def refresh(self, run: Run) -> Run:
+        """The run in the state that its job is in now. Raises TrainerError if that cannot be told."""
+        if run.state.ended or run.id in self._submitting or self._runner is None:
+            return run
+        job = await self._runner.status(run.job)
+        state, reason = self._outcome(run, job)
+        current = self._runs.get(run.id)
+        if current != run or state is run.state:  # somebody else moved it while Ray was asked
+            return current
+        log.info("run moved", run=run.id, state=state, reason=reason)
+        moved = self._runs.move(run, state, reason)
+        if state.ended:
+            await self._keep_log(run)
+        return moved
+
+    async def follow(self) -> None:
+        """Until cancelled. What runs were under way when an earlier service ended is followed as well."""
+        while True:
+            states: Counter[RunState] = Counter()
+            for id in self._runs.ids():
+                try:
+                    states[await self._look_at(self._runs.get(id))] += 1
+                except (TrainerError, OSError) as error:
+                    log.warning("a run cannot be followed", run=id, error=str(error))
+            for state in RunState:
+                metrics.TRAINER_RUNS.labels(state).set(states[state])
+            await asyncio.sleep(self._poll_s)
+
+    async def watch(self, id: str) -> AsyncGenerator[Run | Step, None]:
+        """The run, all its steps so far, then what changes, until it has ended. Raises TrainerError."""
+        run = self._runs.get(id)
+        log_file = MetricsLog(self._runs.path(id) / "metrics.jsonl")
+        log_file.new()
+        yield run
+        for step in sorted(log_file.steps.values(), key=lambda step: step.number):
+            yield step
+        while not run.state.ended:
+            await asyncio.sleep(self._poll_s)
+            now = self._runs.get(id)
+            for step in log_file.new():  # what was written before the state was read comes before it
+                yield step
+            if now != run:
+                run = now
+                yield run
+
+    async def _look_at(self, run: Run) -> RunState:
+        if not run.state.ended:
+            try:
+                run = await self.refresh(run)
+            except TrainerError as error:  # its metrics can still be read
+                log.warning("a run's job cannot be asked for", run=run.id, error=str(error))
+        if not run.state.ended or run.id in self._logs:
+            steps = self._logs.setdefault(run.id, MetricsLog(self._runs.path(run.id) / "metrics.jsonl"))
+            watch.publish(run.id, steps.new())
+        if run.state.ended and run.id in self._logs:
+            since = self._ended.setdefault(run.id, time.monotonic())
+            if time.monotonic() - since > _LINGER_S:
+                watch.withdraw(run.id)
+                del self._logs[run.id], self._ended[run.id]
+        elif not run.state.ended:
+            self._ended.pop(run.id, None)
+        return run.state
+
+    async def _submit(self, run: Run) -> Run:
+        runner = self._need_runner()
+        self._submitting.add(run.id)
+        try:
+            await runner.submit(run.job, self._runs.path(run.id))
+        except TrainerError as error:
+            self._runs.move(run, RunState.FAILED, f"it was not submitted: {error}")
+            raise
+        finally:
+            self._submitting.discard(run.id)
+        return run
+
+    def _outcome(self, run: Run, job: Job) -> tuple[RunState, str]:
+        match job.state:
+            case JobState.WAITING:
+                return RunState.QUEUED, ""
+            case JobState.RUNNING:
+                return RunState.RUNNING, ""
+            case JobState.SUCCEEDED:
+                return RunState.FINISHED, ""
+            case JobState.STOPPED:
+                return RunState.CANCELLED, ""
+            case JobState.UNKNOWN:
+                return RunState.FAILED, "the Ray cluster does not know its job"
+        if job.exit_code == STOPPED_BY_ITSELF:
+            try:
+                return RunState.STOPPED, (self._runs.path(run.id) / "reason.txt").read_text(encoding="utf-8").strip()
+            except OSError:
+                return RunState.STOPPED, "it gave no reason"
+        status = "it died" if job.exit_code is None else f"it exited with status {job.exit_code}"
+        last = job.message.strip().splitlines()[-1:]
+        return RunState.FAILED, ": ".join([status, *last])
+
+    async def _keep_log(self, run: Run) -> None:
+        """The job's output to RUN/log.txt, after that of the run's earlier jobs."""
+        assert self._runner
+        try:
+            text = await self._runner.log(run.job)
+        except TrainerError as error:
+            log.warning("a job's log cannot be had", run=run.id, error=str(error))
+            return
+        with (self._runs.path(run.id) / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"== job {run.job}\n{text.rstrip()}\n")
+
+    def _need_runner(self) -> Runner:
+        if self._runner is None:
+            raise TrainerError(Failure.UNSUPPORTED, NO_RAY)
+        return self._runner

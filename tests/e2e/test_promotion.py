@@ -1,0 +1,140 @@
+"""A checkpoint is promoted into the searcher of a running stack and rolled back, while questions go on."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from deploy.local import Stack, demo_questions
+from search_agent import scoring
+from services.trainer.config import load
+from services.trainer.runs import Run, Runs, RunState
+from tests.lora import write_lora
+
+QUESTIONS = [
+    *(question for question, _ in demo_questions()),
+    "What is a normal force?",
+]
+
+
+@pytest.fixture(scope="module")
+def run(stack: Stack) -> Run:
+    """A run that has ended, as a cluster would have left it: its checkpoint is a LoRA of noise."""
+    runs = Runs(stack.logs / "runs")
+    settings = load(
+        "smollm2-demo",
+        {
+            "gate.questions": str(stack.logs / "held-out.jsonl"),
+            "gate.limit": None,
+            "agent_parameters.top_k": 2,
+            "agent_parameters.observation_chars": 400,
+            "reward.answer_tokens": 16,
+            "retriever": f"127.0.0.1:{stack.ports['retriever']}",
+            "generator": f"127.0.0.1:{stack.ports['generator']}",
+        },
+    )
+    run = runs.create(settings)
+    exports = runs.path(run.id) / "exports" / "20"
+    exports.mkdir(parents=True)
+    write_lora(exports / "adapter.gguf")
+    return runs.move(run, RunState.FINISHED)
+
+
+class Asking:
+    """Questions asked one after the other beside the test."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._stop = url, threading.Event()
+        self.failed: list[str] = []
+        self.models: list[list[str]] = []
+
+    def ask(self) -> None:
+        body = {"question": "Who was born in Warsaw?", "max_turns": 1, "top_k": 2}
+        while not self._stop.is_set():
+            response = httpx.post(f"{self._url}/v1/answer", json=body, timeout=120)
+            if response.status_code == 200:
+                self.models.append(response.json()["models"])
+            else:
+                self.failed.append(response.text)
+
+    def until(self, model: str) -> None:
+        """Waits for an answer that is begun from now on and has this searcher's passages."""
+        asked = len(self.models)
+        for _ in range(600):
+            if any(models[0] == model for models in self.models[asked:]):
+                return
+            time.sleep(0.1)
+        pytest.fail(f"no answer of {model}: {self.models[asked:]}")
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        thread = threading.Thread(target=self.ask)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+
+
+def promote(stack: Stack, run: Run) -> dict[str, Any]:
+    response = httpx.post(f"{stack.url}/v1/runs/{run.id}/promote", json={}, timeout=300)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def hold_out(stack: Stack, golds: dict[str, str]) -> None:
+    """The gate's questions, each with one gold answer."""
+    lines = [
+        {"id": str(number), "question": question, "golden_answers": [golds[str(number)]]}
+        for number, question in enumerate(QUESTIONS)
+        if str(number) in golds
+    ]
+    (stack.logs / "held-out.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def answers_of(stack: Stack, run: Run) -> dict[str, dict[str, str]]:
+    """What each searcher answered in the run's gates, by question."""
+    found: dict[str, dict[str, str]] = {}
+    for path in (stack.logs / "runs" / run.id / "gates").glob("*.jsonl"):
+        for row in map(json.loads, path.read_text().splitlines()):
+            found.setdefault(row["searcher"], {})[row["id"]] = row["answered"]["answer"]
+    return found
+
+
+def test_promotion_and_rollback_while_questions_go_on(stack: Stack, run: Run) -> None:
+    hold_out(stack, {str(number): "no such answer" for number in range(len(QUESTIONS))})
+    refused = promote(stack, run)
+    base = refused["before"]
+    assert (refused["promoted"], refused["model"], refused["gate"]["outcome"]) == (False, base, "not_better")
+    assert (refused["gate"]["compared"], refused["gate"]["failed"]) == (len(QUESTIONS), 0)
+
+    # Noise is no better than the base, but on questions whose right answers are its own.
+    sides = answers_of(stack, run)
+    ours = sides.pop(base)
+    ((noise, theirs),) = sides.items()
+    assert noise.startswith(f"{base}+")
+    golds = {
+        id: answer for id, answer in theirs.items() if scoring.normalise(answer) not in scoring.normalise(ours[id])
+    }
+    assert golds
+    hold_out(stack, golds)
+
+    asking = Asking(stack.url)
+    with asking.going_on():
+        done = promote(stack, run)
+        asking.until(noise)
+        back = httpx.post(f"{stack.url}/v1/rollback", json={}, timeout=120).json()
+        asking.until(base)
+    assert (done["promoted"], done["before"], done["model"]) == (True, base, noise)
+    assert done["gate"]["wins"] == done["gate"]["compared"] == len(golds)
+    assert done["gate"]["low"] > 0
+    assert (back["model"], back["before"]) == (base, noise)
+    assert asking.failed == []

@@ -1,0 +1,28 @@
+"""A trainer service in this process, over real gRPC."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub, add_TrainerServicer_to_server
+from services.common import client, server
+from services.trainer.settings import TrainerSettings
+
+
+class Served:
+    """Serves while the context is open, which gives a stub."""
+
+    def __init__(self, folder: Path, servicer: TrainerServicer, max_in_flight: int = 8) -> None:
+        self._settings = TrainerSettings(runs=folder, port=0, max_in_flight=max_in_flight)
+        self._servicer = servicer
+
+    async def __aenter__(self) -> TrainerStub:
+        register = partial(add_TrainerServicer_to_server, self._servicer)
+        self._server, self.port = await server.start("trainer", "v1.Trainer", self._settings, register)
+        self.channel = client.connect(f"127.0.0.1:{self.port}")
+        return TrainerStub(self.channel)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
+        await self._server.stop(0)

@@ -1,0 +1,90 @@
+"""Candidates that the gate asks: in a process of their own, or in a service that loads them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
+from search_agent.errors import Failure, TrainerError
+from search_agent.types import Author, FinishReason, Sampling, Span
+from services.common import server
+from services.generator.engine import EngineInfo, Piece, Request
+from services.generator.llama_cpp import embedded_model
+from services.generator.service import GeneratorService
+from services.generator.settings import GeneratorSettings
+from services.trainer.candidates import Files, at, own_process
+from tests.lora import write_lora
+
+SAYS = [Span(Author.ENVIRONMENT, "What is the capital of France?")]
+
+
+def serves(adapter: Path) -> bool:
+    """Whether a llama.cpp process was started with the adapter and still runs."""
+    found = False
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found = found or str(adapter).encode() in process.read_bytes()
+    return found
+
+
+async def test_an_adapter_in_a_process_that_is_gone_afterwards(tmp_path: Path) -> None:
+    lora = tmp_path / "lora.gguf"
+    write_lora(lora)
+    async with own_process(Files("", str(lora)), str(embedded_model())) as candidate:
+        info = await candidate.info()
+        assert (info.path, info.adapter) == (str(embedded_model()), str(lora))
+        assert (await candidate.complete(SAYS, Sampling(max_tokens=4))).model == info.model
+        assert serves(lora)
+    assert not serves(lora)
+
+
+async def test_a_candidate_that_cannot_be_served_is_told(tmp_path: Path) -> None:
+    junk = tmp_path / "adapter.gguf"
+    junk.write_bytes(b"GGUF and nothing more")
+    with pytest.raises(TrainerError, match="cannot be served") as caught:
+        async with own_process(Files("", str(junk)), str(embedded_model())):
+            pytest.fail("it is served")
+    assert caught.value.failure is Failure.BROKEN
+
+
+async def test_a_base_model_of_another_machine_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match="TRAINER_CANDIDATE") as caught:
+        async with own_process(Files("", "/adapter.gguf"), str(tmp_path / "elsewhere.gguf")):
+            pytest.fail("it is served")
+    assert caught.value.failure is Failure.UNSUPPORTED
+
+
+class Loads:
+    """An engine that says what it has loaded."""
+
+    def __init__(self) -> None:
+        self.files = ("/models/other.gguf", "")
+
+    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+        yield Piece(" ".join(self.files), "m@1", FinishReason.STOP)
+
+    async def info(self) -> EngineInfo:
+        return EngineInfo("m@1", "fake", 0, True, *self.files)
+
+    async def load(self, path: str, adapter: str) -> EngineInfo:
+        self.files = (path, adapter)
+        return await self.info()
+
+    async def close(self) -> None:
+        """Nothing to stop."""
+
+
+async def test_a_service_that_candidates_are_loaded_into() -> None:
+    service = GeneratorService(Loads(), 64)
+    settings = GeneratorSettings(port=0)
+    running, port = await server.start(
+        "generator", "v1.Generator", settings, lambda server: add_GeneratorServicer_to_server(service, server)
+    )
+    async with at(f"127.0.0.1:{port}", 5)(Files("", "/runs/a.gguf"), "/models/base.gguf") as candidate:
+        said = await candidate.complete(SAYS, Sampling(max_tokens=4))
+    assert said.text == "/models/base.gguf /runs/a.gguf"
+    await running.stop(0)

@@ -1,0 +1,133 @@
+"""What the trainer's service works with, without Ray or models."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from contracts.v1.generator_pb2 import ModelInfoResponse
+from search_agent.errors import Failure, SearcherError, TrainerError
+from search_agent.types import Completion, Sampling, Span
+from services.trainer.candidates import Files
+from services.trainer.config import RunConfig
+from services.trainer.promotion import Environment, Exporter, Limits, Promoter
+from services.trainer.runner import Job, JobState
+from services.trainer.runs import Runs
+from tests.fakes import Generator, Retriever
+
+LIMITS = Limits(concurrency=2, seconds=30)
+RIGHT = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
+WRONG = "<important_info>[2]</important_info>\n<search_complete>True</search_complete>"
+
+
+def clock() -> Callable[[], str]:
+    """A second passes from each look to the next."""
+    seconds = itertools.count()
+    return lambda: f"2026-01-01T00:00:{next(seconds):02}Z"
+
+
+class FakeRunner:
+    """Jobs do what a test says they do; `down` is a cluster that does not answer."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.folders: dict[str, Path] = {}
+        self.down = False
+
+    async def submit(self, job: str, folder: Path) -> None:
+        self._answer()
+        assert job not in self.jobs
+        self.jobs[job], self.folders[job] = Job(JobState.WAITING), folder
+
+    async def status(self, job: str) -> Job:
+        self._answer()
+        return self.jobs.get(job, Job(JobState.UNKNOWN))
+
+    async def stop(self, job: str) -> None:
+        self._answer()
+        self.jobs[job] = Job(JobState.STOPPED)
+
+    async def log(self, job: str) -> str:
+        self._answer()
+        return f"what {job} wrote\n"
+
+    def _answer(self) -> None:
+        if self.down:
+            raise TrainerError(Failure.UNAVAILABLE, "the cluster is down")
+
+
+class FakeSearcher:
+    """A searcher whose adapters are files that hold its model's name; "good" keeps the right passage.
+
+    `failing` are words of questions that it fails.
+    """
+
+    def __init__(self, path: str, adapter: str = "", failing: Sequence[str] = ()) -> None:
+        self.path, self.adapter, self.failing = path, adapter, failing
+        self.asked = 0
+        self.loads: list[tuple[str, str]] = []
+
+    @property
+    def model(self) -> str:
+        return Path(self.adapter).read_text() if self.adapter else Path(self.path).stem
+
+    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
+        self.asked += 1
+        if any(word in spans[0].text for word in self.failing):
+            raise SearcherError(Failure.TIMEOUT, "too slow")
+        return Completion(RIGHT if self.model == "good" else WRONG, model=self.model)
+
+    async def info(self) -> ModelInfoResponse:
+        return ModelInfoResponse(model=self.model, engine="fake", grammar=True, path=self.path, adapter=self.adapter)
+
+    async def load(self, path: str, adapter: str) -> ModelInfoResponse:
+        self.loads.append((path, adapter))
+        self.path, self.adapter = path or self.path, adapter
+        return await self.info()
+
+
+class Reader(Generator):
+    """Says what stands in the passage it is given, so that choosing passages is what counts."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    async def stream(self, messages, sampling) -> AsyncIterator[Completion]:  # type: ignore[no-untyped-def]
+        if self.error:
+            raise self.error
+        found = "answer" if "an answer stands here" in messages[-1].content else "nothing"
+        yield Completion(found, prompt_tokens=1, completion_tokens=1, model=self.model)
+
+
+class Gates:
+    """Makes promoters over a folder, and keeps what they were wired with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.runs = folder, Runs(folder, clock())
+        self.searcher = FakeSearcher("/models/base.gguf")
+        self.served: list[FakeSearcher] = []
+        self.failing: Sequence[str] = ()
+        self.retriever, self.reader = Retriever(), Reader()
+        self.exported: list[tuple[Path, Path]] = []
+
+    def promoter(self, exporter: Exporter | None = None, limits: Limits = LIMITS) -> Promoter:
+        @asynccontextmanager
+        async def candidates(files: Files, base: str) -> AsyncIterator[FakeSearcher]:
+            self.served.append(FakeSearcher(files.path or base, files.adapter, self.failing))
+            yield self.served[-1]
+
+        @asynccontextmanager
+        async def environment(settings: RunConfig) -> AsyncIterator[Environment]:
+            yield Environment(self.retriever, self.reader, None)
+
+        searchers = {"searcher": self.searcher}
+        return Promoter(self.runs, self.folder, searchers, candidates, environment, exporter, limits, clock())
+
+    def export(self, run: str, step: int, adapter: str = "good") -> Path:
+        """An exported adapter."""
+        folder = self.runs.path(run) / "exports" / str(step)
+        folder.mkdir(parents=True)
+        (folder / "adapter.gguf").write_text(adapter)
+        return folder

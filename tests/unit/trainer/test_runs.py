@@ -1,0 +1,67 @@
+"""Runs on disk: made, moved, found again."""
+
+from pathlib import Path
+
+import pytest
+
+from search_agent.errors import Failure, TrainerError
+from services.trainer.config import load
+from services.trainer.runs import Runs, RunState
+from tests.trainer_fakes import clock
+
+DEMO = load("smollm2-demo")
+
+
+def test_a_run_is_found_again_as_it_was(tmp_path: Path) -> None:
+    made = Runs(tmp_path, clock()).create(DEMO)
+    runs = Runs(tmp_path, lambda: "2026-01-02T00:00:00Z")
+    assert runs.get(made.id) == made
+    assert (made.id, made.state, made.job) == ("smollm2-demo-20260101000000", RunState.QUEUED, f"{made.id}-1")
+    assert runs.config(made.id) == DEMO
+    moved = runs.move(made, RunState.FAILED, "it broke")
+    assert (moved.state, moved.reason) == (RunState.FAILED, "it broke")
+    assert moved.changed_at > moved.created_at
+    again = runs.again(moved)
+    assert (again.state, again.reason, again.job) == (RunState.QUEUED, "", f"{made.id}-2")
+    assert Runs(tmp_path).get(made.id) == again
+
+
+def test_two_runs_of_one_second_are_two(tmp_path: Path) -> None:
+    runs = Runs(tmp_path, lambda: "2026-01-01T00:00:00Z")
+    assert [runs.create(DEMO).id for _ in range(3)] == [
+        f"smollm2-demo-20260101000000{suffix}" for suffix in ("", "-2", "-3")
+    ]
+    assert len(runs.all()) == 3
+
+
+def test_newest_first(tmp_path: Path) -> None:
+    runs = Runs(tmp_path, clock())
+    first, second = runs.create(DEMO), runs.create(DEMO)
+    assert [run.id for run in runs.all()] == [second.id, first.id]
+
+
+@pytest.mark.parametrize("id", ["missing", "", "..", "../x", "a/b", "A"])
+def test_what_is_no_run_is_not_found(tmp_path: Path, id: str) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(TrainerError) as caught:
+        Runs(tmp_path / "runs").get(id)
+    assert caught.value.failure is Failure.NOT_FOUND
+
+
+@pytest.mark.parametrize("record", ["", "{}", "[]", '{"state": "dreaming", "created_at": "", "changed_at": ""}'])
+def test_a_broken_record_is_named(tmp_path: Path, record: str) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").write_text(record)
+    with pytest.raises(TrainerError, match=r"bad/run\.json") as caught:
+        Runs(tmp_path).all()
+    assert caught.value.failure is Failure.BROKEN
+
+
+def test_checkpoints_are_saved_or_exported(tmp_path: Path) -> None:
+    runs = Runs(tmp_path, clock())
+    run = runs.create(DEMO)
+    assert runs.checkpoints(run.id) == []
+    for folder in ("checkpoints/global_step_100", "checkpoints/global_step_20", "exports/20", "exports/3", "exports/x"):
+        (runs.path(run.id) / folder).mkdir(parents=True)
+    (runs.path(run.id) / "checkpoints/latest_checkpointed_iteration.txt").write_text("100")
+    assert runs.checkpoints(run.id) == [3, 20, 100]

@@ -1,0 +1,22 @@
+"""The trainer's settings, checked at start."""
+
+import pytest
+
+from services.common.settings import load
+from services.trainer.settings import TrainerSettings
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "TRAINER_RUNS: Field required"),
+        (["--ray-address", "head:8265"], "TRAINER_RAY_ADDRESS"),
+        (["--searchers", '{"magic": "host:1"}'], "magic: no such method"),
+        (["--ray-token-file", "/nowhere"], "TRAINER_RAY_TOKEN_FILE"),
+    ],
+)
+def test_what_is_wrong_is_named(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        load(TrainerSettings, [*argv, *(["--runs", "/tmp/runs"] if argv else [])])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
