@@ -99,7 +99,7 @@ adapters)
     start_retriever
     for what in reading searching; do
         [[ -f $work/$what.jsonl ]] && continue
-        part="0 1"
+        part="0 0.85" # what comes after is the gate's
         [[ $what = reading ]] && part="0 0.6" # the searcher's reinforcement is on articles the reader has not seen
         # shellcheck disable=SC2086
         "$python" -m services.trainer.teach $what --questions data/demo/qa_train.jsonl.gz --part $part \

@@ -104,6 +104,7 @@ class GateConfig(_Part):
     """What a checkpoint must show before it is promoted."""
 
     questions: str
+    part: tuple[float, float] = Field((0.0, 1.0), description="of the articles, each of which has a place from 0 to 1")
     limit: int | None = Field(None, ge=1)
     margin: float = Field(1.0, ge=0, description="points of GenAcc over the current searcher")
     resamples: int = Field(1000, ge=100)

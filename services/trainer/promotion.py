@@ -22,6 +22,7 @@ from services.evaluate.journal import Journal
 from services.trainer import gate
 from services.trainer.candidates import Candidates, Files, Searcher
 from services.trainer.config import RunConfig
+from services.trainer.data import part
 from services.trainer.episodes import Judge
 from services.trainer.gate import Contest, Outcome, Side, Verdict
 from services.trainer.runs import Runs, now
@@ -153,7 +154,8 @@ class Promoter:
     ) -> Verdict:
         terms = settings.gate
         try:
-            asked = question_sets.pick(question_sets.load(terms.questions), terms.limit, terms.seed)
+            held_out = part(question_sets.load(terms.questions), *terms.part)
+            asked = question_sets.pick(held_out, terms.limit, terms.seed)
         except EvaluateProblem as error:
             raise TrainerError(Failure.UNSUPPORTED, str(error), "config.gate.questions") from None
         parameters = {"index": settings.index, **settings.agent_parameters, "constrained": terms.constrained}
