@@ -32,6 +32,7 @@ def run(stack: Stack) -> Run:
         "smollm2-demo",
         {
             "gate.questions": str(stack.logs / "held-out.jsonl"),
+            "gate.part": [0, 1],
             "gate.limit": None,
             "agent_parameters.top_k": 2,
             "agent_parameters.observation_chars": 400,

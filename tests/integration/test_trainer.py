@@ -197,7 +197,7 @@ async def test_a_gateway_without_a_trainer() -> None:
 
 
 async def test_promotion_and_rollback(world: World) -> None:
-    run = await world.start(gate__questions=world.held_out())
+    run = await world.start(gate__questions=world.held_out(), gate__part=[0, 1])
     world.gates.export(run.id, 20)
     seen = [event async for event in world.stub.Promote(pb.PromoteRequest(run=run.id))]
     assert seen[-2].progress == pb.GateProgress(done=16, total=16)
@@ -210,7 +210,7 @@ async def test_promotion_and_rollback(world: World) -> None:
 
 
 async def test_promotion_over_rest(world: World) -> None:
-    run = await world.start(gate__questions=world.held_out())
+    run = await world.start(gate__questions=world.held_out(), gate__part=[0, 1])
     world.gates.export(run.id, 20, "worse")
     refused = (await world.http.post(f"/v1/runs/{run.id}/promote", json={})).json()
     assert (refused["promoted"], refused["gate"]["outcome"]) == (False, "not_better")

@@ -23,7 +23,9 @@ def run(gates: Gates, tmp_path: Path) -> str:
     questions = tmp_path / "held-out.jsonl"
     lines = [{"id": f"q{n}", "question": f"question {n}?", "golden_answers": ["answer"]} for n in range(8)]
     questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return gates.runs.create(load("smollm2-demo", {"gate.questions": str(questions), "gate.limit": None})).id
+    return gates.runs.create(
+        load("smollm2-demo", {"gate.questions": str(questions), "gate.part": (0, 1), "gate.limit": None})
+    ).id
 
 
 async def promoted(promoter: Promoter, run: str, checkpoint: int = 0) -> tuple[list[Progress], Promotion]:
