@@ -10,7 +10,7 @@ from typing import Any
 
 import gguf
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors import deserialize
 
 _LAYER = re.compile(r"layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight$")
 _NAMES = {
@@ -39,7 +39,7 @@ def adapter_to_gguf(adapter: Path, model: Path, out: Path) -> Path:
     if architecture != "llama":
         raise ExportProblem(f"{model / 'config.json'}: adapters of {architecture!r} models are not exported yet")
     lora = _config(adapter / "adapter_config.json")
-    tensors = load_file(adapter / "adapter_model.safetensors")
+    tensors = _tensors(adapter / "adapter_model.safetensors")
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_suffix(".draft")
     writer = gguf.GGUFWriter(draft, "llama")
@@ -66,6 +66,21 @@ def _interleave(weight: np.ndarray, heads: int) -> np.ndarray:
     """Rows in llama.cpp's order: its rotary embedding turns neighbours, where transformers turns two halves."""
     rows, rank = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, rank).swapaxes(1, 2).reshape(rows, rank)
+
+
+def _tensors(file: Path) -> dict[str, np.ndarray]:
+    """By name. verl saves adapters in bfloat16, which numpy has not: they come as float32."""
+    try:
+        found = dict(deserialize(file.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise ExportProblem(f"{file}: {error}") from error
+    return {name: _decode(**stored) for name, stored in found.items()}
+
+
+def _decode(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
+    if dtype == "BF16":  # the upper half of a float32
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).reshape(shape)
 
 
 def _config(file: Path) -> dict[str, Any]:

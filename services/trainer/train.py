@@ -169,10 +169,10 @@ def train(folder: Path) -> None:
         _run(chosen, folder)
     finally:
         if run.verl.get("actor_rollout_ref.model.lora_rank"):
-            _write_adapters(folder / "checkpoints")
+            write_adapters(folder / "checkpoints")
 
 
-def _write_adapters(checkpoints: Path) -> None:
+def write_adapters(checkpoints: Path) -> None:
     """Each checkpoint's LoRA adapter in PEFT's form, as CHECKPOINT/lora_adapter, from which it is exported."""
     for checkpoint in checkpoints.glob("global_step_*"):
         if (checkpoint / "lora_adapter").exists():
