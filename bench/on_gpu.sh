@@ -2,7 +2,7 @@
 # The demo on a machine with one GPU, vllm and verl, as processes. A phase that was stopped goes on where it was.
 #
 #   bench/on_gpu.sh WORK evaluate          every method on 500 dev questions with the untrained model
-#   bench/on_gpu.sh WORK adapters          the reading adapter and the searcher's warm start
+#   bench/on_gpu.sh WORK adapters          the searcher's warm start; the reading adapter too, if WORK/reader is not there
 #   bench/on_gpu.sh WORK train [SEED]      reinforcement from the warm start
 #   bench/on_gpu.sh WORK compare NAME      naive RAG and the searcher NAME (smollm2, warm, trained-SEED), same reader
 #
@@ -82,6 +82,7 @@ evaluate() { # evaluate OUT METHODS ARGUMENTS...
     said "$1: $(wc -l <"$work/$1/rows.jsonl") answers"
 }
 
+[[ -d $work/reader || ${2-} = adapters ]] || cp -r data/demo/adapters/reader "$work/reader"
 "$python" -m services.trainer.base_model "$base" ${GGUF:+--gguf "$GGUF"} >"$work/logs/base.log" 2>&1
 said "base model"
 case $2 in
@@ -99,7 +100,7 @@ adapters)
     start_retriever
     for what in reading searching; do
         [[ -f $work/$what.jsonl ]] && continue
-        part="0 0.85" # what comes after is the gate's
+        part="0 0.8" # what comes after is the gate's
         [[ $what = reading ]] && part="0 0.6" # the searcher's reinforcement is on articles the reader has not seen
         # shellcheck disable=SC2086
         "$python" -m services.trainer.teach $what --questions data/demo/qa_train.jsonl.gz --part $part \

@@ -110,7 +110,8 @@ def part(asked: Sequence[Question], low: float, high: float) -> list[Question]:
 
     def place(place: int, question: Question) -> float:
         name = "\n".join(_article(place, question)).encode()
-        return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") / 2**64
+        digits = str(int(hashlib.sha256(name).hexdigest(), 16))[::-1]  # of which the last ones are even
+        return float(f"0.{digits[:9]}")
 
     return [question for number, question in enumerate(asked) if low <= place(number, question) < high]
 
