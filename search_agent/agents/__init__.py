@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from search_agent.agents import cot, deep_retrieval, direct, ircot, naive_rag, s3, search_o1, search_r1
 from search_agent.episode import Episode
-from search_agent.types import StopReason
+from search_agent.types import Sampling, StopReason, Trajectory
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,13 @@ class Agent:
     async def run(self, episode: Episode) -> None:
         """Searches until the method stops. Raises BoundaryError."""
         episode.stop_reason = await self.search(episode, self.params)
+
+    async def answered(self, episode: Episode, sampling: Sampling) -> Trajectory:
+        """Runs the episode and answers, for callers that have no use for the pieces. Raises BoundaryError."""
+        await self.run(episode)
+        async for _ in episode.answer(self.prompt, sampling):
+            pass
+        return episode.trajectory()
 
     def with_params(self, overrides: Mapping[str, object]) -> Agent:
         """The agent with some parameters replaced. ValueError ("field: reason") for one that it does not

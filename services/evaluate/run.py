@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 from search_agent.errors import JudgeError
 from search_agent.evaluate import Question, Row, matches, row_of
+from services.common.files import write_whole
 from services.evaluate.endpoints import Endpoints
 from services.evaluate.errors import EvaluateProblem, Failed
 from services.evaluate.gateway import Gateway
@@ -194,6 +194,4 @@ def _settle(path: Path, facts: dict[str, Any]) -> None:
             if facts["parameters"].setdefault(method, parameters) != parameters:
                 raise EvaluateProblem(f"{path.parent} has rows of {method} with other parameters; choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")

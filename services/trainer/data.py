@@ -21,6 +21,7 @@ from search_agent.evaluate import Question
 from search_agent.ports import Generator, Retriever
 from search_agent.rag_cache import RagKey
 from search_agent.types import Completion, Sampling, Span
+from services.common.files import write_whole
 from services.evaluate import questions as question_sets
 from services.evaluate.journal import Journal
 from services.evaluate.pool import each
@@ -94,7 +95,7 @@ async def prepare(
             folder / name,
             [_row(place, question, facts, scores.get(id(question))) for place, question in enumerate(chosen)],
         )
-    _write_whole(folder / FACTS, json.dumps(asdict(facts)))
+    write_whole(folder / FACTS, json.dumps(asdict(facts)))
 
 
 def _questions(run: RunConfig) -> list[Question]:
@@ -235,10 +236,8 @@ class _Scorer:
 
     async def _score(self, question: Question) -> float:
         episode = Episode("naive_rag", question.text, self._retriever, _Nobody(), self._generator, question.options)
-        await self._agent.run(episode)
-        async for _ in episode.answer(self._agent.prompt, Sampling(max_tokens=self._run.reward.answer_tokens)):
-            pass
-        return await gen_acc(question, episode.trajectory().answer or "", self._judge)
+        trajectory = await self._agent.answered(episode, Sampling(max_tokens=self._run.reward.answer_tokens))
+        return await gen_acc(question, trajectory.answer or "", self._judge)
 
 
 class _Nobody:
@@ -309,10 +308,4 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     parquet.write_table(pyarrow.Table.from_pylist(list(rows)), draft)
-    draft.replace(path)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_suffix(".draft")
-    draft.write_text(text, encoding="utf-8")
     draft.replace(path)

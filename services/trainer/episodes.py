@@ -54,11 +54,7 @@ class Stage:
         """Raises BoundaryError; a failure has no reward."""
         question = example.question
         episode = Episode(self._agent.name, question.text, self._retriever, policy, self._generator, question.options)
-        await self._agent.run(episode)
-        sampling = Sampling(max_tokens=self._terms.answer_tokens)
-        async for _ in episode.answer(self._agent.prompt, sampling):
-            pass
-        trajectory = episode.trajectory()
+        trajectory = await self._agent.answered(episode, Sampling(max_tokens=self._terms.answer_tokens))
         worth, parts = await self._worth(example, trajectory, trajectory.answer or "")
         conduct = reward.Conduct.of(trajectory)
         cost = conduct.cost(self._penalties)

@@ -190,10 +190,7 @@ async def _answer(contest: Contest, question: Question, side: Side) -> Answered:
     episode = Episode(
         agent.name, question.text, contest.retriever, contest.policies[side], contest.generator, question.options
     )
-    await agent.run(episode)
-    async for _ in episode.answer(agent.prompt, Sampling(max_tokens=contest.answer_tokens)):
-        pass
-    trajectory = episode.trajectory()
+    trajectory = await agent.answered(episode, Sampling(max_tokens=contest.answer_tokens))
     if strangers := set(trajectory.models) - {contest.models[side], contest.generator_model}:
         raise TrainerError(Failure.UNAVAILABLE, f"{', '.join(strangers)} was loaded while the gate was held; try again")
     answer = trajectory.answer or ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from search_agent.errors import Failure, TrainerError
+from services.common.files import write_whole
 from services.trainer import config
 from services.trainer.config import RunConfig
 
@@ -67,7 +67,7 @@ class Runs:
         while not self._made(id):
             number += 1
             id = f"{first}-{number}"
-        _replace(self.path(id) / "config.yaml", config.dump(settings))
+        write_whole(self.path(id) / "config.yaml", config.dump(settings))
         run = Run(id, RunState.QUEUED, at, at)
         self._write(run)
         return run
@@ -129,15 +129,5 @@ class Runs:
     def _write(self, run: Run) -> Run:
         record = asdict(run)
         del record["id"]
-        _replace(self.path(run.id) / "run.json", json.dumps(record, indent=1) + "\n")
+        write_whole(self.path(run.id) / "run.json", json.dumps(record, indent=1) + "\n")
         return run
-
-
-def _replace(path: Path, text: str) -> None:
-    """A reader finds the old text or the new one, also if we are killed."""
-    draft = path.with_suffix(".draft")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
