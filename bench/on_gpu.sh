@@ -1,34 +1,45 @@
 #!/usr/bin/env bash
-# The demo on a machine with one GPU, vllm and verl, as processes. A phase that was stopped goes on where it was.
+# The demo on a machine with a GPU, vllm and verl, as processes. A phase that was stopped goes on where it was.
 #
-#   bench/on_gpu.sh WORK evaluate          every method on 500 dev questions with the untrained model
-#   bench/on_gpu.sh WORK adapters          the searcher's warm start; the reading adapter too, if WORK/reader is not there
-#   bench/on_gpu.sh WORK train [SEED]      reinforcement from the warm start
-#   bench/on_gpu.sh WORK compare NAME      naive RAG and the searcher NAME (smollm2, warm, trained-SEED), same reader
+#   bench/on_gpu.sh WORK evaluate             every method on 500 dev questions with the untrained model
+#   bench/on_gpu.sh WORK head-room            what choosing passages is worth to the reading adapter
+#   bench/on_gpu.sh WORK adapters             the searcher's warm start; the reading adapter too, if WORK/reader is empty
+#   bench/on_gpu.sh WORK train SEED [FIELD=VALUE…]   reinforcement from the warm start
+#   bench/on_gpu.sh WORK compare NAME…        naive RAG and searchers (smollm2, warm, trained-SEED), all with the reader
 #
-# WORK/logs holds what each process said. PYTHON chooses the interpreter, GGUF the model (default: the embedded one).
+# Two phases run side by side with other PORTS (a number added to each port) and, if there are two GPUs,
+# CUDA_VISIBLE_DEVICES. WORK/logs holds what each process said. PYTHON chooses the interpreter, GGUF the model
+# (default: the embedded one).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mkdir -p "$1/logs" && cd "$1" && pwd)
+phase=$2
 python=${PYTHON:-python3}
 base=$work/smollm2
 dev=data/demo/qa_dev.jsonl.gz
-retriever=50051 searcher=50052 generator=50053 gateway=8080 vllm=8000
+shift_by=${PORTS:-0}
+retriever=$((50051 + shift_by)) searcher=$((50052 + shift_by)) generator=$((50053 + shift_by))
+gateway=$((8080 + shift_by)) vllm=$((8000 + shift_by))
 pids=()
 trap 'for pid in "${pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done' EXIT
 
-said() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
+said() { printf '[%4ds] %s: %s\n' "$SECONDS" "$phase" "$*"; }
 
 start() { # start NAME COMMAND...
-    setsid "${@:2}" >"$work/logs/$1.log" 2>&1 </dev/null &
+    setsid "${@:2}" >"$work/logs/$phase-$1.log" 2>&1 </dev/null &
     pids+=($!)
+}
+
+stop() { # the process started last
+    kill -- "-${pids[-1]}" && wait "${pids[-1]}" 2>/dev/null || true
+    unset 'pids[-1]'
 }
 
 ready() { # ready NAME URL SECONDS: until it answers; stops all if the process died or the time is over
     local end=$((SECONDS + $3))
     until curl -sf "$2" >/dev/null; do
         if ((SECONDS > end)) || ! kill -0 "${pids[-1]}" 2>/dev/null; then
-            tail -n 30 "$work/logs/$1.log" >&2
+            tail -n 30 "$work/logs/$phase-$1.log" >&2
             said "$1 does not answer"
             exit 1
         fi
@@ -37,32 +48,37 @@ ready() { # ready NAME URL SECONDS: until it answers; stops all if the process d
     said "$1 is ready"
 }
 
-adapters() { # those there are, as vLLM takes them
-    for name in reader warm trained-1 trained-2; do
-        [[ -f $work/$name/adapter_model.safetensors ]] && echo "$name=$work/$name"
+listens() { # listens NAME PORT
+    until (: <"/dev/tcp/127.0.0.1/$2") 2>/dev/null; do
+        kill -0 "${pids[-1]}" 2>/dev/null || { tail -n 30 "$work/logs/$phase-$1.log" >&2; exit 1; }
+        sleep 0.5
     done
 }
 
 start_retriever() {
     start retriever env RETRIEVER_INDEXES=data/demo/indexes RETRIEVER_PORT=$retriever \
         RETRIEVER_METRICS_PORT=0 "$python" -m services.retriever
+    listens retriever $retriever
 }
 
-start_model() { # one vLLM for the base model and all adapters; $1 is its share of the GPU's memory
-    local loras
-    mapfile -t loras < <(adapters)
-    ((${#loras[@]})) && loras=(--enable-lora --max-lora-rank 64 --max-loras 4 --lora-modules "${loras[@]}")
-    # sampling and tuning by flashinfer compile at the first start, where it is installed
+start_model() { # one vLLM for the base model and the adapters NAME...
+    local name loras=()
+    for name; do loras+=("$name=$work/$name"); done
+    # The size of its cache is given, since what others take while it starts would be counted as its own.
+    # Sampling and tuning by flashinfer compile at the first start, where it is installed.
     start vllm env VLLM_USE_FLASHINFER_SAMPLER=0 "$python" -m vllm.entrypoints.openai.api_server --model "$base" \
         --served-model-name smollm2 --port $vllm --max-model-len 8192 --max-num-seqs 256 --stream-interval 16 \
-        --gpu-memory-utilization "$1" --kernel-config '{"enable_flashinfer_autotune": false}' "${loras[@]}"
-    ready vllm http://127.0.0.1:$vllm/health 240
+        --gpu-memory-utilization 0.1 --kv-cache-memory-bytes 12000000000 \
+        --kernel-config '{"enable_flashinfer_autotune": false}' \
+        --enable-lora --max-lora-rank 32 --max-loras 4 --lora-modules "${loras[@]}"
+    ready vllm http://127.0.0.1:$vllm/health 300
 }
 
 start_generator() { # start_generator NAME PORT MODEL: a generator service in front of vLLM
     start "$1" env GENERATOR_ENGINE=openai GENERATOR_OPENAI_BASE_URL=http://127.0.0.1:$vllm/v1 \
         GENERATOR_OPENAI_MODEL="$3" GENERATOR_OPENAI_DIALECT=vllm GENERATOR_PORT="$2" \
         GENERATOR_METRICS_PORT=0 "$python" -m services.generator
+    listens "$1" "$2"
 }
 
 start_gateway() { # start_gateway METHODS: parameters as JSON
@@ -72,7 +88,7 @@ start_gateway() { # start_gateway METHODS: parameters as JSON
     ready gateway http://127.0.0.1:$gateway/readyz 60
     # /readyz asks the services, and only an answer asks the model behind them
     curl -sSf http://127.0.0.1:$gateway/v1/answer -H 'content-type: application/json' \
-        -d '{"question": "Who found radium?"}' >"$work/logs/first-answer.json"
+        -d '{"question": "Who found radium?"}' >"$work/logs/$phase-first-answer.json"
 }
 
 evaluate() { # evaluate OUT METHODS ARGUMENTS...
@@ -82,73 +98,99 @@ evaluate() { # evaluate OUT METHODS ARGUMENTS...
     said "$1: $(wc -l <"$work/$1/rows.jsonl") answers"
 }
 
-[[ -d $work/reader || ${2-} = adapters ]] || cp -r data/demo/adapters/reader "$work/reader"
+[[ -d $work/reader || $phase = adapters ]] || cp -r data/demo/adapters/reader "$work/reader"
 "$python" -m services.trainer.base_model "$base" ${GGUF:+--gguf "$GGUF"} >"$work/logs/base.log" 2>&1
 said "base model"
-case $2 in
+case $phase in
 evaluate)
     all=s3,naive_rag,direct,cot,ircot,search_o1,search_r1,search_r1:answerer=searcher,deep_retrieval
     start_retriever
-    start_model 0.3
+    start_model reader
     start_generator searcher $searcher smollm2
     start_generator generator $generator smollm2
     start_gateway '{}'
     evaluate evaluate "$all,naive_rag:mode=bm25,naive_rag:mode=hybrid" --limit 500 --budget 3
     evaluate evaluate "$all,naive_rag:top_k=1,naive_rag:top_k=8" --limit 500
     ;;
+head-room)
+    start_retriever
+    start_model reader
+    start_generator generator $generator reader
+    "$python" -m bench.head_room --questions $dev --limit 1500 --retriever 127.0.0.1:$retriever \
+        --generator 127.0.0.1:$generator --out "$work/head-room.json" >"$work/logs/$phase.log" 2>&1
+    said "$(cat "$work/head-room.json")"
+    ;;
 adapters)
     start_retriever
-    for what in reading searching; do
-        [[ -f $work/$what.jsonl ]] && continue
-        part="0 0.8" # what comes after is the gate's
-        [[ $what = reading ]] && part="0 0.6" # the searcher's reinforcement is on articles the reader has not seen
-        # shellcheck disable=SC2086
-        "$python" -m services.trainer.teach $what --questions data/demo/qa_train.jsonl.gz --part $part \
-            --out "$work/$what.jsonl"
-    done
-    for pair in reading:reader:2 searching:warm:1; do
-        IFS=: read -r what name epochs <<<"$pair"
-        [[ -f $work/$name/adapter_model.safetensors ]] && continue
-        "$python" -m services.trainer.supervised --model "$base" --examples "$work/$what.jsonl" --out "$work/$name" \
-            --epochs "$epochs" >"$work/logs/$name.log" 2>&1
-        said "$name: $(tail -n 1 "$work/$name/losses.jsonl")"
-    done
+    teach() { # teach FILE WHAT PART ARGUMENTS...: examples
+        [[ -f $work/$1.jsonl ]] || "$python" -m services.trainer.teach "$2" --part 0 "$3" --retriever 127.0.0.1:$retriever \
+            --out "$work/$1.jsonl" "${@:4}" >>"$work/logs/teach.log" 2>&1
+    }
+    learn() { # learn NAME FILE ARGUMENTS...: an adapter
+        [[ -f $work/$1/adapter_model.safetensors ]] && return
+        "$python" -m services.trainer.supervised --model "$base" --examples "$work/$2.jsonl" --out "$work/$1" \
+            "${@:3}" >"$work/logs/$1.log" 2>&1
+        said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
+    }
+    # the searcher's reinforcement is on articles the reader has not seen (from 0.6 on), the gate's are the last (0.8)
+    [[ -f $work/reader/adapter_model.safetensors ]] || teach reading reading 0.6
+    learn reader reading --epochs 2
+    # it first learns to tell passages apart, then how good the retriever's order is
+    teach drawn searching 0.8 --draws 4
+    teach ranked searching 0.8
+    learn drawn drawn --rank 32 --epochs 1
+    learn warm ranked --start "$work/drawn" --epochs 1 --learning-rate 1e-4
     ;;
 train)
-    seed=${3:-1} run=$work/run-${3:-1}
+    seed=$3 run=$work/run-$3
     start_retriever
-    start_model 0.2
+    start_model reader
     start_generator generator $generator reader
     mkdir -p "$run"
-    [[ -f $run/config.yaml ]] || "$python" - "$base" "$work/warm" "$seed" >"$run/config.yaml" <<'P'
+    [[ -f $run/config.yaml ]] || "$python" - "$base" "$work/warm" "$seed" $retriever $generator "${@:4}" \
+        >"$run/config.yaml" <<'P'
 import sys
+
+import yaml
 
 from services.trainer.config import dump, load
 
-base, warm, seed = sys.argv[1:]
+base, warm, seed, retriever, generator, *more = sys.argv[1:]
 kernels = "verl.+actor_rollout_ref.rollout.engine_kwargs.vllm.kernel_config"
 changes = {"base_model": base, "adapter": warm, "seed": int(seed), kernels: {"enable_flashinfer_autotune": False}}
+changes |= {"retriever": f"127.0.0.1:{retriever}", "generator": f"127.0.0.1:{generator}"}
+for change in more:
+    field, _, value = change.partition("=")
+    changes[field] = yaml.safe_load(value)
 print(dump(load("smollm2-demo", changes)), end="")
 P
-    VLLM_USE_FLASHINFER_SAMPLER=0 "$python" -m services.trainer.train "$run" >>"$work/logs/run-$seed.log" 2>&1 ||
+    RAY_ADDRESS=local VLLM_USE_FLASHINFER_SAMPLER=0 "$python" -m services.trainer.train "$run" >>"$work/logs/run-$seed.log" 2>&1 ||
         said "stopped: $(cat "$run/reason.txt" 2>/dev/null || tail -n 1 "$work/logs/run-$seed.log")"
     newest=$(find "$run" -maxdepth 2 -name 'global_step_*' | sort -V | tail -n 1)
     [[ -n $newest ]] || exit 1
     rm -rf "$work/trained-$seed"
     cp -r "$newest/lora_adapter" "$work/trained-$seed"
-    said "run: $(wc -l <"$run/metrics.jsonl") lines of metrics, newest checkpoint ${newest##*/}"
+    said "run $seed: $(wc -l <"$run/metrics.jsonl") lines of metrics, newest checkpoint ${newest##*/}"
     ;;
 compare)
+    searchers=("${@:3}")
+    adapters=()
+    for name in "${searchers[@]}"; do [[ $name = smollm2 ]] || adapters+=("$name"); done
     start_retriever
-    start_model 0.4
-    start_generator searcher $searcher "$3"
+    start_model reader "${adapters[@]}"
     start_generator generator $generator reader
-    start_gateway '{"s3": {"max_turns": 1, "max_selected": 1, "observation_chars": 6000}}'
-    evaluate "compare-$3" \
-        "s3,naive_rag:top_k=1,naive_rag,naive_rag:top_k=8,naive_rag:mode=hybrid:top_k=1,direct" --limit 1500
+    naive=naive_rag:top_k=1,naive_rag,naive_rag:top_k=8,naive_rag:mode=hybrid:top_k=1,naive_rag:mode=hybrid,direct
+    for name in "${searchers[@]}"; do
+        start_generator searcher $searcher "$name"
+        start_gateway '{"s3": {"max_turns": 1, "max_selected": 1, "observation_chars": 6000}}'
+        evaluate "compare-$name" s3 --limit 1500
+        [[ -d $work/compare-naive ]] || evaluate compare-naive $naive --limit 1500
+        stop
+        stop
+    done
     ;;
 *)
-    said "no phase is called $2"
+    said "there is no such phase"
     exit 2
     ;;
 esac

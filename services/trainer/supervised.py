@@ -80,13 +80,16 @@ def batches(lengths: Sequence[int], settings: Settings) -> Iterator[list[int]]:
         yield from found
 
 
-def train(model_folder: Path, examples: Sequence[Sequence[Span]], out: Path, settings: Settings) -> None:
+def train(
+    model_folder: Path, examples: Sequence[Sequence[Span]], out: Path, settings: Settings, start: Path | None = None
+) -> None:
     """Writes a PEFT adapter of all linear layers to OUT, with settings.json and losses.jsonl beside it.
 
-    Goes on from OUT/checkpoint.pt if the run before was killed. Runs on a GPU, in bfloat16, where there is one.
+    `start` is an adapter to begin with, which brings its own rank. Goes on from OUT/checkpoint.pt if the run before
+    was killed. Runs on a GPU, in bfloat16, where there is one.
     """
     import torch
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from tqdm import tqdm
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -95,7 +98,8 @@ def train(model_folder: Path, examples: Sequence[Sequence[Span]], out: Path, set
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16 if device == "cuda" else None)
     lora = LoraConfig(r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(base, lora).to(device).train()
+    begun = PeftModel.from_pretrained(base, start, is_trainable=True) if start else get_peft_model(base, lora)
+    model = begun.to(device).train()
     learned = [each for each in model.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=settings.learning_rate, weight_decay=0.0)
 
@@ -160,13 +164,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder")
     parser.add_argument("--examples", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the adapter; a killed run goes on")
+    parser.add_argument("--start", type=Path, metavar="DIR", help="adapter to begin with (default: a fresh one)")
     for each in fields(Settings):
         flag, told = f"--{each.name.replace('_', '-')}", f"{each.metadata['help']} (default: %(default)s)"
         parser.add_argument(flag, type=type(each.default), default=each.default, help=told)
     args = parser.parse_args()
     settings = Settings(**{each.name: getattr(args, each.name) for each in fields(Settings)})
     try:
-        train(args.model, read_spans(args.examples), args.out, settings)
+        train(args.model, read_spans(args.examples), args.out, settings, args.start)
     except (ValueError, OSError) as error:
         raise SystemExit(f"services.trainer.supervised: {error}") from error
 

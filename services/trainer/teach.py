@@ -12,7 +12,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from search_agent import tags
@@ -23,15 +23,16 @@ from search_agent.evaluate import Question
 from search_agent.ports import Retriever
 from search_agent.scoring import span_match
 from search_agent.types import Author, Completion, Message, Mode, Passage, Sampling, Span
-from services.common.backends import GrpcRetriever
 from services.evaluate import questions as question_sets
 from services.evaluate.errors import EvaluateProblem
 from services.evaluate.pool import each
+from services.trainer import wiring
+from services.trainer.config import ConfigProblem, RunConfig, load
 from services.trainer.data import part
 
 UNKNOWN = "I do not know."
 _DEPTH = 20  # how far down the ranking the gold passage and passages without an answer are looked for
-_AT_ONCE = 16
+_AT_ONCE = 64
 
 
 def reading(question: Question, gold: Passage, others: Sequence[Passage], seed: int) -> list[list[Span]]:
@@ -54,6 +55,13 @@ def reading(question: Question, gold: Passage, others: Sequence[Passage], seed: 
     return examples
 
 
+def right_passage(question: Question, found: Sequence[Passage]) -> Passage | None:
+    """The gold passage, else the first that holds a gold answer."""
+    gold = (passage for passage in found if passage.id in question.passage_ids)
+    holding = (passage for passage in found if span_match(passage.text, question.golds))
+    return next(gold, None) or next(holding, None)
+
+
 class Teacher:
     """The retriever and the policy of one episode: it sees what was retrieved and keeps what it knows to be right."""
 
@@ -72,10 +80,9 @@ class Teacher:
         return Completion(tags.render_move(tags.Move((self._best(),), complete=True)))
 
     def _best(self) -> int:
-        """The number of the gold passage, else of the first that holds a gold answer, else 1: the best guess."""
-        golds = [n for n, passage in enumerate(self._block, 1) if passage.id in self._question.passage_ids]
-        holding = (n for n, passage in enumerate(self._block, 1) if span_match(passage.text, self._question.golds))
-        return golds[0] if golds else next(holding, 1)
+        """The number of the right passage, else 1: the best guess."""
+        right = right_passage(self._question, self._block)
+        return self._block.index(right) + 1 if right else 1
 
 
 async def searching(question: Question, retriever: Retriever, parameters: s3.S3Params) -> list[Span]:
@@ -93,34 +100,46 @@ class _Nobody:
         raise GeneratorError(Failure.UNSUPPORTED, "the teacher asks no generator")
 
 
-class _Shuffled:
-    """A retriever without its order: a model that always sees it learns to keep the first and to read nothing."""
+class _Drawn:
+    """A retriever that draws a block from the first passages of a ranking, in any order.
 
-    def __init__(self, retriever: Retriever, seed: str) -> None:
-        self._retriever, self._order = retriever, random.Random(seed)
+    A model that always sees the retriever's order learns to keep the first passage and to read nothing.
+    """
+
+    def __init__(self, ranking: Sequence[Passage], right: Passage, seed: str) -> None:
+        self._right, self._order = right, random.Random(seed)
+        self._others = [passage for passage in ranking if passage is not right]
 
     async def search(
         self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
     ) -> list[tuple[Passage, ...]]:
-        found = await self._retriever.search(queries, top_k, index, mode, rerank)
-        return [tuple(self._order.sample(passages, len(passages))) for passages in found]
+        block = [self._right, *self._order.sample(self._others, min(top_k - 1, len(self._others)))]
+        self._order.shuffle(block)
+        return [tuple(block)] * len(queries)
 
 
 async def lesson(
-    what: str, question: Question, retriever: Retriever, parameters: s3.S3Params, seed: int
+    what: str, question: Question, retriever: Retriever, parameters: s3.S3Params, draws: int, seed: int
 ) -> list[list[Span]]:
-    """The examples of one question, none where the gold passage is not found. Raises RetrieverError."""
-    if what == "searching":
-        shuffled = [_Shuffled(retriever, f"{seed} {number} {question.id}") for number in range(2)]
-        return [await searching(question, order, parameters) for order in (retriever, *shuffled)]
+    """The examples of one question. Raises RetrieverError.
+
+    Searching: the episode on what is retrieved or, with `draws`, as many episodes on blocks drawn from deeper down
+    the ranking. Reading and drawing need a right passage to be found, and give nothing otherwise.
+    """
+    if what == "searching" and not draws:
+        return [await searching(question, retriever, parameters)]
     (found,) = await retriever.search([question.text], _DEPTH, parameters.index, parameters.mode)
-    gold = next((passage for passage in found if passage.id in question.passage_ids), None)
+    right = right_passage(question, found)
+    if what == "searching":
+        blocks = [_Drawn(found, right, f"{seed} {draw} {question.id}") for draw in range(draws)] if right else []
+        return [await searching(question, block, parameters) for block in blocks]
+    gold = right if right and right.id in question.passage_ids else None
     others = [passage for passage in found if passage != gold and not span_match(passage.text, question.golds)]
     return reading(question, gold, others, seed) if gold else []
 
 
 async def lessons(
-    what: str, asked: Sequence[Question], retriever: Retriever, parameters: s3.S3Params, seed: int
+    what: str, asked: Sequence[Question], retriever: Retriever, parameters: s3.S3Params, draws: int, seed: int
 ) -> list[list[Span]]:
     """The examples of all questions, in their order. Raises RetrieverError, EvaluateProblem for none."""
     from tqdm import tqdm
@@ -132,7 +151,7 @@ async def lessons(
     with tqdm(total=len(asked), unit="question") as bar:
 
         async def work(question: Question) -> None:
-            found[question.id] = await lesson(what, question, retriever, parameters, seed)
+            found[question.id] = await lesson(what, question, retriever, parameters, draws, seed)
             bar.update()
 
         await each(asked, work, _AT_ONCE)
@@ -148,7 +167,12 @@ def write(examples: Sequence[Sequence[Span]], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="services.trainer.teach", description=__doc__)
     parser.add_argument("what", choices=("reading", "searching"))
-    parser.add_argument("--questions", required=True, metavar="SET", help="as search-agent evaluate takes them")
+    parser.add_argument(
+        "--config",
+        default="smollm2-demo",
+        metavar="NAME|FILE",
+        help="the run that is to come: its questions, index and agent (default: %(default)s)",
+    )
     parser.add_argument(
         "--part",
         type=float,
@@ -157,26 +181,33 @@ def main() -> None:
         metavar=("LOW", "HIGH"),
         help="of articles (default: all)",
     )
-    parser.add_argument("--retriever", default="127.0.0.1:50051", metavar="HOST:PORT")
-    parser.add_argument("--index", default="", help="default: the retriever's default index")
-    parser.add_argument("--observation-chars", type=int, default=6000, help="of a block (default: %(default)s)")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=0,
+        metavar="N",
+        help="searching: blocks drawn for a question; 0: what is retrieved, in its order (default)",
+    )
+    parser.add_argument("--retriever", metavar="HOST:PORT", help="default: the configuration's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
-    parameters = replace(s3.S3Params(), index=args.index, observation_chars=args.observation_chars)
 
-    async def run() -> list[list[Span]]:
-        retriever = GrpcRetriever(args.retriever, timeout_s=30)
+    async def run(settings: RunConfig, parameters: s3.S3Params) -> list[list[Span]]:
+        retriever = wiring.retriever_of(settings)
         try:
-            asked = part(question_sets.load(args.questions), *args.part)
-            return await lessons(args.what, asked, retriever, parameters, args.seed)
+            asked = part(list(chain.from_iterable(map(question_sets.load, settings.data.questions))), *args.part)
+            return await lessons(args.what, asked, retriever, parameters, args.draws, args.seed)
         finally:
             await retriever.close()
 
     try:
-        write(examples := asyncio.run(run()), args.out)
+        settings = load(args.config, {"retriever": args.retriever} if args.retriever else None)
+        if not isinstance(parameters := settings.method.params, s3.S3Params):
+            raise ConfigProblem("agent", f"the teacher plays s3, not {settings.agent}")
+        write(examples := asyncio.run(run(settings, parameters)), args.out)
         print(f"{args.out}: {len(examples):,} examples")
-    except (EvaluateProblem, RetrieverError, OSError) as error:
+    except (ConfigProblem, EvaluateProblem, RetrieverError, OSError) as error:
         raise SystemExit(f"services.trainer.teach: {error}") from None
 
 

@@ -72,6 +72,13 @@ def test_the_loss_falls_and_the_adapter_is_written(model: Path, tmp_path: Path) 
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+def test_learning_goes_on_from_an_adapter(model: Path, tmp_path: Path) -> None:
+    train(model, EXAMPLES, tmp_path / "first", QUICK)
+    train(model, EXAMPLES, tmp_path / "second", replace(QUICK, rank=8), start=tmp_path / "first")
+    assert losses(tmp_path / "second")[0] < losses(tmp_path / "first")[-1] * 1.2
+    assert json.loads((tmp_path / "second" / "adapter_config.json").read_text())["r"] == QUICK.rank
+
+
 def test_a_killed_run_goes_on_with_the_same_losses(model: Path, tmp_path: Path) -> None:
     examples = tmp_path / "examples.jsonl"
     lines = ({"spans": [[span.author, span.text] for span in spans]} for spans in EXAMPLES)

@@ -57,12 +57,24 @@ async def test_lessons_come_in_the_order_of_the_questions(tmp_path: Path) -> Non
     asked = [replace(QUESTION, id=f"q{n}") for n in range(3)]
     unknown = replace(QUESTION, id="unknown", passage_ids=("nowhere",))
     retriever, parameters = ListRetriever([*OTHERS, GOLD]), s3.S3Params()
-    found = await lessons("reading", [*asked, unknown], retriever, parameters, 0)
+    found = await lessons("reading", [*asked, unknown], retriever, parameters, 0, 0)
     assert [example[1].text for example in found] == [*["Marie Curie"] * 4, UNKNOWN] * 3
     write(found, tmp_path / "examples.jsonl")
     assert read_spans(tmp_path / "examples.jsonl") == found
-    found = await lessons("searching", asked, retriever, parameters, 0)
-    blocks = [example[0].text for example in found]
-    assert len(blocks) == 9
-    assert blocks[0] == blocks[3] == blocks[6]  # the first order is the retriever's
-    assert len(set(blocks)) > 3
+    found = await lessons("searching", asked, retriever, parameters, 0, 0)
+    assert len({example[0].text for example in found}) == 1  # the retriever's order
+
+
+async def test_drawn_blocks_hold_the_right_passage_anywhere_among_others() -> None:
+    unanswered = replace(QUESTION, id="unknown", passage_ids=("nowhere",), golds=("nobody",))
+    retriever, parameters = ListRetriever([*OTHERS, GOLD]), s3.S3Params(top_k=4)
+    found = await lessons("searching", [QUESTION, unanswered], retriever, parameters, 6, 0)
+    assert len(found) == 6
+    shown = [example[0].text for example in found]
+    assert all("Radium was found" in text for text in shown)
+    assert len(set(shown)) > 4
+    moves = [tags.parse_move(example[1].text, 4, 3) for example in found]
+    assert len({move.selected for move in moves}) > 1
+    for text, move in zip(shown, moves, strict=True):
+        assert move.selected
+        assert text.index(f"Doc {move.selected[0]}") < text.index("Radium was found")

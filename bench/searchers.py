@@ -1,0 +1,90 @@
+"""Searchers beside naive RAG: `python -m bench.searchers WORK [--out FOLDER]`, from what `on_gpu.sh compare` left.
+
+Writes searchers.json and searchers.md: each searcher against naive RAG with as many passages as it keeps on average,
+and against whichever naive row is best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from search_agent.evaluate import Comparison, Estimate, Row, compare, summarise
+from services.evaluate.report import table
+
+_SIZES = {1: "naive_rag:top_k=1", 3: "naive_rag", 8: "naive_rag:top_k=8"}
+
+
+def rows_of(file: Path) -> list[Row]:
+    names = {each.name for each in fields(Row)}
+    lines = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+    return [Row(**{name: value for name, value in line.items() if name in names}) for line in lines]
+
+
+def percent(found: Estimate, signed: bool = False) -> str:
+    mean, low, high = (100 * value for value in (found.mean, found.low, found.high))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" if signed else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def against(found: Comparison | None) -> str:
+    return f"{percent(found.difference, signed=True)}, {found.wins} : {found.losses}" if found else ""
+
+
+def report(work: Path, seed: int) -> tuple[list[str], dict[str, object]]:
+    """Markdown lines, and the same as data."""
+    methods: dict[str, list[Row]] = {}
+    for row in rows_of(work / "compare-naive" / "rows.jsonl"):
+        methods.setdefault(row.method, []).append(row)
+    naive = dict(methods)
+    for folder in sorted(work.glob("compare-*")):
+        if folder.name != "compare-naive":
+            methods[f"s3, {folder.name.removeprefix('compare-')}"] = rows_of(folder / "rows.jsonl")
+    figures = {method: summarise(rows, seed) for method, rows in methods.items()}
+    best = max(naive, key=lambda method: figures[method].gen_acc.mean)
+    cells, data = [], []
+    for method, summary in figures.items():
+        alike = _SIZES[min(_SIZES, key=lambda size: abs(size - summary.documents))]
+        found = {
+            "same": compare(methods[method], naive[alike], seed),
+            "best": compare(methods[method], naive[best], seed),
+        }
+        if method in naive:
+            found = {"same": None, "best": None}
+        gold = next(each.passage for each in summary.recall if each.k == 10)
+        cells.append(
+            {
+                "method": method,
+                "n": str(summary.count),
+                "GenAcc": percent(summary.gen_acc),
+                "beyond naive RAG of its size, won : lost": against(found["same"]),
+                f"beyond {best}": against(found["best"]),
+                "gold read": f"{100 * (gold or 0):.1f}",
+                "passages": f"{summary.documents:.2f}",
+                "searches": f"{summary.searches:.1f}",
+                "tokens": f"{summary.tokens:,.0f}",
+                "malformed": str(summary.malformed),
+            }
+        )
+        compared = {name: asdict(each) if each else None for name, each in found.items()}
+        data.append({"method": method, **asdict(summary), "against": compared | {"size": alike, "best_naive": best}})
+    return table(cells), {"seed": seed, "methods": data}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="bench.searchers", description=__doc__)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="default: WORK")
+    args = parser.parse_args(argv)
+    lines, data = report(args.work, args.seed)
+    out = args.out or args.work
+    (out / "searchers.md").write_text("\n".join(lines) + "\n")
+    (out / "searchers.json").write_text(json.dumps(data, indent=1) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
