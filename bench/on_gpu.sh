@@ -138,7 +138,7 @@ adapters)
     # it first learns to tell passages apart, then how good the retriever's order is
     teach drawn searching 0.8 --draws 4
     teach ranked searching 0.8
-    learn drawn drawn --rank 32 --epochs 1
+    learn drawn drawn --epochs 1
     learn warm ranked --start "$work/drawn" --epochs 1 --learning-rate 1e-4
     ;;
 train)

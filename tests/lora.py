@@ -1,11 +1,28 @@
-"""A LoRA adapter for the embedded model, as llama.cpp loads it."""
+"""A LoRA adapter for the embedded model, as llama.cpp loads it and as PEFT writes it."""
 
 from __future__ import annotations
 
 import array
+import json
 import random
 import struct
 from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+
+def write_peft(folder: Path) -> None:
+    """The like of `write_lora` on query and output projections, as a PEFT folder."""
+    noise, width, rank = np.random.default_rng(0), 576, 2
+    tensors = {
+        f"base_model.model.model.layers.0.self_attn.{part}.lora_{side}.weight": noise.normal(size=shape).astype("f2")
+        for part in ("q_proj", "o_proj")
+        for side, shape in (("A", (rank, width)), ("B", (width, rank)))
+    }
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"r": rank, "lora_alpha": 8.0, "peft_type": "LORA"}))
 
 
 def write_lora(path: Path) -> None:

@@ -12,7 +12,7 @@ from search_agent.errors import Failure, SearcherError, TrainerError
 from search_agent.types import Completion, Sampling, Span
 from services.trainer.candidates import Files
 from services.trainer.config import RunConfig
-from services.trainer.promotion import Environment, Exporter, Limits, Promoter
+from services.trainer.promotion import Environment, Limits, Promoter
 from services.trainer.runner import Job, JobState
 from services.trainer.runs import Runs
 from tests.fakes import Generator, Retriever
@@ -59,7 +59,7 @@ class FakeRunner:
 
 
 class FakeSearcher:
-    """A searcher whose adapters are files that hold its model's name; "good" keeps the right passage.
+    """A searcher whose adapters are folders that hold its model's name; "good" keeps the right passage.
 
     `failing` are words of questions that it fails.
     """
@@ -71,7 +71,7 @@ class FakeSearcher:
 
     @property
     def model(self) -> str:
-        return Path(self.adapter).read_text() if self.adapter else Path(self.path).stem
+        return (Path(self.adapter) / "name").read_text() if self.adapter else Path(self.path).stem
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         self.asked += 1
@@ -110,9 +110,8 @@ class Gates:
         self.served: list[FakeSearcher] = []
         self.failing: Sequence[str] = ()
         self.retriever, self.reader = Retriever(), Reader()
-        self.exported: list[tuple[Path, Path]] = []
 
-    def promoter(self, exporter: Exporter | None = None, limits: Limits = LIMITS) -> Promoter:
+    def promoter(self, limits: Limits = LIMITS) -> Promoter:
         @asynccontextmanager
         async def candidates(files: Files, base: str) -> AsyncIterator[FakeSearcher]:
             self.served.append(FakeSearcher(files.path or base, files.adapter, self.failing))
@@ -123,11 +122,11 @@ class Gates:
             yield Environment(self.retriever, self.reader, None)
 
         searchers = {"searcher": self.searcher}
-        return Promoter(self.runs, self.folder, searchers, candidates, environment, exporter, limits, clock())
+        return Promoter(self.runs, self.folder, searchers, candidates, environment, limits, clock())
 
-    def export(self, run: str, step: int, adapter: str = "good") -> Path:
-        """An exported adapter."""
-        folder = self.runs.path(run) / "exports" / str(step)
+    def save(self, run: str, step: int, adapter: str = "good") -> Path:
+        """A checkpoint's adapter."""
+        folder = self.runs.path(run) / "checkpoints" / f"global_step_{step}" / "lora_adapter"
         folder.mkdir(parents=True)
-        (folder / "adapter.gguf").write_text(adapter)
+        (folder / "name").write_text(adapter)
         return folder

@@ -8,8 +8,9 @@ import importlib.util
 import json
 import os
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import structlog
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import FinishReason, Message, Sampling
 from services.generator.engine import EngineInfo, Piece, Request
+from services.generator.lora import AdapterProblem, heads_of, to_gguf
 from services.generator.settings import GeneratorSettings
 
 log = structlog.get_logger()
@@ -57,7 +59,10 @@ def _digest(path: Path, field: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """What a server was started from. The same bytes under the same name give the same identity."""
+    """What a server is started from; the adapter is a GGUF file or a PEFT folder.
+
+    The same bytes under the same name give the same identity.
+    """
 
     path: Path
     adapter: Path | None
@@ -71,6 +76,22 @@ class _Files:
         if self.adapter:
             version += "+" + _digest(self.adapter, "adapter")
         return f"{self.path.stem}@{version}"
+
+    @asynccontextmanager
+    async def as_gguf(self) -> AsyncIterator[_Files]:
+        """The same with the adapter as a file that llama.cpp can load, for as long as the context is open."""
+        if not (self.adapter and self.adapter.is_dir()):
+            yield self
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            yield _Files(self.path, await asyncio.to_thread(self._convert, self.adapter, Path(folder)))
+
+    def _convert(self, adapter: Path, folder: Path) -> Path:
+        _digest(self.path, "path")  # which names a model file that is none
+        try:
+            return to_gguf(adapter, heads_of(self.path), folder / "adapter.gguf")
+        except AdapterProblem as problem:
+            raise GeneratorError(Failure.INVALID, str(problem), "adapter") from None
 
 
 class _Server:
@@ -94,10 +115,15 @@ class _Server:
 
     @classmethod
     async def start(cls, files: _Files, settings: GeneratorSettings) -> _Server:
-        model = await asyncio.to_thread(files.identity)
+        async with files.as_gguf() as loadable:
+            return await cls._start(files, loadable, settings)
+
+    @classmethod
+    async def _start(cls, files: _Files, loadable: _Files, settings: GeneratorSettings) -> _Server:
+        model = await asyncio.to_thread(loadable.identity)
         options = {
-            "model": str(files.path),
-            "adapter": str(files.adapter or ""),
+            "model": str(loadable.path),
+            "adapter": str(loadable.adapter or ""),
             "context_tokens": settings.context_tokens,
             "parallel": settings.parallel,
             "threads": settings.threads,

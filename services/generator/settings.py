@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from pydantic import Field, FilePath, ValidationInfo, field_validator
+from pydantic import DirectoryPath, Field, FilePath, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import ServiceSettings
@@ -28,7 +28,9 @@ class GeneratorSettings(ServiceSettings):
     max_tokens: int = Field(2048, ge=1, description="the most tokens one request may ask for")
 
     model: FilePath | None = Field(None, description="GGUF file; not set: the embedded SmolLM2-135M-Instruct")
-    adapter: FilePath | None = Field(None, description="LoRA adapter (GGUF) on top of the model")
+    adapter: FilePath | DirectoryPath | None = Field(
+        None, description="LoRA adapter on top of the model: a GGUF file, or a folder as PEFT writes it"
+    )
     context_tokens: int = Field(4096, ge=64, description="prompt and completion of one request")
     parallel: int = Field(4, ge=1, description="requests decoded together; more wait")
     threads: int = Field(default_factory=_usable_cpus, ge=1, description="CPU threads of llama.cpp")

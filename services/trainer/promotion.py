@@ -30,7 +30,6 @@ from services.trainer.runs import Runs, now
 log = structlog.get_logger()
 
 DEFAULT = "searcher"  # the name of the searcher of methods that have none of their own
-Exporter = Callable[[Path, Path], None]  # (checkpoint, folder to make); raises TrainerError
 
 
 class GateRetriever(Retriever, Protocol):
@@ -90,12 +89,11 @@ class Promoter:
         searchers: Mapping[str, Searcher],
         candidates: Candidates,
         environments: Callable[[RunConfig], AbstractAsyncContextManager[Environment]],
-        exporter: Exporter | None,
         limits: Limits,
         clock: Callable[[], str] = now,
     ) -> None:
         self._runs, self._searchers, self._candidates = runs, searchers, candidates
-        self._environments, self._exporter, self._limits, self._clock = environments, exporter, limits, clock
+        self._environments, self._limits, self._clock = environments, limits, clock
         self._path = folder.absolute() / "promotions.jsonl"
         self._busy = asyncio.Lock()
 
@@ -110,7 +108,7 @@ class Promoter:
         target = self._searcher(name)
         async with self._alone():
             step = self._checkpoint(id, checkpoint)
-            files = await self._export(id, step)
+            files = self._files(id, step)
             current = await target.info()
             if not current.path:
                 raise TrainerError(Failure.UNSUPPORTED, f"the engine of {name} loads no models")
@@ -232,15 +230,14 @@ class Promoter:
             raise TrainerError(Failure.UNSUPPORTED, message, "checkpoint")
         return wanted or found[-1]
 
-    async def _export(self, id: str, step: int) -> Files:
-        folder = self._runs.path(id) / "exports" / str(step)
-        if not folder.is_dir() and self._exporter:
-            await asyncio.to_thread(self._exporter, self._runs.path(id) / "checkpoints" / f"global_step_{step}", folder)
-        if (adapter := folder / "adapter.gguf").is_file():
+    def _files(self, id: str, step: int) -> Files:
+        """The checkpoint's LoRA adapter or, of a run without LoRA, the GGUF model that was made of it."""
+        folder = self._runs.path(id) / "checkpoints" / f"global_step_{step}"
+        if (adapter := folder / "lora_adapter").is_dir():
             return Files("", str(adapter))
         if (model := folder / "model.gguf").is_file():
             return Files(str(model), "")
-        raise TrainerError(Failure.UNSUPPORTED, f"{folder} has neither adapter.gguf nor model.gguf", "checkpoint")
+        raise TrainerError(Failure.UNSUPPORTED, f"{folder} has neither lora_adapter nor model.gguf", "checkpoint")
 
     def _records(self) -> list[dict[str, Any]]:
         journal = Journal(self._path)

@@ -112,10 +112,9 @@ class Runs:
         return (self.path(id) / "config.yaml").read_text(encoding="utf-8")
 
     def checkpoints(self, id: str) -> list[int]:
-        """The steps that were saved or exported, ascending."""
+        """The steps that were saved, ascending."""
         saved = (_STEP.fullmatch(path.name) for path in self.path(id).glob("checkpoints/*"))
-        exported = (path.name for path in self.path(id).glob("exports/*") if path.name.isdecimal())
-        return sorted({int(found[1]) for found in saved if found} | set(map(int, exported)))
+        return sorted(int(found[1]) for found in saved if found)
 
     def _made(self, id: str) -> bool:
         try:

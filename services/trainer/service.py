@@ -163,7 +163,7 @@ async def serve(settings: TrainerSettings) -> None:
     if settings.candidate:
         serving = candidates.at(settings.candidate, settings.searcher_timeout_s)
     limits = Limits(settings.gate_concurrency, settings.gate_limit_s)
-    promoter = Promoter(runs, settings.runs, searchers, serving, _environment, wiring.export, limits)
+    promoter = Promoter(runs, settings.runs, searchers, serving, _environment, limits)
     register = partial(add_TrainerServicer_to_server, Trainer(runs, monitor, promoter))
     following = asyncio.create_task(monitor.follow())
     try:

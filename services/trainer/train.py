@@ -173,7 +173,7 @@ def train(folder: Path) -> None:
 
 
 def write_adapters(checkpoints: Path) -> None:
-    """Each checkpoint's LoRA adapter in PEFT's form, as CHECKPOINT/lora_adapter, from which it is exported."""
+    """Each checkpoint's LoRA adapter in PEFT's form, as CHECKPOINT/lora_adapter, which searchers load."""
     for checkpoint in checkpoints.glob("global_step_*"):
         if (checkpoint / "lora_adapter").exists():
             continue

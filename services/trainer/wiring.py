@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import httpx
 
-from search_agent.errors import Failure, TrainerError
 from services.common.backends import GrpcGenerator, GrpcRetriever
 from services.evaluate.judge import Judge as JudgeEndpoint
-from services.trainer import config
 from services.trainer.config import RewardConfig, RunConfig
 from services.trainer.episodes import Judge, Stage
 
@@ -34,14 +31,3 @@ def judge_of(terms: RewardConfig) -> Judge | None:
 def stage_of(run: RunConfig) -> Stage:
     """Where the run's episodes are played: one channel to each service."""
     return Stage(run.method, retriever_of(run), generator_of(run), judge_of(run.reward), run.reward)
-
-
-def export(checkpoint: Path, folder: Path) -> None:
-    """The LoRA adapter of a run's checkpoint as FOLDER/adapter.gguf. Raises TrainerError."""
-    from services.trainer.export import ExportProblem, adapter_to_gguf
-
-    run = config.load(str(checkpoint.parents[1] / "config.yaml"))
-    try:
-        adapter_to_gguf(checkpoint / "lora_adapter", Path(run.base_model), folder / "adapter.gguf")
-    except (ExportProblem, OSError) as problem:
-        raise TrainerError(Failure.UNSUPPORTED, str(problem), "checkpoint") from None

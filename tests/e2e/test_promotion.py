@@ -16,7 +16,7 @@ from deploy.local import Stack, demo_questions
 from search_agent import scoring
 from services.trainer.config import load
 from services.trainer.runs import Run, Runs, RunState
-from tests.lora import write_lora
+from tests.lora import write_peft
 
 # Enough of them that a greedy answer which changes with the batch it is decoded in does not turn the gate.
 QUESTIONS = [
@@ -49,9 +49,7 @@ def run(stack: Stack) -> Run:
         },
     )
     run = runs.create(settings)
-    exports = runs.path(run.id) / "exports" / "20"
-    exports.mkdir(parents=True)
-    write_lora(exports / "adapter.gguf")
+    write_peft(runs.path(run.id) / "checkpoints" / "global_step_20" / "lora_adapter")
     return runs.move(run, RunState.FINISHED)
 
 

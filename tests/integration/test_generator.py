@@ -26,7 +26,7 @@ from services.common.server import start
 from services.generator.llama_cpp import LLAMA_PROCESS, LlamaCpp, embedded_model
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
-from tests.lora import write_lora
+from tests.lora import write_lora, write_peft
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -259,6 +259,17 @@ async def test_an_adapter_is_put_on_the_model_and_taken_off(stub, tmp_path):
     assert (await stub.Generate(chat())).text == plain.text
 
 
+async def test_an_adapter_as_peft_writes_it_is_converted(stub, tmp_path):
+    write_peft(tmp_path / "lora")
+    plain = await stub.Generate(chat())
+    loaded = await stub.LoadModel(pb.LoadModelRequest(adapter=str(tmp_path / "lora")))
+    assert loaded.adapter == str(tmp_path / "lora")
+    assert re.fullmatch(re.escape(plain.model) + r"\+[0-9a-f]{12}", loaded.model)
+    assert (await stub.Generate(chat())).text != plain.text
+    assert (await stub.LoadModel(pb.LoadModelRequest(adapter=str(tmp_path / "lora")))).model == loaded.model
+    await stub.LoadModel(pb.LoadModelRequest())
+
+
 async def test_a_failed_load_leaves_the_model_serving(stub, tmp_path):
     before = await stub.ModelInfo(pb.ModelInfoRequest())
     junk, damaged, missing = tmp_path / "junk.gguf", tmp_path / "damaged.gguf", tmp_path / "missing.gguf"
@@ -273,6 +284,7 @@ async def test_a_failed_load_leaves_the_model_serving(stub, tmp_path):
         (pb.LoadModelRequest(path=str(damaged)), invalid, "path"),
         (pb.LoadModelRequest(adapter=str(missing)), not_found, "adapter"),
         (pb.LoadModelRequest(adapter=str(junk)), invalid, "adapter"),
+        (pb.LoadModelRequest(adapter=str(tmp_path)), invalid, "adapter"),
         (pb.LoadModelRequest(adapter=str(damaged)), invalid, "adapter"),
     ):
         got, _, named = await refused(stub.LoadModel(request))

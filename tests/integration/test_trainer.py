@@ -198,7 +198,7 @@ async def test_a_gateway_without_a_trainer() -> None:
 
 async def test_promotion_and_rollback(world: World) -> None:
     run = await world.start(gate__questions=world.held_out(), gate__part=[0, 1])
-    world.gates.export(run.id, 20)
+    world.gates.save(run.id, 20)
     seen = [event async for event in world.stub.Promote(pb.PromoteRequest(run=run.id))]
     assert seen[-2].progress == pb.GateProgress(done=16, total=16)
     done = seen[-1].promotion
@@ -211,10 +211,10 @@ async def test_promotion_and_rollback(world: World) -> None:
 
 async def test_promotion_over_rest(world: World) -> None:
     run = await world.start(gate__questions=world.held_out(), gate__part=[0, 1])
-    world.gates.export(run.id, 20, "worse")
+    world.gates.save(run.id, 20, "worse")
     refused = (await world.http.post(f"/v1/runs/{run.id}/promote", json={})).json()
     assert (refused["promoted"], refused["gate"]["outcome"]) == (False, "not_better")
-    world.gates.export(run.id, 40)
+    world.gates.save(run.id, 40)
     told = events((await world.http.post(f"/v1/runs/{run.id}/promote", json={"stream": True})).text)
     assert told[0] == ("progress", {"done": 8, "failed": 0, "total": 16})  # the current searcher's answers are known
     assert told[-1][0] == "done"

@@ -7,8 +7,8 @@ import gguf
 import numpy as np
 import pytest
 
-from search_agent.errors import TrainerError
-from services.trainer import config, wiring
+from services.generator.lora import AdapterProblem, Heads, to_gguf
+from services.trainer import config
 from services.trainer.train import write_adapters
 from tests.trainer.model import write_model
 
@@ -41,8 +41,7 @@ def test_a_checkpoint_becomes_an_adapter_for_llama_cpp(run: Path, tmp_path: Path
     checkpoint = run / "checkpoints" / "global_step_4"
     write_adapters(run / "checkpoints")
     assert sorted(path.name for path in checkpoint.iterdir()) == ["actor", "lora_adapter"]
-    wiring.export(checkpoint, tmp_path / "out")
-    reader = gguf.GGUFReader(tmp_path / "out" / "adapter.gguf")
+    reader = gguf.GGUFReader(to_gguf(checkpoint / "lora_adapter", Heads(2, 2), tmp_path / "adapter.gguf"))
     saved = torch.load(checkpoint / "actor" / "model_world_size_1_rank_0.pt")
     name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.default.weight"
     found = {tensor.name: np.asarray(tensor.data) for tensor in reader.tensors}
@@ -53,5 +52,5 @@ def test_a_checkpoint_becomes_an_adapter_for_llama_cpp(run: Path, tmp_path: Path
 
 
 def test_a_checkpoint_without_an_adapter_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainerError, match="lora_adapter"):
-        wiring.export(run / "checkpoints" / "global_step_4", tmp_path / "out")
+    with pytest.raises(AdapterProblem, match="lora_adapter"):
+        to_gguf(run / "checkpoints" / "global_step_4" / "lora_adapter", Heads(2, 2), tmp_path / "adapter.gguf")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from search_agent.types import Author, Span
-from services.trainer.export import ExportProblem, adapter_to_gguf
+from services.generator.lora import AdapterProblem, Heads, to_gguf
 from services.trainer.supervised import Settings, batches, encode, read_spans, train
 from tests.trainer.model import write_model
 
@@ -111,7 +111,7 @@ def test_the_gguf_adapter_turns_as_llama_cpp_turns(model: Path, tmp_path: Path) 
     from safetensors.numpy import load_file
 
     train(model, EXAMPLES, tmp_path, replace(QUICK, epochs=1))
-    reader = gguf.GGUFReader(adapter_to_gguf(tmp_path, model, tmp_path / "adapter.gguf"))
+    reader = gguf.GGUFReader(to_gguf(tmp_path, Heads(2, 2), tmp_path / "adapter.gguf"))
     theirs = load_file(tmp_path / "adapter_model.safetensors")
     ours = {tensor.name: np.asarray(tensor.data) for tensor in reader.tensors}
     assert len(ours) == len(theirs) == 2 * 7 * 2  # layers, projections, sides
@@ -153,5 +153,5 @@ def test_an_adapter_without_a_place_is_refused(model: Path, tmp_path: Path) -> N
 
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8}')
     save_file({"base_model.model.lm_head.lora_A.weight": np.zeros((4, 64))}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ExportProblem, match="no place in GGUF"):
-        adapter_to_gguf(tmp_path, model, tmp_path / "adapter.gguf")
+    with pytest.raises(AdapterProblem, match="no place in GGUF"):
+        to_gguf(tmp_path, Heads(2, 2), tmp_path / "adapter.gguf")

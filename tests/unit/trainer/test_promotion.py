@@ -35,7 +35,7 @@ async def promoted(promoter: Promoter, run: str, checkpoint: int = 0) -> tuple[l
 
 
 async def test_a_better_checkpoint_takes_the_searchers_place_and_is_rolled_back(gates: Gates, run: str) -> None:
-    adapter = gates.export(run, 20) / "adapter.gguf"
+    adapter = gates.save(run, 20)
     progress, done = await promoted(gates.promoter(), run)
     assert progress[-1] == Progress(16, 0, 16)
     assert (done.model, done.before, done.checkpoint, done.searcher) == ("good", "base", 20, "searcher")
@@ -53,7 +53,7 @@ async def test_a_better_checkpoint_takes_the_searchers_place_and_is_rolled_back(
 
 
 async def test_what_is_not_better_is_recorded_and_not_loaded(gates: Gates, run: str, tmp_path: Path) -> None:
-    gates.export(run, 20, "worse")
+    gates.save(run, 20, "worse")
     _, done = await promoted(gates.promoter(), run)
     assert done.verdict
     assert done.verdict.outcome is Outcome.NOT_BETTER
@@ -66,7 +66,7 @@ async def test_what_is_not_better_is_recorded_and_not_loaded(gates: Gates, run: 
 
 
 async def test_too_many_failures_promote_nothing(gates: Gates, run: str) -> None:
-    gates.export(run, 20)
+    gates.save(run, 20)
     gates.failing = ["question 1"]
     _, done = await promoted(gates.promoter(), run)
     assert done.verdict
@@ -76,7 +76,7 @@ async def test_too_many_failures_promote_nothing(gates: Gates, run: str) -> None
 
 async def test_rollbacks_go_back_one_promotion_each(gates: Gates, run: str) -> None:
     promoter = gates.promoter()
-    gates.export(run, 20)
+    gates.save(run, 20)
     await promoted(promoter, run)
     gates.searcher.adapter = ""  # somebody put the base back by hand, so that a second promotion can pass
     gates.searcher.path = "/models/second.gguf"
@@ -87,21 +87,13 @@ async def test_rollbacks_go_back_one_promotion_each(gates: Gates, run: str) -> N
         await promoter.rollback("")
 
 
-async def test_the_newest_checkpoint_is_exported_first(gates: Gates, run: str) -> None:
-    for step in (20, 100):
-        (gates.runs.path(run) / f"checkpoints/global_step_{step}").mkdir(parents=True)
-
-    def export(checkpoint: Path, out: Path) -> None:
-        assert checkpoint.is_dir()
-        out.mkdir(parents=True)
-        (out / "model.gguf").touch()
-        gates.exported.append((checkpoint, out))
-
-    _, done = await promoted(gates.promoter(export), run)
-    assert gates.exported == [
-        (gates.runs.path(run) / "checkpoints/global_step_100", gates.runs.path(run) / "exports/100")
-    ]
-    assert gates.served[0].path == str(gates.runs.path(run) / "exports/100/model.gguf")
+async def test_the_newest_checkpoint_is_taken_and_may_be_a_model(gates: Gates, run: str) -> None:
+    gates.save(run, 20)
+    newest = gates.runs.path(run) / "checkpoints/global_step_100"
+    newest.mkdir()
+    (newest / "model.gguf").touch()
+    _, done = await promoted(gates.promoter(), run)
+    assert (gates.served[0].path, gates.served[0].adapter) == (str(newest / "model.gguf"), "")
     assert done.checkpoint == 100
 
 
@@ -115,31 +107,31 @@ async def test_the_newest_checkpoint_is_exported_first(gates: Gates, run: str) -
 async def test_what_there_is_not_is_named(
     gates: Gates, run: str, checkpoint: int, searcher: str, field: str, message: str
 ) -> None:
-    gates.export(run, 20)
+    gates.save(run, 20)
     with pytest.raises(TrainerError, match=message) as caught:
         [event async for event in gates.promoter().promote(run, checkpoint, searcher)]
     assert (caught.value.failure, caught.value.field) == (Failure.UNSUPPORTED, field)
 
 
-async def test_a_run_without_checkpoints_or_exports_says_so(gates: Gates, run: str) -> None:
+async def test_a_run_without_checkpoints_says_so(gates: Gates, run: str) -> None:
     with pytest.raises(TrainerError, match="has no checkpoint yet"):
         await promoted(gates.promoter(), run)
     (gates.runs.path(run) / "checkpoints/global_step_5").mkdir(parents=True)
-    with pytest.raises(TrainerError, match=r"neither adapter\.gguf nor model\.gguf"):
+    with pytest.raises(TrainerError, match=r"neither lora_adapter nor model\.gguf"):
         await promoted(gates.promoter(), run)
     with pytest.raises(TrainerError, match="no run is called"):
         await promoted(gates.promoter(), "missing")
 
 
 async def test_what_is_served_already_is_not_promoted_again(gates: Gates, run: str) -> None:
-    gates.export(run, 20)
+    gates.save(run, 20)
     await promoted(gates.promoter(), run)
     with pytest.raises(TrainerError, match="good is served already"):
         await promoted(gates.promoter(), run)
 
 
 async def test_an_engine_that_loads_nothing_is_told_before_the_gate(gates: Gates, run: str) -> None:
-    gates.export(run, 20)
+    gates.save(run, 20)
     gates.searcher.path = ""
     with pytest.raises(TrainerError, match="the engine of searcher loads no models"):
         await promoted(gates.promoter(), run)
@@ -147,7 +139,7 @@ async def test_an_engine_that_loads_nothing_is_told_before_the_gate(gates: Gates
 
 
 async def test_a_missing_question_file_and_a_missing_retriever_are_told(gates: Gates, run: str, tmp_path: Path) -> None:
-    gates.export(run, 20)
+    gates.save(run, 20)
     gates.retriever.error = RetrieverError(Failure.UNAVAILABLE, "down")
     with pytest.raises(RetrieverError):
         await promoted(gates.promoter(), run)
@@ -165,7 +157,7 @@ class Slow(FakeSearcher):
 
 
 async def test_leaving_stops_the_gate_and_coming_back_goes_on(gates: Gates, run: str) -> None:
-    gates.export(run, 20)
+    gates.save(run, 20)
     gates.searcher = Slow("/models/base.gguf")
     promoter = gates.promoter(limits=Limits(1, 30))
     leaving = promoter.promote(run, 0, "")

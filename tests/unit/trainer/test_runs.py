@@ -57,11 +57,11 @@ def test_a_broken_record_is_named(tmp_path: Path, record: str) -> None:
     assert caught.value.failure is Failure.BROKEN
 
 
-def test_checkpoints_are_saved_or_exported(tmp_path: Path) -> None:
+def test_checkpoints_are_found(tmp_path: Path) -> None:
     runs = Runs(tmp_path, clock())
     run = runs.create(DEMO)
     assert runs.checkpoints(run.id) == []
-    for folder in ("checkpoints/global_step_100", "checkpoints/global_step_20", "exports/20", "exports/3", "exports/x"):
+    for folder in ("checkpoints/global_step_100", "checkpoints/global_step_20", "checkpoints/other"):
         (runs.path(run.id) / folder).mkdir(parents=True)
     (runs.path(run.id) / "checkpoints/latest_checkpointed_iteration.txt").write_text("100")
-    assert runs.checkpoints(run.id) == [3, 20, 100]
+    assert runs.checkpoints(run.id) == [20, 100]

@@ -1,12 +1,15 @@
-"""A LoRA adapter as PEFT writes it, as the GGUF file that llama.cpp loads."""
+"""`python -m services.generator.lora ADAPTER OUT`: a LoRA adapter as PEFT writes it, as the GGUF file that llama.cpp
+loads. The engine does the same where it is given a PEFT folder.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -24,20 +27,33 @@ _NAMES = {
 }
 
 
-class ExportProblem(ValueError):
+class AdapterProblem(ValueError):
     """An adapter that has no GGUF form; the message names the file."""
 
 
-def adapter_to_gguf(adapter: Path, model: Path, out: Path) -> Path:
-    """Writes the PEFT folder `adapter` for a Llama-shaped model as `out`, in float16.
+class Heads(NamedTuple):
+    """Attention heads of a model, and those of its keys and values."""
 
-    `model` is the Hugging Face folder that the adapter is for: its config.json tells the heads. Raises
-    ExportProblem.
-    """
-    heads = _config(model / "config.json")
-    architecture = heads["model_type"]
+    queries: int
+    keys: int
+
+
+def heads_of(model: Path) -> Heads:
+    """Of a GGUF model. Raises AdapterProblem for a shape whose adapters are not converted yet."""
+    fields = gguf.GGUFReader(model).fields
+    architecture = fields["general.architecture"].contents()
     if architecture != "llama":
-        raise ExportProblem(f"{model / 'config.json'}: adapters of {architecture!r} models are not exported yet")
+        raise AdapterProblem(f"{model}: adapters of {architecture!r} models are not converted yet")
+    queries = int(fields["llama.attention.head_count"].contents())
+    shared = fields.get("llama.attention.head_count_kv")
+    return Heads(queries, int(shared.contents()) if shared else queries)
+
+
+def to_gguf(adapter: Path, heads: Heads, out: Path) -> Path:
+    """Writes the PEFT folder `adapter`, for a Llama-shaped model with those heads, as `out`, in float16.
+
+    The same folder gives the same bytes. Raises AdapterProblem.
+    """
     lora = _config(adapter / "adapter_config.json")
     tensors = _tensors(adapter / "adapter_model.safetensors")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -49,10 +65,10 @@ def adapter_to_gguf(adapter: Path, model: Path, out: Path) -> Path:
     for name, weight in sorted(tensors.items()):
         found = _LAYER.search(name)
         if not found or found[2] not in _NAMES:
-            raise ExportProblem(f"{adapter / 'adapter_model.safetensors'}: no place in GGUF for {name}")
+            raise AdapterProblem(f"{adapter / 'adapter_model.safetensors'}: no place in GGUF for {name}")
         layer, part, side = found.groups()
         if side == "B" and part in ("q_proj", "k_proj"):
-            weight = _interleave(weight, heads["num_attention_heads" if part == "q_proj" else "num_key_value_heads"])
+            weight = _interleave(weight, heads.queries if part == "q_proj" else heads.keys)
         writer.add_tensor(f"blk.{layer}.{_NAMES[part]}.weight.lora_{side.lower()}", weight.astype(np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -73,7 +89,7 @@ def _tensors(file: Path) -> dict[str, np.ndarray]:
     try:
         found = dict(deserialize(file.read_bytes()))
     except (OSError, ValueError) as error:
-        raise ExportProblem(f"{file}: {error}") from error
+        raise AdapterProblem(f"{file}: {error}") from error
     return {name: _decode(**stored) for name, stored in found.items()}
 
 
@@ -87,6 +103,24 @@ def _config(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ExportProblem(f"{file}: {error}") from error
+        raise AdapterProblem(f"{file}: {error}") from error
     assert isinstance(found, dict)
     return found
+
+
+def main() -> None:
+    from services.generator.llama_cpp import embedded_model
+
+    parser = argparse.ArgumentParser(prog="services.generator.lora", description=__doc__)
+    parser.add_argument("adapter", type=Path, help="PEFT folder")
+    parser.add_argument("out", type=Path, help="GGUF file to write")
+    parser.add_argument("--model", type=Path, help="GGUF model that it is for (default: the embedded one)")
+    args = parser.parse_args()
+    try:
+        print(to_gguf(args.adapter, heads_of(args.model or embedded_model()), args.out))
+    except (AdapterProblem, OSError) as problem:
+        raise SystemExit(f"services.generator.lora: {problem}") from None
+
+
+if __name__ == "__main__":
+    main()
