@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # The demo on a machine with a GPU, vllm and verl, as processes. A phase that was stopped goes on where it was.
 #
+#   bench/on_gpu.sh WORK serve                retriever, vLLM and the reading adapter, which other phases then use
 #   bench/on_gpu.sh WORK evaluate             every method on 500 dev questions with the untrained model
 #   bench/on_gpu.sh WORK head-room            what choosing passages is worth to the reading adapter
 #   bench/on_gpu.sh WORK adapters             the searcher's warm start; the reading adapter too, if WORK/reader is empty
 #   bench/on_gpu.sh WORK train SEED [FIELD=VALUE…]   reinforcement from the warm start
 #   bench/on_gpu.sh WORK compare NAME…        naive RAG and searchers (smollm2, warm, trained-SEED), all with the reader
 #
-# Two phases run side by side with other PORTS (a number added to each port) and, if there are two GPUs,
-# CUDA_VISIBLE_DEVICES. WORK/logs holds what each process said. PYTHON chooses the interpreter, GGUF the model
-# (default: the embedded one).
+# What does not answer yet, a phase starts itself. Two run side by side with other PORTS (a number added to each
+# port) and, if there are two GPUs, CUDA_VISIBLE_DEVICES. WORK/logs holds what each process said. PYTHON chooses the
+# interpreter, GGUF the model (default: the embedded one), VLLM_FLAGS more options for vLLM.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mkdir -p "$1/logs" && cd "$1" && pwd)
@@ -18,10 +19,10 @@ python=${PYTHON:-python3}
 base=$work/smollm2
 dev=data/demo/qa_dev.jsonl.gz
 shift_by=${PORTS:-0}
-retriever=$((50051 + shift_by)) searcher=$((50052 + shift_by)) generator=$((50053 + shift_by))
+retriever=$((50051 + shift_by)) searcher=$((50052 + shift_by)) reader=$((50053 + shift_by)) plain=$((50054 + shift_by))
 gateway=$((8080 + shift_by)) vllm=$((8000 + shift_by))
 pids=()
-trap 'for pid in "${pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done' EXIT
+trap 'for pid in "${pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done; wait' EXIT
 
 said() { printf '[%4ds] %s: %s\n' "$SECONDS" "$phase" "$*"; }
 
@@ -48,30 +49,47 @@ ready() { # ready NAME URL SECONDS: until it answers; stops all if the process d
     said "$1 is ready"
 }
 
+up() { # up PORT
+    (: <"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+}
+
 listens() { # listens NAME PORT
-    until (: <"/dev/tcp/127.0.0.1/$2") 2>/dev/null; do
+    until up "$2"; do
         kill -0 "${pids[-1]}" 2>/dev/null || { tail -n 30 "$work/logs/$phase-$1.log" >&2; exit 1; }
         sleep 0.5
     done
 }
 
 start_retriever() {
+    up $retriever && return
     start retriever env RETRIEVER_INDEXES=data/demo/indexes RETRIEVER_PORT=$retriever \
         RETRIEVER_METRICS_PORT=0 "$python" -m services.retriever
     listens retriever $retriever
 }
 
-start_model() { # one vLLM for the base model and the adapters NAME...
-    local name loras=()
-    for name; do loras+=("$name=$work/$name"); done
+start_model() { # one vLLM for the base model and its adapters
+    up $vllm && return
     # The size of its cache is given, since what others take while it starts would be counted as its own.
     # Sampling and tuning by flashinfer compile at the first start, where it is installed.
-    start vllm env VLLM_USE_FLASHINFER_SAMPLER=0 "$python" -m vllm.entrypoints.openai.api_server --model "$base" \
+    # shellcheck disable=SC2086
+    start vllm env VLLM_USE_FLASHINFER_SAMPLER=0 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 "$python" -m vllm.entrypoints.openai.api_server --model "$base" \
         --served-model-name smollm2 --port $vllm --max-model-len 8192 --max-num-seqs 256 --stream-interval 16 \
         --gpu-memory-utilization 0.1 --kv-cache-memory-bytes 12000000000 \
         --kernel-config '{"enable_flashinfer_autotune": false}' \
-        --enable-lora --max-lora-rank 32 --max-loras 4 --lora-modules "${loras[@]}"
+        --enable-lora --max-lora-rank 32 --max-loras 4 --max-cpu-loras 8 ${VLLM_FLAGS-}
     ready vllm http://127.0.0.1:$vllm/health 300
+}
+
+load() { # load NAME: an adapter into vLLM, where it is not there yet
+    curl -sf http://127.0.0.1:$vllm/v1/models | grep -q "\"$1\"" && return
+    curl -sSf http://127.0.0.1:$vllm/v1/load_lora_adapter -H 'content-type: application/json' \
+        -d "{\"lora_name\": \"$1\", \"lora_path\": \"$work/$1\"}" >>"$work/logs/$phase-load.log"
+}
+
+start_reader() { # vLLM with the reading adapter, and the generator service for it
+    start_model
+    load reader
+    up $reader || start_generator reader $reader reader
 }
 
 start_generator() { # start_generator NAME PORT MODEL: a generator service in front of vLLM
@@ -81,10 +99,10 @@ start_generator() { # start_generator NAME PORT MODEL: a generator service in fr
     listens "$1" "$2"
 }
 
-start_gateway() { # start_gateway METHODS: parameters as JSON
+start_gateway() { # start_gateway GENERATOR METHODS: a port, and parameters as JSON
     start gateway env GATEWAY_RETRIEVER=127.0.0.1:$retriever GATEWAY_SEARCHER=127.0.0.1:$searcher \
-        GATEWAY_GENERATOR=127.0.0.1:$generator GATEWAY_MAX_IN_FLIGHT=256 GATEWAY_PORT=$gateway \
-        GATEWAY_METHODS="$1" "$python" -m services.gateway
+        GATEWAY_GENERATOR=127.0.0.1:$1 GATEWAY_MAX_IN_FLIGHT=256 GATEWAY_PORT=$gateway \
+        GATEWAY_METHODS="$2" "$python" -m services.gateway
     ready gateway http://127.0.0.1:$gateway/readyz 60
     # /readyz asks the services, and only an answer asks the model behind them
     curl -sSf http://127.0.0.1:$gateway/v1/answer -H 'content-type: application/json' \
@@ -102,29 +120,33 @@ evaluate() { # evaluate OUT METHODS ARGUMENTS...
 "$python" -m services.trainer.base_model "$base" ${GGUF:+--gguf "$GGUF"} >"$work/logs/base.log" 2>&1
 said "base model"
 case $phase in
+serve)
+    start_retriever
+    start_reader
+    wait
+    ;;
 evaluate)
     all=s3,naive_rag,direct,cot,ircot,search_o1,search_r1,search_r1:answerer=searcher,deep_retrieval
     start_retriever
-    start_model reader
+    start_model
     start_generator searcher $searcher smollm2
-    start_generator generator $generator smollm2
-    start_gateway '{}'
+    start_generator generator $plain smollm2
+    start_gateway $plain '{}'
     evaluate evaluate "$all,naive_rag:mode=bm25,naive_rag:mode=hybrid" --limit 500 --budget 3
     evaluate evaluate "$all,naive_rag:top_k=1,naive_rag:top_k=8" --limit 500
     ;;
 head-room)
     start_retriever
-    start_model reader
-    start_generator generator $generator reader
+    start_reader
     "$python" -m bench.head_room --questions $dev --limit 1500 --retriever 127.0.0.1:$retriever \
-        --generator 127.0.0.1:$generator --out "$work/head-room.json" >"$work/logs/$phase.log" 2>&1
+        --generator 127.0.0.1:$reader --out "$work/head-room.json" >"$work/logs/$phase.log" 2>&1
     said "$(cat "$work/head-room.json")"
     ;;
 adapters)
     start_retriever
-    teach() { # teach FILE WHAT PART ARGUMENTS...: examples
-        [[ -f $work/$1.jsonl ]] || "$python" -m services.trainer.teach "$2" --part 0 "$3" --retriever 127.0.0.1:$retriever \
-            --out "$work/$1.jsonl" "${@:4}" >>"$work/logs/teach.log" 2>&1
+    teach() { # teach FILE WHAT ARGUMENTS...: examples
+        [[ -f $work/$1.jsonl ]] || "$python" -m services.trainer.teach "$2" --part 0 0.6 \
+            --retriever 127.0.0.1:$retriever --out "$work/$1.jsonl" "${@:3}" >>"$work/logs/teach.log" 2>&1
     }
     learn() { # learn NAME FILE ARGUMENTS...: an adapter
         [[ -f $work/$1/adapter_model.safetensors ]] && return
@@ -132,22 +154,21 @@ adapters)
             "${@:3}" >"$work/logs/$1.log" 2>&1
         said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
     }
-    # the searcher's reinforcement is on articles the reader has not seen (from 0.6 on), the gate's are the last (0.8)
-    [[ -f $work/reader/adapter_model.safetensors ]] || teach reading reading 0.6
+    # reinforcement is on articles that neither has seen (from 0.6 on), and the gate's are the last (0.8)
+    [[ -f $work/reader/adapter_model.safetensors ]] || teach reading reading
     learn reader reading --epochs 2
     # it first learns to tell passages apart, then how good the retriever's order is
-    teach drawn searching 0.8 --draws 4
-    teach ranked searching 0.8
+    teach drawn searching --draws 3
+    teach ranked searching
     learn drawn drawn --epochs 1
     learn warm ranked --start "$work/drawn" --epochs 1 --learning-rate 1e-4
     ;;
 train)
     seed=$3 run=$work/run-$3
     start_retriever
-    start_model reader
-    start_generator generator $generator reader
+    start_reader
     mkdir -p "$run"
-    [[ -f $run/config.yaml ]] || "$python" - "$base" "$work/warm" "$seed" $retriever $generator "${@:4}" \
+    [[ -f $run/config.yaml ]] || "$python" - "$base" "$work/warm" "$seed" $retriever $reader "${@:4}" \
         >"$run/config.yaml" <<'P'
 import sys
 
@@ -155,10 +176,11 @@ import yaml
 
 from services.trainer.config import dump, load
 
-base, warm, seed, retriever, generator, *more = sys.argv[1:]
-kernels = "verl.+actor_rollout_ref.rollout.engine_kwargs.vllm.kernel_config"
-changes = {"base_model": base, "adapter": warm, "seed": int(seed), kernels: {"enable_flashinfer_autotune": False}}
-changes |= {"retriever": f"127.0.0.1:{retriever}", "generator": f"127.0.0.1:{generator}"}
+base, warm, seed, retriever, reader, *more = sys.argv[1:]
+vllm = "verl.+actor_rollout_ref.rollout.engine_kwargs.vllm"  # as start_model's
+changes = {f"{vllm}.kernel_config": {"enable_flashinfer_autotune": False}, f"{vllm}.kv_cache_memory_bytes": 12000000000}
+changes |= {"base_model": base, "adapter": warm, "seed": int(seed)}
+changes |= {"retriever": f"127.0.0.1:{retriever}", "generator": f"127.0.0.1:{reader}"}
 for change in more:
     field, _, value = change.partition("=")
     changes[field] = yaml.safe_load(value)
@@ -173,16 +195,13 @@ P
     said "run $seed: $(wc -l <"$run/metrics.jsonl") lines of metrics, newest checkpoint ${newest##*/}"
     ;;
 compare)
-    searchers=("${@:3}")
-    adapters=()
-    for name in "${searchers[@]}"; do [[ $name = smollm2 ]] || adapters+=("$name"); done
     start_retriever
-    start_model reader "${adapters[@]}"
-    start_generator generator $generator reader
+    start_reader
     naive=naive_rag:top_k=1,naive_rag,naive_rag:top_k=8,naive_rag:mode=hybrid:top_k=1,naive_rag:mode=hybrid,direct
-    for name in "${searchers[@]}"; do
+    for name in "${@:3}"; do
+        [[ $name = smollm2 ]] || load "$name"
         start_generator searcher $searcher "$name"
-        start_gateway '{"s3": {"max_turns": 1, "max_selected": 1, "observation_chars": 6000}}'
+        start_gateway $reader '{"s3": {"max_turns": 1, "max_selected": 1, "observation_chars": 6000}}'
         evaluate "compare-$name" s3 --limit 1500
         [[ -d $work/compare-naive ]] || evaluate compare-naive $naive --limit 1500
         stop

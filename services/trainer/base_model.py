@@ -22,6 +22,8 @@ def unpack(gguf: Path, folder: Path) -> Path:
     if folder.exists():
         return folder
     import torch
+    from tokenizers.decoders import ByteLevel
+    from tokenizers.pre_tokenizers import ByteLevel as ByteLevelSplit
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     draft = folder.with_name(f"{folder.name}.draft")
@@ -34,6 +36,10 @@ def unpack(gguf: Path, folder: Path) -> Path:
     # let it end with the tokenizer's alone
     end = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
     tokenizer.eos_token = tokenizer.pad_token = end
+    # and gives a byte-level vocabulary a decoder for another kind, by which those engines then read its tokens
+    if isinstance(tokenizer.backend_tokenizer.pre_tokenizer, ByteLevelSplit):
+        tokenizer.backend_tokenizer.decoder = ByteLevel()
+    tokenizer.clean_up_tokenization_spaces = False
     model.save_pretrained(draft)
     tokenizer.save_pretrained(draft)
     draft.rename(folder)

@@ -44,6 +44,9 @@ _NEEDED = ("torch", "ray", "verl", "vllm", "transfer_queue")
 DEFAULTS: Mapping[str, Any] = {
     "actor_rollout_ref.model.use_fused_kernels": True,
     "actor_rollout_ref.model.fused_kernel_options.impl_backend": "torch",
+    # vLLM gets the weights with the adapter merged in: of an adapter by itself PEFT 0.21 finds no tensor under FSDP,
+    # and vLLM would sample from the base model.
+    "actor_rollout_ref.model.lora.merge": True,
     "actor_rollout_ref.actor.use_dynamic_bsz": True,
     "actor_rollout_ref.actor.use_torch_compile": False,
     "actor_rollout_ref.actor.fsdp_config.use_torch_compile": False,

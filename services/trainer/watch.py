@@ -54,8 +54,8 @@ NAMES: Mapping[str, str] = {
     "critic/vf_loss": "policy/critic_loss",
     "critic/vf_explained_var": "policy/critic_explained",
     "perf/mfu/actor": "gpu/share_of_peak_flops",
-    "perf/max_memory_allocated_gb": "gpu/allocated_gb",
-    "perf/max_memory_reserved_gb": "gpu/reserved_gb",
+    "actor/perf/max_memory_allocated_gb": "gpu/allocated_gb",
+    "actor/perf/max_memory_reserved_gb": "gpu/reserved_gb",
     "perf/throughput": "gpu/tokens_per_second",
 }
 _PATTERNS = (

@@ -30,11 +30,10 @@ from tests.fakes import Generator, Retriever
 from tests.trainer.model import write_model
 
 # verl asks vLLM, which is not here, how large an adapter it may be
-NO_VLLM = {"verl.actor_rollout_ref.model.lora.merge": True}
 
 
 def composed(folder: Path, name: str, overrides: dict[str, Any]) -> Any:
-    run = config.load(name, {"base_model": str(write_model(folder / "model")), **NO_VLLM, **overrides})
+    run = config.load(name, {"base_model": str(write_model(folder / "model")), **overrides})
     return train.compose(train.options(run, folder))
 
 
