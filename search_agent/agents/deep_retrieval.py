@@ -38,11 +38,10 @@ def rewriting_grammar() -> str:
             tags.closing(ANSWER),
         )
     )
-    bracket_or_quote = f'("(" | {gbnf.literal(chr(92) + chr(34))}){{0,4}}'
     return gbnf.grammar(
         f"{before} thought {between} query {after}",
         gbnf.line("thought", tags.MAX_THOUGHT_CHARS),
-        gbnf.query("query", tags.MAX_QUERY_CHARS - 4, before=bracket_or_quote),
+        gbnf.query("query", tags.MAX_QUERY_CHARS - 4, before='"("{0,4}'),
     )
 
 

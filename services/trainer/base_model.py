@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
 from search_agent.errors import GeneratorError
 from services.generator.llama_cpp import embedded_model
@@ -22,28 +23,33 @@ def unpack(gguf: Path, folder: Path) -> Path:
     if folder.exists():
         return folder
     import torch
-    from tokenizers.decoders import ByteLevel
-    from tokenizers.pre_tokenizers import ByteLevel as ByteLevelSplit
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     draft = folder.with_name(f"{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
-    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
     model.config.__dict__.pop("quantization_config", None)  # the weights no longer are
-    tokenizer = AutoTokenizer.from_pretrained(**where)
-    # transformers 5.9.0 takes the wrong end of text from a GGUF; engines that hold a model to a grammar
-    # let it end with the tokenizer's alone
-    end = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
-    tokenizer.eos_token = tokenizer.pad_token = end
-    # and gives a byte-level vocabulary a decoder for another kind, by which those engines then read its tokens
-    if isinstance(tokenizer.backend_tokenizer.pre_tokenizer, ByteLevelSplit):
-        tokenizer.backend_tokenizer.decoder = ByteLevel()
-    tokenizer.clean_up_tokenization_spaces = False
     model.save_pretrained(draft)
-    tokenizer.save_pretrained(draft)
+    tokenizer_of(gguf, model.config.eos_token_id).save_pretrained(draft)
     draft.rename(folder)
     return folder
+
+
+def tokenizer_of(gguf: Path, end: int) -> Any:
+    """The tokenizer of a GGUF model whose replies end with the token `end`, so that engines can hold it to a grammar.
+
+    transformers 5.9.0 takes another end of text from a GGUF, and gives a vocabulary of bytes a decoder for another
+    kind. Engines let a model end with the tokenizer's end alone, and read its tokens as its decoder does.
+    """
+    from tokenizers import decoders, pre_tokenizers
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end)
+    if isinstance(tokenizer.backend_tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
+        tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.clean_up_tokenization_spaces = False
+    return tokenizer
 
 
 def main() -> None:

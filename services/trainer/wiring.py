@@ -10,6 +10,7 @@ from services.common.backends import GrpcGenerator, GrpcRetriever
 from services.evaluate.judge import Judge as JudgeEndpoint
 from services.trainer.config import RewardConfig, RunConfig
 from services.trainer.episodes import Judge, Stage
+from services.trainer.patience import PatientGenerator, PatientRetriever
 
 
 def retriever_of(run: RunConfig) -> GrpcRetriever:
@@ -30,4 +31,6 @@ def judge_of(terms: RewardConfig) -> Judge | None:
 
 def stage_of(run: RunConfig) -> Stage:
     """Where the run's episodes are played: one channel to each service."""
-    return Stage(run.method, retriever_of(run), generator_of(run), judge_of(run.reward), run.reward)
+    retriever = PatientRetriever(retriever_of(run), run.retriever_timeout_s)
+    generator = PatientGenerator(generator_of(run), run.generator_timeout_s)
+    return Stage(run.method, retriever, generator, judge_of(run.reward), run.reward)

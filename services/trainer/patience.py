@@ -1,0 +1,62 @@
+"""Retrievers and generators that wait where a service is full: a step's samples come all at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from search_agent.errors import BoundaryError, Failure
+from search_agent.ports import Generator, Retriever
+from search_agent.types import Completion, Message, Mode, Passage, Sampling
+
+_FIRST_S, _LONGEST_S = 0.1, 5.0
+
+
+class _Patience:
+    """What one call may still wait."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._until, self._next = time.monotonic() + limit_s, _FIRST_S
+
+    async def wait(self, error: BoundaryError) -> None:
+        """Waits longer each time. Raises `error` if it is another failure, or if the limit is near."""
+        if error.failure is not Failure.OVERLOADED or time.monotonic() + self._next > self._until:
+            raise error
+        await asyncio.sleep(self._next * random.uniform(0.5, 1.0))  # those refused together do not return together
+        self._next = min(2 * self._next, _LONGEST_S)
+
+
+class PatientRetriever:
+    """Retriever port: asks again for up to `limit_s` seconds while the retriever is full."""
+
+    def __init__(self, retriever: Retriever, limit_s: float) -> None:
+        self._retriever, self._limit_s = retriever, limit_s
+
+    async def search(
+        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
+    ) -> list[tuple[Passage, ...]]:
+        patience = _Patience(self._limit_s)
+        while True:
+            try:
+                return await self._retriever.search(queries, top_k, index, mode, rerank)
+            except BoundaryError as error:
+                await patience.wait(error)
+
+
+class PatientGenerator:
+    """Generator port: asks again for up to `limit_s` seconds while the generator is full."""
+
+    def __init__(self, generator: Generator, limit_s: float) -> None:
+        self._generator, self._limit_s = generator, limit_s
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
+        patience = _Patience(self._limit_s)
+        while True:
+            try:
+                async for piece in self._generator.stream(messages, sampling):
+                    yield piece
+                return
+            except BoundaryError as error:  # a full service refuses before the first piece
+                await patience.wait(error)
