@@ -19,6 +19,8 @@ COPY services/__init__.py services/__init__.py
 COPY services/common services/common
 COPY services/generator services/generator
 
+RUN install -d -o app /var/lib/search-agent/state
+
 USER app
 ENV GENERATOR_HOST=0.0.0.0 GENERATOR_PORT=50053 GENERATOR_METRICS_PORT=9103
 EXPOSE 50053 9103

@@ -15,6 +15,7 @@ async def serve(settings: GeneratorSettings) -> None:
     from contracts.v1 import generator_pb2_grpc
     from services.common.server import run
     from services.generator.engine import Engine
+    from services.generator.remembered import Loaded, Remembered
     from services.generator.service import GeneratorService
 
     engine: Engine
@@ -27,8 +28,9 @@ async def serve(settings: GeneratorSettings) -> None:
 
         engine = await LlamaCpp.start(settings)
     try:
-        service = GeneratorService(engine, settings.max_tokens)
-        await service.publish_model()
+        configured = Loaded(str(settings.model or ""), str(settings.adapter or ""))
+        service = GeneratorService(engine, settings.max_tokens, Remembered(settings.state, configured))
+        await service.begin()
         await run(
             "generator",
             "v1.Generator",

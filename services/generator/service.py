@@ -6,8 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import asdict
 
 import grpc
+import structlog
 
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
@@ -15,6 +17,9 @@ from search_agent.errors import Failure, GeneratorError
 from search_agent.types import FinishReason, Message, Sampling
 from services.common import metrics
 from services.generator.engine import Engine, EngineInfo, Piece, Request
+from services.generator.remembered import Loaded, Remembered
+
+log = structlog.get_logger()
 
 _ROLES = ("system", "user", "assistant")
 _MAX_STOPS = 16
@@ -88,9 +93,10 @@ def _describe(info: EngineInfo) -> pb.ModelInfoResponse:
 class GeneratorService(generator_pb2_grpc.GeneratorServicer):
     """One engine behind the contract. Requests may ask for at most `max_tokens` tokens."""
 
-    def __init__(self, engine: Engine, max_tokens: int) -> None:
+    def __init__(self, engine: Engine, max_tokens: int, remembered: Remembered) -> None:
         self._engine = engine
         self._max_tokens = max_tokens
+        self._remembered = remembered
 
     async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
         texts = []
@@ -110,11 +116,17 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
         info = await self._engine.load(request.path, request.adapter)
+        self._remembered.write(Loaded(info.path, info.adapter))
         self._publish(info)
         return _describe(info)
 
-    async def publish_model(self) -> None:
-        """Shows the engine's model in the metrics, before anybody loads another."""
+    async def begin(self) -> None:
+        """Loads what was loaded before a restart, and shows the model in the metrics. Raises GeneratorError."""
+        if loaded := self._remembered.read():
+            try:
+                await self._engine.load(loaded.path, loaded.adapter)
+            except GeneratorError as error:  # its files may be gone; serving what is configured is better than nothing
+                log.error("what was loaded before cannot be loaded again", **asdict(loaded), error=str(error))
         self._publish(await self._engine.info())
 
     def _publish(self, info: EngineInfo) -> None:

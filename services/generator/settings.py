@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal
 
 from pydantic import DirectoryPath, Field, FilePath, ValidationInfo, field_validator
@@ -30,6 +31,9 @@ class GeneratorSettings(ServiceSettings):
     model: FilePath | None = Field(None, description="GGUF file; not set: the embedded SmolLM2-135M-Instruct")
     adapter: FilePath | DirectoryPath | None = Field(
         None, description="LoRA adapter on top of the model: a GGUF file, or a folder as PEFT writes it"
+    )
+    state: Path | None = Field(
+        None, description="file that keeps what LoadModel put in place, for the next start; not set: it is forgotten"
     )
     context_tokens: int = Field(4096, ge=64, description="prompt and completion of one request")
     parallel: int = Field(4, ge=1, description="requests decoded together; more wait")

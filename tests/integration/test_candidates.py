@@ -14,6 +14,7 @@ from search_agent.types import Author, FinishReason, Sampling, Span
 from services.common import server
 from services.generator.engine import EngineInfo, Piece, Request
 from services.generator.llama_cpp import embedded_model
+from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
 from services.trainer.candidates import Files, at, own_process
@@ -79,7 +80,7 @@ class Loads:
 
 
 async def test_a_service_that_candidates_are_loaded_into() -> None:
-    service = GeneratorService(Loads(), 64)
+    service = GeneratorService(Loads(), 64, Remembered())
     settings = GeneratorSettings(port=0)
     running, port = await server.start(
         "generator", "v1.Generator", settings, lambda server: add_GeneratorServicer_to_server(service, server)

@@ -24,6 +24,7 @@ from services.common.client import connect
 from services.common.errors import FIELD_KEY
 from services.common.server import start
 from services.generator.llama_cpp import LLAMA_PROCESS, LlamaCpp, embedded_model
+from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
 from tests.lora import write_lora, write_peft
@@ -45,7 +46,7 @@ async def engine() -> AsyncIterator[LlamaCpp]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stub(engine: LlamaCpp) -> AsyncIterator[generator_pb2_grpc.GeneratorStub]:
-    service = GeneratorService(engine, max_tokens=2048)
+    service = GeneratorService(engine, 2048, Remembered())
     server, port = await start(
         "generator",
         "v1.Generator",

@@ -14,6 +14,7 @@ from search_agent.types import Author, Completion, Passage, Sampling, Span, Stop
 from services.common import server
 from services.common.backends import GrpcPolicy
 from services.generator.llama_cpp import LlamaCpp
+from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
 
@@ -39,7 +40,7 @@ class Curious:
 async def policy() -> AsyncIterator[Curious]:
     settings = GeneratorSettings(port=0, parallel=1)
     engine = await LlamaCpp.start(settings)
-    register = partial(add_GeneratorServicer_to_server, GeneratorService(engine, settings.max_tokens))
+    register = partial(add_GeneratorServicer_to_server, GeneratorService(engine, settings.max_tokens, Remembered()))
     serving, port = await server.start("generator", "v1.Generator", settings, register)
     over_grpc = GrpcPolicy(f"127.0.0.1:{port}", timeout_s=60)
     yield Curious(over_grpc)

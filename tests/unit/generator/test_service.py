@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import grpc
 import pytest
@@ -20,6 +21,7 @@ from services.common.client import connect
 from services.common.errors import FIELD_KEY, GRPC_CODE
 from services.common.server import start
 from services.generator.engine import EngineInfo, Piece, Request
+from services.generator.remembered import Loaded, Remembered
 from services.generator.service import GeneratorService, parse
 from services.generator.settings import GeneratorSettings
 
@@ -64,14 +66,18 @@ class FakeEngine:
         if self.error:
             raise self.error
         self.loads.append((path, adapter))
-        return EngineInfo("fake@2", "llama.cpp", 1024, grammar=True)
+        return EngineInfo("fake@2", "llama.cpp", 1024, grammar=True, path=path, adapter=adapter)
 
     async def close(self) -> None: ...
 
 
 @asynccontextmanager
-async def serving(engine: FakeEngine) -> AsyncIterator[generator_pb2_grpc.GeneratorStub]:
-    service = GeneratorService(engine, max_tokens=100)
+async def serving(
+    engine: FakeEngine, remembered: Remembered | None = None
+) -> AsyncIterator[generator_pb2_grpc.GeneratorStub]:
+    service = GeneratorService(engine, 100, remembered or Remembered())
+    with suppress(GeneratorError):
+        await service.begin()
     server, port = await start(
         "generator",
         "v1.Generator",
@@ -269,3 +275,32 @@ async def test_a_loaded_model_is_told_and_shown():
     assert loaded.model == "fake@2"
     assert engine.loads == [("m.gguf", "a.gguf")]
     assert metric("model_info", model="fake@2", engine="llama.cpp") == 1
+
+
+async def test_what_was_loaded_is_loaded_again_at_the_next_start(tmp_path: Path) -> None:
+    def remembered(configured: str = "base.gguf") -> Remembered:
+        return Remembered(tmp_path / "state.json", Loaded(configured, ""))
+
+    async with serving(FakeEngine(), remembered()) as stub:
+        await stub.LoadModel(pb.LoadModelRequest(path="m.gguf", adapter="a"))
+        await stub.LoadModel(pb.LoadModelRequest(path="m.gguf", adapter="b"))
+    restarted, elsewhere = FakeEngine(), FakeEngine()
+    async with serving(restarted, remembered()), serving(elsewhere, remembered("other.gguf")):
+        assert restarted.loads == [("m.gguf", "b")]
+        assert elsewhere.loads == []  # what is configured has changed since
+
+
+async def test_a_state_that_is_gone_or_broken_stops_nothing(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    state.write_text("{")
+    engine = FakeEngine()
+    async with serving(engine, Remembered(state)) as stub:
+        assert engine.loads == []
+        await stub.LoadModel(pb.LoadModelRequest(adapter="a"))
+    broken = FakeEngine(error=GeneratorError(Failure.NOT_FOUND, "no file a", "adapter"))
+    service = GeneratorService(broken, 100, Remembered(state))
+    with pytest.raises(GeneratorError):  # by the fake's info; the load alone is only logged
+        await service.begin()
+    unwritable = Remembered(tmp_path / "missing" / "state.json")
+    unwritable.write(Loaded("m", ""))
+    assert unwritable.read() is None

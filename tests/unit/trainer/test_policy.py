@@ -17,6 +17,7 @@ from search_agent.testing import EchoGenerator, ListRetriever
 from search_agent.types import Author, FinishReason, Passage, Sampling, Span, Trajectory
 from services.common.backends import GrpcPolicy
 from services.generator.engine import EngineInfo, Piece, Request
+from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
 from services.trainer.policy import Limits, TokenPolicy
 from tests.unit.trainer.tokenizer import END, TAIL, ByteTokenizer, written
@@ -208,7 +209,7 @@ async def test_serving_and_training_go_the_same_way(script: list[str]) -> None:
     agent = AGENTS["s3"].with_params({"constrained": False})
     server = grpc.aio.server()
     engine = ServedModel(script)
-    add_GeneratorServicer_to_server(GeneratorService(engine, max_tokens=1000), server)
+    add_GeneratorServicer_to_server(GeneratorService(engine, 1000, Remembered()), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     over_grpc = GrpcPolicy(f"127.0.0.1:{port}", timeout_s=10)
