@@ -26,6 +26,7 @@ START_LIMIT_S = 120
 DEFAULTS = {
     "RETRIEVER_INDEXES": str(ROOT / "data" / "demo" / "indexes"),
 }
+READER = ROOT / "data" / "demo" / "adapters" / "reader"
 DEMO_QUESTIONS = (
     "sq-q-5733a5f54776f41900660f45",
     "sq-q-5733a5f54776f41900660f48",
@@ -110,8 +111,12 @@ class Stack:
                 "GATEWAY_REDIS_URL": f"redis://{at['redis']}/0" if shutil.which("redis-server") else "",
             }
         prefix = "GENERATOR" if name == "searcher" else name.upper()
-        searcher = {"TRAINER_SEARCHER": at["searcher"]} if name == "trainer" else {}
-        return {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port()), **searcher}
+        own: dict[str, str] = {}
+        if name == "trainer":
+            own["TRAINER_SEARCHER"] = at["searcher"]
+        if name == "generator" and not {"GENERATOR_ENGINE", "GENERATOR_MODEL", "GENERATOR_ADAPTER"} & set(os.environ):
+            own["GENERATOR_ADAPTER"] = str(READER)  # it is for the embedded model
+        return {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port()), **own}
 
     def _wait(self) -> None:
         """Until the gateway says that all backends answer."""
@@ -168,7 +173,7 @@ def demo_questions() -> list[tuple[str, list[str]]]:
 
 def demo(url: str, questions: list[tuple[str, list[str]]]) -> None:
     """Each question through s3 and naive RAG, beside the gold answer where it is known."""
-    print("\nSearcher and generator are SmolLM2-135M, untrained for this: expect wrong answers.")
+    print("\nThe searcher is SmolLM2-135M, untrained; the generator is the same with a reading adapter.")
     for question, golds in questions:
         print(f"\nQ: {question}")
         ours = show(ask(url, question, "s3"))

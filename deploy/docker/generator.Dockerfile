@@ -13,6 +13,7 @@ RUN useradd --uid 10001 --home-dir /app --no-create-home app
 COPY requirements/generator.txt requirements.txt
 # The lock is complete and hashed; a package without a wheel would need a compiler, so it is an error.
 RUN python3 -m pip install --no-cache-dir --no-deps --only-binary :all: -r requirements.txt
+COPY data/demo/adapters /usr/share/search-agent/adapters
 COPY contracts contracts
 COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
