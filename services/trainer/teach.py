@@ -101,9 +101,10 @@ class _Nobody:
 
 
 class _Drawn:
-    """A retriever that draws a block from the first passages of a ranking, in any order.
+    """A retriever that draws blocks of two passages and more from the first of a ranking, in any order.
 
-    A model that always sees the retriever's order learns to keep the first passage and to read nothing.
+    A model that always sees the retriever's order learns to keep the first passage and to read nothing; one that
+    always sees `top_k` passages in any order was seen to learn nothing at all.
     """
 
     def __init__(self, ranking: Sequence[Passage], right: Passage, seed: str) -> None:
@@ -113,7 +114,8 @@ class _Drawn:
     async def search(
         self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
     ) -> list[tuple[Passage, ...]]:
-        block = [self._right, *self._order.sample(self._others, min(top_k - 1, len(self._others)))]
+        others = min(self._order.randint(1, max(1, top_k - 1)), len(self._others))
+        block = [self._right, *self._order.sample(self._others, others)]
         self._order.shuffle(block)
         return [tuple(block)] * len(queries)
 

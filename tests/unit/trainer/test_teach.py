@@ -73,6 +73,8 @@ async def test_drawn_blocks_hold_the_right_passage_anywhere_among_others() -> No
     shown = [example[0].text for example in found]
     assert all("Radium was found" in text for text in shown)
     assert len(set(shown)) > 4
+    assert {text.count("Doc ") for text in shown} <= {2, 3, 4}
+    assert len({text.count("Doc ") for text in shown}) > 1
     moves = [tags.parse_move(example[1].text, 4, 3) for example in found]
     assert len({move.selected for move in moves}) > 1
     for text, move in zip(shown, moves, strict=True):
