@@ -55,6 +55,7 @@ async def own_process(files: Files, base: str) -> AsyncIterator[Searcher]:
     port, metrics_port = _free_port(), _free_port()
     theirs = {"GENERATOR_HOST": "127.0.0.1", "GENERATOR_PORT": str(port), "GENERATOR_METRICS_PORT": str(metrics_port)}
     theirs |= {"GENERATOR_ENGINE": "llama.cpp", "GENERATOR_MODEL": model, "GENERATOR_ADAPTER": files.adapter}
+    theirs |= {"GENERATOR_STATE": ""}  # the searcher's, where it is in the environment
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.generator", env=os.environ | theirs)
     candidate = GrpcPolicy(f"127.0.0.1:{port}", 60.0)
     try:
