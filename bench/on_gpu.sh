@@ -157,10 +157,11 @@ adapters)
     # reinforcement is on articles that neither has seen (from 0.6 on), and the gate's are the last (0.8)
     [[ -f $work/reader/adapter_model.safetensors ]] || teach reading reading
     learn reader reading --epochs 2
-    # it first learns to tell passages apart, then how good the retriever's order is
-    teach drawn searching --draws 3
+    # It first learns to tell passages apart, then how good the retriever's order is. It starts from the reader, whose
+    # states tell them apart already (bench/README.md).
+    teach drawn searching --draws 6
     teach ranked searching
-    learn drawn drawn --epochs 1
+    learn drawn drawn --start "$work/reader" --epochs 1
     learn warm ranked --start "$work/drawn" --epochs 1 --learning-rate 1e-4
     ;;
 train)
