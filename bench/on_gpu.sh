@@ -158,7 +158,7 @@ adapters)
     [[ -f $work/reader/adapter_model.safetensors ]] || teach reading reading
     learn reader reading --epochs 2
     # It first learns to tell passages apart, then how good the retriever's order is. It starts from the reader, whose
-    # states tell them apart already (bench/README.md).
+    # states tell them apart to some degree already.
     teach drawn searching --draws 6
     teach ranked searching
     learn drawn drawn --start "$work/reader" --epochs 1
