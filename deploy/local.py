@@ -114,6 +114,8 @@ class Stack:
         own: dict[str, str] = {}
         if name == "trainer":
             own["TRAINER_SEARCHER"] = at["searcher"]
+        if name == "searcher":
+            own["GENERATOR_STATE"] = str(self.logs / "searcher.json")
         if name == "generator" and not {"GENERATOR_ENGINE", "GENERATOR_MODEL", "GENERATOR_ADAPTER"} & set(os.environ):
             own["GENERATOR_ADAPTER"] = str(READER)  # it is for the embedded model
         return {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port()), **own}

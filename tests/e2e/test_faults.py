@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
 from deploy.local import Stack
+from services.common.backends import GrpcPolicy
+from tests.lora import write_peft
 
 QUESTION = {"question": "Who was born in Warsaw?", "max_turns": 1}
 
@@ -46,6 +49,21 @@ def test_a_backend_that_is_down_is_named_and_comes_back(stack: Stack, name: str)
     stack.start(name)
     until_ok(stack, name)
     assert ask(stack).status_code == 200
+
+
+async def test_a_restarted_searcher_serves_what_was_promoted(stack: Stack, tmp_path: Path) -> None:
+    write_peft(tmp_path / "lora")
+    searcher = GrpcPolicy(f"127.0.0.1:{stack.ports['searcher']}", timeout_s=60)
+    base = await searcher.info()
+    promoted = await searcher.load("", str(tmp_path / "lora"))
+    assert promoted.model != base.model
+    kill(stack, "searcher")
+    stack.start("searcher")
+    until_ok(stack, "searcher")
+    assert await searcher.info() == promoted
+    assert ask(stack).json()["models"][0] == promoted.model
+    assert await searcher.load(base.path, base.adapter) == base
+    await searcher.close()
 
 
 def test_without_redis_questions_are_answered_uncached(stack: Stack) -> None:
