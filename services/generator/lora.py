@@ -1,5 +1,6 @@
-"""`python -m services.generator.lora ADAPTER OUT`: a LoRA adapter as PEFT writes it, as the GGUF file that llama.cpp
-loads. The engine does the same where it is given a PEFT folder.
+"""`python -m services.generator.lora ADAPTER MODEL OUT`: a LoRA adapter from PEFT's form into llama.cpp's.
+
+The engine does the same where it is given a PEFT folder.
 """
 
 from __future__ import annotations
@@ -39,8 +40,11 @@ class Heads(NamedTuple):
 
 
 def heads_of(model: Path) -> Heads:
-    """Of a GGUF model. Raises AdapterProblem for a shape whose adapters are not converted yet."""
-    fields = gguf.GGUFReader(model).fields
+    """Of a GGUF model. Raises AdapterProblem for another file, or a shape whose adapters are not converted yet."""
+    try:
+        fields = gguf.GGUFReader(model).fields
+    except (ValueError, IndexError) as error:
+        raise AdapterProblem(f"{model}: not a GGUF model: {error}") from error
     architecture = fields["general.architecture"].contents()
     if architecture != "llama":
         raise AdapterProblem(f"{model}: adapters of {architecture!r} models are not converted yet")
@@ -109,15 +113,13 @@ def _config(file: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    from services.generator.llama_cpp import embedded_model
-
     parser = argparse.ArgumentParser(prog="services.generator.lora", description=__doc__)
     parser.add_argument("adapter", type=Path, help="PEFT folder")
+    parser.add_argument("model", type=Path, help="GGUF model that it is for")
     parser.add_argument("out", type=Path, help="GGUF file to write")
-    parser.add_argument("--model", type=Path, help="GGUF model that it is for (default: the embedded one)")
     args = parser.parse_args()
     try:
-        print(to_gguf(args.adapter, heads_of(args.model or embedded_model()), args.out))
+        print(to_gguf(args.adapter, heads_of(args.model), args.out))
     except (AdapterProblem, OSError) as problem:
         raise SystemExit(f"services.generator.lora: {problem}") from None
 

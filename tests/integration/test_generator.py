@@ -23,6 +23,7 @@ from contracts.v1 import generator_pb2_grpc
 from services.common.client import connect
 from services.common.errors import FIELD_KEY
 from services.common.server import start
+from services.generator import lora
 from services.generator.llama_cpp import LLAMA_PROCESS, LlamaCpp, embedded_model
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
@@ -269,6 +270,23 @@ async def test_an_adapter_as_peft_writes_it_is_converted(stub, tmp_path):
     assert (await stub.Generate(chat())).text != plain.text
     assert (await stub.LoadModel(pb.LoadModelRequest(adapter=str(tmp_path / "lora")))).model == loaded.model
     await stub.LoadModel(pb.LoadModelRequest())
+
+
+async def test_an_adapter_is_converted_by_hand(tmp_path, capsys, monkeypatch):
+    write_peft(tmp_path / "lora")
+    out, model = tmp_path / "lora.gguf", str(embedded_model())
+    monkeypatch.setattr("sys.argv", ["lora", str(tmp_path / "lora"), model, str(out)])
+    lora.main()
+    assert capsys.readouterr().out == f"{out}\n"
+    assert out.read_bytes().startswith(b"GGUF")
+    (tmp_path / "text").write_text("no model at all, and longer than a header")
+    for adapter, model, said in (
+        (tmp_path / "lora", tmp_path / "text", "text: not a GGUF model"),
+        (tmp_path, embedded_model(), "adapter_config.json: .*No such file"),
+    ):
+        monkeypatch.setattr("sys.argv", ["lora", str(adapter), str(model), str(out)])
+        with pytest.raises(SystemExit, match=said):
+            lora.main()
 
 
 async def test_a_failed_load_leaves_the_model_serving(stub, tmp_path):
