@@ -9,28 +9,22 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
-from search_agent.evaluate import Comparison, Estimate, Row, compare, summarise
-from services.evaluate.report import table
+from search_agent.evaluate import Comparison, Row, compare, summarise
+from services.evaluate.report import interval, table
 
 _SIZES = {1: "naive_rag:top_k=1", 3: "naive_rag", 8: "naive_rag:top_k=8"}
 
 
 def rows_of(file: Path) -> list[Row]:
-    names = {each.name for each in fields(Row)}
     lines = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
-    return [Row(**{name: value for name, value in line.items() if name in names}) for line in lines]
-
-
-def percent(found: Estimate, signed: bool = False) -> str:
-    mean, low, high = (100 * value for value in (found.mean, found.low, found.high))
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" if signed else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+    return [Row(**{**line, "models": tuple(line["models"])}) for line in lines]
 
 
 def against(found: Comparison | None) -> str:
-    return f"{percent(found.difference, signed=True)}, {found.wins} : {found.losses}" if found else ""
+    return f"{interval(found.difference, signed=True)}, {found.wins} : {found.losses}" if found else ""
 
 
 def report(work: Path, seed: int) -> tuple[list[str], dict[str, object]]:
@@ -58,7 +52,7 @@ def report(work: Path, seed: int) -> tuple[list[str], dict[str, object]]:
             {
                 "method": method,
                 "n": str(summary.count),
-                "GenAcc": percent(summary.gen_acc),
+                "GenAcc": interval(summary.gen_acc),
                 "beyond naive RAG of its size, won : lost": against(found["same"]),
                 f"beyond {best}": against(found["best"]),
                 "gold read": f"{100 * (gold or 0):.1f}",

@@ -99,10 +99,10 @@ class Report:
                     "method": method,
                     "n": str(summary.count),
                     "failed": str(self.failed(method, budget)),
-                    "GenAcc": _interval(summary.gen_acc),
-                    "EM": _interval(summary.exact_match),
-                    "F1": _interval(summary.f1),
-                    "beyond naive RAG": _interval(against.difference, signed=True) if against else "",
+                    "GenAcc": interval(summary.gen_acc),
+                    "EM": interval(summary.exact_match),
+                    "F1": interval(summary.f1),
+                    "beyond naive RAG": interval(against.difference, signed=True) if against else "",
                     "won : lost": f"{against.wins} : {against.losses}" if against else "",
                     "p": f"{against.p:.2g}" if against else "",
                 }
@@ -144,7 +144,8 @@ def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return [lines[0], rule, *lines[1:]]
 
 
-def _interval(estimate: Estimate, signed: bool = False) -> str:
+def interval(estimate: Estimate, signed: bool = False) -> str:
+    """A share in percent: "41.2 [38.1, 44.5]"."""
     sign = "+" if signed else ""
     return f"{100 * estimate.mean:{sign}.1f} [{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]"
 

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,25 @@ def embedded_model() -> Path:
     )
 
 
-def _digest(path: Path, field: str) -> str:
-    """12 hex digits that stand for a GGUF file's bytes."""
+@contextmanager
+def _gguf(path: Path, field: str) -> Iterator[BufferedReader]:
+    """The file, open at its start. Raises GeneratorError if it is none of GGUF or cannot be read."""
     try:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise GeneratorError(Failure.INVALID, f"{path} is not a GGUF file", field)
             file.seek(0)
-            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+            yield file
     except FileNotFoundError:
         raise GeneratorError(Failure.NOT_FOUND, f"no file {path}", field) from None
     except OSError as error:
         raise GeneratorError(Failure.INVALID, f"cannot read {path}: {error.strerror}", field) from error
+
+
+def _digest(path: Path, field: str) -> str:
+    """12 hex digits that stand for a GGUF file's bytes."""
+    with _gguf(path, field) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,8 @@ class _Files:
             yield _Files(self.path, await asyncio.to_thread(self._convert, self.adapter, Path(folder)))
 
     def _convert(self, adapter: Path, folder: Path) -> Path:
-        _digest(self.path, "path")  # which names a model file that is none
+        with _gguf(self.path, "path"):
+            pass  # a model file that is none is named as such, and not as a bad adapter
         try:
             return to_gguf(adapter, heads_of(self.path), folder / "adapter.gguf")
         except AdapterProblem as problem:

@@ -98,9 +98,13 @@ async def prepare(
     write_whole(folder / FACTS, json.dumps(asdict(facts)))
 
 
+def everything(run: RunConfig) -> list[Question]:
+    """All questions of the sets that the run names. Raises EvaluateProblem."""
+    return [question for spec in run.data.questions for question in question_sets.load(spec)]
+
+
 def _questions(run: RunConfig) -> list[Question]:
-    everything = [question for spec in run.data.questions for question in question_sets.load(spec)]
-    return question_sets.pick(part(everything, *run.data.part), run.data.limit, run.seed)
+    return question_sets.pick(part(everything(run), *run.data.part), run.data.limit, run.seed)
 
 
 def part(asked: Sequence[Question], low: float, high: float) -> list[Question]:

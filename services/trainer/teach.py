@@ -12,7 +12,6 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Sequence
-from itertools import chain
 from pathlib import Path
 
 from search_agent import tags
@@ -23,12 +22,11 @@ from search_agent.evaluate import Question
 from search_agent.ports import Retriever
 from search_agent.scoring import span_match
 from search_agent.types import Author, Completion, Message, Mode, Passage, Sampling, Span
-from services.evaluate import questions as question_sets
 from services.evaluate.errors import EvaluateProblem
 from services.evaluate.pool import each
 from services.trainer import wiring
 from services.trainer.config import ConfigProblem, RunConfig, load
-from services.trainer.data import part
+from services.trainer.data import everything, part
 
 UNKNOWN = "I do not know."
 _DEPTH = 20  # how far down the ranking the gold passage and passages without an answer are looked for
@@ -198,7 +196,7 @@ def main() -> None:
     async def run(settings: RunConfig, parameters: s3.S3Params) -> list[list[Span]]:
         retriever = wiring.retriever_of(settings)
         try:
-            asked = part(list(chain.from_iterable(map(question_sets.load, settings.data.questions))), *args.part)
+            asked = part(everything(settings), *args.part)
             return await lessons(args.what, asked, retriever, parameters, args.draws, args.seed)
         finally:
             await retriever.close()
