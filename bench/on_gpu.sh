@@ -2,7 +2,7 @@
 # The demo on a machine with a GPU, vllm and verl, as processes. A phase that was stopped goes on where it was.
 #
 #   bench/on_gpu.sh WORK serve                retriever, vLLM and the reading adapter, which other phases then use
-#   bench/on_gpu.sh WORK evaluate             every method on 500 dev questions with the untrained model
+#   bench/on_gpu.sh WORK evaluate             every method on 500 dev questions: untrained searcher, reading adapter
 #   bench/on_gpu.sh WORK head-room            what choosing passages is worth to the reading adapter
 #   bench/on_gpu.sh WORK adapters             the searcher's warm start; the reading adapter too, if WORK/reader is empty
 #   bench/on_gpu.sh WORK train SEED [FIELD=VALUE…]   reinforcement from the warm start
@@ -19,7 +19,7 @@ python=${PYTHON:-python3}
 base=$work/smollm2
 dev=data/demo/qa_dev.jsonl.gz
 shift_by=${PORTS:-0}
-retriever=$((50051 + shift_by)) searcher=$((50052 + shift_by)) reader=$((50053 + shift_by)) plain=$((50054 + shift_by))
+retriever=$((50051 + shift_by)) searcher=$((50052 + shift_by)) reader=$((50053 + shift_by))
 gateway=$((8080 + shift_by)) vllm=$((8000 + shift_by))
 pids=()
 trap 'for pid in "${pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done; wait' EXIT
@@ -128,10 +128,9 @@ serve)
 evaluate)
     all=s3,naive_rag,direct,cot,ircot,search_o1,search_r1,search_r1:answerer=searcher,deep_retrieval
     start_retriever
-    start_model
+    start_reader
     start_generator searcher $searcher smollm2
-    start_generator generator $plain smollm2
-    start_gateway $plain '{}'
+    start_gateway $reader '{}'
     evaluate evaluate "$all,naive_rag:mode=bm25,naive_rag:mode=hybrid" --limit 500 --budget 3
     evaluate evaluate "$all,naive_rag:top_k=1,naive_rag:top_k=8" --limit 500
     ;;
