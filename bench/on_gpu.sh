@@ -201,9 +201,10 @@ compare)
     for name in "${@:3}"; do
         [[ $name = smollm2 ]] || load "$name"
         start_generator searcher $searcher "$name"
-        start_gateway $reader '{"s3": {"max_turns": 1, "max_selected": 1, "observation_chars": 6000}}'
-        evaluate "compare-$name" s3 --limit 1500
-        [[ -d $work/compare-naive ]] || evaluate compare-naive $naive --limit 1500
+        start_gateway $reader \
+            '{"s3": {"max_turns": 1, "max_selected": 1, "observation_chars": 6000, "numbered_twice": true}}'
+        evaluate "compare-$name" s3,s3:mode=hybrid --limit 1500
+        evaluate compare-naive $naive --limit 1500
         stop
         stop
     done

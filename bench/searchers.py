@@ -35,7 +35,8 @@ def report(work: Path, seed: int) -> tuple[list[str], dict[str, object]]:
     naive = dict(methods)
     for folder in sorted(work.glob("compare-*")):
         if folder.name != "compare-naive":
-            methods[f"s3, {folder.name.removeprefix('compare-')}"] = rows_of(folder / "rows.jsonl")
+            for row in rows_of(folder / "rows.jsonl"):
+                methods.setdefault(f"{row.method}, {folder.name.removeprefix('compare-')}", []).append(row)
     figures = {method: summarise(rows, seed) for method, rows in methods.items()}
     best = max(naive, key=lambda method: figures[method].gen_acc.mean)
     cells, data = [], []

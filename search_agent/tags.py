@@ -123,18 +123,22 @@ def answer_line(text: str) -> str:
     return text.strip()
 
 
-def render_documents(passages: Sequence[Passage], chars: int | None = None) -> str:
-    """Numbered passages; with `chars`, each text is cut to its share of that many characters."""
+def render_documents(passages: Sequence[Passage], chars: int | None = None, numbered_twice: bool = False) -> str:
+    """Numbered passages; with `chars`, each text is cut to its share of that many characters.
+
+    `numbered_twice` repeats a passage's number behind it.
+    """
     share = chars // max(1, len(passages)) if chars is not None else None
     return "\n\n".join(
         f"Doc {number} (Title: {passage.title})\n{_clip(passage.text, share)}"
+        + (f"\n(Doc {number})" if numbered_twice else "")
         for number, passage in enumerate(passages, 1)
     )
 
 
-def render_information(passages: Sequence[Passage], chars: int) -> str:
-    """The environment's block of search results."""
-    body = render_documents(passages, chars) if passages else "No documents found."
+def render_information(passages: Sequence[Passage], chars: int, numbered_twice: bool = False) -> str:
+    """The environment's block of search results, as `render_documents` writes them."""
+    body = render_documents(passages, chars, numbered_twice) if passages else "No documents found."
     return f"{opening(INFORMATION)}\n{body}\n{closing(INFORMATION)}"
 
 

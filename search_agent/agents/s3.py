@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,6 +26,13 @@ class S3Params(DialogueParams):
     unselected_block: Literal["none", "all"] = field(
         default="none", metadata={"help": "what a block without a selection contributes"}
     )
+    # A small model then finds the number beside what it has just read: see bench/README.md.
+    numbered_twice: bool = field(
+        default=False, metadata={"help": "write a passage's number behind it too, as the searcher has learned it"}
+    )
+
+    def render(self, block: Sequence[Passage]) -> str:
+        return tags.render_information(block, self.observation_chars, self.numbered_twice)
 
 
 async def search(episode: Episode, params: S3Params) -> StopReason:
@@ -41,7 +49,7 @@ async def search(episode: Episode, params: S3Params) -> StopReason:
             max_selected=params.max_selected,
             example_complete=tags.render_move(tags.Move((1,), complete=True)),
             example_search=example_search,
-            information=tags.render_information(block, params.observation_chars),
+            information=params.render(block),
         )
     )
     for turn in range(1, params.max_turns + 1):
@@ -57,7 +65,7 @@ async def search(episode: Episode, params: S3Params) -> StopReason:
         if move.valid:
             query = move.query
             block = await episode.retrieve(query, params.top_k, params.index, params.mode)
-            episode.observe(f"\n\n{tags.render_information(block, params.observation_chars)}\n\n")
+            episode.observe(f"\n\n{params.render(block)}\n\n")
         else:
             query, block = "", ()
             episode.observe(f"\n\n{prompts.render('s3_nudge', example_search=example_search)}\n\n")

@@ -67,19 +67,17 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
     """The options of verl for a run, dotted: ours, then the run's `verl`, then what follows from the run."""
     flash = importlib.util.find_spec("flash_attn") is not None
     attention = {
-        "+actor_rollout_ref.model.override_config.attn_implementation": "flash_attention_2" if flash else "sdpa",
-        "actor_rollout_ref.model.use_remove_padding": flash,
+        "+{}.override_config.attn_implementation": "flash_attention_2" if flash else "causal_sdpa",
+        "{}.use_remove_padding": flash,
+        "{}.external_lib": None if flash else "services.trainer.attention",  # what each process imports first
     }
-    chosen = {**DEFAULTS, **attention, **run.verl}
+
+    def attention_of(model: str) -> dict[str, Any]:
+        return {option.format(model): value for option, value in attention.items()}
+
+    chosen = {**DEFAULTS, **attention_of("actor_rollout_ref.model"), **run.verl}
     if _plain(chosen, "algorithm.adv_estimator") == "gae":
-        chosen = {
-            "critic.model.path": run.base_model,
-            "+critic.model.override_config.attn_implementation": attention[
-                "+actor_rollout_ref.model.override_config.attn_implementation"
-            ],
-            "critic.model.use_remove_padding": flash,
-            **chosen,
-        }
+        chosen = {"critic.model.path": run.base_model, **attention_of("critic.model"), **chosen}
     if run.adapter:
         chosen["actor_rollout_ref.model.lora_adapter_path"] = str(Path(run.adapter).resolve())
     samples = int(chosen.get("actor_rollout_ref.rollout.n", 1))

@@ -44,11 +44,11 @@ def test_verl_accepts_each_configuration(tmp_path: Path, name: str) -> None:
         assert omega_conf_to_dataclass(OmegaConf.select(whole, part))
     if whole.algorithm.adv_estimator == "gae":
         critic = omega_conf_to_dataclass(whole.critic)
-        assert critic.model.hf_config._attn_implementation == "sdpa"
+        assert critic.model.hf_config._attn_implementation == "causal_sdpa"
     assert whole.actor_rollout_ref.rollout.seed == whole.data.seed
     model = omega_conf_to_dataclass(whole.actor_rollout_ref.model)
     assert model.use_fused_kernels
-    assert model.hf_config._attn_implementation == "sdpa"
+    assert model.hf_config._attn_implementation == "causal_sdpa"
 
 
 @pytest.mark.parametrize(
