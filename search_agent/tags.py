@@ -22,8 +22,7 @@ from search_agent.types import Completion, FinishReason, Passage
 
 QUERY, SELECT, DONE, INFORMATION, THINK = "query", "important_info", "search_complete", "information", "think"
 ANSWER_LINE = "Answer:"  # begins the line on which a generator that has reasoned gives its answer
-MAX_QUERY_CHARS = 200  # what the grammars let a model write; longer queries of free models are cut
-MAX_THOUGHT_CHARS = 200  # what the grammars let a model think before it acts
+MAX_QUERY_CHARS = 200  # longer ones are cut; the grammars allow fewer
 
 _TRUTH = {"true", "yes", "y", "1"}
 _FALSITY = {"false", "no", "n", "0"}
@@ -193,7 +192,7 @@ def move_grammar(documents: int, max_selected: int, may_search: bool) -> str:
         goes_on = literal(f"{opening(DONE)}False{closing(DONE)}\n{opening(QUERY)}")
         rules += [
             f"search ::= {goes_on} query {literal(closing(QUERY))}",
-            gbnf.query("query", MAX_QUERY_CHARS),
+            gbnf.query(),
         ]
     return gbnf.grammar(f"{before} {chosen} {after} {'(done | search)' if may_search else 'done'}", *rules)
 

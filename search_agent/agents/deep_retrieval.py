@@ -39,9 +39,9 @@ def rewriting_grammar() -> str:
         )
     )
     return gbnf.grammar(
-        f"{before} thought {between} query {after}",
-        gbnf.line("thought", tags.MAX_THOUGHT_CHARS),
-        gbnf.query("query", tags.MAX_QUERY_CHARS - 4, before='"("{0,4}'),
+        f"{before} line {between} query {after}",
+        gbnf.LINE,
+        gbnf.query(before='"("{0,4}'),
     )
 
 

@@ -52,9 +52,7 @@ def step_grammar() -> str:
             tags.closing(ENOUGH),
         )
     )
-    return gbnf.grammar(
-        f'{before} sentence {between} ("True" | "False") {after}', gbnf.line("sentence", tags.MAX_QUERY_CHARS)
-    )
+    return gbnf.grammar(f'{before} line {between} ("True" | "False") {after}', gbnf.LINE)
 
 
 def parse_step(text: str) -> Step:

@@ -17,7 +17,6 @@ BEGIN_QUERY, END_QUERY = "<|begin_search_query|>", "<|end_search_query|>"
 BEGIN_RESULT, END_RESULT = "<|begin_search_result|>", "<|end_search_result|>"
 STOPS = (END_QUERY,)
 NOTHING = "Nothing of use was found."  # the digest of passages that do not help; it is not kept
-MAX_DIGEST_CHARS = 400  # what the grammar lets a model write
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,15 @@ def render_result(digest: str) -> str:
 def step_grammar() -> str:
     """GBNF for `render_step`'s texts."""
     return gbnf.grammar(
-        "thought search?",
-        f"search ::= {gbnf.literal(chr(10) + BEGIN_QUERY)} query {gbnf.literal(END_QUERY)}",
-        gbnf.line("thought", tags.MAX_THOUGHT_CHARS),
-        gbnf.line("query", tags.MAX_QUERY_CHARS),
+        "line search?",
+        f"search ::= {gbnf.literal(chr(10) + BEGIN_QUERY)} line {gbnf.literal(END_QUERY)}",
+        gbnf.LINE,
     )
 
 
 def digest_grammar() -> str:
     """GBNF for a digest: one line without tags."""
-    return gbnf.grammar("digest", gbnf.line("digest", MAX_DIGEST_CHARS))
+    return gbnf.grammar("line", gbnf.LINE)
 
 
 def parse_step(text: str) -> Step:

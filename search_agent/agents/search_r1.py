@@ -14,7 +14,6 @@ from search_agent.episode import Episode
 from search_agent.types import StopReason
 
 SEARCH, ANSWER = "search", "answer"
-MAX_ANSWER_CHARS = 100  # what the grammar lets a model write
 STOPS = (tags.closing(SEARCH), tags.closing(ANSWER))
 
 
@@ -46,14 +45,11 @@ def render_step(thought: str, step: Step) -> str:
 def step_grammar(may_search: bool) -> str:
     """GBNF for `render_step`'s texts, with a search only if `may_search`."""
 
-    def acting(tag: str, rule: str) -> str:
-        return f"{gbnf.literal(tags.opening(tag))} {rule} {gbnf.literal(tags.closing(tag))}"
+    def line_in(tag: str) -> str:
+        return f"{gbnf.literal(tags.opening(tag))} line {gbnf.literal(tags.closing(tag))}"
 
-    action = f"({acting(SEARCH, 'query')} | {acting(ANSWER, 'answer')})" if may_search else acting(ANSWER, "answer")
-    lines = [gbnf.line("thought", tags.MAX_THOUGHT_CHARS), gbnf.line("answer", MAX_ANSWER_CHARS)]
-    if may_search:
-        lines.append(gbnf.line("query", tags.MAX_QUERY_CHARS))
-    return gbnf.grammar(f'{acting(tags.THINK, "thought")} "\\n" {action}', *lines)
+    action = f"({line_in(SEARCH)} | {line_in(ANSWER)})" if may_search else line_in(ANSWER)
+    return gbnf.grammar(f'{line_in(tags.THINK)} "\\n" {action}', gbnf.LINE)
 
 
 def parse_step(text: str) -> Step:

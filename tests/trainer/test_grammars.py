@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from search_agent import tags
+from search_agent import gbnf, tags
 from search_agent.agents import deep_retrieval, ircot, search_o1, search_r1
 from services.generator.llama_cpp import embedded_model
 from services.trainer.base_model import tokenizer_of
@@ -15,18 +15,18 @@ from services.trainer.base_model import tokenizer_of
 xgrammar = pytest.importorskip("xgrammar")
 
 VOCABULARY, END = 49152, 2
-QUESTION = "Who found the glowing element, and when?"
-MOVE = tags.Move((1, 3), QUESTION)
+# the longest line: the slowest
+LINE = ("Radium was found in Paris in 1898 by Marie and Pierre Curie. " * 9)[: gbnf.LINE_CHARS].strip()
 TEXTS = {
-    "s3 searches": (tags.move_grammar(8, 3, True), tags.render_move(MOVE)),
+    "s3 searches": (tags.move_grammar(8, 3, True), tags.render_move(tags.Move((1, 3), LINE))),
     "s3 is done": (tags.move_grammar(8, 3, False), tags.render_move(tags.Move((2,), complete=True))),
-    "ircot": (ircot.step_grammar(), ircot.render_step(ircot.Step(QUESTION, False))),
-    "search_o1": (search_o1.step_grammar(), search_o1.render_step("I do not know yet.", search_o1.Step(QUESTION))),
-    "search_o1's digest": (search_o1.digest_grammar(), "It was found in 1898."),
-    "search_r1": (search_r1.step_grammar(True), search_r1.render_step("I must search.", search_r1.Step(QUESTION))),
+    "ircot": (ircot.step_grammar(), ircot.render_step(ircot.Step(LINE, False))),
+    "search_o1": (search_o1.step_grammar(), search_o1.render_step(LINE, search_o1.Step(LINE))),
+    "search_o1's digest": (search_o1.digest_grammar(), LINE),
+    "search_r1": (search_r1.step_grammar(True), search_r1.render_step(LINE, search_r1.Step(LINE))),
     "deep_retrieval": (
         deep_retrieval.rewriting_grammar(),
-        deep_retrieval.render_rewriting("It asks for a finder.", "((radium OR element) AND found)"),
+        deep_retrieval.render_rewriting(LINE, LINE),
     ),
 }
 
@@ -56,5 +56,5 @@ def test_a_rendered_text_is_accepted_and_may_end(name: str, tokenizer: Any, comp
     assert allowed[0, 0] & 1 << END
     assert matcher.accept_token(END)
     assert matcher.is_terminated()
-    # vLLM does this for each request and token while its GPU waits; of a rule repeated 200 times it takes 70 ms
-    assert statistics.fmean(seconds) < 5e-3
+    # vLLM does this for each request and token while its GPU waits
+    assert statistics.fmean(seconds) < 2e-3
