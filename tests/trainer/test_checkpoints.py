@@ -31,7 +31,9 @@ def run(tmp_path: Path) -> Path:
     torch.save(model.state_dict(), actor / "model_world_size_1_rank_0.pt")
     (actor / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 1, "world_size": 1}))
     (actor / "lora_train_meta.json").write_text(json.dumps({"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM"}))
-    AutoConfig.from_pretrained(base).save_pretrained(actor / "huggingface")
+    saved = AutoConfig.from_pretrained(base)
+    saved.attn_implementation = "causal_sdpa"  # verl saves how it was trained
+    saved.save_pretrained(actor / "huggingface")
     AutoTokenizer.from_pretrained(base).save_pretrained(actor / "huggingface")
     (folder / "config.yaml").write_text(config.dump(config.load("smollm2-demo", {"base_model": str(base)})))
     return folder
