@@ -4,7 +4,7 @@
 #   bench/on_gpu.sh WORK serve                retriever, vLLM and the reading adapter, which other phases then use
 #   bench/on_gpu.sh WORK evaluate             every method on 500 dev questions: untrained searcher, reading adapter
 #   bench/on_gpu.sh WORK head-room            what choosing passages is worth to the reading adapter
-#   bench/on_gpu.sh WORK adapters             the searcher's warm start; the reading adapter too, if WORK/reader is empty
+#   bench/on_gpu.sh WORK adapters             both of the demo's adapters, made anew
 #   bench/on_gpu.sh WORK train SEED [FIELD=VALUE…]   reinforcement from the warm start
 #   bench/on_gpu.sh WORK compare NAME…        naive RAG and searchers (smollm2, warm, trained-SEED), all with the reader
 #
@@ -70,12 +70,13 @@ start_retriever() {
 start_model() { # one vLLM for the base model and its adapters
     up $vllm && return
     # The size of its cache is given, since what others take while it starts would be counted as its own.
-    # Sampling and tuning by flashinfer compile at the first start, where it is installed.
+    # Sampling and tuning by flashinfer compile at the first start, where it is installed; so does all that vLLM
+    # compiles, without which graphs of decoding still work.
     # shellcheck disable=SC2086
     start vllm env VLLM_USE_FLASHINFER_SAMPLER=0 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 "$python" -m vllm.entrypoints.openai.api_server --model "$base" \
         --served-model-name smollm2 --port $vllm --max-model-len 8192 --max-num-seqs 256 --stream-interval 16 \
         --gpu-memory-utilization 0.1 --kv-cache-memory-bytes 12000000000 \
-        --kernel-config '{"enable_flashinfer_autotune": false}' \
+        --kernel-config '{"enable_flashinfer_autotune": false}' -cc.mode=none -cc.cudagraph_mode=full_decode_only \
         --enable-lora --max-lora-rank 32 --max-loras 4 --max-cpu-loras 8 ${VLLM_FLAGS-}
     ready vllm http://127.0.0.1:$vllm/health 300
 }
@@ -116,7 +117,10 @@ evaluate() { # evaluate OUT METHODS ARGUMENTS...
     said "$1: $(wc -l <"$work/$1/rows.jsonl") answers"
 }
 
-[[ -d $work/reader || $phase = adapters ]] || cp -r data/demo/adapters/reader "$work/reader"
+if [[ $phase != adapters ]]; then # those of the demo, where they are not made here
+    [[ -d $work/reader ]] || cp -r data/demo/adapters/reader "$work/reader"
+    [[ -d $work/warm ]] || cp -r data/demo/adapters/searcher "$work/warm"
+fi
 "$python" -m services.trainer.base_model "$base" ${GGUF:+--gguf "$GGUF"} >"$work/logs/base.log" 2>&1
 said "base model"
 case $phase in
@@ -153,15 +157,15 @@ adapters)
             "${@:3}" >"$work/logs/$1.log" 2>&1
         said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
     }
-    # reinforcement is on articles that neither has seen (from 0.6 on), and the gate's are the last (0.8)
+    # Articles from 0.6 on are new to the reader, so that reinforcement sees how it reads what it does not know; the
+    # gate's are the last (0.8), which neither has seen.
     [[ -f $work/reader/adapter_model.safetensors ]] || teach reading reading
     learn reader reading --epochs 2
-    # It first learns to tell passages apart, then how good the retriever's order is. It starts from the reader, whose
-    # states tell them apart to some degree already.
-    teach drawn searching --draws 6
-    teach ranked searching
-    learn drawn drawn --start "$work/reader" --epochs 1
-    learn warm ranked --start "$work/drawn" --epochs 1 --learning-rate 1e-4
+    # It starts from the reader, whose states tell passages apart to some degree already.
+    teach drawn searching --draws 2
+    teach more searching --draws 3 --seed 7 --part 0 0.8
+    learn drawn drawn --start "$work/reader" --epochs 1 --batch-tokens 12288
+    learn warm more --start "$work/drawn" --epochs 1 --batch-tokens 16384 --learning-rate 3e-4
     ;;
 train)
     seed=$3 run=$work/run-$3

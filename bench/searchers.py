@@ -1,7 +1,7 @@
 """Searchers beside naive RAG: `python -m bench.searchers WORK [--out FOLDER]`, from what `on_gpu.sh compare` left.
 
-Writes searchers.json and searchers.md: each searcher against naive RAG with as many passages as it keeps on average,
-and against whichever naive row is best.
+Writes searchers.json and searchers.md: each searcher against naive RAG with the same kind of retrieval and as many
+passages as it keeps on average, and against whichever naive row is best.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from pathlib import Path
 from search_agent.evaluate import Comparison, Row, compare, summarise
 from services.evaluate.report import interval, table
 
-_SIZES = {1: "naive_rag:top_k=1", 3: "naive_rag", 8: "naive_rag:top_k=8"}
+
+def mode_of(method: str) -> str:
+    """As in "s3:mode=hybrid, warm"; "" for the default."""
+    variant = method.split(",")[0].split(":")
+    return next((part for part in variant if part.startswith("mode=")), "")
 
 
 def rows_of(file: Path) -> list[Row]:
@@ -41,7 +45,8 @@ def report(work: Path, seed: int) -> tuple[list[str], dict[str, object]]:
     best = max(naive, key=lambda method: figures[method].gen_acc.mean)
     cells, data = [], []
     for method, summary in figures.items():
-        alike = _SIZES[min(_SIZES, key=lambda size: abs(size - summary.documents))]
+        same_mode = [name for name in naive if mode_of(name) == mode_of(method)]
+        alike = min(same_mode, key=lambda name: abs(figures[name].documents - summary.documents))
         found = {
             "same": compare(methods[method], naive[alike], seed),
             "best": compare(methods[method], naive[best], seed),

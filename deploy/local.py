@@ -26,7 +26,19 @@ START_LIMIT_S = 120
 DEFAULTS = {
     "RETRIEVER_INDEXES": str(ROOT / "data" / "demo" / "indexes"),
 }
-READER = ROOT / "data" / "demo" / "adapters" / "reader"
+ADAPTERS = ROOT / "data" / "demo" / "adapters"  # of the embedded model
+ADAPTER_OF = {"searcher": ADAPTERS / "searcher", "generator": ADAPTERS / "reader"}
+# As the searcher's adapter has learned to be asked, and as docker-compose.yml has it.
+METHODS = {
+    "s3": {
+        "max_turns": 1,
+        "max_selected": 1,
+        "turn_tokens": 64,
+        "observation_chars": 6000,
+        "context_tokens": 2048,
+        "numbered_twice": True,
+    }
+}
 DEMO_QUESTIONS = (
     "sq-q-5733a5f54776f41900660f45",
     "sq-q-5733a5f54776f41900660f48",
@@ -98,11 +110,18 @@ class Stack:
         module = "generator" if name == "searcher" else name
         return [sys.executable, "-m", f"services.{module}"]
 
+    @property
+    def _adapted(self) -> bool:
+        """Whether the models are the embedded one with the demo's adapters, and none of the caller's."""
+        chosen = {"GENERATOR_ENGINE", "GENERATOR_MODEL", "GENERATOR_ADAPTER", "GATEWAY_METHODS"}
+        return not chosen & set(os.environ)
+
     def _addresses(self, name: str) -> dict[str, str]:
         """Where a service listens, and where it finds the others."""
         at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
         if name == "gateway":
             return {
+                **({"GATEWAY_METHODS": json.dumps(METHODS)} if self._adapted else {}),
                 "GATEWAY_PORT": str(self.ports["gateway"]),
                 "GATEWAY_RETRIEVER": at["retriever"],
                 "GATEWAY_SEARCHER": at["searcher"],
@@ -116,8 +135,8 @@ class Stack:
             own["TRAINER_SEARCHER"] = at["searcher"]
         if name == "searcher":
             own["GENERATOR_STATE"] = str(self.logs / "searcher.json")
-        if name == "generator" and not {"GENERATOR_ENGINE", "GENERATOR_MODEL", "GENERATOR_ADAPTER"} & set(os.environ):
-            own["GENERATOR_ADAPTER"] = str(READER)  # it is for the embedded model
+        if name in ADAPTER_OF and self._adapted:
+            own["GENERATOR_ADAPTER"] = str(ADAPTER_OF[name])
         return {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port()), **own}
 
     def _wait(self) -> None:
@@ -175,7 +194,7 @@ def demo_questions() -> list[tuple[str, list[str]]]:
 
 def demo(url: str, questions: list[tuple[str, list[str]]]) -> None:
     """Each question through s3 and naive RAG, beside the gold answer where it is known."""
-    print("\nThe searcher is SmolLM2-135M, untrained; the generator is the same with a reading adapter.")
+    print("\nSearcher and generator are SmolLM2-135M with an adapter each, for choosing and for reading.")
     for question, golds in questions:
         print(f"\nQ: {question}")
         ours = show(ask(url, question, "s3"))

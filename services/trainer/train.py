@@ -184,7 +184,7 @@ def write_adapters(checkpoints: Path) -> None:
         if (checkpoint / "lora_adapter").exists():
             continue
         merged = checkpoint / "merged.draft"  # the whole model comes along, and is not kept
-        where = ("--local_dir", checkpoint / "actor", "--target_dir", merged)
+        where = ["--local_dir", str(checkpoint / "actor"), "--target_dir", str(merged)]
         merge = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp", *where]
         subprocess.run(merge, check=True, env=os.environ | {"VERL_USE_EXTERNAL_MODULES": _ATTENTION})
         (merged / "lora_adapter").rename(checkpoint / "lora_adapter")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
+from deploy import local
+from search_agent.agents.s3 import S3Params
 from services.common import metrics
+from services.trainer import config
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -87,3 +91,10 @@ def test_only_the_front_doors_are_published_and_to_this_machine_alone() -> None:
     ports = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
     assert ports.keys() == {"gateway", "prometheus", "grafana"}
     assert all("_PUBLISH:-127.0.0.1:" in port for published in ports.values() for port in published)
+
+
+def test_the_demos_searcher_is_asked_as_it_has_learned() -> None:
+    learned = config.load("smollm2-demo").method.params
+    composed = json.loads(COMPOSE["services"]["gateway"]["environment"]["GATEWAY_METHODS"])
+    assert composed == local.METHODS
+    assert S3Params(**composed["s3"]) == replace(learned, constrained=True)
