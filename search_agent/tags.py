@@ -123,11 +123,12 @@ def answer_line(text: str) -> str:
 
 
 def render_documents(passages: Sequence[Passage], chars: int | None = None, numbered_twice: bool = False) -> str:
-    """Numbered passages; with `chars`, each text is cut to its share of that many characters.
+    """Numbered passages; with `chars`, texts are cut so that together they have no more than that many characters.
 
+    All are cut at the same length, which is the greatest that fits: what a short text leaves, a longer one has.
     `numbered_twice` repeats a passage's number behind it.
     """
-    share = chars // max(1, len(passages)) if chars is not None else None
+    share = _share([len(passage.text) for passage in passages], chars) if chars is not None else None
     return "\n\n".join(
         f"Doc {number} (Title: {passage.title})\n{_clip(passage.text, share)}"
         + (f"\n(Doc {number})" if numbered_twice else "")
@@ -139,6 +140,17 @@ def render_information(passages: Sequence[Passage], chars: int, numbered_twice: 
     """The environment's block of search results, as `render_documents` writes them."""
     body = render_documents(passages, chars, numbered_twice) if passages else "No documents found."
     return f"{opening(INFORMATION)}\n{body}\n{closing(INFORMATION)}"
+
+
+def _share(lengths: Sequence[int], chars: int) -> int:
+    """The greatest length at which all texts can be cut so that they have `chars` together."""
+    left = chars
+    for shorter, length in enumerate(sorted(lengths)):
+        share = left // (len(lengths) - shorter)
+        if length > share:
+            return share
+        left -= length
+    return max(lengths, default=0)
 
 
 def _clip(text: str, chars: int | None) -> str:

@@ -208,6 +208,19 @@ def test_more_is_wanted_only_between_false_and_a_query() -> None:
     assert not wants_more("words")
 
 
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=9), st.integers(1, 300))
+def test_the_room_is_shared_as_far_as_it_goes(lengths: list[int], chars: int) -> None:
+    text = tags.render_documents([Passage("", "T", "x" * length) for length in lengths], chars)
+    shown = [document.removesuffix(" …").count("x") for document in text.split("\n\n")]
+    cut = [seen for length, seen in zip(lengths, shown, strict=True) if seen < length]
+    assert sum(shown) <= chars
+    if sum(lengths) <= chars:
+        assert not cut
+    else:  # all at one length, and what is left would not give each of them one character more
+        assert set(cut) == {max(shown)}
+        assert chars - sum(shown) < len(cut)
+
+
 def test_documents_keep_their_titles_and_share_the_room() -> None:
     passages = [Passage("a", 'The "Title" [1]', "word " * 100), Passage("b", "Short", "text")]
     text = tags.render_information(passages, chars=80)

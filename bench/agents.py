@@ -1,0 +1,152 @@
+"""Questions through an agent, each at its own pace and in lock-step: `python -m bench.agents --out FILE`.
+
+In lock-step all questions wait until each has asked for its next completion, search or answer, or is done; then all of
+these are made at once. That is how rollouts are played batch by batch. Services, models and agent are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from search_agent.agents import AGENTS, Agent
+from search_agent.episode import Episode
+from search_agent.ports import Generator, Policy, Retriever
+from search_agent.types import Completion, Message, Mode, Passage, Sampling, Span
+from services.common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
+from services.evaluate import questions
+
+TIMEOUT_S = 600.0
+ANSWER_TOKENS = 64
+
+Result = TypeVar("Result")
+
+
+class LockStep:
+    """A barrier that `running` episodes share: their calls begin when each of them waits with one, and end together."""
+
+    def __init__(self, running: int) -> None:
+        self._running = running
+        self._waiting: list[tuple[Awaitable[Any], asyncio.Future[Any]]] = []
+        self._steps: set[asyncio.Task[None]] = set()
+
+    async def call(self, work: Awaitable[Result]) -> Result:
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, done))
+        self._begin()
+        return await done
+
+    def leave(self) -> None:
+        """An episode has ended."""
+        self._running -= 1
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._waiting and len(self._waiting) == self._running:
+            step = asyncio.create_task(self._step(self._waiting))
+            self._waiting = []
+            self._steps.add(step)  # the loop itself keeps none alive
+            step.add_done_callback(self._steps.discard)
+
+    async def _step(self, calls: Sequence[tuple[Awaitable[Any], asyncio.Future[Any]]]) -> None:
+        results = await asyncio.gather(*(work for work, _ in calls), return_exceptions=True)
+        for result, (_, done) in zip(results, calls, strict=True):
+            if isinstance(result, BaseException):
+                done.set_exception(result)
+            else:
+                done.set_result(result)
+
+
+class Synchronous:
+    """The three ports behind a barrier."""
+
+    def __init__(self, barrier: LockStep, retriever: Retriever, policy: Policy, generator: Generator) -> None:
+        self._barrier, self._retriever, self._policy, self._generator = barrier, retriever, policy, generator
+
+    async def search(
+        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
+    ) -> list[tuple[Passage, ...]]:
+        return await self._barrier.call(self._retriever.search(queries, top_k, index, mode, rerank))
+
+    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
+        return await self._barrier.call(self._policy.complete(spans, sampling))
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
+        async def all_of_it() -> list[Completion]:
+            return [piece async for piece in self._generator.stream(messages, sampling)]
+
+        for piece in await self._barrier.call(all_of_it()):
+            yield piece
+
+
+async def play(
+    agent: Agent, asked: Sequence[str], lock_step: bool, retriever: Retriever, policy: Policy, generator: Generator
+) -> dict[str, float]:
+    """All questions at once. Questions a second, and seconds a question."""
+    barrier = LockStep(len(asked))
+    if lock_step:
+        retriever = policy = generator = Synchronous(barrier, retriever, policy, generator)
+    took: list[float] = []
+
+    async def one(question: str) -> None:
+        episode = Episode(agent.name, question, retriever, policy, generator)
+        try:
+            await agent.answered(episode, Sampling(max_tokens=ANSWER_TOKENS))
+        finally:
+            barrier.leave()
+        took.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one(question) for question in asked))
+    ranks = statistics.quantiles(took, n=100, method="inclusive")
+    return {"questions_per_s": len(asked) / max(took), "p50_s": ranks[49], "p99_s": ranks[98]}
+
+
+async def compare(args: argparse.Namespace) -> dict[str, Any]:
+    retriever = GrpcRetriever(args.retriever, TIMEOUT_S)
+    policy, generator = GrpcPolicy(args.searcher, TIMEOUT_S), GrpcGenerator(args.generator, TIMEOUT_S)
+    agent = AGENTS[args.method].with_params(json.loads(args.parameters))
+    asked = questions.pick(questions.load(args.questions), args.limit * (2 * args.rounds + 1), 0)
+    batches = [[each.text for each in asked[at : at + args.limit]] for at in range(0, len(asked), args.limit)]
+    await play(agent, batches.pop(), False, retriever, policy, generator)  # warms up
+    found: dict[str, list[dict[str, float]]] = {"own pace": [], "lock-step": []}
+    for batch in batches:  # in turn; no question twice, for which a prefix cache would be warm
+        kind = "own pace" if len(found["own pace"]) == len(found["lock-step"]) else "lock-step"
+        found[kind].append(await play(agent, batch, kind == "lock-step", retriever, policy, generator))
+        print(kind, {name: round(value, 2) for name, value in found[kind][-1].items()}, flush=True)
+    for backend in (retriever, policy, generator):
+        await backend.close()
+    middle = {
+        kind: {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+        for kind, rounds in found.items()
+    }
+    ratio = middle["own pace"]["questions_per_s"] / middle["lock-step"]["questions_per_s"]
+    about = {"method": agent.name, "parameters": args.parameters, "at_once": args.limit, "rounds": args.rounds}
+    return {**about, "median": middle, "ratio": ratio, "all": found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench.agents", description=__doc__)
+    parser.add_argument("--method", default="s3", choices=AGENTS)
+    parser.add_argument("--parameters", default="{}", help="of the method, as JSON")
+    parser.add_argument("--questions", default="data/demo/qa_dev.jsonl.gz", metavar="SET")
+    parser.add_argument("--limit", type=int, default=256, help="questions at once (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each kind, in turn (default: %(default)s)")
+    parser.add_argument("--retriever", default="127.0.0.1:50051", metavar="HOST:PORT")
+    parser.add_argument("--searcher", default="127.0.0.1:50052", metavar="HOST:PORT")
+    parser.add_argument("--generator", default="127.0.0.1:50053", metavar="HOST:PORT")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    args = parser.parse_args()
+    result = asyncio.run(compare(args))
+    print(f"own pace / lock-step: {result['ratio']:.2f}")
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Our retriever and a server of the reference's design, side by side: `python -m bench.retrieval --out FILE`.
+
+Starts both over the same index and encoder, and asks them in turn from 1 to 256 callers, each of which asks a question
+of its own and, when it has the passages, the next. Prints a table and writes it as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from contracts.v1 import retriever_pb2, retriever_pb2_grpc
+from deploy.local import free_port
+from search_agent.errors import RetrieverError
+from services.common import client
+from services.evaluate import questions
+
+DEADLINE_S = 120.0
+START_S = 120.0
+TOP_K = 8
+
+Ask = Callable[[str], Awaitable[object]]
+
+
+def started(stack: ExitStack, *command: str, **environment: str) -> None:
+    process = subprocess.Popen([sys.executable, "-m", *command], env=os.environ | environment)
+    stack.callback(process.wait)
+    stack.callback(process.terminate)
+
+
+async def answers(ask: Ask) -> None:
+    """Until the server answers a first question."""
+    limit = time.monotonic() + START_S
+    while True:
+        try:
+            await ask("Is anybody there?")
+            return
+        except (httpx.HTTPError, RetrieverError):
+            if time.monotonic() > limit:
+                raise SystemExit("a server does not answer") from None
+            await asyncio.sleep(0.5)
+
+
+async def measure(ask: Ask, texts: Iterator[str], callers: int, seconds: float) -> dict[str, float]:
+    """Queries per second and milliseconds a query; calls under way at the end are waited for and counted."""
+    took: list[float] = []
+    began = time.perf_counter()
+
+    async def one_caller() -> None:
+        while (asked := time.perf_counter()) < began + seconds:
+            await ask(next(texts))
+            took.append((time.perf_counter() - asked) * 1e3)
+
+    await asyncio.gather(*(one_caller() for _ in range(callers)))
+    ranks = statistics.quantiles(took, n=100, method="inclusive")
+    return {
+        "queries_per_s": len(took) / (time.perf_counter() - began),
+        "p50_ms": ranks[49],
+        "p99_ms": ranks[98],
+        "queries": len(took),
+    }
+
+
+async def compare(args: argparse.Namespace, ours: int, plain: int) -> list[dict[str, Any]]:
+    asked = [question.text for question in questions.load(args.questions)]
+    texts = itertools.cycle(asked)
+    channel = client.connect(f"127.0.0.1:{ours}")
+    stub = retriever_pb2_grpc.RetrieverStub(channel)
+    limits = httpx.Limits(max_connections=None)
+    http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{plain}", timeout=DEADLINE_S, limits=limits)
+
+    async def ask_ours(text: str) -> object:
+        request = retriever_pb2.SearchRequest(queries=[text], top_k=TOP_K, mode=retriever_pb2.DENSE)
+        return await client.call(stub.Search, request, DEADLINE_S, RetrieverError)
+
+    async def ask_plain(text: str) -> object:
+        body = {"queries": [text], "topk": TOP_K, "return_scores": True}
+        return (await http.post("/retrieve", json=body)).raise_for_status()
+
+    rows = []
+    async with http:
+        for ask in (ask_ours, ask_plain):
+            await answers(ask)
+            await measure(ask, texts, 4, 1.0)
+        for callers in args.callers:
+            found = []
+            for _ in range(args.rounds):
+                # in turn, since what else runs on the machine changes by the minute
+                found.append([await measure(ask, texts, callers, args.seconds) for ask in (ask_ours, ask_plain)])
+            middle = sorted(found, key=lambda pair: pair[0]["queries_per_s"] / pair[1]["queries_per_s"])[
+                len(found) // 2
+            ]
+            rows.append({"callers": callers, "ours": middle[0], "plain": middle[1]})
+            print(line(rows[-1]), flush=True)
+    await channel.close()
+    return rows
+
+
+def line(row: dict[str, Any]) -> str:
+    ours, plain = row["ours"], row["plain"]
+    cells = [f"{each[key]:,.0f}" for key in ("queries_per_s", "p50_ms", "p99_ms") for each in (ours, plain)]
+    times = ours["queries_per_s"] / plain["queries_per_s"]
+    return f"| {row['callers']} | {' | '.join(cells)} | {times:.1f} | {ours['p99_ms'] / plain['p99_ms']:.2f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench.retrieval", description=__doc__)
+    parser.add_argument("--index", type=Path, default=Path("data/demo/indexes/demo"), metavar="FOLDER")
+    parser.add_argument("--questions", default="data/demo/qa_dev.jsonl.gz", metavar="SET")
+    parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 16, 32, 64, 128, 256])
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each server and round (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    args = parser.parse_args()
+    ours, plain = free_port(), free_port()
+    with ExitStack() as stack:
+        started(
+            stack,
+            "services.retriever",
+            RETRIEVER_INDEXES=str(args.index.parent),
+            RETRIEVER_DEFAULT_INDEX=args.index.name,
+            RETRIEVER_PORT=str(ours),
+            RETRIEVER_METRICS_PORT="0",
+            RETRIEVER_LOG_LEVEL="error",
+        )
+        started(stack, "bench.plain_server", str(args.index), "--port", str(plain))
+        print("| callers | queries/s, ours | plain | p50 ms, ours | plain | p99 ms, ours | plain | × | p99 × |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+        rows = asyncio.run(compare(args, ours, plain))
+    about = {"index": str(args.index), "top_k": TOP_K, "seconds": args.seconds, "rounds": args.rounds}
+    args.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
