@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
