@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.local import Stack, demo_questions
+from deploy.local import Stack
 from search_agent import scoring
 from services.trainer.config import load
 from services.trainer.runs import Run, Runs, RunState
@@ -20,14 +20,12 @@ from tests.lora import write_peft
 
 # Enough of them that a greedy answer which changes with the batch it is decoded in does not turn the gate.
 QUESTIONS = [
-    *(question for question, _ in demo_questions()),
     "What is a normal force?",
     "Who wrote Faerie Queene?",
     "What is the Rhine?",
     "What do prime numbers have to do with cryptography?",
-    "Who built the first steam engine?",
-    "Why is oxygen needed for combustion?",
     "What is a computational problem?",
+    "Why is oxygen needed for combustion?",
 ]
 
 
