@@ -202,11 +202,11 @@ compare)
     start_retriever
     start_reader
     naive=naive_rag:top_k=1,naive_rag,naive_rag:top_k=8,naive_rag:mode=hybrid:top_k=1,naive_rag:mode=hybrid,direct
+    methods=$("$python" -c 'import json; from deploy.local import METHODS; print(json.dumps(METHODS))')
     for name in "${@:3}"; do
         [[ $name = smollm2 ]] || load "$name"
         start_generator searcher $searcher "$name"
-        start_gateway $reader \
-            '{"s3": {"max_turns": 1, "max_selected": 1, "observation_chars": 6000, "numbered_twice": true}}'
+        start_gateway $reader "$methods"
         evaluate "compare-$name" s3,s3:mode=hybrid --limit 1500
         evaluate compare-naive $naive --limit 1500
         stop
