@@ -23,12 +23,16 @@ async def serve(settings: GeneratorSettings) -> None:
         from services.generator.openai_endpoint import OpenAIEndpoint
 
         engine = OpenAIEndpoint(settings)
+    elif settings.engine == "vllm":
+        from services.generator.vllm_engine import VllmEngine
+
+        engine = await VllmEngine.start(settings)
     else:
         from services.generator.llama_cpp import LlamaCpp
 
         engine = await LlamaCpp.start(settings)
     try:
-        configured = Loaded(str(settings.model or ""), str(settings.adapter or ""))
+        configured = Loaded(settings.model, str(settings.adapter or ""))
         service = GeneratorService(engine, settings.max_tokens, Remembered(settings.state, configured))
         await service.begin()
         await run(

@@ -266,7 +266,7 @@ class LlamaCpp:
     @classmethod
     async def start(cls, settings: GeneratorSettings) -> LlamaCpp:
         """Loads the model that the settings name. Raises GeneratorError."""
-        files = _Files(settings.model or embedded_model(), settings.adapter)
+        files = _Files(Path(settings.model) if settings.model else embedded_model(), settings.adapter)
         return cls(await _Server.start(files, settings), settings)
 
     async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:

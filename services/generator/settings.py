@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import DirectoryPath, Field, FilePath, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -23,22 +23,45 @@ class GeneratorSettings(ServiceSettings):
 
     port: int = Field(50053, ge=0, le=65535, description="gRPC port")
     metrics_port: int = Field(9103, ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
-    engine: Literal["llama.cpp", "openai"] = Field(
-        "llama.cpp", description="a model file of ours, or an OpenAI-compatible endpoint"
+    engine: Literal["llama.cpp", "vllm", "openai"] = Field(
+        "llama.cpp", description="a GGUF file, a model folder on GPUs, or an OpenAI-compatible endpoint"
     )
     max_tokens: int = Field(2048, ge=1, description="the most tokens one request may ask for")
 
-    model: FilePath | None = Field(None, description="GGUF file; not set: the embedded SmolLM2-135M-Instruct")
+    model: str = Field(
+        "",
+        validate_default=True,
+        description="llama.cpp: a GGUF file; not set: the embedded SmolLM2-135M-Instruct. "
+        "vllm: a folder or a hub id; required",
+    )
     adapter: FilePath | DirectoryPath | None = Field(
-        None, description="LoRA adapter on top of the model: a GGUF file, or a folder as PEFT writes it"
+        None, description="LoRA adapter on top of the model: a folder as PEFT writes it; llama.cpp: or a GGUF file"
     )
     state: Path | None = Field(
         None, description="file that keeps what LoadModel put in place, for the next start; not set: it is forgotten"
     )
     context_tokens: int = Field(4096, ge=64, description="prompt and completion of one request")
-    parallel: int = Field(4, ge=1, description="requests decoded together; more wait")
+    parallel: int = Field(
+        0,
+        ge=0,
+        validate_default=True,
+        description="requests decoded together; more wait; 0: 4 with llama.cpp, 256 with vllm",
+    )
     threads: int = Field(default_factory=_usable_cpus, ge=1, description="CPU threads of llama.cpp")
-    gpu_layers: int = Field(0, ge=-1, description="layers on the GPU; -1: all")
+    gpu_layers: int = Field(0, ge=-1, description="layers that llama.cpp puts on the GPU; -1: all")
+
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that share vLLM's model")
+    gpu_memory: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="share of each GPU's memory that vLLM takes for model and cache; at most half "
+        "if LoadModel is to change the model itself, since both are there for a while",
+    )
+    adapter_rank: int = Field(64, ge=0, description="greatest rank of a LoRA adapter in vLLM; 0: takes none")
+    vllm_arguments: dict[str, Any] = Field(
+        {}, description='more engine arguments of vLLM as JSON, for example {"quantization": "fp8"}'
+    )
 
     openai_base_url: str = Field(
         "",
@@ -56,6 +79,23 @@ class GeneratorSettings(ServiceSettings):
     )
     openai_retries: int = Field(2, ge=0, description="repeats after a refused connection, 429 or 5xx")
     openai_timeout_s: float = Field(120.0, gt=0, description="seconds to wait for the next piece")
+
+    @field_validator("model")
+    @classmethod
+    def _there(cls, value: str, info: ValidationInfo) -> str:
+        engine = info.data.get("engine")
+        if engine == "vllm" and not value:
+            raise ValueError("required when GENERATOR_ENGINE is vllm")
+        if engine == "llama.cpp" and value and not Path(value).is_file():
+            raise ValueError("there is no such file")
+        if engine == "vllm" and value.startswith(("/", ".")) and not Path(value).is_dir():
+            raise ValueError("there is no such folder")
+        return value
+
+    @field_validator("parallel")
+    @classmethod
+    def _of_its_engine(cls, value: int, info: ValidationInfo) -> int:
+        return value or (256 if info.data.get("engine") == "vllm" else 4)
 
     @field_validator("openai_base_url", "openai_model")
     @classmethod

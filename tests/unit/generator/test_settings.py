@@ -32,6 +32,14 @@ def test_a_missing_file_names_its_variable(capsys, tmp_path):
     assert "GENERATOR_OPENAI_API_KEY_FILE" in refused(capsys, "--openai-api-key-file", str(tmp_path / "no.key"))
 
 
+def test_the_vllm_engine_needs_a_model_that_is_a_folder_or_an_id(capsys, tmp_path):
+    assert "required when GENERATOR_ENGINE is vllm" in refused(capsys, "--engine", "vllm")
+    assert "there is no such folder" in refused(capsys, "--engine", "vllm", "--model", str(tmp_path / "no"))
+    settings = load(GeneratorSettings, ["--engine", "vllm", "--model", "Qwen/Qwen2.5-7B-Instruct"])
+    assert settings.parallel == 256
+    assert load(GeneratorSettings, []).parallel == 4
+
+
 def test_variables_set_it(monkeypatch):
     monkeypatch.setenv("GENERATOR_PARALLEL", "8")
     settings = load(GeneratorSettings, [])

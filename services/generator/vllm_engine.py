@@ -1,0 +1,374 @@
+"""The vLLM engine: a model folder or hub id, with or without a LoRA adapter, on GPUs of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from search_agent.errors import Failure, GeneratorError
+from search_agent.types import FinishReason, Sampling
+from services.generator.engine import EngineInfo, Piece, Request
+from services.generator.settings import GeneratorSettings
+
+log = structlog.get_logger()
+
+_FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+_STREAM_INTERVAL = 8  # tokens a piece, after the first; one by one, passing them on would keep a core busy
+_ADAPTERS_AT_ONCE = 2  # one that requests under way finish on, and its successor
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What has been written since the last one. Only the last has a `finish` ("stop", "length" or another)."""
+
+    text: str
+    tokens: int
+    finish: str = ""
+    stop: str = ""
+
+
+class Dead(Exception):
+    """The model's process is gone."""
+
+
+class Model(Protocol):
+    """One loaded model."""
+
+    def tokens(self, request: Request) -> list[int]:
+        """The prompt. Raises ValueError for messages that the model has no template for. May be slow."""
+        ...
+
+    def generate(self, prompt: list[int], sampling: Sampling, adapter: int) -> AsyncGenerator[Delta, None]:
+        """`adapter` is the number of one that was added, or 0.
+
+        Raises ValueError for what it refuses, RuntimeError for what fails, and Dead.
+        """
+        ...
+
+    async def add(self, adapter: int, path: str) -> None:
+        """Raises ValueError for an adapter that cannot be loaded."""
+        ...
+
+    async def remove(self, adapter: int) -> None: ...
+
+    def dead(self) -> bool: ...
+
+    def close(self) -> None:
+        """May be slow."""
+        ...
+
+
+@dataclass(slots=True)
+class _Serving:
+    """A model with an adapter (0: none), and the requests under way on them."""
+
+    model: Model
+    path: str
+    adapter_path: str
+    adapter: int
+    name: str
+    under_way: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    def __enter__(self) -> None:
+        self.under_way += 1
+        self.idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self.under_way -= 1
+        if not self.under_way:
+            self.idle.set()
+
+
+class VllmEngine:
+    """Serves one model with one adapter at a time; `load` puts others in their place.
+
+    Another adapter goes into the running model, in a moment. Another model is started beside the old one, which
+    ends when its requests have, so that both need room on the GPUs for a while.
+    """
+
+    def __init__(self, settings: GeneratorSettings, launch: Callable[[str], Model]) -> None:
+        """`launch` starts the model in a folder, which may take minutes. Raises ValueError."""
+        self._settings = settings
+        self._launch = launch
+        self._serving: _Serving
+        self._numbers = itertools.count(1)
+        self._loading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        # A fast tokenizer is not for two threads at once; the event loop is not for long prompts.
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokens")
+
+    @classmethod
+    async def start(cls, settings: GeneratorSettings, launch: Callable[[str], Model] | None = None) -> VllmEngine:
+        """Loads the model that the settings name. Raises GeneratorError."""
+        engine = cls(settings, launch or (lambda folder: _Vllm(folder, settings)))
+        engine._serving = await engine._start(
+            settings.model, str(settings.adapter.absolute()) if settings.adapter else ""
+        )
+        return engine
+
+    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+        serving = self._serving
+        with serving:
+            try:
+                loop = asyncio.get_running_loop()
+                prompt = await loop.run_in_executor(self._tokenizing, serving.model.tokens, request)
+            except ValueError as error:
+                raise GeneratorError(Failure.INVALID, _line(error), request.field) from None
+            room = self._settings.context_tokens
+            if len(prompt) + request.sampling.max_tokens > room:
+                counts = f"{len(prompt)} tokens and {request.sampling.max_tokens} more do not fit the context of {room}"
+                raise GeneratorError(Failure.INVALID, counts, request.field)
+            written = 0
+            try:
+                async with aclosing(serving.model.generate(prompt, request.sampling, serving.adapter)) as deltas:
+                    async for delta in deltas:
+                        written += delta.tokens
+                        if not delta.finish:
+                            yield Piece(delta.text, serving.name)
+                        elif delta.finish in _FINISH:
+                            reason = _FINISH[delta.finish]
+                            yield Piece(delta.text, serving.name, reason, len(prompt), written, delta.stop)
+                        else:
+                            raise GeneratorError(Failure.BROKEN, f"vLLM ended with finish reason {delta.finish}")
+            except ValueError as error:
+                field = "sampling.grammar" if "grammar" in str(error).lower() else request.field
+                raise GeneratorError(Failure.INVALID, _line(error), field) from None
+            except RuntimeError as error:
+                raise GeneratorError(Failure.BROKEN, f"vLLM failed: {_line(error)}") from None
+            except Dead:
+                self._lost(serving)
+                raise GeneratorError(Failure.UNAVAILABLE, "vLLM died and is started again") from None
+
+    async def info(self) -> EngineInfo:
+        serving = self._serving
+        if serving.model.dead():
+            self._lost(serving)
+            raise GeneratorError(Failure.UNAVAILABLE, "vLLM died and is started again")
+        room = self._settings.context_tokens
+        return EngineInfo(serving.name, "vllm", room, grammar=True, path=serving.path, adapter=serving.adapter_path)
+
+    async def load(self, path: str, adapter: str) -> EngineInfo:
+        """As Engine.load; a load whose caller goes away is still completed."""
+        await asyncio.shield(self._spawn(self._swap(path, adapter)))
+        return await self.info()
+
+    async def close(self) -> None:
+        """Stops vLLM and whatever was still under way on it."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._serving.model.close)
+        self._tokenizing.shutdown()
+
+    async def _start(self, path: str, adapter: str) -> _Serving:
+        """A model of its own, with the adapter."""
+        folder = await asyncio.to_thread(_folder, path)
+        name = await asyncio.to_thread(_identity, folder, adapter)
+        try:
+            model = await asyncio.to_thread(self._launch, folder)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise GeneratorError(Failure.INVALID, f"vLLM does not start: {_line(error)}", "path") from error
+        try:
+            return _Serving(model, folder, adapter, await self._add(model, adapter), name)
+        except GeneratorError:
+            await asyncio.to_thread(model.close)
+            raise
+
+    async def _add(self, model: Model, adapter: str) -> int:
+        """The adapter's number in the model, 0 where there is none."""
+        if not adapter:
+            return 0
+        number = next(self._numbers)
+        try:
+            await model.add(number, adapter)
+        except ValueError as error:
+            raise GeneratorError(Failure.INVALID, f"vLLM does not take {adapter}: {_line(error)}", "adapter") from error
+        return number
+
+    async def _swap(self, path: str, adapter: str) -> None:
+        async with self._loading:
+            old = self._serving
+            folder = await asyncio.to_thread(_folder, path) if path else old.path
+            if folder == old.path and not old.model.dead():
+                name = await asyncio.to_thread(_identity, folder, adapter)
+                new = _Serving(old.model, folder, adapter, await self._add(old.model, adapter), name)
+            else:
+                new = await self._start(folder, adapter)
+            self._serving = new
+            self._spawn(self._retire(old))
+            log.info("model loaded", model=new.name, before=old.name)
+
+    async def _retire(self, old: _Serving) -> None:
+        """Frees what a model or adapter took, once no request is under way on it."""
+        await old.idle.wait()
+        if old.model is not self._serving.model:
+            await asyncio.to_thread(old.model.close)
+        elif old.adapter:
+            await old.model.remove(old.adapter)
+
+    def _lost(self, serving: _Serving) -> None:
+        """Starts the served model again, once."""
+        if serving is self._serving and not self._loading.locked():
+            log.error("vLLM died", model=serving.name)
+            self._spawn(self._swap(serving.path, serving.adapter_path))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("vLLM is not as asked", error=str(error))
+
+
+def _line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _folder(path: str) -> str:
+    """The folder of a model, which a hub id is downloaded to. Raises GeneratorError."""
+    if Path(path).is_dir():
+        return str(Path(path).absolute())
+    if path.startswith(("/", ".")):
+        raise GeneratorError(Failure.NOT_FOUND, f"no folder {path}", "path")
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.snapshot_download(path, ignore_patterns=["*.pth", "*.gguf", "original/*"])
+    except (OSError, ValueError) as error:  # the hub's own errors are of these
+        raise GeneratorError(
+            Failure.NOT_FOUND, f"no folder {path}, and no model of the hub: {_line(error)}", "path"
+        ) from None
+
+
+def _identity(folder: str, adapter: str) -> str:
+    """ "name@version"; the version tells the model and its adapter apart by their bytes. Raises GeneratorError."""
+    version = _digest(folder, "*.safetensors", "path")
+    if adapter:
+        version += "+" + _digest(adapter, "adapter_model.safetensors", "adapter")
+    return f"{Path(folder).name}@{version}"
+
+
+def _digest(folder: str, pattern: str, field: str) -> str:
+    """12 hex digits that stand for the bytes of a folder's weights."""
+    files = sorted(Path(folder).glob(pattern))
+    if not files:
+        raise GeneratorError(Failure.NOT_FOUND, f"no {pattern} in {folder}", field)
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:12]
+
+
+class _Vllm:
+    """A model in vLLM's asynchronous engine, whose work is done by processes of its own."""
+
+    def __init__(self, folder: str, settings: GeneratorSettings) -> None:
+        # gRPC's threads do not survive a fork.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments: dict[str, Any] = {
+            "model": folder,
+            "max_model_len": settings.context_tokens,
+            "max_num_seqs": settings.parallel,
+            "tensor_parallel_size": settings.tensor_parallel,
+            "gpu_memory_utilization": settings.gpu_memory,
+            "enable_prefix_caching": True,  # a turn's prompt begins as the one before it ended
+            "stream_interval": _STREAM_INTERVAL,
+        }
+        if settings.adapter_rank:
+            arguments |= {
+                "enable_lora": True,
+                "max_lora_rank": settings.adapter_rank,
+                "max_loras": _ADAPTERS_AT_ONCE,
+            }
+        self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | settings.vllm_arguments))
+        self._tokenizer: Any = self._llm.get_tokenizer()
+        self._adapters: dict[int, Any] = {0: None}
+        self._names = itertools.count()
+
+    def tokens(self, request: Request) -> list[int]:
+        if request.prompt:
+            return list(self._tokenizer.encode(request.prompt))
+        messages = [{"role": each.role, "content": each.content} for each in request.messages]
+        goes_on = request.messages[-1].role == "assistant"
+        return list(
+            self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=not goes_on, continue_final_message=goes_on, return_dict=False
+            )
+        )
+
+    async def generate(self, prompt: list[int], sampling: Sampling, adapter: int) -> AsyncGenerator[Delta, None]:
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        parameters = SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            stop=list(sampling.stop),
+            structured_outputs=StructuredOutputsParams(grammar=sampling.grammar) if sampling.grammar else None,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        name = str(next(self._names))
+        outputs = self._llm.generate(
+            TokensPrompt(prompt_token_ids=prompt), parameters, name, lora_request=self._adapters[adapter]
+        )
+        try:
+            async with aclosing(outputs) as running:  # closing it ends the work
+                async for output in running:
+                    (written,) = output.outputs
+                    stop = written.stop_reason if isinstance(written.stop_reason, str) else ""
+                    yield Delta(written.text, len(written.token_ids), written.finish_reason or "", stop)
+        except EngineDeadError:
+            raise Dead from None
+        except EngineGenerateError as error:
+            raise RuntimeError(_line(error.__cause__ or error)) from error
+
+    async def add(self, adapter: int, path: str) -> None:
+        from vllm.lora.request import LoRARequest
+
+        request = LoRARequest(str(adapter), adapter, path)
+        await self._refusals(self._llm.add_lora(request))
+        self._adapters[adapter] = request
+
+    async def remove(self, adapter: int) -> None:
+        await self._refusals(self._llm.remove_lora(adapter))
+        del self._adapters[adapter]
+
+    async def _refusals(self, call: Awaitable[object]) -> None:
+        """What goes wrong in vLLM's process comes back as a plain Exception."""
+        try:
+            await call
+        except Exception as error:
+            raise ValueError(_line(error)) from error
+
+    def dead(self) -> bool:
+        return bool(self._llm.errored)
+
+    def close(self) -> None:
+        self._llm.shutdown()

@@ -1,0 +1,229 @@
+"""The vLLM engine's own part, over a model that writes what the test says; vLLM itself needs a GPU."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from search_agent.errors import Failure, GeneratorError
+from search_agent.types import FinishReason, Message, Sampling
+from services.generator.engine import Piece, Request
+from services.generator.settings import GeneratorSettings
+from services.generator.vllm_engine import Dead, Delta, VllmEngine
+
+ASK = Request(Sampling(max_tokens=8), messages=(Message("user", "Hi"),))
+
+
+class FakeModel:
+    """Writes "one ", "two ", "end", waiting for `go` before the second; its prompt is a token a character."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.adapters: set[int] = set()
+        self.used: list[int] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self.fails: Exception | None = None
+        self.finish = "stop"
+        self.is_dead = self.closed = self.left_early = False
+
+    def tokens(self, request: Request) -> list[int]:
+        if request.messages and request.messages[0].content == "no template":
+            raise ValueError("this model has no chat template\nand more")
+        return [ord(each) for each in request.prompt or request.messages[-1].content]
+
+    async def generate(self, prompt: list[int], sampling: Sampling, adapter: int) -> AsyncGenerator[Delta, None]:
+        self.used.append(adapter)
+        done = False
+        try:
+            yield Delta("one ", 1)
+            await self.go.wait()
+            if self.fails:
+                raise self.fails
+            yield Delta("two ", 2)
+            done = True
+            yield Delta("end", 1, self.finish, "." if self.finish == "stop" else "")
+        finally:
+            self.left_early = not done
+
+    async def add(self, adapter: int, path: str) -> None:
+        if "bad" in path:
+            raise ValueError("rank 128 is above 64")
+        self.adapters.add(adapter)
+
+    async def remove(self, adapter: int) -> None:
+        self.adapters.remove(adapter)
+
+    def dead(self) -> bool:
+        return self.is_dead
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Launcher:
+    def __init__(self) -> None:
+        self.models: list[FakeModel] = []
+        self.refuses = ""
+
+    def __call__(self, folder: str) -> FakeModel:
+        if self.refuses:
+            raise ValueError(self.refuses)
+        self.models.append(FakeModel(folder))
+        return self.models[-1]
+
+
+def weights(folder: Path, name: str, content: bytes) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, str]:
+    return {
+        "model": str(weights(tmp_path / "model", "model.safetensors", b"one")),
+        "other": str(weights(tmp_path / "other", "model.safetensors", b"two")),
+        "a": str(weights(tmp_path / "a", "adapter_model.safetensors", b"three")),
+        "b": str(weights(tmp_path / "b", "adapter_model.safetensors", b"four")),
+        "bad": str(weights(tmp_path / "bad", "adapter_model.safetensors", b"five")),
+        "empty": str(weights(tmp_path / "empty", "README", b"")),
+    }
+
+
+@pytest.fixture
+async def engine(folders):
+    launcher = Launcher()
+    settings = GeneratorSettings(engine="vllm", model=folders["model"], adapter=Path(folders["a"]), context_tokens=64)
+    engine = await VllmEngine.start(settings, launcher)
+    engine.launcher = launcher
+    yield engine
+    await engine.close()
+
+
+async def pieces(engine: VllmEngine, request: Request = ASK) -> list[Piece]:
+    return [piece async for piece in engine.stream(request)]
+
+
+async def failure(engine: VllmEngine, request: Request) -> GeneratorError:
+    with pytest.raises(GeneratorError) as caught:
+        await pieces(engine, request)
+    return caught.value
+
+
+async def settled(engine: VllmEngine) -> None:
+    while engine._tasks:
+        await asyncio.gather(*engine._tasks, return_exceptions=True)
+
+
+async def test_text_comes_in_pieces_with_counts_at_the_end(engine):
+    first, second, last = await pieces(engine)
+    assert (first.text, second.text, last.text) == ("one ", "two ", "end")
+    assert (last.finish_reason, last.prompt_tokens, last.completion_tokens, last.stop) == (FinishReason.STOP, 2, 4, ".")
+    name, version = last.model.split("@")
+    assert name == "model"
+    assert len(version) == 12 + 1 + 12
+    assert first.finish_reason is None
+
+
+async def test_requests_that_do_not_fit_or_are_refused(engine, folders):
+    long = await failure(engine, Request(Sampling(max_tokens=60), prompt="12345"))
+    assert (long.failure, long.field) == (Failure.INVALID, "prompt")
+    assert "5 tokens and 60 more do not fit the context of 64" in long.message
+    template = await failure(engine, Request(Sampling(max_tokens=1), messages=(Message("user", "no template"),)))
+    assert (template.field, template.message) == ("messages", "this model has no chat template")
+    (model,) = engine.launcher.models
+    model.fails = ValueError("Failed to compile the grammar: line 1")
+    grammar = await failure(engine, ASK)
+    assert (grammar.failure, grammar.field) == (Failure.INVALID, "sampling.grammar")
+    model.fails = RuntimeError("out of memory")
+    assert (await failure(engine, ASK)).failure is Failure.BROKEN
+    model.fails, model.finish = None, "abort"
+    assert "abort" in (await failure(engine, ASK)).message
+
+
+async def test_leaving_early_ends_the_work(engine):
+    (model,) = engine.launcher.models
+    stream = engine.stream(ASK)
+    await anext(stream)
+    await stream.aclose()
+    assert model.left_early
+
+
+async def test_another_adapter_while_a_request_is_under_way(engine, folders):
+    (model,) = engine.launcher.models
+    model.go.clear()
+    stream = engine.stream(ASK)
+    before = (await anext(stream)).model
+    info = await engine.load("", folders["b"])
+    assert (info.path, info.adapter) == (folders["model"], folders["b"])
+    assert info.model != before
+    assert model.adapters == {1, 2}  # the old one stays for as long as it is used
+    model.go.set()
+    assert {piece.model async for piece in stream} == {before}
+    await settled(engine)
+    assert model.adapters == {2}
+    assert {piece.model for piece in await pieces(engine)} == {info.model}
+    assert model.used == [1, 2]
+    assert (await engine.load("", "")).adapter == ""
+    assert len(engine.launcher.models) == 1
+
+
+async def test_another_model_while_a_request_is_under_way(engine, folders):
+    (old,) = engine.launcher.models
+    old.go.clear()
+    stream = engine.stream(ASK)
+    before = (await anext(stream)).model
+    info = await engine.load(folders["other"], "")
+    assert info.model.startswith("other@")
+    assert not old.closed
+    assert {piece.model for piece in await pieces(engine)} == {info.model}
+    old.go.set()
+    assert {piece.model async for piece in stream} == {before}
+    await settled(engine)
+    assert old.closed
+
+
+async def test_what_cannot_be_loaded_leaves_all_as_it_was(engine, folders):
+    before = await engine.info()
+    engine.launcher.refuses = "no room\non the GPU"
+    for path, adapter, field, words in [
+        ("", folders["bad"], "adapter", "rank 128 is above 64"),
+        ("", folders["empty"], "adapter", "no adapter_model.safetensors"),
+        ("/no/such", "", "path", "no folder /no/such"),
+        (folders["empty"], "", "path", "no *.safetensors"),
+        (folders["other"], "", "path", "no room"),
+    ]:
+        with pytest.raises(GeneratorError) as caught:
+            await engine.load(path, adapter)
+        assert (caught.value.field, words in caught.value.message) == (field, True), caught.value
+        assert await engine.info() == before
+    assert len(await pieces(engine)) == 3
+
+
+async def test_a_model_that_dies_is_started_again_with_its_adapter(engine):
+    (old,) = engine.launcher.models
+    before = await engine.info()
+    old.fails, old.is_dead = Dead(), True
+    assert (await failure(engine, ASK)).failure is Failure.UNAVAILABLE
+    with pytest.raises(GeneratorError):
+        await engine.info()
+    await settled(engine)
+    assert await engine.info() == before
+    assert len(engine.launcher.models) == 2
+    assert old.closed
+    assert {piece.model for piece in await pieces(engine)} == {before.model}
+
+
+async def test_a_start_that_fails_names_what_is_wrong(folders):
+    launcher = Launcher()
+    launcher.refuses = "no GPU"
+    with pytest.raises(GeneratorError, match="vLLM does not start: no GPU"):
+        await VllmEngine.start(GeneratorSettings(engine="vllm", model=folders["model"]), launcher)
+    bad, good = GeneratorSettings(engine="vllm", model=folders["model"], adapter=Path(folders["bad"])), Launcher()
+    with pytest.raises(GeneratorError, match="rank 128"):
+        await VllmEngine.start(bad, good)
+    assert good.models[0].closed
