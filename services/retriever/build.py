@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -21,9 +23,12 @@ from services.retriever.encoders import Encoder
 from services.retriever.errors import BadRecord, BuildRefused
 from services.retriever.passages import BLOBS, PassageStore, PassageWriter, embedded_text
 
-BATCH = 32  # passages encoded at a time, and the most that a kill loses
+_ENCODED_AT_ONCE = 2  # batches: the next is made ready while one is under way
 _PROGRESS = "vectors.json"  # what the vectors of an unfinished build belong to
 _SHOWN = 5  # skipped lines listed one by one
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,7 @@ def _encode(encoder: Encoder, store: PassageStore, work: Path, say: Callable[[st
         "passages": manifests.describe(work / BLOBS).sha256,
         "encoder": encoder.name,
         "dim": encoder.dim,
-        "batch": BATCH,
+        "batch": encoder.at_once,
     }
     done = _resumable(work, owner, say)
     with path.open("r+b" if done else "wb") as file:
@@ -144,12 +149,25 @@ def _encode(encoder: Encoder, store: PassageStore, work: Path, say: Callable[[st
         file.truncate(header + done * encoder.dim * 2)
         file.seek(0, os.SEEK_END)
         passages = store.iterate(done)
+        batches = iter(lambda: [embedded_text(passage) for passage in islice(passages, encoder.at_once)], [])
         with tqdm(desc="encode", initial=done, total=len(store), unit=" passages", disable=None) as progress:
-            while batch := [embedded_text(passage) for passage in islice(passages, BATCH)]:
-                file.write(encoder.passages(batch).astype("<f2").tobytes())
+            for vectors in _in_order(encoder.passages, batches, _ENCODED_AT_ONCE):
+                file.write(vectors.astype("<f2").tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-                progress.update(len(batch))
+                progress.update(len(vectors))
+
+
+def _in_order(work: Callable[[Item], Result], items: Iterable[Item], at_once: int) -> Iterator[Result]:
+    """The results of `work` in the items' order, of which `at_once` are under way in threads."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(at_once) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) == at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _resumable(work: Path, owner: dict[str, object], say: Callable[[str], None]) -> int:
@@ -166,7 +184,8 @@ def _resumable(work: Path, owner: dict[str, object], say: Callable[[str], None])
         say("the corpus or the encoder is not that of the unfinished build: encoding starts over")
         return 0
     done: int = written // (dim * 2)
-    done = rows if done >= rows else done - done % BATCH
+    batch = cast(int, owner["batch"])
+    done = rows if done >= rows else done - done % batch
     if done:
         say(f"going on with an unfinished build: {done} of {rows} passages are encoded")
     return done

