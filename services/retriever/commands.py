@@ -154,8 +154,9 @@ def _ladder(args: argparse.Namespace) -> int:
     from services.retriever import manifest as manifests
     from services.retriever.encoders import load_encoder
     from services.retriever.errors import BuildRefused
+    from services.retriever.rows import Rows
 
-    rows: dense.Rows
+    rows: Rows
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         scratch = Path(folder)
         if args.random:

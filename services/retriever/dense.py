@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from services.retriever import kinds
 from services.retriever.errors import BuildRefused, IndexRefused
 from services.retriever.fusion import Ranking
+from services.retriever.gpu import Device, GpuFlat
+from services.retriever.rows import Rows
 
 VECTORS = "vectors.npy"  # float16 (passages, dim), rows of length 1
 FAISS = "vectors.faiss"  # a FAISS index with the inner product as its metric
@@ -23,25 +25,30 @@ _THREADED_FROM = 50_000_000
 _TRAINED_ON = 50  # vectors a list of ivf-pq; FAISS asks for 39 or more
 
 
-class Rows(Protocol):
-    """A table of vectors that is read a range of rows at a time; rows of length 1."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
-
-
 class Dense:
     """An opened rung. Raises IndexRefused where `path` is no index of `kind` with `count` rows of `dim`.
 
     A FAISS file is memory-mapped, so that what is searched is paged in and can be paged out again; the rows
-    of a .npy file are widened to float32 in memory.
+    of a .npy file are widened to float32 in memory. On GPUs, which take exact kinds only, both are float16.
     """
 
-    def __init__(self, path: Path, kind: str, count: int, dim: int, parameters: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        count: int,
+        dim: int,
+        parameters: Mapping[str, int],
+        gpus: Sequence[Device] = (),
+    ) -> None:
         self._count, self._dim, self._parameters = count, dim, parameters
-        self._faiss = _read(path, kind, count, dim) if path.name == FAISS else _widen(path, count, dim)
+        self._faiss: Any
+        if gpus:
+            if kind not in kinds.EXACT:
+                raise IndexRefused(path, f"{kind} is not searched on GPUs, only {', '.join(sorted(kinds.EXACT))}")
+            self._faiss, self._parameters = GpuFlat(Stored(path, kind, count, dim), gpus, path), {}
+        else:
+            self._faiss = _read(path, kind, count, dim) if path.name == FAISS else _widen(path, count, dim)
 
     def search(self, vectors: np.ndarray, k: int) -> list[Ranking]:
         """For each row of `vectors`, float32 (queries, dim), up to k nearest rows, best first.

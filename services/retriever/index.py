@@ -13,6 +13,7 @@ from services.retriever import manifest as manifests
 from services.retriever.dense import Dense
 from services.retriever.errors import IndexRefused
 from services.retriever.fusion import Ranking
+from services.retriever.gpu import Device
 from services.retriever.manifest import Manifest
 from services.retriever.passages import PassageStore
 
@@ -21,10 +22,10 @@ class Index:
     """Opens and checks the index in `folder`. Raises IndexRefused.
 
     The vectors of a kind "flat" that was built here are widened to float32 in memory (4 x dim bytes a
-    passage); all else is memory-mapped.
+    passage); all else is memory-mapped. With `gpus` they have the vectors.
     """
 
-    def __init__(self, folder: Path, verify_checksums: bool = True) -> None:
+    def __init__(self, folder: Path, verify_checksums: bool = True, gpus: Sequence[Device] = ()) -> None:
         self.manifest: Manifest = manifests.read(folder, verify_checksums)
         self._store = PassageStore(folder)
         count = self.manifest.count
@@ -36,7 +37,7 @@ class Index:
         self._dense: Dense | None = None
         if Mode.DENSE in self.manifest.modes:
             made = self.manifest
-            self._dense = Dense(folder / made.vectors, made.kind, count, made.dim, made.parameters)
+            self._dense = Dense(folder / made.vectors, made.kind, count, made.dim, made.parameters, gpus)
 
     def dense(self, vectors: np.ndarray, k: int) -> list[Ranking]:
         """Nearest rows by inner product for each row of `vectors`, float32 (queries, dim)."""
@@ -53,7 +54,9 @@ class Index:
         return self._store.get(rows)
 
 
-def open_indexes(folder: Path, verify_checksums: bool = True) -> tuple[dict[str, Index], list[Path]]:
+def open_indexes(
+    folder: Path, verify_checksums: bool = True, gpus: Sequence[Device] = ()
+) -> tuple[dict[str, Index], list[Path]]:
     """Every index in `folder` by name, and the folders that hold none. Raises IndexRefused.
 
     Folders that a build has not finished with (*.building, *.old) are passed over.
@@ -68,7 +71,7 @@ def open_indexes(folder: Path, verify_checksums: bool = True) -> tuple[dict[str,
         if not (path / manifests.MANIFEST).is_file():
             others.append(path)
             continue
-        index = Index(path, verify_checksums)
+        index = Index(path, verify_checksums, gpus)
         if index.manifest.name in indexes:
             raise IndexRefused(path, f"a second index called {index.manifest.name!r}")
         indexes[index.manifest.name] = index

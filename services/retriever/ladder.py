@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from services.retriever import dense, kinds
-from services.retriever.dense import Rows
 from services.retriever.errors import BuildRefused
+from services.retriever.rows import Rows
 
 _CHUNK = 65_536
 # Points spread evenly in all 768 dimensions have no neighbours to speak of, unlike texts; these have 64.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -14,6 +14,7 @@ from search_agent.types import Mode
 from services.common import metrics
 from services.retriever.encoders import Encoder, load_encoder
 from services.retriever.errors import EncoderUnavailable, IndexRefused
+from services.retriever.gpu import Device, faiss_devices
 from services.retriever.index import Index, open_indexes
 from services.retriever.rerankers import Reranker, load_reranker
 from services.retriever.search import BatchedRetriever
@@ -86,12 +87,14 @@ def assemble(
     settings: RetrieverSettings,
     load: Callable[[str], Encoder] = load_encoder,
     load_ranker: Callable[[str], Reranker] = load_reranker,
+    find_gpus: Callable[[int], Sequence[Device]] = faiss_devices,
 ) -> BatchedRetriever:
     """Opens every index of `settings.indexes`, and loads the encoders they need and the reranker, if any.
 
     Raises RetrieverProblem.
     """
-    indexes, others = open_indexes(settings.indexes, settings.verify_checksums)
+    gpus = find_gpus(settings.gpus) if settings.gpus else ()
+    indexes, others = open_indexes(settings.indexes, settings.verify_checksums, gpus)
     for path in others:
         log.warning("not an index, skipped", path=str(path))
     default = _default(settings, indexes)
