@@ -121,7 +121,7 @@ if [[ $phase != adapters ]]; then # those of the demo, where they are not made h
     [[ -d $work/reader ]] || cp -r data/demo/adapters/reader "$work/reader"
     [[ -d $work/warm ]] || cp -r data/demo/adapters/searcher "$work/warm"
 fi
-"$python" -m services.trainer.base_model "$base" ${GGUF:+--gguf "$GGUF"} >"$work/logs/base.log" 2>&1
+"$python" -m services.generator.base_model "$base" ${GGUF:+--gguf "$GGUF"} >"$work/logs/base.log" 2>&1
 said "base model"
 case $phase in
 serve)

@@ -7,19 +7,24 @@ cd "$(dirname "$0")/.."
 uv=uv
 [[ -x .venv/bin/uv ]] && uv=.venv/bin/uv
 
+platform=--universal
 lock() {
     local name=$1
     shift
     # No package of ours may need a compiler; and no header, so that a lock changes only when a version does.
-    "$uv" pip compile pyproject.toml --quiet --universal --python-version 3.11 --only-binary :all: \
-        --generate-hashes --no-header --extra "${name%%-*}" -o "requirements/$name.txt" "$@"
+    "$uv" pip compile pyproject.toml --quiet "$platform" --python-version 3.11 --only-binary :all: \
+        --generate-hashes --no-header -o "requirements/$name.txt" "$@"
 }
 
-lock dev --group weights "$@"
+lock dev --extra dev --group weights "$@"
 # The images get the versions that the tests ran with.
-lock local --group weights --constraint requirements/dev.txt "$@"
-lock generator --group weights --constraint requirements/dev.txt "$@"
-lock retriever --constraint requirements/dev.txt "$@"
-lock retriever-lucene --group lucene --constraint requirements/dev.txt "$@"
-lock gateway --constraint requirements/dev.txt "$@"
-lock trainer --group weights --constraint requirements/dev.txt "$@"
+lock local --extra local --group weights --constraint requirements/dev.txt "$@"
+lock generator --extra generator --group weights --constraint requirements/dev.txt "$@"
+lock retriever --extra retriever --constraint requirements/dev.txt "$@"
+lock retriever-lucene --extra retriever --group lucene --constraint requirements/dev.txt "$@"
+lock gateway --extra gateway --constraint requirements/dev.txt "$@"
+lock trainer --extra trainer --group weights --constraint requirements/dev.txt "$@"
+# The images for GPUs: Debian 12 only, and without the constraint, since vllm and faiss-gpu have pins of their own.
+platform=--python-platform=x86_64-manylinux_2_36
+lock retriever-gpu --extra retriever-gpu "$@"
+lock generator-gpu --extra generator-gpu --group weights "$@"

@@ -7,10 +7,14 @@ LABEL org.opencontainers.image.title="search-agent generator" \
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore
 
 WORKDIR /app
-# libgomp1: llama.cpp's wheel expects the system's OpenMP.
-RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+# "generator-gpu" has vLLM in the place of llama.cpp. llama.cpp's wheel expects the system's OpenMP; what vLLM
+# compiles for the GPU at its start needs a C compiler.
+ARG LOCK=generator
+RUN apt-get update && \
+    if [ "$LOCK" = generator-gpu ]; then set -- gcc g++ libc6-dev; else set -- libgomp1; fi && \
+    apt-get install -y --no-install-recommends "$@" && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --home-dir /app --no-create-home app
-COPY requirements/generator.txt requirements.txt
+COPY requirements/$LOCK.txt requirements.txt
 # The lock is complete and hashed; a package without a wheel would need a compiler, so it is an error.
 RUN python3 -m pip install --no-cache-dir --no-deps --only-binary :all: -r requirements.txt
 COPY data/demo/adapters /usr/share/search-agent/adapters
@@ -19,8 +23,11 @@ COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
 COPY services/common services/common
 COPY services/generator services/generator
-
-RUN install -d -o app /var/lib/search-agent/state
+# the embedded model in the form that vLLM reads
+RUN if [ "$LOCK" = generator-gpu ]; then \
+        python3 -m services.generator.base_model /usr/share/search-agent/models/smollm2-135m-instruct; \
+    fi
+RUN install -d -o app /var/lib/search-agent/state /var/cache/search-agent
 
 USER app
 ENV GENERATOR_HOST=0.0.0.0 GENERATOR_PORT=50053 GENERATOR_METRICS_PORT=9103

@@ -7,8 +7,8 @@ LABEL org.opencontainers.image.title="search-agent retriever" \
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore
 
 WORKDIR /app
-RUN useradd --uid 10001 --home-dir /app --no-create-home app
-# "retriever-lucene" adds Lucene for BM25 and the Java that runs it.
+RUN useradd --uid 10001 --home-dir /app --no-create-home app && install -d -o app /var/cache/search-agent
+# "retriever-lucene" adds Lucene for BM25 and the Java that runs it; "retriever-gpu" has torch and FAISS for GPUs.
 ARG LOCK=retriever
 RUN if [ "$LOCK" = retriever-lucene ]; then \
         apt-get update -qq && mkdir -p /usr/share/man/man1 && \

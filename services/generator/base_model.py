@@ -1,4 +1,4 @@
-"""`python -m services.trainer.base_model OUT`: a GGUF model as a Hugging Face folder, which training and vLLM need.
+"""`python -m services.generator.base_model OUT`: a GGUF model as a Hugging Face folder, which training and vLLM need.
 
 The embedded model has no other form.
 """
@@ -53,14 +53,14 @@ def tokenizer_of(gguf: Path, end: int) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="services.trainer.base_model", description=__doc__)
+    parser = argparse.ArgumentParser(prog="services.generator.base_model", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--gguf", type=Path, help="default: the embedded SmolLM2-135M-Instruct")
     args = parser.parse_args()
     try:
         print(unpack(args.gguf or embedded_model(), args.out))
     except (GeneratorError, OSError, ValueError) as error:
-        raise SystemExit(f"services.trainer.base_model: {error}") from None
+        raise SystemExit(f"services.generator.base_model: {error}") from None
 
 
 if __name__ == "__main__":
