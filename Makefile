@@ -2,7 +2,7 @@
 PORT ?= 8080
 BIN := .venv/bin
 
-.PHONY: help demo up test test-trainer test-compose check protos lock clean
+.PHONY: help demo up test test-torch test-compose check protos lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,8 +31,9 @@ test: .venv/.dev ## unit, integration and end-to-end tests
 	@.venv-trainer/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/trainer-test.txt
 	@touch $@
 
-test-trainer: .venv-trainer/.done ## the trainer's tests with the real verl and torch on a CPU
-	@.venv-trainer/bin/python -m pytest tests/trainer tests/unit/trainer
+test-torch: .venv-trainer/.done ## what needs torch: the trainer with the real verl, encoder and GPU search, on a CPU
+	@.venv-trainer/bin/python -m pytest tests/trainer tests/unit/trainer tests/unit/retriever/test_torch_encoder.py \
+		tests/unit/retriever/test_torch_device.py
 
 test-compose: .venv/.dev ## builds the images and tests the stack in containers
 	@deploy/ci/test-compose.sh

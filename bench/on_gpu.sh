@@ -9,8 +9,10 @@
 #   bench/on_gpu.sh WORK compare NAME…        naive RAG and searchers (smollm2, warm, trained-SEED), all with the reader
 #
 # What does not answer yet, a phase starts itself. Two run side by side with other PORTS (a number added to each
-# port) and, if there are two GPUs, CUDA_VISIBLE_DEVICES. WORK/logs holds what each process said. PYTHON chooses the
-# interpreter, GGUF the model (default: the embedded one), VLLM_FLAGS more options for vLLM.
+# port) and, if there are two GPUs, CUDA_VISIBLE_DEVICES. Two `train` phases need one Ray cluster, which RAY_ADDRESS
+# names: in clusters of their own on one host, runs would share verl's sockets for weights. WORK/logs holds what each
+# process said. PYTHON chooses the interpreter, GGUF the model (default: the embedded one), VLLM_FLAGS more options
+# for vLLM.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mkdir -p "$1/logs" && cd "$1" && pwd)
@@ -190,7 +192,7 @@ for change in more:
     changes[field] = yaml.safe_load(value)
 print(dump(load("smollm2-demo", changes)), end="")
 P
-    RAY_ADDRESS=local VLLM_USE_FLASHINFER_SAMPLER=0 "$python" -m services.trainer.train "$run" >>"$work/logs/run-$seed.log" 2>&1 ||
+    RAY_ADDRESS=${RAY_ADDRESS:-local} VLLM_USE_FLASHINFER_SAMPLER=0 "$python" -m services.trainer.train "$run" >>"$work/logs/run-$seed.log" 2>&1 ||
         said "stopped: $(cat "$run/reason.txt" 2>/dev/null || tail -n 1 "$work/logs/run-$seed.log")"
     newest=$(find "$run" -maxdepth 2 -name 'global_step_*' | sort -V | tail -n 1)
     [[ -n $newest ]] || exit 1

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # distinguishable with every kind of colour vision (Okabe and Ito)
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-_MARKERS = "osD^vPX*"
+_MARKERS = "osD^vPX"  # one fewer than colours, so that the pairs begin again after 56 methods only
 _INK, _FAINT = "#222222", "#dddddd"
 _APART = 0.022  # of an axis's width: intervals closer than this would cover each other
 

@@ -14,7 +14,7 @@ from search_agent.types import Mode
 from services.common import metrics
 from services.retriever.encoders import Encoder, load_encoder
 from services.retriever.errors import EncoderUnavailable, IndexRefused
-from services.retriever.gpu import Device, faiss_devices
+from services.retriever.gpu import Device, torch_devices
 from services.retriever.index import Index, open_indexes
 from services.retriever.rerankers import Reranker, load_reranker
 from services.retriever.search import BatchedRetriever
@@ -87,7 +87,7 @@ def assemble(
     settings: RetrieverSettings,
     load: Callable[[str], Encoder] = load_encoder,
     load_ranker: Callable[[str], Reranker] = load_reranker,
-    find_gpus: Callable[[int], Sequence[Device]] = faiss_devices,
+    find_gpus: Callable[[int], Sequence[Device]] = torch_devices,
 ) -> BatchedRetriever:
     """Opens every index of `settings.indexes`, and loads the encoders they need and the reranker, if any.
 

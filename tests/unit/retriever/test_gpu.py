@@ -10,7 +10,7 @@ import pytest
 from search_agent.types import Mode
 from services.retriever.dense import FAISS, VECTORS, Dense, write
 from services.retriever.errors import IndexRefused, LibraryMissing
-from services.retriever.gpu import SCRATCH_BYTES, GpuFlat, Table, faiss_devices
+from services.retriever.gpu import SCRATCH_BYTES, GpuFlat, Table, torch_devices
 from services.retriever.index import Index
 from tests.unit.retriever.helpers import FakeEncoder, build_index
 
@@ -32,7 +32,7 @@ class FakeGpu:
         self.table[start : start + len(rows)] = rows
 
     def search(self, queries: np.ndarray, k: int) -> Table:
-        scores = queries @ self.table.T.astype(np.float32)
+        scores: np.ndarray = queries @ self.table.T.astype(np.float32)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, axis=1), best
 
@@ -97,4 +97,4 @@ def test_an_index_on_gpus_ranks_as_on_the_cpu(tmp_path: Path) -> None:
 
 def test_gpus_that_are_not_there_are_told() -> None:
     with pytest.raises(LibraryMissing, match="RETRIEVER_GPUS"):
-        faiss_devices(64)
+        torch_devices(64)
