@@ -16,10 +16,15 @@ from prometheus_client.metrics import MetricWrapperBase
 from deploy import local
 from search_agent.agents.s3 import S3Params
 from services.common import metrics
+from services.gateway.settings import GatewaySettings
+from services.generator.settings import GeneratorSettings
+from services.retriever.settings import RetrieverSettings
 from services.trainer import config
+from services.trainer.settings import TrainerSettings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+GPU = yaml.safe_load((ROOT / "deploy/compose.gpu.yml").read_text())
 PROMETHEUS = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
 RULES = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())
 DASHBOARDS = {path.name: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana").rglob("*.json")}
@@ -95,6 +100,23 @@ def test_only_the_front_doors_are_published_and_to_this_machine_alone() -> None:
 
 def test_the_demos_searcher_is_asked_as_it_has_learned() -> None:
     learned = config.load("smollm2-demo").method.params
-    composed = json.loads(COMPOSE["services"]["gateway"]["environment"]["GATEWAY_METHODS"])
+    given = COMPOSE["services"]["gateway"]["environment"]["GATEWAY_METHODS"]
+    composed = json.loads(re.sub(r"\$\{S3_PARAMETERS-(.*?)\}", r"\1", given))
     assert composed == local.METHODS
     assert S3Params(**composed["s3"]) == replace(learned, constrained=True)
+
+
+@pytest.mark.parametrize("compose", [COMPOSE, GPU], ids=["cpu", "gpu"])
+def test_compose_sets_what_services_read(compose: dict[str, Any]) -> None:
+    settings = [GatewaySettings, GeneratorSettings, RetrieverSettings, TrainerSettings]
+    known = {f"{each.model_config['env_prefix']}{name}".upper() for each in settings for name in each.model_fields}
+    prefixes = tuple(str(each.model_config["env_prefix"]) for each in settings)
+    given = {name for service in compose["services"].values() for name in service.get("environment", {})}
+    assert {name for name in given if name.startswith(prefixes)} - known == set()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "deploy").glob("*.env")), ids=lambda file: file.name)
+def test_layouts_set_what_compose_reads(file: Path) -> None:
+    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    composed = "".join((ROOT / name).read_text() for name in ("docker-compose.yml", "deploy/compose.gpu.yml"))
+    assert {line.partition("=")[0] for line in lines} - set(re.findall(r"\$\{(\w+)", composed)) == set()
