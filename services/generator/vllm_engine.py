@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -19,26 +18,11 @@ from search_agent.errors import Failure, GeneratorError
 from search_agent.types import FinishReason, Sampling
 from services.generator.engine import EngineInfo, Piece, Request
 from services.generator.settings import GeneratorSettings
+from services.generator.vllm_model import Dead, Delta, VllmModel, first_line
 
 log = structlog.get_logger()
 
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
-_STREAM_INTERVAL = 8  # tokens a piece, after the first; one by one, passing them on would keep a core busy
-_ADAPTERS_AT_ONCE = 2  # one that requests under way finish on, and its successor
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What has been written since the last one. Only the last has a `finish` ("stop", "length" or another)."""
-
-    text: str
-    tokens: int
-    finish: str = ""
-    stop: str = ""
-
-
-class Dead(Exception):
-    """The model's process is gone."""
 
 
 class Model(Protocol):
@@ -114,7 +98,7 @@ class VllmEngine:
     @classmethod
     async def start(cls, settings: GeneratorSettings, launch: Callable[[str], Model] | None = None) -> VllmEngine:
         """Loads the model that the settings name. Raises GeneratorError."""
-        engine = cls(settings, launch or (lambda folder: _Vllm(folder, settings)))
+        engine = cls(settings, launch or (lambda folder: VllmModel(folder, settings)))
         engine._serving = await engine._start(
             settings.model, str(settings.adapter.absolute()) if settings.adapter else ""
         )
@@ -127,7 +111,7 @@ class VllmEngine:
                 loop = asyncio.get_running_loop()
                 prompt = await loop.run_in_executor(self._tokenizing, serving.model.tokens, request)
             except ValueError as error:
-                raise GeneratorError(Failure.INVALID, _line(error), request.field) from None
+                raise GeneratorError(Failure.INVALID, first_line(error), request.field) from None
             room = self._settings.context_tokens
             if len(prompt) + request.sampling.max_tokens > room:
                 counts = f"{len(prompt)} tokens and {request.sampling.max_tokens} more do not fit the context of {room}"
@@ -146,9 +130,9 @@ class VllmEngine:
                             raise GeneratorError(Failure.BROKEN, f"vLLM ended with finish reason {delta.finish}")
             except ValueError as error:
                 field = "sampling.grammar" if "grammar" in str(error).lower() else request.field
-                raise GeneratorError(Failure.INVALID, _line(error), field) from None
+                raise GeneratorError(Failure.INVALID, first_line(error), field) from None
             except RuntimeError as error:
-                raise GeneratorError(Failure.BROKEN, f"vLLM failed: {_line(error)}") from None
+                raise GeneratorError(Failure.BROKEN, f"vLLM failed: {first_line(error)}") from None
             except Dead:
                 self._lost(serving)
                 raise GeneratorError(Failure.UNAVAILABLE, "vLLM died and is started again") from None
@@ -182,7 +166,7 @@ class VllmEngine:
         try:
             model = await asyncio.to_thread(self._launch, folder)
         except (ValueError, RuntimeError, OSError) as error:
-            raise GeneratorError(Failure.INVALID, f"vLLM does not start: {_line(error)}", "path") from error
+            raise GeneratorError(Failure.INVALID, f"vLLM does not start: {first_line(error)}", "path") from error
         try:
             return _Serving(model, folder, adapter, await self._add(model, adapter), name)
         except GeneratorError:
@@ -197,7 +181,9 @@ class VllmEngine:
         try:
             await model.add(number, adapter)
         except ValueError as error:
-            raise GeneratorError(Failure.INVALID, f"vLLM does not take {adapter}: {_line(error)}", "adapter") from error
+            raise GeneratorError(
+                Failure.INVALID, f"vLLM does not take {adapter}: {first_line(error)}", "adapter"
+            ) from error
         return number
 
     async def _swap(self, path: str, adapter: str) -> None:
@@ -239,10 +225,6 @@ class VllmEngine:
             log.error("vLLM is not as asked", error=str(error))
 
 
-def _line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def _folder(path: str) -> str:
     """The folder of a model, which a hub id is downloaded to. Raises GeneratorError."""
     if Path(path).is_dir():
@@ -255,7 +237,7 @@ def _folder(path: str) -> str:
         return huggingface_hub.snapshot_download(path, ignore_patterns=["*.pth", "*.gguf", "original/*"])
     except (OSError, ValueError) as error:  # the hub's own errors are of these
         raise GeneratorError(
-            Failure.NOT_FOUND, f"no folder {path}, and no model of the hub: {_line(error)}", "path"
+            Failure.NOT_FOUND, f"no folder {path}, and no model of the hub: {first_line(error)}", "path"
         ) from None
 
 
@@ -264,7 +246,10 @@ def _identity(folder: str, adapter: str) -> str:
     version = _digest(folder, "*.safetensors", "path")
     if adapter:
         version += "+" + _digest(adapter, "adapter_model.safetensors", "adapter")
-    return f"{Path(folder).name}@{version}"
+    path = Path(folder)
+    # The hub keeps a model in models--OWNER--NAME/snapshots/COMMIT.
+    name = path.parent.parent.name.rpartition("--")[2] if path.parent.name == "snapshots" else path.name
+    return f"{name}@{version}"
 
 
 def _digest(folder: str, pattern: str, field: str) -> str:
@@ -277,98 +262,3 @@ def _digest(folder: str, pattern: str, field: str) -> str:
         with path.open("rb") as file:
             whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()[:12]
-
-
-class _Vllm:
-    """A model in vLLM's asynchronous engine, whose work is done by processes of its own."""
-
-    def __init__(self, folder: str, settings: GeneratorSettings) -> None:
-        # gRPC's threads do not survive a fork.
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-
-        arguments: dict[str, Any] = {
-            "model": folder,
-            "max_model_len": settings.context_tokens,
-            "max_num_seqs": settings.parallel,
-            "tensor_parallel_size": settings.tensor_parallel,
-            "gpu_memory_utilization": settings.gpu_memory,
-            "enable_prefix_caching": True,  # a turn's prompt begins as the one before it ended
-            "stream_interval": _STREAM_INTERVAL,
-        }
-        if settings.adapter_rank:
-            arguments |= {
-                "enable_lora": True,
-                "max_lora_rank": settings.adapter_rank,
-                "max_loras": _ADAPTERS_AT_ONCE,
-            }
-        self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | settings.vllm_arguments))
-        self._tokenizer: Any = self._llm.get_tokenizer()
-        self._adapters: dict[int, Any] = {0: None}
-        self._names = itertools.count()
-
-    def tokens(self, request: Request) -> list[int]:
-        if request.prompt:
-            return list(self._tokenizer.encode(request.prompt))
-        messages = [{"role": each.role, "content": each.content} for each in request.messages]
-        goes_on = request.messages[-1].role == "assistant"
-        return list(
-            self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=not goes_on, continue_final_message=goes_on, return_dict=False
-            )
-        )
-
-    async def generate(self, prompt: list[int], sampling: Sampling, adapter: int) -> AsyncGenerator[Delta, None]:
-        from vllm import SamplingParams, TokensPrompt
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
-        parameters = SamplingParams(
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=sampling.seed,
-            stop=list(sampling.stop),
-            structured_outputs=StructuredOutputsParams(grammar=sampling.grammar) if sampling.grammar else None,
-            output_kind=RequestOutputKind.DELTA,
-        )
-        name = str(next(self._names))
-        outputs = self._llm.generate(
-            TokensPrompt(prompt_token_ids=prompt), parameters, name, lora_request=self._adapters[adapter]
-        )
-        try:
-            async with aclosing(outputs) as running:  # closing it ends the work
-                async for output in running:
-                    (written,) = output.outputs
-                    stop = written.stop_reason if isinstance(written.stop_reason, str) else ""
-                    yield Delta(written.text, len(written.token_ids), written.finish_reason or "", stop)
-        except EngineDeadError:
-            raise Dead from None
-        except EngineGenerateError as error:
-            raise RuntimeError(_line(error.__cause__ or error)) from error
-
-    async def add(self, adapter: int, path: str) -> None:
-        from vllm.lora.request import LoRARequest
-
-        request = LoRARequest(str(adapter), adapter, path)
-        await self._refusals(self._llm.add_lora(request))
-        self._adapters[adapter] = request
-
-    async def remove(self, adapter: int) -> None:
-        await self._refusals(self._llm.remove_lora(adapter))
-        del self._adapters[adapter]
-
-    async def _refusals(self, call: Awaitable[object]) -> None:
-        """What goes wrong in vLLM's process comes back as a plain Exception."""
-        try:
-            await call
-        except Exception as error:
-            raise ValueError(_line(error)) from error
-
-    def dead(self) -> bool:
-        return bool(self._llm.errored)
-
-    def close(self) -> None:
-        self._llm.shutdown()

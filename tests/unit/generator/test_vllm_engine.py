@@ -12,7 +12,8 @@ from search_agent.errors import Failure, GeneratorError
 from search_agent.types import FinishReason, Message, Sampling
 from services.generator.engine import Piece, Request
 from services.generator.settings import GeneratorSettings
-from services.generator.vllm_engine import Dead, Delta, VllmEngine
+from services.generator.vllm_engine import VllmEngine
+from services.generator.vllm_model import Dead, Delta
 
 ASK = Request(Sampling(max_tokens=8), messages=(Message("user", "Hi"),))
 
@@ -227,3 +228,12 @@ async def test_a_start_that_fails_names_what_is_wrong(folders):
     with pytest.raises(GeneratorError, match="rank 128"):
         await VllmEngine.start(bad, good)
     assert good.models[0].closed
+
+
+async def test_a_model_of_the_hub_goes_by_its_name(tmp_path):
+    folder = tmp_path / "models--Qwen--Qwen2.5-7B-Instruct" / "snapshots" / "a09a35458c702b33eeacc393d103063234e8bc28"
+    folder.mkdir(parents=True)
+    weights(folder, "model.safetensors", b"one")
+    engine = await VllmEngine.start(GeneratorSettings(engine="vllm", model=str(folder)), Launcher())
+    assert (await engine.info()).model.startswith("Qwen2.5-7B-Instruct@")
+    await engine.close()

@@ -1,0 +1,130 @@
+"""A model in vLLM's asynchronous engine: all that touches vLLM itself."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from search_agent.types import Sampling
+from services.generator.engine import Request
+from services.generator.settings import GeneratorSettings
+
+_STREAM_INTERVAL = 8  # tokens a piece, after the first; one by one, passing them on would keep a core busy
+_ADAPTERS_AT_ONCE = 2  # one that requests under way finish on, and its successor
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What has been written since the last one. Only the last has a `finish` ("stop", "length" or another)."""
+
+    text: str
+    tokens: int
+    finish: str = ""
+    stop: str = ""
+
+
+class Dead(Exception):
+    """The model's process is gone."""
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+class VllmModel:
+    """A model in vLLM's asynchronous engine, whose work is done by processes of its own."""
+
+    def __init__(self, folder: str, settings: GeneratorSettings) -> None:
+        # gRPC's threads do not survive a fork.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments: dict[str, Any] = {
+            "model": folder,
+            "max_model_len": settings.context_tokens,
+            "max_num_seqs": settings.parallel,
+            "tensor_parallel_size": settings.tensor_parallel,
+            "gpu_memory_utilization": settings.gpu_memory,
+            "enable_prefix_caching": True,  # a turn's prompt begins as the one before it ended
+            "stream_interval": _STREAM_INTERVAL,
+        }
+        if settings.adapter_rank:
+            arguments |= {
+                "enable_lora": True,
+                "max_lora_rank": settings.adapter_rank,
+                "max_loras": _ADAPTERS_AT_ONCE,
+            }
+        self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | settings.vllm_arguments))
+        self._tokenizer: Any = self._llm.get_tokenizer()
+        self._adapters: dict[int, Any] = {0: None}
+        self._names = itertools.count()
+
+    def tokens(self, request: Request) -> list[int]:
+        if request.prompt:
+            return list(self._tokenizer.encode(request.prompt))
+        messages = [{"role": each.role, "content": each.content} for each in request.messages]
+        goes_on = request.messages[-1].role == "assistant"
+        return list(
+            self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=not goes_on, continue_final_message=goes_on, return_dict=False
+            )
+        )
+
+    async def generate(self, prompt: list[int], sampling: Sampling, adapter: int) -> AsyncGenerator[Delta, None]:
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        parameters = SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            stop=list(sampling.stop),
+            structured_outputs=StructuredOutputsParams(grammar=sampling.grammar) if sampling.grammar else None,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        name = str(next(self._names))
+        outputs = self._llm.generate(
+            TokensPrompt(prompt_token_ids=prompt), parameters, name, lora_request=self._adapters[adapter]
+        )
+        try:
+            async with aclosing(outputs) as running:  # closing it ends the work
+                async for output in running:
+                    (written,) = output.outputs
+                    stop = written.stop_reason if isinstance(written.stop_reason, str) else ""
+                    yield Delta(written.text, len(written.token_ids), written.finish_reason or "", stop)
+        except EngineDeadError:
+            raise Dead from None
+        except EngineGenerateError as error:
+            raise RuntimeError(first_line(error.__cause__ or error)) from error
+
+    async def add(self, adapter: int, path: str) -> None:
+        from vllm.lora.request import LoRARequest
+
+        request = LoRARequest(str(adapter), adapter, path)
+        await self._refusals(self._llm.add_lora(request))
+        self._adapters[adapter] = request
+
+    async def remove(self, adapter: int) -> None:
+        await self._refusals(self._llm.remove_lora(adapter))
+        del self._adapters[adapter]
+
+    async def _refusals(self, call: Awaitable[object]) -> None:
+        """What goes wrong in vLLM's process comes back as a plain Exception."""
+        try:
+            await call
+        except Exception as error:
+            raise ValueError(first_line(error)) from error
+
+    def dead(self) -> bool:
+        return bool(self._llm.errored)
+
+    def close(self) -> None:
+        self._llm.shutdown()
