@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import platform
 import shlex
@@ -12,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +151,13 @@ def _row(rung: Rung) -> str:
 
 def report(rungs: Sequence[Rung], argv: Sequence[str], **about: object) -> dict[str, object]:
     """What is written as JSON: the rungs with date, command, machine and versions."""
+    faiss: Any = importlib.import_module("faiss")  # faiss-cpu or faiss-gpu
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["search-agent", *argv]),
         "machine": {"cpu": cpu[0].partition(": ")[2] if cpu else platform.machine(), "cores": len(cpu)},
-        "versions": {name: version(name) for name in ("faiss-cpu", "numpy")} | {"python": platform.python_version()},
+        "versions": {"faiss": faiss.__version__, "numpy": np.__version__, "python": platform.python_version()},
         **about,
         "rungs": [asdict(rung) for rung in rungs],
     }
