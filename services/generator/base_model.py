@@ -23,12 +23,20 @@ def unpack(gguf: Path, folder: Path) -> Path:
     if folder.exists():
         return folder
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    # transformers 5.23 may leave the weights packed, and 5.9 cannot.
+    unpacked = (
+        {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
+    )
     draft = folder.with_name(f"{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-    model.config.__dict__.pop("quantization_config", None)  # the weights no longer are
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **unpacked
+    )
+    # The weights no longer are quantised, whatever is remembered of it, here or there.
+    model.config.__dict__.pop("quantization_config", None)
+    model.hf_quantizer = None
     model.save_pretrained(draft)
     tokenizer_of(gguf, model.config.eos_token_id).save_pretrained(draft)
     draft.rename(folder)
