@@ -25,7 +25,8 @@ COPY services/common services/common
 COPY services/generator services/generator
 # the embedded model in the form that vLLM reads
 RUN if [ "$LOCK" = generator-gpu ]; then \
-        python3 -m services.generator.base_model /usr/share/search-agent/models/smollm2-135m-instruct; \
+        python3 -m services.generator.base_model /usr/share/search-agent/models/smollm2-135m-instruct && \
+        chmod -R a+rX /usr/share/search-agent/models; \
     fi
 RUN install -d -o app /var/lib/search-agent/state /var/cache/search-agent
 

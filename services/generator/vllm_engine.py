@@ -259,6 +259,9 @@ def _digest(folder: str, pattern: str, field: str) -> str:
         raise GeneratorError(Failure.NOT_FOUND, f"no {pattern} in {folder}", field)
     whole = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            with path.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise GeneratorError(Failure.INVALID, f"cannot read {path}: {error.strerror}", field) from error
     return whole.hexdigest()[:12]

@@ -92,6 +92,7 @@ def folders(tmp_path: Path) -> dict[str, str]:
         "b": str(weights(tmp_path / "b", "adapter_model.safetensors", b"four")),
         "bad": str(weights(tmp_path / "bad", "adapter_model.safetensors", b"five")),
         "empty": str(weights(tmp_path / "empty", "README", b"")),
+        "torn": str(weights(tmp_path / "torn", "README", b"")),
     }
 
 
@@ -191,11 +192,13 @@ async def test_another_model_while_a_request_is_under_way(engine, folders):
 async def test_what_cannot_be_loaded_leaves_all_as_it_was(engine, folders):
     before = await engine.info()
     engine.launcher.refuses = "no room\non the GPU"
+    (Path(folders["torn"]) / "model.safetensors").mkdir()
     for path, adapter, field, words in [
         ("", folders["bad"], "adapter", "rank 128 is above 64"),
         ("", folders["empty"], "adapter", "no adapter_model.safetensors"),
         ("/no/such", "", "path", "no folder /no/such"),
         (folders["empty"], "", "path", "no *.safetensors"),
+        (folders["torn"], "", "path", "cannot read"),
         (folders["other"], "", "path", "no room"),
     ]:
         with pytest.raises(GeneratorError) as caught:
