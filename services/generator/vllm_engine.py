@@ -186,9 +186,12 @@ class VllmEngine:
             ) from error
         return number
 
-    async def _swap(self, path: str, adapter: str) -> None:
+    async def _swap(self, path: str, adapter: str, dead: _Serving | None = None) -> None:
+        """Serves the model in `path` (empty: the present one) with `adapter`; in place of `dead`, if that is given."""
         async with self._loading:
             old = self._serving
+            if dead and dead is not old:
+                return  # another request has seen it as well
             folder = await asyncio.to_thread(_folder, path) if path else old.path
             if folder == old.path and not old.model.dead():
                 name = await asyncio.to_thread(_identity, folder, adapter)
@@ -211,7 +214,7 @@ class VllmEngine:
         """Starts the served model again, once."""
         if serving is self._serving and not self._loading.locked():
             log.error("vLLM died", model=serving.name)
-            self._spawn(self._swap(serving.path, serving.adapter_path))
+            self._spawn(self._swap(serving.path, serving.adapter_path, dead=serving))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
