@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -137,9 +137,8 @@ def _encode(encoder: Encoder, store: PassageStore, work: Path, say: Callable[[st
         "passages": manifests.describe(work / BLOBS).sha256,
         "encoder": encoder.name,
         "dim": encoder.dim,
-        "batch": encoder.at_once,
     }
-    done = _resumable(work, owner, say)
+    done = _resumable(work, owner, encoder.at_once, say)
     with path.open("r+b" if done else "wb") as file:
         shape = (len(store), encoder.dim)
         np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
@@ -170,7 +169,7 @@ def _in_order(work: Callable[[Item], Result], items: Iterable[Item], at_once: in
             yield waiting.popleft().result()
 
 
-def _resumable(work: Path, owner: dict[str, object], say: Callable[[str], None]) -> int:
+def _resumable(work: Path, owner: dict[str, object], batch: int, say: Callable[[str], None]) -> int:
     """How many rows of vectors an earlier build left that are of use: whole batches only."""
     try:
         earlier = json.loads((work / _PROGRESS).read_text())
@@ -184,7 +183,6 @@ def _resumable(work: Path, owner: dict[str, object], say: Callable[[str], None])
         say("the corpus or the encoder is not that of the unfinished build: encoding starts over")
         return 0
     done: int = written // (dim * 2)
-    batch = cast(int, owner["batch"])
     done = rows if done >= rows else done - done % batch
     if done:
         say(f"going on with an unfinished build: {done} of {rows} passages are encoded")
