@@ -7,7 +7,7 @@ import hashlib
 import itertools
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +18,13 @@ from search_agent.errors import Failure, GeneratorError
 from search_agent.types import FinishReason, Sampling
 from services.generator.engine import EngineInfo, Piece, Request
 from services.generator.settings import GeneratorSettings
-from services.generator.vllm_model import Dead, Delta, VllmModel, first_line
+from services.generator.vllm_model import Dead, Delta, VllmModel, first_line, one_line
 
 log = structlog.get_logger()
 
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+_ALIVE_S = 1.0  # between two looks whether a call's model still lives
+_FAIL_S = 30.0  # a dead model's requests fail on their own; this long is waited for them
 
 
 class Model(Protocol):
@@ -40,7 +42,7 @@ class Model(Protocol):
         ...
 
     async def add(self, adapter: int, path: str) -> None:
-        """Raises ValueError for an adapter that cannot be loaded."""
+        """Raises ValueError for an adapter that cannot be loaded, and Dead. May never end if the model dies."""
         ...
 
     async def remove(self, adapter: int) -> None: ...
@@ -52,14 +54,15 @@ class Model(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Serving:
-    """A model with an adapter (0: none), and the requests under way on them."""
+    """A model with an adapter (0: none), and the requests under way on them. `base` names the model alone."""
 
     model: Model
     path: str
     adapter_path: str
     adapter: int
+    base: str
     name: str
     under_way: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -89,6 +92,8 @@ class VllmEngine:
         self._settings = settings
         self._launch = launch
         self._serving: _Serving
+        self._old: list[_Serving] = []  # those that requests may still be under way on
+        self._restart: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
         self._loading = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -156,20 +161,22 @@ class VllmEngine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.to_thread(self._serving.model.close)
+        for model in {self._serving.model, *(old.model for old in self._old)}:
+            await asyncio.to_thread(model.close)
         self._tokenizing.shutdown()
 
     async def _start(self, path: str, adapter: str) -> _Serving:
         """A model of its own, with the adapter."""
         folder = await asyncio.to_thread(_folder, path)
-        name = await asyncio.to_thread(_identity, folder, adapter)
+        base = await asyncio.to_thread(_identity, folder)
+        name = await asyncio.to_thread(_with_adapter, base, adapter)
         try:
             model = await asyncio.to_thread(self._launch, folder)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise GeneratorError(Failure.INVALID, f"vLLM does not start: {first_line(error)}", "path") from error
+        except Exception as error:  # of whatever kind: a wrong argument is a TypeError, a missing vLLM an ImportError
+            raise GeneratorError(Failure.INVALID, f"vLLM does not start: {one_line(error)}", "path") from error
         try:
-            return _Serving(model, folder, adapter, await self._add(model, adapter), name)
-        except GeneratorError:
+            return _Serving(model, folder, adapter, await self._add(model, adapter), base, name)
+        except BaseException:
             await asyncio.to_thread(model.close)
             raise
 
@@ -179,11 +186,13 @@ class VllmEngine:
             return 0
         number = next(self._numbers)
         try:
-            await model.add(number, adapter)
+            await _answer(model, model.add(number, adapter))
         except ValueError as error:
             raise GeneratorError(
                 Failure.INVALID, f"vLLM does not take {adapter}: {first_line(error)}", "adapter"
             ) from error
+        except Dead:
+            raise GeneratorError(Failure.UNAVAILABLE, f"vLLM died when it was to take {adapter}") from None
         return number
 
     async def _swap(self, path: str, adapter: str, dead: _Serving | None = None) -> None:
@@ -193,28 +202,43 @@ class VllmEngine:
             if dead and dead is not old:
                 return  # another request has seen it as well
             folder = await asyncio.to_thread(_folder, path) if path else old.path
-            if folder == old.path and not old.model.dead():
-                name = await asyncio.to_thread(_identity, folder, adapter)
-                new = _Serving(old.model, folder, adapter, await self._add(old.model, adapter), name)
+            if old.model.dead():
+                await self._bury(old)
+                new = await self._start(folder, adapter)
+            # The weights in memory are those that were read then. Hashing them takes long, and a folder may be
+            # written anew, so they are looked at only where somebody names the folder.
+            elif not path or (folder == old.path and await asyncio.to_thread(_identity, folder) == old.base):
+                name = await asyncio.to_thread(_with_adapter, old.base, adapter)
+                number = await self._add(old.model, adapter)
+                new = _Serving(old.model, folder, adapter, number, old.base, name)
             else:
                 new = await self._start(folder, adapter)
             self._serving = new
+            self._old.append(old)
             self._spawn(self._retire(old))
             log.info("model loaded", model=new.name, before=old.name)
 
     async def _retire(self, old: _Serving) -> None:
         """Frees what a model or adapter took, once no request is under way on it."""
         await old.idle.wait()
-        if old.model is not self._serving.model:
+        self._old.remove(old)
+        if old.model is self._serving.model:
+            if old.adapter:
+                await _answer(old.model, old.model.remove(old.adapter))
+        elif all(other.model is not old.model for other in self._old):  # it may have had another adapter before
             await asyncio.to_thread(old.model.close)
-        elif old.adapter:
-            await old.model.remove(old.adapter)
+
+    async def _bury(self, dead: _Serving) -> None:
+        """Closes a dead model before its successor starts: processes of its that are left hold the GPUs' memory."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(dead.idle.wait(), _FAIL_S)
+        await asyncio.to_thread(dead.model.close)
 
     def _lost(self, serving: _Serving) -> None:
-        """Starts the served model again, once."""
-        if serving is self._serving and not self._loading.locked():
+        """Starts the served model again, once. If that fails, the next who finds it dead tries again."""
+        if serving is self._serving and (self._restart is None or self._restart.done()):
             log.error("vLLM died", model=serving.name)
-            self._spawn(self._swap(serving.path, serving.adapter_path, dead=serving))
+            self._restart = self._spawn(self._swap(serving.path, serving.adapter_path, dead=serving))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -225,7 +249,19 @@ class VllmEngine:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("vLLM is not as asked", error=str(error))
+            log.error("vLLM is not as asked", error=one_line(error))
+
+
+async def _answer(model: Model, call: Coroutine[Any, Any, None]) -> None:
+    """Waits for the call. Raises Dead where the model dies first, since vLLM then leaves calls unanswered."""
+    calling = asyncio.ensure_future(call)
+    try:
+        while not (await asyncio.wait([calling], timeout=_ALIVE_S))[0]:
+            if model.dead():
+                raise Dead
+        calling.result()
+    finally:
+        calling.cancel()
 
 
 def _folder(path: str) -> str:
@@ -244,15 +280,17 @@ def _folder(path: str) -> str:
         ) from None
 
 
-def _identity(folder: str, adapter: str) -> str:
-    """ "name@version"; the version tells the model and its adapter apart by their bytes. Raises GeneratorError."""
-    version = _digest(folder, "*.safetensors", "path")
-    if adapter:
-        version += "+" + _digest(adapter, "adapter_model.safetensors", "adapter")
+def _identity(folder: str) -> str:
+    """ "name@version" of the model in the folder; the version tells it apart by its bytes. Raises GeneratorError."""
     path = Path(folder)
     # The hub keeps a model in models--OWNER--NAME/snapshots/COMMIT.
     name = path.parent.parent.name.rpartition("--")[2] if path.parent.name == "snapshots" else path.name
-    return f"{name}@{version}"
+    return f"{name}@{_digest(folder, '*.safetensors', 'path')}"
+
+
+def _with_adapter(base: str, adapter: str) -> str:
+    """The model's identity with an adapter (empty: none) on top. Raises GeneratorError."""
+    return f"{base}+{_digest(adapter, 'adapter_model.safetensors', 'adapter')}" if adapter else base
 
 
 def _digest(folder: str, pattern: str, field: str) -> str:

@@ -35,6 +35,27 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def one_line(error: BaseException) -> str:
+    """All of it; pydantic, which vLLM checks its arguments with, tells what is wrong after the first."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def tokens(tokenizer: Any, request: Request) -> list[int]:
+    """The prompt. Raises ValueError for messages that the tokenizer's template refuses."""
+    if request.prompt:
+        return list(tokenizer.encode(request.prompt))
+    messages = [{"role": each.role, "content": each.content} for each in request.messages]
+    goes_on = request.messages[-1].role == "assistant"
+    try:
+        return list(
+            tokenizer.apply_chat_template(
+                messages, add_generation_prompt=not goes_on, continue_final_message=goes_on, return_dict=False
+            )
+        )
+    except Exception as error:  # a template is a program: what it raises is Jinja's or anything
+        raise ValueError(first_line(error)) from error
+
+
 class VllmModel:
     """A model in vLLM's asynchronous engine, whose work is done by processes of its own."""
 
@@ -66,15 +87,7 @@ class VllmModel:
         self._names = itertools.count()
 
     def tokens(self, request: Request) -> list[int]:
-        if request.prompt:
-            return list(self._tokenizer.encode(request.prompt))
-        messages = [{"role": each.role, "content": each.content} for each in request.messages]
-        goes_on = request.messages[-1].role == "assistant"
-        return list(
-            self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=not goes_on, continue_final_message=goes_on, return_dict=False
-            )
-        )
+        return tokens(self._tokenizer, request)
 
     async def generate(self, prompt: list[int], sampling: Sampling, adapter: int) -> AsyncGenerator[Delta, None]:
         from vllm import SamplingParams, TokensPrompt
@@ -118,8 +131,12 @@ class VllmModel:
 
     async def _refusals(self, call: Awaitable[object]) -> None:
         """What goes wrong in vLLM's process comes back as a plain Exception."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         try:
             await call
+        except EngineDeadError:
+            raise Dead from None
         except Exception as error:
             raise ValueError(first_line(error)) from error
 

@@ -13,7 +13,7 @@ from search_agent.types import FinishReason, Message, Sampling
 from services.generator.engine import Piece, Request
 from services.generator.settings import GeneratorSettings
 from services.generator.vllm_engine import VllmEngine
-from services.generator.vllm_model import Dead, Delta
+from services.generator.vllm_model import Dead, Delta, tokens
 
 ASK = Request(Sampling(max_tokens=8), messages=(Message("user", "Hi"),))
 
@@ -29,7 +29,7 @@ class FakeModel:
         self.go.set()
         self.fails: Exception | None = None
         self.finish = "stop"
-        self.is_dead = self.closed = self.left_early = False
+        self.is_dead = self.closed = self.left_early = self.silent = False
 
     def tokens(self, request: Request) -> list[int]:
         if request.messages and request.messages[0].content == "no template":
@@ -53,6 +53,8 @@ class FakeModel:
     async def add(self, adapter: int, path: str) -> None:
         if "bad" in path:
             raise ValueError("rank 128 is above 64")
+        if self.silent:
+            await asyncio.Event().wait()
         self.adapters.add(adapter)
 
     async def remove(self, adapter: int) -> None:
@@ -68,11 +70,15 @@ class FakeModel:
 class Launcher:
     def __init__(self) -> None:
         self.models: list[FakeModel] = []
-        self.refuses = ""
+        self.refuses: str | Exception = ""
+        self.asked = 0
+        self.beside: list[FakeModel] = []  # models that were not closed when the last one was started
 
     def __call__(self, folder: str) -> FakeModel:
+        self.asked += 1
         if self.refuses:
-            raise ValueError(self.refuses)
+            raise self.refuses if isinstance(self.refuses, Exception) else ValueError(self.refuses)
+        self.beside = [model for model in self.models if not model.closed]
         self.models.append(FakeModel(folder))
         return self.models[-1]
 
@@ -189,6 +195,41 @@ async def test_another_model_while_a_request_is_under_way(engine, folders):
     assert old.closed
 
 
+async def test_a_model_stays_for_requests_on_an_adapter_that_it_had_before(engine, folders):
+    (old,) = engine.launcher.models
+    old.go.clear()
+    stream = engine.stream(ASK)
+    await anext(stream)
+    await engine.load("", folders["b"])
+    await engine.load(folders["other"], "")
+    await asyncio.sleep(0.05)
+    assert not old.closed
+    old.go.set()
+    assert [piece.text async for piece in stream] == ["two ", "end"]
+    await settled(engine)
+    assert old.closed
+
+
+async def test_closing_ends_the_model_that_requests_are_still_under_way_on(engine, folders):
+    (old,) = engine.launcher.models
+    old.go.clear()
+    stream = engine.stream(ASK)
+    await anext(stream)
+    await engine.load(folders["other"], "")
+    await engine.close()
+    assert [model.closed for model in engine.launcher.models] == [True, True]
+    await stream.aclose()
+
+
+async def test_a_version_is_that_of_the_weights_in_memory(engine, folders):
+    before = (await engine.info()).model
+    weights(Path(folders["model"]), "model.safetensors", b"written anew")
+    assert (await engine.load("", folders["a"])).model == before
+    assert len(engine.launcher.models) == 1
+    assert (await engine.load(folders["model"], folders["a"])).model != before
+    assert len(engine.launcher.models) == 2
+
+
 async def test_what_cannot_be_loaded_leaves_all_as_it_was(engine, folders):
     before = await engine.info()
     engine.launcher.refuses = "no room\non the GPU"
@@ -223,8 +264,87 @@ async def test_a_model_that_dies_is_started_again_with_its_adapter(engine):
     assert {piece.model for piece in await pieces(engine)} == {before.model}
 
 
+async def test_a_dead_model_is_closed_before_its_successor_starts(engine):
+    (old,) = engine.launcher.models
+    old.fails, old.is_dead = Dead(), True
+    await failure(engine, ASK)
+    await settled(engine)
+    assert len(engine.launcher.models) == 2
+    assert engine.launcher.beside == []
+
+
+async def test_a_restart_that_fails_is_tried_again_once_for_all_who_see_it(engine):
+    (old,) = engine.launcher.models
+    old.fails, old.is_dead, engine.launcher.refuses = Dead(), True, "no room"
+    for tries in (2, 3):
+        await asyncio.gather(*(failure(engine, ASK) for _ in range(3)))
+        await settled(engine)
+        assert engine.launcher.asked == tries
+    engine.launcher.refuses = ""
+    await failure(engine, ASK)
+    await settled(engine)
+    assert len(await pieces(engine)) == 3
+
+
+async def test_a_model_that_dies_while_it_loads_an_adapter_is_started_again(engine, folders):
+    (old,) = engine.launcher.models
+    old.silent = True
+    loading = asyncio.create_task(engine.load("", folders["b"]))
+    await asyncio.sleep(0.05)
+    old.is_dead = True
+    with pytest.raises(GeneratorError, match="vLLM died when it was to take") as caught:
+        await asyncio.wait_for(loading, 5)
+    assert caught.value.failure is Failure.UNAVAILABLE
+    with pytest.raises(GeneratorError, match="started again"):
+        await engine.info()
+    await settled(engine)
+    assert (await engine.info()).adapter == folders["a"]
+
+
+class Template:
+    """A tokenizer whose chat template does what the test says."""
+
+    def __init__(self, raises: Exception | None = None) -> None:
+        self.raises = raises
+
+    def encode(self, text: str) -> list[int]:
+        return [1, *map(ord, text)]
+
+    def apply_chat_template(
+        self,
+        messages: list[dict[str, str]],
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        return_dict: bool,
+    ) -> list[int]:
+        assert not return_dict
+        if self.raises:
+            raise self.raises
+        return [len(messages), add_generation_prompt, continue_final_message]
+
+
+def test_a_prompt_of_messages_and_of_text():
+    assert tokens(Template(), Request(ASK.sampling, prompt="a")) == [1, 97]
+    assert tokens(Template(), ASK) == [1, True, False]
+    assert tokens(Template(), Request(ASK.sampling, (*ASK.messages, Message("assistant", "b")))) == [2, False, True]
+
+
+@pytest.mark.parametrize("kind", [type("TemplateError", (Exception,), {}), TypeError, KeyError])
+def test_what_a_template_refuses_is_the_callers_error(kind: type[Exception]):
+    with pytest.raises(ValueError, match="roles must alternate"):
+        tokens(Template(kind("roles must alternate")), ASK)
+
+
 async def test_a_start_that_fails_names_what_is_wrong(folders):
     launcher = Launcher()
+    for problem, words in [
+        (TypeError("unexpected keyword argument 'fast'"), "argument 'fast'"),
+        (ImportError("No module named 'vllm'"), "No module named 'vllm'"),
+        (ValueError("1 validation error for LoRAConfig\nmax_lora_rank\n  Input should be 1, 8"), "should be 1, 8"),
+    ]:
+        launcher.refuses = problem
+        with pytest.raises(GeneratorError, match=words):
+            await VllmEngine.start(GeneratorSettings(engine="vllm", model=folders["model"]), launcher)
     launcher.refuses = "no GPU"
     with pytest.raises(GeneratorError, match="vLLM does not start: no GPU"):
         await VllmEngine.start(GeneratorSettings(engine="vllm", model=folders["model"]), launcher)
