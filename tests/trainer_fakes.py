@@ -65,7 +65,7 @@ class FakeSearcher:
     """
 
     def __init__(self, path: str, adapter: str = "", failing: Sequence[str] = ()) -> None:
-        self.path, self.adapter, self.failing = path, adapter, failing
+        self.path, self.adapter, self.failing, self.engine = path, adapter, failing, "llama.cpp"
         self.asked = 0
         self.loads: list[tuple[str, str]] = []
 
@@ -80,7 +80,9 @@ class FakeSearcher:
         return Completion(RIGHT if self.model == "good" else WRONG, model=self.model)
 
     async def info(self) -> ModelInfoResponse:
-        return ModelInfoResponse(model=self.model, engine="fake", grammar=True, path=self.path, adapter=self.adapter)
+        return ModelInfoResponse(
+            model=self.model, engine=self.engine, grammar=True, path=self.path, adapter=self.adapter
+        )
 
     async def load(self, path: str, adapter: str) -> ModelInfoResponse:
         self.loads.append((path, adapter))
@@ -113,8 +115,8 @@ class Gates:
 
     def promoter(self, limits: Limits = LIMITS) -> Promoter:
         @asynccontextmanager
-        async def candidates(files: Files, base: str) -> AsyncIterator[FakeSearcher]:
-            self.served.append(FakeSearcher(files.path or base, files.adapter, self.failing))
+        async def candidates(files: Files, current: ModelInfoResponse) -> AsyncIterator[FakeSearcher]:
+            self.served.append(FakeSearcher(files.path or current.path, files.adapter, self.failing))
             yield self.served[-1]
 
         @asynccontextmanager

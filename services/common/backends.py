@@ -12,7 +12,7 @@ from search_agent.errors import BoundaryError, GeneratorError, RetrieverError, S
 from search_agent.types import Author, Completion, FinishReason, Message, Mode, Passage, Sampling, Span
 from services.common import client
 
-_LOAD_TIMEOUT_S = 600.0  # a large model comes from a disk
+_LOAD_TIMEOUT_S = 1800.0  # a large model comes from a disk, and vLLM compiles it
 _FINISH = {pb.STOP: FinishReason.STOP, pb.LENGTH: FinishReason.LENGTH}
 
 

@@ -37,15 +37,27 @@ class Searcher(Policy, Protocol):
 
 
 class Candidates(Protocol):
-    """Serves files while the context is open; an adapter sits on the model `base`. Raises BoundaryError."""
+    """Serves files while the context is open, as `current` is served, and an adapter on its model.
 
-    def __call__(self, files: Files, base: str) -> AbstractAsyncContextManager[Searcher]: ...
+    Raises BoundaryError.
+    """
+
+    def __call__(self, files: Files, current: ModelInfoResponse) -> AbstractAsyncContextManager[Searcher]: ...
 
 
 @asynccontextmanager
-async def own_process(files: Files, base: str) -> AsyncIterator[Searcher]:
-    """A generator service of this machine's, on a free port, gone afterwards. Its settings are GENERATOR_…"""
-    model = files.path or base
+async def own_process(files: Files, current: ModelInfoResponse) -> AsyncIterator[Searcher]:
+    """A llama.cpp generator service of this machine's, on a free port, gone afterwards. Its settings are GENERATOR_…
+
+    vLLM takes GPUs whole, which the trainer does not have: its candidates need a service that was given some.
+    """
+    if current.engine == "vllm":
+        raise TrainerError(
+            Failure.UNSUPPORTED,
+            "the searcher's engine is vllm, which the trainer does not start; start one more generator service with "
+            "GENERATOR_ENGINE=vllm and the searcher's model, and name it to the trainer (TRAINER_CANDIDATE)",
+        )
+    model = files.path or current.path
     if not await asyncio.to_thread(os.path.isfile, model):
         raise TrainerError(
             Failure.UNSUPPORTED,
@@ -70,10 +82,17 @@ def at(target: str, timeout_s: float) -> Candidates:
     """Candidates are loaded into the generator service at `target`, which serves nothing else."""
 
     @asynccontextmanager
-    async def serve(files: Files, base: str) -> AsyncIterator[Searcher]:
+    async def serve(files: Files, current: ModelInfoResponse) -> AsyncIterator[Searcher]:
         candidate = GrpcPolicy(target, timeout_s)
         try:
-            await candidate.load(files.path or base, files.adapter)
+            engine = (await candidate.info()).engine
+            if engine != current.engine:  # they load different files, and the gate would compare the engines
+                raise TrainerError(
+                    Failure.UNSUPPORTED,
+                    f"the engine of TRAINER_CANDIDATE is {engine} and the searcher's {current.engine}; "
+                    "set its GENERATOR_ENGINE to the searcher's",
+                )
+            await candidate.load(files.path or current.path, files.adapter)
             yield candidate
         finally:
             await candidate.close()

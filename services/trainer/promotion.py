@@ -108,10 +108,10 @@ class Promoter:
         target = self._searcher(name)
         async with self._alone():
             step = self._checkpoint(id, checkpoint)
-            files = self._files(id, step)
             current = await target.info()
             if not current.path:
                 raise TrainerError(Failure.UNSUPPORTED, f"the engine of {name} loads no models")
+            files = self._files(id, step, current.engine)
             queue: asyncio.Queue[Progress | None] = asyncio.Queue()
             judging = asyncio.create_task(self._judge(id, settings, files, target, current, queue))
             judging.add_done_callback(lambda _: queue.put_nowait(None))
@@ -159,7 +159,7 @@ class Promoter:
         parameters = {"index": settings.index, **settings.agent_parameters, "constrained": terms.constrained}
         async with (
             self._environments(settings) as environment,
-            self._candidates(files, current.path) as candidate,
+            self._candidates(files, current) as candidate,
         ):
             info, generator = await candidate.info(), await environment.generator.info()
             if info.model == current.model:
@@ -230,14 +230,17 @@ class Promoter:
             raise TrainerError(Failure.UNSUPPORTED, message, "checkpoint")
         return wanted or found[-1]
 
-    def _files(self, id: str, step: int) -> Files:
-        """The checkpoint's LoRA adapter or, of a run without LoRA, the GGUF model that was made of it."""
+    def _files(self, id: str, step: int, engine: str) -> Files:
+        """The checkpoint's LoRA adapter or, of a run without LoRA, the model that was made of it for the engine."""
         folder = self._runs.path(id) / "checkpoints" / f"global_step_{step}"
         if (adapter := folder / "lora_adapter").is_dir():
             return Files("", str(adapter))
-        if (model := folder / "model.gguf").is_file():
+        name = "model" if engine == "vllm" else "model.gguf"  # a folder with safetensors, or a file
+        if (model := folder / name).exists():
             return Files(str(model), "")
-        raise TrainerError(Failure.UNSUPPORTED, f"{folder} has neither lora_adapter nor model.gguf", "checkpoint")
+        raise TrainerError(
+            Failure.UNSUPPORTED, f"{folder} has neither lora_adapter nor {name}, which {engine} loads", "checkpoint"
+        )
 
     def _records(self) -> list[dict[str, Any]]:
         journal = Journal(self._path)

@@ -41,7 +41,7 @@ class TrainerSettings(ServiceSettings):
     candidate: str = Field(
         "",
         description="host:port of a generator service that loads candidates for the gate and serves nothing else; "
-        "without it one is started on this machine for as long as the gate takes",
+        "without it one with llama.cpp is started on this machine for as long as the gate takes; vllm needs it",
     )
     gate_concurrency: int = Field(4, ge=1, description="questions that the gate asks at once")
     gate_limit_s: float = Field(4 * 3600, gt=0, description="longest time of one gate, in seconds")

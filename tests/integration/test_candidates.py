@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from contracts.v1.generator_pb2 import ModelInfoResponse
 from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
 from search_agent.errors import Failure, TrainerError
 from search_agent.types import Author, FinishReason, Sampling, Span
@@ -23,6 +24,11 @@ from tests.lora import write_lora
 SAYS = [Span(Author.ENVIRONMENT, "What is the capital of France?")]
 
 
+def served(path: str, engine: str = "llama.cpp") -> ModelInfoResponse:
+    """What the searcher says of itself."""
+    return ModelInfoResponse(engine=engine, path=path)
+
+
 def serves(adapter: Path) -> bool:
     """Whether a llama.cpp process was started with the adapter and still runs."""
     found = False
@@ -35,7 +41,7 @@ def serves(adapter: Path) -> bool:
 async def test_an_adapter_in_a_process_that_is_gone_afterwards(tmp_path: Path) -> None:
     lora = tmp_path / "lora.gguf"
     write_lora(lora)
-    async with own_process(Files("", str(lora)), str(embedded_model())) as candidate:
+    async with own_process(Files("", str(lora)), served(str(embedded_model()))) as candidate:
         info = await candidate.info()
         assert (info.path, info.adapter) == (str(embedded_model()), str(lora))
         assert (await candidate.complete(SAYS, Sampling(max_tokens=4))).model == info.model
@@ -47,16 +53,26 @@ async def test_a_candidate_that_cannot_be_served_is_told(tmp_path: Path) -> None
     junk = tmp_path / "adapter.gguf"
     junk.write_bytes(b"GGUF and nothing more")
     with pytest.raises(TrainerError, match="cannot be served") as caught:
-        async with own_process(Files("", str(junk)), str(embedded_model())):
+        async with own_process(Files("", str(junk)), served(str(embedded_model()))):
             pytest.fail("it is served")
     assert caught.value.failure is Failure.BROKEN
 
 
 async def test_a_base_model_of_another_machine_is_told(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="TRAINER_CANDIDATE") as caught:
-        async with own_process(Files("", "/adapter.gguf"), str(tmp_path / "elsewhere.gguf")):
+        async with own_process(Files("", "/adapter.gguf"), served(str(tmp_path / "elsewhere.gguf"))):
             pytest.fail("it is served")
     assert caught.value.failure is Failure.UNSUPPORTED
+
+
+async def test_a_searcher_on_vllm_needs_a_service_for_candidates(tmp_path: Path) -> None:
+    whole = tmp_path / "model.gguf"  # which llama.cpp would start with, beside a searcher that is none of it
+    whole.touch()
+    for files in (Files("", str(tmp_path)), Files(str(whole), "")):
+        with pytest.raises(TrainerError, match=r"engine is vllm.*GENERATOR_ENGINE=vllm.*TRAINER_CANDIDATE") as caught:
+            async with own_process(files, served(str(tmp_path), "vllm")):
+                pytest.fail("it is served")
+        assert caught.value.failure is Failure.UNSUPPORTED
 
 
 class Loads:
@@ -79,13 +95,30 @@ class Loads:
         """Nothing to stop."""
 
 
-async def test_a_service_that_candidates_are_loaded_into() -> None:
-    service = GeneratorService(Loads(), 64, Remembered())
+@pytest.fixture
+async def spare() -> AsyncIterator[tuple[Loads, str]]:
+    """A service for candidates, and its address."""
+    engine = Loads()
+    service = GeneratorService(engine, 64, Remembered())
     settings = GeneratorSettings(port=0)
     running, port = await server.start(
         "generator", "v1.Generator", settings, lambda server: add_GeneratorServicer_to_server(service, server)
     )
-    async with at(f"127.0.0.1:{port}", 5)(Files("", "/runs/a.gguf"), "/models/base.gguf") as candidate:
+    yield engine, f"127.0.0.1:{port}"
+    await running.stop(0)
+
+
+async def test_a_service_that_candidates_are_loaded_into(spare: tuple[Loads, str]) -> None:
+    async with at(spare[1], 5)(Files("", "/runs/a.gguf"), served("/models/base.gguf", "fake")) as candidate:
         said = await candidate.complete(SAYS, Sampling(max_tokens=4))
     assert said.text == "/models/base.gguf /runs/a.gguf"
-    await running.stop(0)
+
+
+async def test_a_service_with_another_engine_than_the_searchers_is_told(spare: tuple[Loads, str]) -> None:
+    engine, target = spare
+    before = engine.files
+    with pytest.raises(TrainerError, match="TRAINER_CANDIDATE is fake and the searcher's vllm") as caught:
+        async with at(target, 5)(Files("", "/runs/a"), served("/models/base", "vllm")):
+            pytest.fail("it is served")
+    assert caught.value.failure is Failure.UNSUPPORTED
+    assert engine.files == before

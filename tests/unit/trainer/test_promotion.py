@@ -97,6 +97,20 @@ async def test_the_newest_checkpoint_is_taken_and_may_be_a_model(gates: Gates, r
     assert done.checkpoint == 100
 
 
+async def test_a_whole_model_is_in_the_form_that_the_searchers_engine_loads(gates: Gates, run: str) -> None:
+    checkpoint = gates.runs.path(run) / "checkpoints/global_step_100"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.gguf").touch()
+    gates.searcher.engine = "vllm"
+    with pytest.raises(TrainerError, match="neither lora_adapter nor model, which vllm loads") as caught:
+        await promoted(gates.promoter(), run)
+    assert (caught.value.failure, caught.value.field) == (Failure.UNSUPPORTED, "checkpoint")
+    assert gates.served == []
+    (checkpoint / "model").mkdir()
+    await promoted(gates.promoter(), run)
+    assert (gates.served[0].path, gates.served[0].adapter) == (str(checkpoint / "model"), "")
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "searcher", "field", "message"),
     [
