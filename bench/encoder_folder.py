@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-MODEL_FILES = "transformer"
-
 
 def write(
     folder: Path, texts: Iterable[str], hidden: int = 768, layers: int = 12, max_tokens: int = 512, words: int = 30_522
@@ -33,7 +31,7 @@ def write(
         intermediate_size=4 * hidden,
         max_position_embeddings=max_tokens,
     )
-    parts = folder / MODEL_FILES
+    parts = folder / "transformer"
     BertModel(config).save_pretrained(parts)
     tokenizer.save_pretrained(parts)
     transformer = models.Transformer(str(parts), max_seq_length=max_tokens)

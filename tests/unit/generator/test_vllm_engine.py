@@ -116,6 +116,14 @@ async def pieces(engine: VllmEngine, request: Request = ASK) -> list[Piece]:
     return [piece async for piece in engine.stream(request)]
 
 
+async def begun(engine: VllmEngine) -> tuple[FakeModel, AsyncGenerator[Piece, None], str]:
+    """A request that waits for its model's `go`: the only model, the rest of the text, and the name it answers by."""
+    (model,) = engine.launcher.models
+    model.go.clear()
+    stream = engine.stream(ASK)
+    return model, stream, (await anext(stream)).model
+
+
 async def failure(engine: VllmEngine, request: Request) -> GeneratorError:
     with pytest.raises(GeneratorError) as caught:
         await pieces(engine, request)
@@ -162,10 +170,7 @@ async def test_leaving_early_ends_the_work(engine):
 
 
 async def test_another_adapter_while_a_request_is_under_way(engine, folders):
-    (model,) = engine.launcher.models
-    model.go.clear()
-    stream = engine.stream(ASK)
-    before = (await anext(stream)).model
+    model, stream, before = await begun(engine)
     info = await engine.load("", folders["b"])
     assert (info.path, info.adapter) == (folders["model"], folders["b"])
     assert info.model != before
@@ -181,10 +186,7 @@ async def test_another_adapter_while_a_request_is_under_way(engine, folders):
 
 
 async def test_another_model_while_a_request_is_under_way(engine, folders):
-    (old,) = engine.launcher.models
-    old.go.clear()
-    stream = engine.stream(ASK)
-    before = (await anext(stream)).model
+    old, stream, before = await begun(engine)
     info = await engine.load(folders["other"], "")
     assert info.model.startswith("other@")
     assert not old.closed
@@ -196,10 +198,7 @@ async def test_another_model_while_a_request_is_under_way(engine, folders):
 
 
 async def test_a_model_stays_for_requests_on_an_adapter_that_it_had_before(engine, folders):
-    (old,) = engine.launcher.models
-    old.go.clear()
-    stream = engine.stream(ASK)
-    await anext(stream)
+    old, stream, _ = await begun(engine)
     await engine.load("", folders["b"])
     await engine.load(folders["other"], "")
     await asyncio.sleep(0.05)
@@ -211,10 +210,7 @@ async def test_a_model_stays_for_requests_on_an_adapter_that_it_had_before(engin
 
 
 async def test_closing_ends_the_model_that_requests_are_still_under_way_on(engine, folders):
-    (old,) = engine.launcher.models
-    old.go.clear()
-    stream = engine.stream(ASK)
-    await anext(stream)
+    _, stream, _ = await begun(engine)
     await engine.load(folders["other"], "")
     await engine.close()
     assert [model.closed for model in engine.launcher.models] == [True, True]
