@@ -16,7 +16,7 @@ FOLDER = Path(__file__).with_name("configs")
 
 # Options of verl that follow from the rest of the configuration or from the run's folder.
 _OURS = (
-    "algorithm.filter_groups.",
+    "algorithm.filter_groups.metric",
     "actor_rollout_ref.model.path",
     "actor_rollout_ref.model.lora_adapter_path",
     "actor_rollout_ref.rollout.agent.agent_loop_config_path",

@@ -20,10 +20,25 @@ from services.trainer.samples import settle
 
 class Sampler(ReplayBuffer):
     """Hands out a step's samples without those that failed, so that they touch neither the loss nor the mean and
-    deviation of their group. verl fills the batch up with samples that weigh nothing."""
+    deviation of their group. verl fills the batch up with samples that weigh nothing.
+
+    With `algorithm.filter_groups` verl replaces questions whose samples are all worth the same, and from which nothing
+    is learned, by others until the batch is full. A question with a failed sample is not among them.
+    """
 
     def __init__(self, *, sampler_kwargs: DictConfig, **kwargs: Any) -> None:
-        super().__init__(sampler_kwargs=sampler_kwargs, poll_interval=0.2, **kwargs)
+        filtering = {
+            "filter_groups_metric": "reward",
+            "train_batch_size": sampler_kwargs.prompts,
+            "gen_batch_size": 1,  # what verl's loader gives then
+            "max_inflight_gen_batches": sampler_kwargs.batches_in_flight,
+        }
+        super().__init__(
+            sampler_kwargs=sampler_kwargs,
+            poll_interval=0.2,
+            **(filtering if sampler_kwargs.batches_in_flight else {}),
+            **kwargs,
+        )
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         """Raises RunStopped if too many samples failed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -104,13 +105,14 @@ def _output(played: Played, policy: TokenPolicy, server: _Server) -> AgentLoopOu
 
 
 def _dropped(reason: str, token: int) -> AgentLoopOutput:
-    """A mark in place of a sample: one token that is not trained on."""
+    """A mark in place of a sample: one token that is not trained on, and a reward that is none, so that no group of
+    marks passes for one whose samples are worth the same."""
     return AgentLoopOutput(
         prompt_ids=[token],
         response_ids=[token],
         response_mask=[0],
         response_logprobs=[0.0],
-        reward_score=0.0,
+        reward_score=math.nan,
         num_turns=0,
         metrics=AgentLoopMetrics(),
         extra_fields={DROPPED: reason, "reward_extra_info": {}, "min_global_steps": 0, "max_global_steps": 0},

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FINISHED, STOPPED = 0, 3
 _ROOT = Path(__file__).resolve().parents[2]
 _ATTENTION = "services.trainer.attention"
+_FILTER = "algorithm.filter_groups"
 _MINI_BATCH = "actor_rollout_ref.actor.ppo_mini_batch_size"
 _NEEDED = ("torch", "ray", "verl", "vllm", "transfer_queue")
 
@@ -94,6 +95,10 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
         raise ConfigProblem(f"verl.{_MINI_BATCH}", f"{mini} does not divide data.train_batch_size {batch}")
     sampler = {"samples": samples, "smallest_group": 2 if grouped else 1}
     sampler["validation_samples"] = int(chosen.get("actor_rollout_ref.rollout.val_kwargs.n", 1))
+    # 0: every question is trained on
+    filtering = chosen.get(f"{_FILTER}.enable", False)
+    sampler["batches_in_flight"] = int(chosen.get(f"{_FILTER}.max_inflight_gen_batches", 1)) if filtering else 0
+    sampler["prompts"] = batch
     return chosen | {
         "actor_rollout_ref.model.path": run.base_model,
         "actor_rollout_ref.rollout.seed": run.seed,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ class Services(RetrieverServicer, GeneratorServicer):
 
 
 class ScriptedServer:
-    """In place of verl's engine client: the first sample of a prompt searches well, the others keep nothing."""
+    """In place of verl's engine client: the first sample of a prompt searches well, the others keep nothing. To a
+    question that says "hopeless" none searches."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -71,9 +73,9 @@ class ScriptedServer:
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
         assert sampling_params["stop"] == ["</query>", "</search_complete>"]
-        assert sampling_params["temperature"] == 1.0  # verl's, not the agent's
+        assert sampling_params["temperature"] == 1.3  # verl's, not the agent's
         question = self._tokenizer.decode(prompt_ids).partition("Question: ")[2].partition("\n")[0]
-        searches = self._first.setdefault(question, request_id) == request_id
+        searches = self._first.setdefault(question, request_id) == request_id and "hopeless" not in question
         text = GOOD[self._turns[request_id]] if searches else IDLE
         self._turns[request_id] += 1
         ids = self._tokenizer.encode(text, add_special_tokens=False)
@@ -106,8 +108,8 @@ async def services() -> AsyncIterator[str]:
     await server.stop(0)
 
 
-def batch_of(questions: list[str], step: int) -> Any:
-    """A batch as verl's dataset and trainer hand it to the agent loops."""
+def batch_of(questions: list[str], step: int, first: int = 0) -> Any:
+    """A batch as verl's dataset and trainer hand it to the agent loops; prompts are numbered from `first`."""
     rows = []
     for place, text in enumerate(questions):
         example = Example(Question(f"q{place}", text, ("Vistula",)), 0.0, "frozen@1")
@@ -120,7 +122,7 @@ def batch_of(questions: list[str], step: int) -> Any:
 
     batch = tu.get_tensordict(
         {
-            "uid": column([f"u{place}" for place in range(len(rows))]),
+            "uid": column([f"u{first + place}" for place in range(len(rows))]),
             "raw_prompt": column([[{"role": "user", "content": text}] for text in questions]),
             "agent_name": column([NAME] * len(rows)),
             "reward_model": column(rows),
@@ -132,8 +134,13 @@ def batch_of(questions: list[str], step: int) -> Any:
     return batch
 
 
-async def rolled_out(run: Path, target: str, questions: list[str], max_failed_share: float) -> tuple[Any, Any, Any]:
-    """The step's batch and metrics as verl's trainer gets them, and the tokenizer."""
+async def rolled_out(
+    run: Path, target: str, questions: list[str], max_failed_share: float, spare: Sequence[str] = ()
+) -> tuple[Any, Any, Any]:
+    """The step's batch and metrics as verl's trainer gets them, and the tokenizer.
+
+    With `spare` questions groups are filtered, and these take the places of those that go.
+    """
     settings = config.load(
         "smollm2-demo",
         {
@@ -142,8 +149,10 @@ async def rolled_out(run: Path, target: str, questions: list[str], max_failed_sh
             "agent_parameters.max_turns": 2, "agent_parameters.turn_tokens": 200,
             "agent_parameters.context_tokens": 8000,
             "verl.data.max_prompt_length": 4000, "verl.data.max_response_length": 4000,
-            "verl.actor_rollout_ref.rollout.n": 3,
+            "verl.actor_rollout_ref.rollout.n": 3, "verl.actor_rollout_ref.rollout.temperature": 1.3,
             "verl.actor_rollout_ref.model.lora_rank": 0,
+            "verl.data.train_batch_size": 2, "verl.actor_rollout_ref.actor.ppo_mini_batch_size": 2,
+            "verl.algorithm.filter_groups.enable": bool(spare),
         },
     )  # fmt: skip
     (run / "config.yaml").write_text(config.dump(settings))
@@ -153,12 +162,26 @@ async def rolled_out(run: Path, target: str, questions: list[str], max_failed_sh
     worker_class = AgentLoopWorkerTQ.__ray_metadata__.modified_class
     worker = worker_class(whole, llm_client=None, reward_loop_worker_handles=[])
     worker.llm_client = ScriptedServer(worker.tokenizer)
-    tags = [{"is_prompt": True, "status": "pending", "global_steps": 1} for _ in questions]
-    prompts = [f"u{n}" for n in range(len(questions))]
-    await asyncio.to_thread(tq.kv_batch_put, keys=prompts, partition_id="train", tags=tags)
-    await worker.generate_sequences(batch_of(questions, 1))
-    await asyncio.gather(*worker.background_tasks)
+    submitted = 0
+
+    async def submit(some: Sequence[str]) -> None:
+        nonlocal submitted
+        batch, first = batch_of([*some], 1, submitted), submitted
+        submitted += len(some)
+        tags = [{"is_prompt": True, "status": "pending", "global_steps": 1} for _ in some]
+        prompts = [f"u{first + n}" for n in range(len(some))]
+        await asyncio.to_thread(tq.kv_batch_put, keys=prompts, partition_id="train", tags=tags)
+        await worker.generate_sequences(batch)
+        await asyncio.gather(*worker.background_tasks)
+
+    loop, left = asyncio.get_running_loop(), iter(spare)
+
+    def refill(count: int) -> None:
+        asyncio.run_coroutine_threadsafe(submit([*islice(left, count)]), loop).result()
+
+    await submit(questions)
     sampler = Sampler(
+        refill_fn=refill,
         trainer_mode="sync",
         trainer_config=OmegaConf.create({}),
         max_off_policy_threshold=8,
@@ -194,6 +217,19 @@ async def test_what_failed_is_not_in_the_batch(queue: None, services: str, tmp_p
     assert sorted(str(uid) for uid in data["uid"]) == ["u0"] * 3
     assert metrics["search/dropped"] == metrics["search/dropped_by/retriever"] == 3
     assert metrics["search/reward"] == pytest.approx(1 / 3)  # the failed ones do not weigh in
+
+
+async def test_questions_that_teach_nothing_are_replaced(queue: None, services: str, tmp_path: Path) -> None:
+    asked, spare = ["Which river?", "A hopeless one?"], ["Another hopeless one?", "What town?", "Which town?"]
+    data, metrics, _ = await rolled_out(tmp_path, services, asked, 0.1, spare)
+    assert sorted(str(uid) for uid in data["uid"]) == ["u0"] * 3 + ["u3"] * 3
+    assert metrics["training/filter_groups/evicted_samples"] == 2
+    assert metrics["search/reward"] == pytest.approx(1 / 3)
+
+
+async def test_what_failed_is_not_replaced_as_if_it_taught_nothing(queue: None, services: str, tmp_path: Path) -> None:
+    with pytest.raises(RunStopped, match=r"3 of 6 samples failed.*retriever: unavailable"):
+        await rolled_out(tmp_path, services, ["Which river?", "Is it broken?"], 0.1, ["What town?"])
 
 
 def test_a_run_that_stops_in_rays_process_says_so_here(queue: None) -> None:
