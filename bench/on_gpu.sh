@@ -2,6 +2,8 @@
 # The demo on a machine with a GPU, vllm and verl, as processes. A phase that was stopped goes on where it was.
 #
 #   bench/on_gpu.sh WORK serve                retriever, vLLM and the reading adapter, which other phases then use
+#   bench/on_gpu.sh WORK services             all services, vectors and vLLM in their own processes: s3 on 500 questions,
+#                                             then models changed under load
 #   bench/on_gpu.sh WORK evaluate             every method on 500 dev questions: untrained searcher, reading adapter
 #   bench/on_gpu.sh WORK head-room            what choosing passages is worth to the reading adapter
 #   bench/on_gpu.sh WORK adapters             both of the demo's adapters, made anew
@@ -102,6 +104,13 @@ start_generator() { # start_generator NAME PORT MODEL: a generator service in fr
     listens "$1" "$2"
 }
 
+start_engine() { # start_engine NAME PORT ADAPTER: a generator service with vLLM in it, small enough to share a GPU
+    start "$1" env GENERATOR_ENGINE=vllm GENERATOR_MODEL="$base" GENERATOR_ADAPTER="$work/$3" GENERATOR_PORT="$2" \
+        GENERATOR_METRICS_PORT=0 GENERATOR_GPU_MEMORY=0.06 VLLM_USE_FLASHINFER_SAMPLER=0 GENERATOR_VLLM_ARGUMENTS='{
+            "kv_cache_memory_bytes": 6000000000, "kernel_config": {"enable_flashinfer_autotune": false},
+            "enforce_eager": true}' "$python" -m services.generator
+}
+
 start_gateway() { # start_gateway GENERATOR METHODS: a port, and parameters as JSON
     start gateway env GATEWAY_RETRIEVER=127.0.0.1:$retriever GATEWAY_SEARCHER=127.0.0.1:$searcher \
         GATEWAY_GENERATOR=127.0.0.1:$1 GATEWAY_MAX_IN_FLIGHT=256 GATEWAY_PORT=$gateway \
@@ -110,6 +119,10 @@ start_gateway() { # start_gateway GENERATOR METHODS: a port, and parameters as J
     # /readyz asks the services, and only an answer asks the model behind them
     curl -sSf http://127.0.0.1:$gateway/v1/answer -H 'content-type: application/json' \
         -d '{"question": "Who found radium?"}' >"$work/logs/$phase-first-answer.json"
+}
+
+methods_of_the_demo() { # parameters as JSON
+    "$python" -c 'import json; from deploy.local import METHODS; print(json.dumps(METHODS))'
 }
 
 evaluate() { # evaluate OUT METHODS ARGUMENTS...
@@ -130,6 +143,19 @@ serve)
     start_retriever
     start_reader
     wait
+    ;;
+services)
+    RETRIEVER_GPUS=1 start_retriever
+    start_engine searcher $searcher warm
+    start_engine reader $reader reader
+    listens searcher $searcher
+    listens reader $reader
+    start_gateway $reader "$(methods_of_the_demo)"
+    said "$(cat "$work/logs/$phase-first-answer.json")"
+    evaluate services s3,naive_rag:top_k=1 --limit 500
+    cp -r "$base" "$base-again"
+    "$python" -m bench.load_model --generator 127.0.0.1:$reader --out "$work/load-model.json" \
+        --to "$work/warm" "$work/reader" "" "$work/reader" "$base-again:$work/warm" "$base:$work/reader"
     ;;
 evaluate)
     all=s3,naive_rag,direct,cot,ircot,search_o1,search_r1,search_r1:answerer=searcher,deep_retrieval
@@ -204,11 +230,10 @@ compare)
     start_retriever
     start_reader
     naive=naive_rag:top_k=1,naive_rag,naive_rag:top_k=8,naive_rag:mode=hybrid:top_k=1,naive_rag:mode=hybrid,direct
-    methods=$("$python" -c 'import json; from deploy.local import METHODS; print(json.dumps(METHODS))')
     for name in "${@:3}"; do
         [[ $name = smollm2 ]] || load "$name"
         start_generator searcher $searcher "$name"
-        start_gateway $reader "$methods"
+        start_gateway $reader "$(methods_of_the_demo)"
         evaluate "compare-$name" s3,s3:mode=hybrid --limit 1500
         evaluate compare-naive $naive --limit 1500
         stop

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from services.retriever.encoders import load_encoder
+from services.retriever.gpu import torch_devices
 from services.retriever.index import Index
 from services.retriever.passages import embedded_text
 
@@ -52,8 +53,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.plain_server", description=__doc__)
     parser.add_argument("index", type=Path, help="folder of the index")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--gpus", type=int, default=0, help="that hold the vectors (default: none)")
     args = parser.parse_args()
-    uvicorn.run(application(Index(args.index)), host="127.0.0.1", port=args.port, log_level="warning")
+    index = Index(args.index, verify_checksums=False, gpus=torch_devices(args.gpus) if args.gpus else ())
+    uvicorn.run(application(index), host="127.0.0.1", port=args.port, log_level="warning")
 
 
 if __name__ == "__main__":

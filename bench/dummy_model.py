@@ -1,0 +1,43 @@
+"""A model folder of a 7B shape without weights, for speed: `python -m bench.dummy_model OUT --tokenizer FOLDER`.
+
+Mistral-7B's layers with the vocabulary of the tokenizer's model. vLLM fills it with random numbers:
+GENERATOR_VLLM_ARGUMENTS='{"load_format": "dummy"}'.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def write(folder: Path, tokenizer: Path) -> Path:
+    from transformers import AutoTokenizer, LlamaConfig
+
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    words.save_pretrained(folder)
+    LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=len(words),
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=32_768,
+        eos_token_id=words.eos_token_id,
+        bos_token_id=words.bos_token_id,
+        dtype="bfloat16",
+    ).save_pretrained(folder)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench.dummy_model", description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--tokenizer", type=Path, required=True, metavar="FOLDER")
+    args = parser.parse_args()
+    print(write(args.out, args.tokenizer))
+
+
+if __name__ == "__main__":
+    main()
