@@ -28,3 +28,5 @@ lock trainer --extra trainer --group weights --constraint requirements/dev.txt "
 platform=--python-platform=x86_64-manylinux_2_36
 lock retriever-gpu --extra retriever-gpu "$@"
 lock generator-gpu --extra generator-gpu --group weights "$@"
+# Of antlr4's runtime, which hydra wants, there is only the source; it is Python and needs no compiler.
+lock trainer-gpu --extra trainer-gpu --group weights --no-binary antlr4-python3-runtime "$@"
