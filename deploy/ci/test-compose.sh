@@ -20,7 +20,7 @@ deploy/ci/base-images.sh
 step "build"
 "${compose[@]}" build
 for layout in deploy/gpu-*.env; do # their images are too large to build here
-    "${compose[@]}" --env-file "$layout" -f docker-compose.yml -f deploy/compose.gpu.yml config >/dev/null
+    "${compose[@]}" --env-file "$layout" -f docker-compose.yml -f deploy/compose.gpu.yml --profile train config >/dev/null
 done
 
 step "images"

@@ -75,13 +75,18 @@ def test_every_panel_says_what_it_shows() -> None:
         assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
-def test_mounted_files_and_dockerfiles_exist() -> None:
-    for service in COMPOSE["services"].values():
-        if "build" in service:
-            assert (ROOT / service["build"]["dockerfile"]).is_file()
+@pytest.mark.parametrize("compose", [COMPOSE, GPU], ids=["cpu", "gpu"])
+def test_mounted_files_and_dockerfiles_exist(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        build = service.get("build", {})
+        if "dockerfile" in build:
+            assert (ROOT / build["dockerfile"]).is_file()
+        for lock in build.get("args", {}).values():
+            assert (ROOT / f"requirements/{lock}.txt").is_file()
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
-            assert (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
+            known = COMPOSE["volumes"].keys() | compose["volumes"].keys()
+            assert (ROOT / source).exists() if source.startswith(".") else source in known
 
 
 def test_prometheus_scrapes_services_of_the_compose_file() -> None:
@@ -113,6 +118,36 @@ def test_compose_sets_what_services_read(compose: dict[str, Any]) -> None:
     prefixes = tuple(str(each.model_config["env_prefix"]) for each in settings)
     given = {name for service in compose["services"].values() for name in service.get("environment", {})}
     assert {name for name in given if name.startswith(prefixes)} - known == set()
+
+
+def test_what_only_gpus_add_is_held_as_every_service_is() -> None:
+    held = COMPOSE["services"]["trainer"]
+    rules = ("restart", "security_opt", "logging", "read_only", "tmpfs", "cap_drop")
+    for name in GPU["services"].keys() - COMPOSE["services"].keys():
+        added = GPU["services"][name]
+        assert {rule: added.get(rule) for rule in rules} == {rule: held[rule] for rule in rules}
+        assert "ports" not in added
+
+
+def test_the_trainer_and_the_cluster_see_the_same_runs() -> None:
+    given = GPU["services"]["trainer"]["environment"]
+    (cluster,) = re.findall(r"http://(\w+):8265", given["TRAINER_RAY_ADDRESS"])
+    node = GPU["services"][cluster]
+    assert set(COMPOSE["services"]["trainer"]["volumes"]) < set(node["volumes"])
+    assert f"WORKDIR {given['TRAINER_RAY_FOLDER']}" in (ROOT / node["build"]["dockerfile"]).read_text().splitlines()
+
+
+def test_the_documented_run_is_of_services_and_files_that_are_there() -> None:
+    documented = (ROOT / "deploy/README.md").read_text().partition("train start ")[2].partition("```")[0]
+    run = config.load(documented.split()[0], dict(re.findall(r"--set (\w+)=(\S+)", documented)))
+    ports = {"retriever": RetrieverSettings, "generator": GeneratorSettings}
+    for name, settings in ports.items():
+        assert getattr(run, name) == f"{name}:{settings.model_fields['port'].default}"
+    image = (ROOT / "deploy/docker/trainer-gpu.Dockerfile").read_text()
+    assert run.base_model in image
+    kept, _, adapter = run.adapter.rpartition("/")
+    assert f"COPY data/demo/adapters {kept}\n" in image
+    assert (ROOT / "data/demo/adapters" / adapter).is_dir()
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "deploy").glob("*.env")), ids=lambda file: file.name)
