@@ -50,7 +50,7 @@ class Settings:
     learning_rate: float = field(default=5e-5, metadata={"help": "at its peak; it rises for 5 %% of the steps"})
     epochs: int = field(default=2, metadata={"help": "times that every question is read, with other negatives"})
     negatives: int = field(default=7, metadata={"help": "passages beside the right one"})
-    batch_tokens: int = field(default=16384, metadata={"help": "tokens of a step; the GPU holds about 1.2 MB for each"})
+    batch_tokens: int = field(default=16384, metadata={"help": "tokens of a step"})
     seconds: float = field(default=3600.0, metadata={"help": "of learning at most; the rate falls in that time"})
     seed: int = field(default=0, metadata={"help": "of the head's start, the negatives and the order"})
 

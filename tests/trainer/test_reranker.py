@@ -9,13 +9,12 @@ import pytest
 
 from bench.reranker import Ranked, Settings, begin, groups, measure, pair_tokenizer, scores, train
 from search_agent.evaluate import Question
-from search_agent.types import Passage
+from search_agent.types import Author, Passage, Span
 from services.evaluate.errors import EvaluateProblem
 from services.retriever.passages import embedded_text
 from services.retriever.rerankers import load_reranker
 from services.trainer import supervised
 from tests.trainer.model import write_model
-from tests.trainer.test_supervised import EXAMPLES
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
@@ -78,7 +77,8 @@ def test_the_adapter_is_where_it_begins(model: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     settings = supervised.Settings(rank=4, learning_rate=1e-2, epochs=2, batch_tokens=256)
-    supervised.train(model, EXAMPLES, tmp_path, settings)
+    examples = [[Span(Author.ENVIRONMENT, f"door {n}?"), Span(Author.POLICY, f"code {n * 7}")] for n in range(12)]
+    supervised.train(model, examples, tmp_path, settings)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.inference_mode():
