@@ -7,6 +7,7 @@
 #   bench/on_gpu.sh WORK evaluate             every method on 500 dev questions: untrained searcher, reading adapter
 #   bench/on_gpu.sh WORK head-room            what choosing passages is worth to the reading adapter
 #   bench/on_gpu.sh WORK adapters             both of the demo's adapters, made anew
+#   bench/on_gpu.sh WORK reranker [FLAGS…]    a cross-encoder from the reader, which compare then has naive RAG use too
 #   bench/on_gpu.sh WORK train SEED [FIELD=VALUE…]   reinforcement from the warm start
 #   bench/on_gpu.sh WORK compare NAME…        naive RAG and searchers (smollm2, warm, trained-SEED), all with the reader
 #
@@ -121,6 +122,10 @@ start_gateway() { # start_gateway GENERATOR METHODS: a port, and parameters as J
         -d '{"question": "Who found radium?"}' >"$work/logs/$phase-first-answer.json"
 }
 
+serves_reranker() { # serves_reranker FOLDER: the retriever, which may be one that was running, scores with it
+    curl -sf http://127.0.0.1:$gateway/v1/indexes | grep -q "\"reranker\": *\"$1\""
+}
+
 methods_of_the_demo() { # parameters as JSON
     "$python" -c 'import json; from deploy.local import METHODS; print(json.dumps(METHODS))'
 }
@@ -195,6 +200,12 @@ adapters)
     learn drawn drawn --start "$work/reader" --epochs 1 --batch-tokens 12288
     learn warm more --start "$work/drawn" --epochs 1 --batch-tokens 16384 --learning-rate 3e-4
     ;;
+reranker)
+    start_retriever
+    "$python" -m bench.reranker --model "$base" --adapter "$work/reader" --retriever 127.0.0.1:$retriever \
+        --out "$work/reranker" "${@:3}" >"$work/logs/$phase.log" 2>&1
+    said "$(cat "$work/reranker/held-out.json")"
+    ;;
 train)
     seed=$3 run=$work/run-$3
     start_retriever
@@ -227,6 +238,7 @@ P
     said "run $seed: $(wc -l <"$run/metrics.jsonl") lines of metrics, newest checkpoint ${newest##*/}"
     ;;
 compare)
+    [[ -f $work/reranker/config.json ]] && export RETRIEVER_RERANKER=$work/reranker
     start_retriever
     start_reader
     naive=naive_rag:top_k=1,naive_rag,naive_rag:top_k=8,naive_rag:mode=hybrid:top_k=1,naive_rag:mode=hybrid,direct
@@ -235,7 +247,9 @@ compare)
         start_generator searcher $searcher "$name"
         start_gateway $reader "$(methods_of_the_demo)"
         evaluate "compare-$name" s3,s3:mode=hybrid --limit 1500
-        evaluate compare-naive $naive --limit 1500
+        reranked=
+        serves_reranker "$work/reranker" && reranked=,naive_rag:rerank=20:top_k=1,naive_rag:rerank=20
+        evaluate compare-naive "$naive$reranked" --limit 1500
         stop
         stop
     done

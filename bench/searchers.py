@@ -16,10 +16,9 @@ from search_agent.evaluate import Comparison, Row, compare, summarise
 from services.evaluate.report import interval, table
 
 
-def mode_of(method: str) -> str:
-    """As in "s3:mode=hybrid, warm"; "" for the default."""
-    variant = method.split(",")[0].split(":")
-    return next((part for part in variant if part.startswith("mode=")), "")
+def retrieval_of(method: str) -> set[str]:
+    """As in "s3:mode=hybrid, warm": what it says of mode and reranking, nothing for the default."""
+    return {part for part in method.split(",")[0].split(":") if part.startswith(("mode=", "rerank="))}
 
 
 def rows_of(file: Path) -> list[Row]:
@@ -45,8 +44,8 @@ def report(work: Path, seed: int) -> tuple[list[str], dict[str, object]]:
     best = max(naive, key=lambda method: figures[method].gen_acc.mean)
     cells, data = [], []
     for method, summary in figures.items():
-        same_mode = [name for name in naive if mode_of(name) == mode_of(method)]
-        alike = min(same_mode, key=lambda name: abs(figures[name].documents - summary.documents))
+        same = [name for name in naive if retrieval_of(name) == retrieval_of(method)]
+        alike = min(same, key=lambda name: abs(figures[name].documents - summary.documents))
         found = {
             "same": compare(methods[method], naive[alike], seed),
             "best": compare(methods[method], naive[best], seed),

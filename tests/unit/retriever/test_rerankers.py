@@ -90,6 +90,21 @@ async def test_wrong_requests(folder: Path, retriever: BatchedRetriever) -> None
     assert (caught.value.failure, caught.value.field) == (Failure.UNSUPPORTED, "rerank")
 
 
+BATCHES: list[int] = []
+
+
+class Narrow:
+    """Stands for torch.autocast: fewer digits, and numbers that end sooner."""
+
+    inside = False
+
+    def __enter__(self) -> None:
+        Narrow.inside = True
+
+    def __exit__(self, *_: object) -> None:
+        Narrow.inside = False
+
+
 class FakeModel:
     """Stands for sentence_transformers.CrossEncoder."""
 
@@ -97,9 +112,13 @@ class FakeModel:
         if name == "gone":
             raise OSError("gone is not a local folder\nmore lines")
         self.labels = 3 if name == "nli" else 1
+        self.greatest = 10.0 if name == "wide" else 1.0
 
-    def predict(self, pairs: list[tuple[str, str]], **_: Any) -> np.ndarray:
+    def predict(self, pairs: list[tuple[str, str]], batch_size: int, **_: Any) -> np.ndarray:
         scores = np.array([len(text) for _, text in pairs], dtype=np.float64)
+        if Narrow.inside:
+            scores = scores + (0.5 if self.greatest < 10 else np.inf)
+        BATCHES.append(batch_size)
         return scores if self.labels == 1 else np.stack([scores] * self.labels, axis=1)
 
 
@@ -109,6 +128,20 @@ MODULE = SimpleNamespace(CrossEncoder=FakeModel)
 def test_a_cross_encoder_scores_pairs() -> None:
     scores = CrossEncoderReranker("small", MODULE).scores([("q", "abc"), ("q", "a")])
     assert (scores.dtype, scores.tolist()) == (np.float32, [3, 1])
+
+
+def test_batch_and_precision_are_those_given() -> None:
+    BATCHES.clear()
+    assert CrossEncoderReranker("small", MODULE, 128, Narrow()).scores([("q", "abc"), ("q", "a")]).tolist() == [
+        3.5,
+        1.5,
+    ]
+    assert set(BATCHES) == {128}
+    assert not Narrow.inside
+
+
+def test_a_model_too_wide_for_the_precision_keeps_its_own() -> None:
+    assert CrossEncoderReranker("wide", MODULE, 128, Narrow()).scores([("q", "abc"), ("q", "a")]).tolist() == [3, 1]
 
 
 @pytest.mark.parametrize(("name", "reason"), [("gone", "cannot be loaded: gone is not"), ("nli", "gives 3 scores")])
@@ -133,6 +166,13 @@ def test_a_real_cross_encoder_from_a_folder(tmp_path: Path) -> None:
     scores = load_reranker(str(tmp_path)).scores([("abc", "def " * 600), ("abc", "xyz"), ("abc", "xyz")])
     assert scores.shape == (3,)
     assert scores[1] == pytest.approx(scores[2])
+
+    import sentence_transformers
+    import torch
+
+    narrow = CrossEncoderReranker(str(tmp_path), sentence_transformers, 2, torch.autocast("cpu", torch.bfloat16))
+    found = narrow.scores([("abc", "def " * 600), ("abc", "xyz"), ("abc", "xyz")])
+    assert 0 < np.abs(found - scores).max() < 0.05
 
 
 @pytest.mark.skipif(find_spec("sentence_transformers") is not None, reason="sentence-transformers is installed")
