@@ -78,6 +78,7 @@ def measure(folder: str, texts: list[str], rounds: int) -> dict[str, Any]:
             if gpu:
                 theirs.half() if "float16" in kind else theirs.float()
             elapsed = seconds(work)
+            print(f"{'round ' + str(number) if number else 'warm-up'}: {kind}, {elapsed:.2f} s", flush=True)
             if number:
                 took[kind].append(elapsed)
     found = {kind: len(texts) / statistics.median(times) for kind, times in took.items()}
