@@ -27,11 +27,11 @@ def parameters(kind: str, count: int, dim: int) -> dict[str, int]:
     if kind in LISTS:
         # k-means wants some 39 points a centroid; far fewer lists than 4 * sqrt(count) make them long.
         nlist = max(1, min(round(4 * math.sqrt(count)), count // 39))
-        lists = {"nlist": nlist, "nprobe": min(nlist, 64, max(8, nlist // 16))}
-        if kind == IVF:
-            return lists
+        if kind == IVF:  # all that it misses is in lists that it does not read, ivf-pq's codes miss more than that
+            return {"nlist": nlist, "nprobe": min(nlist, 256, max(16, nlist // 8))}
         return {
-            **lists,
+            "nlist": nlist,
+            "nprobe": min(nlist, 64, max(8, nlist // 16)),
             "m": next(m for m in range(max(1, dim // 4), 0, -1) if dim % m == 0),
             "nbits": max(1, min(8, int(math.log2(count)))),
         }
