@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.set_defaults(run=_build)
 
     convert = commands.add_parser("convert", help="make another kind from an index, without encoding again")
-    convert.add_argument("path", type=Path, help="folder of a flat, flat-fp16 or hnsw index")
+    convert.add_argument("path", type=Path, help="folder of a flat, flat-fp16, ivf or hnsw index")
     convert.add_argument("--kind", choices=KINDS, required=True, help=_KINDS)
     convert.add_argument("--name", required=True, help="the new index's name, and its folder's")
     convert.add_argument("--out", type=Path, default=Path("indexes"), metavar="DIR", help="default: ./indexes")
@@ -57,13 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     ladder = commands.add_parser("ladder", help="measure every kind on an index's vectors or random ones")
     given = ladder.add_mutually_exclusive_group(required=True)
-    given.add_argument("path", type=Path, nargs="?", help="folder of a flat, flat-fp16 or hnsw index")
+    given.add_argument("path", type=Path, nargs="?", help="folder of a flat, flat-fp16, ivf or hnsw index")
     given.add_argument("--random", type=int, nargs=2, metavar=("N", "DIM"), help="N vectors of DIM numbers")
     ladder.add_argument("--queries", type=Path, metavar="FILE", help='JSON lines with a "question"; default: passages')
     ladder.add_argument("--count", type=int, default=500, help="queries (default: 500)")
     ladder.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="default: all of them")
     ladder.add_argument("--top-k", type=int, default=8, help="of recall and searches (default: 8)")
     ladder.add_argument("--seconds", type=float, default=5.0, help="at most, for each speed (default: 5)")
+    ladder.add_argument("--gpus", type=int, default=0, help="measure each kind on so many GPUs too (default: 0)")
     ladder.add_argument("--scratch", type=Path, metavar="DIR", help="folder for the kinds; default: the system's")
     ladder.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     ladder.set_defaults(run=_ladder)
@@ -154,9 +155,12 @@ def _ladder(args: argparse.Namespace) -> int:
     from services.retriever import manifest as manifests
     from services.retriever.encoders import load_encoder
     from services.retriever.errors import BuildRefused
+    from services.retriever.gpu import torch_devices
     from services.retriever.rows import Rows
 
     rows: Rows
+    if args.gpus:
+        torch_devices(args.gpus)  # tells now, not after the first build, that they are not there
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         scratch = Path(folder)
         if args.random:
@@ -179,7 +183,7 @@ def _ladder(args: argparse.Namespace) -> int:
         def say(line: str) -> None:
             print(line, file=sys.stderr)
 
-        rungs = ladder.measure(rows, queries, args.kinds, scratch, args.top_k, args.seconds, say)
+        rungs = ladder.measure(rows, queries, args.kinds, scratch, args.top_k, args.seconds, say, args.gpus)
     if args.json:
         count, dim = rows.shape
         found = ladder.report(

@@ -14,6 +14,7 @@ from services.retriever import kinds
 from services.retriever.errors import BuildRefused, IndexRefused
 from services.retriever.fusion import Ranking
 from services.retriever.gpu import Device, GpuFlat
+from services.retriever.gpu_lists import GpuLists
 from services.retriever.rows import Rows
 
 VECTORS = "vectors.npy"  # float16 (passages, dim), rows of length 1
@@ -22,14 +23,15 @@ _CHUNK = 65_536  # rows widened to float32 at a time
 # Vectors of fewer numbers (200 MB, 20 ms to read) are searched by one thread: waking others takes longer
 # than it saves wherever the cores have something else to do.
 _THREADED_FROM = 50_000_000
-_TRAINED_ON = 50  # vectors a list of ivf-pq; FAISS asks for 39 or more
+_TRAINED_ON = 50  # vectors a list of ivf and ivf-pq; FAISS asks for 39 or more
 
 
 class Dense:
     """An opened rung. Raises IndexRefused where `path` is no index of `kind` with `count` rows of `dim`.
 
     A FAISS file is memory-mapped, so that what is searched is paged in and can be paged out again; the rows
-    of a .npy file are widened to float32 in memory. On GPUs, which take exact kinds only, both are float16.
+    of a .npy file are widened to float32 in memory. On GPUs exact kinds
+    are float16 and compared in full; ivf and ivf-pq keep their lists.
     """
 
     def __init__(
@@ -44,16 +46,21 @@ class Dense:
         self._count, self._dim, self._parameters = count, dim, parameters
         self._faiss: Any
         if gpus:
-            if kind not in kinds.EXACT:
-                raise IndexRefused(path, f"{kind} is not searched on GPUs, only {', '.join(sorted(kinds.EXACT))}")
-            self._faiss, self._parameters = GpuFlat(Stored(path, kind, count, dim), gpus, path), {}
+            if kind not in kinds.ON_GPUS:
+                raise IndexRefused(path, f"{kind} is not searched on GPUs, only {', '.join(sorted(kinds.ON_GPUS))}")
+            self._parameters = {}
+            if kind in kinds.LISTS:
+                faiss: Any = importlib.import_module("faiss")
+                self._faiss = GpuLists(faiss, _read(path, kind, count, dim), parameters["nprobe"], gpus, path)
+            else:
+                self._faiss = GpuFlat(Stored(path, kind, count, dim), gpus, path)
         else:
             self._faiss = _read(path, kind, count, dim) if path.name == FAISS else _widen(path, count, dim)
 
     def search(self, vectors: np.ndarray, k: int) -> list[Ranking]:
         """For each row of `vectors`, float32 (queries, dim), up to k nearest rows, best first.
 
-        ivf-pq finds fewer where the lists it reads hold fewer. hnsw looks at max(ef_search, k) candidates.
+        ivf and ivf-pq find fewer where the lists they read hold fewer. hnsw looks at max(ef_search, k) candidates.
         """
         k = min(k, self._count)
         with _threads_for(self._count * self._dim):
@@ -101,10 +108,16 @@ def _empty(faiss: Any, kind: str, dim: int, parameters: Mapping[str, int]) -> An
         index.hnsw.efConstruction = parameters["ef_construction"]
         return index
     coarse = faiss.IndexFlatIP(dim)
-    index = faiss.IndexIVFPQ(coarse, dim, parameters["nlist"], parameters["m"], parameters["nbits"], metric)
+    if kind == kinds.IVF:
+        # Not the residuals to the lists' centres, so that the float16 of the build come back as they were.
+        index = faiss.IndexIVFScalarQuantizer(coarse, dim, parameters["nlist"], quantizer.QT_fp16, metric, False)
+    else:
+        index = faiss.IndexIVFPQ(coarse, dim, parameters["nlist"], parameters["m"], parameters["nbits"], metric)
     index.own_fields = True
     coarse.this.disown()
     index.cp.min_points_per_centroid = 1  # a small corpus is no reason to warn
+    if kind == kinds.IVF:
+        return index
     index.pq.cp.min_points_per_centroid = 1
     # A tenth of FAISS's default work, for codes of a few numbers each; recall on the demo stays as it is.
     index.pq.cp.max_points_per_centroid, index.pq.cp.niter = 64, 10
@@ -127,7 +140,9 @@ class Stored:
 
     def __init__(self, path: Path, kind: str, count: int, dim: int) -> None:
         if kind not in kinds.EXACT:
-            raise BuildRefused(f"{path}: {kind} keeps only what resembles the vectors; start from flat or flat-fp16")
+            raise BuildRefused(
+                f"{path}: {kind} keeps only what resembles the vectors; start from {', '.join(sorted(kinds.EXACT))}"
+            )
         self.shape = (count, dim)
         self._faiss: Any = _read(path, kind, count, dim) if path.name == FAISS else None
         self._rows = None if self._faiss else _open_npy(path, count, dim)
@@ -176,10 +191,12 @@ def _open_faiss(path: Path, kind: str) -> Any:
         kinds.FLAT: faiss.IndexFlat,
         kinds.FLAT_FP16: faiss.IndexScalarQuantizer,
         kinds.SQ8: faiss.IndexScalarQuantizer,
+        kinds.IVF: faiss.IndexIVFScalarQuantizer,
         kinds.IVF_PQ: faiss.IndexIVFPQ,
         kinds.HNSW: faiss.IndexHNSWSQ,
     }
-    bits = {kinds.FLAT_FP16: faiss.ScalarQuantizer.QT_fp16, kinds.SQ8: faiss.ScalarQuantizer.QT_8bit}
+    fp16 = faiss.ScalarQuantizer.QT_fp16
+    bits = {kinds.FLAT_FP16: fp16, kinds.IVF: fp16, kinds.SQ8: faiss.ScalarQuantizer.QT_8bit}
     if not isinstance(index, classes[kind]) or (kind in bits and index.sq.qtype != bits[kind]):
         raise IndexRefused(path, f"a FAISS {type(index).__name__}, not {kind}")
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:

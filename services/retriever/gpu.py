@@ -58,9 +58,7 @@ class GpuFlat:
             for device, start in zip(devices, range(0, count, share), strict=False)
         ]
         for device, _, held in self._shards:
-            needed, free = 2 * held * dim + SCRATCH_BYTES, device.free_bytes()
-            if needed > free:
-                raise IndexRefused(path, _no_room(device.name, needed, free, count, dim))
+            check_room(device, 2 * held * dim, 2 * count * dim, SCRATCH_BYTES, path)
             device.hold(held, dim)
         for device, first, held in self._shards:
             for start in range(0, held, _CHUNK):
@@ -80,11 +78,18 @@ class GpuFlat:
         return np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
 
 
-def _no_room(name: str, needed: int, free: int, count: int, dim: int) -> str:
-    text = f"{name} would have to hold {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-    if free <= SCRATCH_BYTES:
-        return text
-    return f"{text}; {-(-2 * count * dim // (free - SCRATCH_BYTES))} such GPUs have room for it"
+def check_room(device: Device, share: int, total: int, own: int, path: Path) -> None:
+    """Raises IndexRefused, naming `path`, where `device` has no room for `share` of `total` bytes.
+
+    `own` bytes are needed on each GPU, however many share the rest.
+    """
+    free = device.free_bytes()
+    if share + own <= free:
+        return
+    text = f"{device.name} would have to hold {(share + own) / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+    if free > own:
+        text += f"; {-(-total // (free - own))} such GPUs have room for it"
+    raise IndexRefused(path, text)
 
 
 def torch_devices(gpus: int) -> list[Device]:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import math
 
-FLAT, FLAT_FP16, SQ8, IVF_PQ, HNSW = "flat", "flat-fp16", "sq8", "ivf-pq", "hnsw"
+FLAT, FLAT_FP16, SQ8, IVF, IVF_PQ, HNSW = "flat", "flat-fp16", "sq8", "ivf", "ivf-pq", "hnsw"
 KINDS = {
     FLAT: "exact, 4 bytes a number",
     FLAT_FP16: "exact, 2 bytes a number",
     SQ8: "every vector compared, 1 byte a number",
+    IVF: "some lists compared, 2 bytes a number",
     IVF_PQ: "some lists compared, 1/4 byte a number",
     HNSW: "a graph over 2 bytes a number",
 }
-EXACT = frozenset({FLAT, FLAT_FP16, HNSW})  # they keep the 16 bits a number that a build writes
+EXACT = frozenset({FLAT, FLAT_FP16, IVF, HNSW})  # they keep the 16 bits a number that a build writes
+LISTS = frozenset({IVF, IVF_PQ})
+ON_GPUS = EXACT | LISTS  # lists as lists, the others compared in full
 
 
 def parameters(kind: str, count: int, dim: int) -> dict[str, int]:
     """What a rung of this kind is built and searched with, for `count` vectors of `dim` numbers.
 
-    ivf-pq: `nlist` lists, of which `nprobe` are read; `m` codes of `nbits` bits a vector. hnsw: `m` links a
-    vector, `ef_construction` and `ef_search` candidates. The other kinds have none.
+    ivf, ivf-pq: `nlist` lists, of which `nprobe` are read; ivf-pq: `m` codes of `nbits` bits a vector. hnsw: `m`
+    links a vector, `ef_construction` and `ef_search` candidates. The other kinds have none.
     """
-    if kind == IVF_PQ:
+    if kind in LISTS:
         # k-means wants some 39 points a centroid; far fewer lists than 4 * sqrt(count) make them long.
         nlist = max(1, min(round(4 * math.sqrt(count)), count // 39))
+        if kind == IVF:  # all that it misses is in lists that it does not read, ivf-pq's codes miss more than that
+            return {"nlist": nlist, "nprobe": min(nlist, 256, max(16, nlist // 8))}
         return {
             "nlist": nlist,
             "nprobe": min(nlist, 64, max(8, nlist // 16)),

@@ -31,7 +31,8 @@ _LATENT = 64
 class Rung:
     """`own_memory_bytes` of `memory_bytes` cannot be dropped and read from the file again.
 
-    `recall` is the part of flat's top k that is found; speeds are those of one process with all cores.
+    `recall` is the part of flat's top k that is found; speeds are those of one process with all cores, or with
+    `gpus` GPUs, of whose memory `gpu_bytes` are taken: vectors, what a search needs, and what its libraries keep.
     """
 
     kind: str
@@ -44,15 +45,18 @@ class Rung:
     queries_per_s: float
     queries_per_s_16_at_once: float
     recall: float
+    gpus: int = 0
+    gpu_bytes: int = 0
 
 
 def measure(
     rows: Rows, queries: np.ndarray, wanted: Sequence[str], scratch: Path, top_k: int, seconds: float,
-    say: Callable[[str], None],
+    say: Callable[[str], None], gpus: int = 0,
 ) -> list[Rung]:  # fmt: skip
     """Builds each kind over `rows` in `scratch`, flat first, and measures it in a fresh process.
 
-    `queries` are float32 (queries, dim); each speed is measured for `seconds` at most.
+    `queries` are float32 (queries, dim); each speed is measured for `seconds` at most. With `gpus`, kinds.ON_GPUS are
+    measured a second time, held by so many GPUs.
     """
     count, dim = rows.shape
     np.save(scratch / "queries.npy", queries)
@@ -74,15 +78,20 @@ def measure(
             "queries": str(scratch / "queries.npy"), "top_k": top_k, "seconds": seconds,
             "found": str(scratch / "found.npy"),
         }  # fmt: skip
-        measured = _probe(asked)
-        found = np.load(scratch / "found.npy")
-        truth = found if truth is None else truth
-        shared = [len({*a} & {*b} - {-1}) for a, b in zip(truth.tolist(), found.tolist(), strict=True)]
-        recall = sum(shared) / max(1, int((truth >= 0).sum()))
-        rungs.append(Rung(kind, parameters, path.stat().st_size, build_s=build_s, recall=recall, **measured))
-        say(_row(rungs[-1]))
+        for held_by in (0, gpus) if gpus and kind in kinds.ON_GPUS else (0,):
+            measured = _probe({**asked, "gpus": held_by})
+            found = np.load(scratch / "found.npy")
+            truth = found if truth is None else truth
+            size = path.stat().st_size
+            rungs.append(Rung(kind, parameters, size, build_s=build_s, recall=_recall(truth, found), **measured))
+            say(_row(rungs[-1]))
         path.unlink()
     return rungs
+
+
+def _recall(truth: np.ndarray, found: np.ndarray) -> float:
+    shared = [len({*a} & {*b} - {-1}) for a, b in zip(truth.tolist(), found.tolist(), strict=True)]
+    return sum(shared) / max(1, int((truth >= 0).sum()))
 
 
 def _store(rows: Rows, path: Path) -> None:
@@ -136,17 +145,16 @@ def read_questions(path: Path, limit: int) -> list[str]:
 
 def table(rungs: Sequence[Rung], top_k: int) -> str:
     """The rungs as a Markdown table."""
-    lines = [
-        f"| kind | disk MB | memory MB | of it own | build s | load s | queries/s | 16 at once | recall@{top_k} |",
-        "| --- " + "| ---: " * 8 + "|",
-    ]
+    sizes, speeds = "GPUs | GPU MB | disk MB | memory MB | of it own", "build s | load s | queries/s | 16 at once"
+    lines = [f"| kind | {sizes} | {speeds} | recall@{top_k} |", "| --- " + "| ---: " * 10 + "|"]
     return "\n".join([*lines, *map(_row, rungs)])
 
 
 def _row(rung: Rung) -> str:
     sizes = " | ".join(f"{size / 1e6:,.1f}" for size in (rung.disk_bytes, rung.memory_bytes, rung.own_memory_bytes))
     speeds = f"{rung.queries_per_s:,.1f} | {rung.queries_per_s_16_at_once:,.1f}"
-    return f"| {rung.kind} | {sizes} | {rung.build_s:,.1f} | {rung.load_s:.2f} | {speeds} | {rung.recall:.3f} |"
+    held = f"{rung.kind} | {rung.gpus} | {rung.gpu_bytes / 1e6:,.1f}"
+    return f"| {held} | {sizes} | {rung.build_s:,.1f} | {rung.load_s:.2f} | {speeds} | {rung.recall:.3f} |"
 
 
 def report(rungs: Sequence[Rung], argv: Sequence[str], **about: object) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """`python -m services.retriever.probe`: one rung in a process of its own, so that its memory can be told.
 
-Reads a request (JSON: path, kind, count, dim, parameters, queries, top_k, seconds, found) from standard
+Reads a request (JSON: path, kind, count, dim, parameters, queries, top_k, seconds, gpus, found) from standard
 input, writes what it measured to standard output, and the rows found to the .npy file `found`.
 """
 
@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from services.retriever.dense import Dense
+from services.retriever.gpu import Device, torch_devices
 
 AT_ONCE = 16
 
@@ -34,15 +37,16 @@ def per_second(rung: Dense, queries: np.ndarray, top_k: int, at_once: int, secon
     return done / (time.perf_counter() - started)
 
 
-def main() -> None:
-    asked = json.load(sys.stdin)
+def measure(asked: dict[str, Any], find_gpus: Callable[[int], Sequence[Device]] = torch_devices) -> dict[str, Any]:
     queries, top_k = np.load(asked["queries"]), asked["top_k"]
     path = Path(asked["path"])
+    gpus = find_gpus(asked["gpus"]) if asked["gpus"] else ()
+    free = sum(gpu.free_bytes() for gpu in gpus)
     import faiss  # loaded before the first look at the memory
 
     faiss.IndexFlatIP(asked["dim"]).search(queries[:1], 1)
     before, started = resident(), time.perf_counter()
-    rung = Dense(path, asked["kind"], asked["count"], asked["dim"], asked["parameters"])
+    rung = Dense(path, asked["kind"], asked["count"], asked["dim"], asked["parameters"], gpus)
     load_s = time.perf_counter() - started
     found = np.full((len(queries), top_k), -1, dtype=np.int64)
     for start in range(0, len(queries), AT_ONCE):
@@ -50,14 +54,19 @@ def main() -> None:
             found[row, : len(ranking)] = [hit for hit, _ in ranking]
     after = resident()
     np.save(asked["found"], found)
-    measured = {
+    return {
+        "gpus": asked["gpus"],
+        "gpu_bytes": max(0, free - sum(gpu.free_bytes() for gpu in gpus)),
         "load_s": load_s,
         "memory_bytes": after["all"] - before["all"],
         "own_memory_bytes": max(0, after["own"] - before["own"]),
         "queries_per_s": per_second(rung, queries, top_k, 1, asked["seconds"]),
         "queries_per_s_16_at_once": per_second(rung, queries, top_k, AT_ONCE, asked["seconds"]),
     }
-    json.dump(measured, sys.stdout)
+
+
+def main() -> None:
+    json.dump(measure(json.load(sys.stdin)), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -26,4 +26,4 @@ class RetrieverSettings(ServiceSettings):
     )
     max_rerank: int = Field(100, ge=1, description="passages a query can have scored by the cross-encoder")
     threads: int = Field(0, ge=0, description="CPU threads of encoder and FAISS; 0: all cores")
-    gpus: int = Field(0, ge=0, description="GPUs that hold the vectors of exact kinds, in float16; 0: none does")
+    gpus: int = Field(0, ge=0, description="GPUs that hold the vectors, in float16 or as codes; 0: none does")

@@ -71,7 +71,7 @@ def test_a_rung_gives_its_vectors_to_gpus(tmp_path: Path, kind: str) -> None:
 
 def test_what_gpus_do_not_search_is_refused(tmp_path: Path) -> None:
     write(vectors(300), "sq8", {}, tmp_path / FAISS)
-    with pytest.raises(IndexRefused, match="sq8 is not searched on GPUs, only flat, flat-fp16, hnsw"):
+    with pytest.raises(IndexRefused, match="sq8 is not searched on GPUs, only flat, flat-fp16, hnsw, ivf, ivf-pq"):
         Dense(tmp_path / FAISS, "sq8", 300, 16, {}, [FakeGpu()])
 
 

@@ -19,7 +19,7 @@ from services.retriever.dense import FAISS, VECTORS
 from services.retriever.errors import BuildRefused, IndexRefused
 from services.retriever.folders import convert
 from services.retriever.index import Index
-from services.retriever.kinds import FLAT, FLAT_FP16, HNSW, IVF_PQ, KINDS, SQ8
+from services.retriever.kinds import FLAT, FLAT_FP16, HNSW, IVF, IVF_PQ, KINDS, SQ8
 from services.retriever.service import assemble
 from services.retriever.settings import RetrieverSettings
 from tests.unit.retriever.helpers import FakeEncoder, build_index, write_corpus
@@ -45,7 +45,9 @@ def found(index: Index, vectors: np.ndarray, k: int) -> list[list[int]]:
     return [[row for row, _ in ranking] for ranking in index.dense(vectors, k)]
 
 
-@pytest.mark.parametrize(("kind", "recall"), [(FLAT, 1), (FLAT_FP16, 1), (SQ8, 0.9), (IVF_PQ, 0.3), (HNSW, 0.99)])
+@pytest.mark.parametrize(
+    ("kind", "recall"), [(FLAT, 1), (FLAT_FP16, 1), (SQ8, 0.9), (IVF, 0.7), (IVF_PQ, 0.3), (HNSW, 0.99)]
+)
 def test_each_rung_finds_what_flat_finds(ladder: Path, flat: Path, kind: str, recall: float) -> None:
     encoder = FakeEncoder()
     vectors = encoder.queries([f"question {n}" for n in range(20)])
@@ -71,7 +73,7 @@ def test_what_does_not_change_is_linked(ladder: Path, flat: Path) -> None:
     assert not (ladder / SQ8 / VECTORS).exists()
 
 
-@pytest.mark.parametrize("kind", [FLAT_FP16, SQ8, IVF_PQ])
+@pytest.mark.parametrize("kind", [FLAT_FP16, SQ8, IVF, IVF_PQ])
 def test_the_same_vectors_give_the_same_version(ladder: Path, tmp_path: Path, kind: str) -> None:
     plan = Plan(write_corpus(tmp_path / "c.jsonl", COUNT), "built", tmp_path, "fake", kind)
     built = build(plan, lambda _: FakeEncoder(), lambda _: None)
@@ -81,7 +83,7 @@ def test_the_same_vectors_give_the_same_version(ladder: Path, tmp_path: Path, ki
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("source", [FLAT, FLAT_FP16, HNSW])
+@pytest.mark.parametrize("source", [FLAT, FLAT_FP16, IVF, HNSW])
 def test_any_exact_rung_can_be_converted(ladder: Path, flat: Path, tmp_path: Path, source: str) -> None:
     again = convert(ladder / source, manifests.read(ladder / source, True), FLAT_FP16, "again", tmp_path, False)
     assert manifests.read(again, True).version == manifests.read(ladder / FLAT_FP16, True).version
@@ -120,7 +122,10 @@ def test_a_file_that_is_not_faiss_s(ladder: Path, tmp_path: Path, kind: str) -> 
         Index(folder)
 
 
-@pytest.mark.parametrize(("kind", "other"), [(FLAT, SQ8), (FLAT_FP16, SQ8), (SQ8, HNSW), (IVF_PQ, FLAT), (HNSW, FLAT)])
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [(FLAT, SQ8), (FLAT_FP16, SQ8), (SQ8, HNSW), (IVF, IVF_PQ), (IVF_PQ, IVF), (HNSW, FLAT)],
+)
 def test_a_rung_under_another_s_name(ladder: Path, tmp_path: Path, kind: str, other: str) -> None:
     folder = shutil.copytree(ladder / kind, tmp_path / kind)
     shutil.copy(ladder / other / FAISS, folder / FAISS)

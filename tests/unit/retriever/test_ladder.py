@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from services.cli import main
-from services.retriever import ladder
+from services.retriever import ladder, probe
 from services.retriever.dense import FAISS
 from services.retriever.errors import BuildRefused
 from tests.unit.retriever.helpers import build_index
+from tests.unit.retriever.test_gpu import FakeGpu
 
 
 def test_two_rungs_are_measured(tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_two_rungs_are_measured(tmp_path: Path) -> None:
     assert said[0] == "flat: building"
     assert not (tmp_path / FAISS).exists()
     lines = ladder.table([flat, small], 8).splitlines()
-    assert [line.count("|") for line in lines] == [10] * 4
+    assert [line.count("|") for line in lines] == [12] * 4
     assert (np.asarray(ladder.random_rows(3000, 32, 20, tmp_path / "again.npy")[0][:9]) == rows[:9]).all()
 
 
@@ -34,6 +35,34 @@ def test_a_rung_that_cannot_be_measured_is_an_error(tmp_path: Path) -> None:
     rows, queries = ladder.random_rows(10, 4, 2, tmp_path / "r.npy")
     with pytest.raises(BuildRefused, match="flat: the measuring process ended with 1: "):
         ladder.measure(rows, queries[:, :3], [], tmp_path, 8, 0.05, lambda line: None)
+
+
+class FillingGpu(FakeGpu):
+    """Has less memory free the more it holds."""
+
+    def free_bytes(self) -> int:
+        return super().free_bytes() - self.table.nbytes
+
+
+def test_a_rung_on_gpus_is_told_with_their_memory(tmp_path: Path) -> None:
+    queries = ladder.random_rows(300, 32, 20, tmp_path / "r.npy")[1]
+    np.save(tmp_path / "queries.npy", queries)
+    asked = {
+        "path": str(tmp_path / "r.npy"), "kind": "flat", "count": 300, "dim": 32, "parameters": {}, "top_k": 8,
+        "queries": str(tmp_path / "queries.npy"), "seconds": 0.05, "found": str(tmp_path / "found.npy"),
+    }  # fmt: skip
+    on_cpu, on_cpu_rows = probe.measure({**asked, "gpus": 0}), np.load(tmp_path / "found.npy")
+    on_gpus = probe.measure({**asked, "gpus": 2}, lambda gpus: [FillingGpu(number) for number in range(gpus)])
+    assert (on_cpu["gpus"], on_cpu["gpu_bytes"]) == (0, 0)
+    assert (on_gpus["gpus"], on_gpus["gpu_bytes"]) == (2, 300 * 32 * 2)
+    assert np.load(tmp_path / "found.npy").tolist() == on_cpu_rows.tolist()
+
+
+def test_gpus_that_are_not_there_are_told_before_a_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["index", "ladder", "--random", "9", "4", "--gpus", "64"]) == 1
+    error = capsys.readouterr().err
+    assert "RETRIEVER_GPUS" in error
+    assert "building" not in error
 
 
 def test_the_ladder_of_an_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,60 @@
+"""Inverted lists in the memory of GPUs, shared out between them and searched by FAISS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from services.retriever.errors import IndexRefused, LibraryMissing
+from services.retriever.gpu import SCRATCH_BYTES, Device, Table, check_room
+
+# Codes a vector, of 8 bits each, that FAISS's own kernels compare; its tables in float16 have room for no more than 96.
+_OWN_CODES = frozenset({1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96})
+_ID_BYTES = 8
+_GROUP = 32  # vectors that lie interleaved: lists are filled up to a multiple of it
+_WORD = 16  # bytes; codes are filled up to a multiple of it with cuVS
+
+
+class GpuLists:
+    """The ivf or ivf-pq `index` on the first of FAISS's GPUs, which `devices` are, `nprobe` lists read a query.
+
+    Each GPU has all lists, with its share of their vectors. Finds 2,048 rows a query at most. Raises LibraryMissing
+    where `faiss` is one for CPUs, and IndexRefused, naming `path`, where there is no room or FAISS does not take it.
+    """
+
+    def __init__(self, faiss: Any, index: Any, nprobe: int, devices: Sequence[Device], path: Path) -> None:
+        if not hasattr(faiss, "StandardGpuResources"):
+            raise LibraryMissing(
+                f"{path}: its lists are searched on GPUs by faiss-gpu-cuvs, and this faiss has no GPUs"
+            )
+        if (there := faiss.get_num_gpus()) < len(devices):
+            raise LibraryMissing(f"RETRIEVER_GPUS is {len(devices)}, and FAISS sees {there} GPUs")
+        vector = -(-index.code_size // _WORD) * _WORD + _ID_BYTES
+        lists = index.nlist * (4 * index.d + _GROUP * vector)
+        share = -(-index.ntotal // len(devices))
+        for device in devices:
+            check_room(device, share * vector, index.ntotal * vector, lists + SCRATCH_BYTES, path)
+        index.nprobe = nprobe  # what is copied to GPUs keeps it, so that a search needs no parameters
+        options = faiss.GpuMultipleClonerOptions()
+        options.shard = True
+        options.useFloat16 = True  # ivf-pq's lookup tables; ivf is float16 as it is
+        options.use_cuvs = _needs_cuvs(faiss, index)
+        self._resources = [faiss.StandardGpuResources() for _ in devices]
+        for each in self._resources:
+            each.setTempMemory(SCRATCH_BYTES // 2)
+        try:
+            self._faiss = faiss.index_cpu_to_gpu_multiple_py(self._resources, index, options, range(len(devices)))
+        except RuntimeError as error:
+            raise IndexRefused(path, f"not taken by FAISS on GPUs: {str(error).strip().splitlines()[-1]}") from error
+
+    def search(self, vectors: np.ndarray, k: int, params: None = None) -> Table:
+        found: Table = self._faiss.search(vectors, k)
+        return found
+
+
+def _needs_cuvs(faiss: Any, index: Any) -> bool:
+    """FAISS's own kernels wherever they can: cuVS has none for ivf in float16, and is needed for long codes only."""
+    return isinstance(index, faiss.IndexIVFPQ) and (index.pq.nbits != 8 or index.pq.M not in _OWN_CODES)
