@@ -76,7 +76,7 @@ def test_a_missing_file(index: Path, name: str) -> None:
     ("change", "reason"),
     [
         (lambda m: m.update(format=2), "format 2 is not supported, only 1"),
-        (lambda m: m.update(kind="ivf"), "kind 'ivf' is not supported"),
+        (lambda m: m.update(kind="tree"), "kind 'tree' is not supported"),
         (lambda m: m.update(name="../up"), "bad name"),
         (lambda m: m.update(version="0" * 16), "version does not fit"),
         (lambda m: m.update(encoder="other"), "version does not fit"),
