@@ -33,7 +33,7 @@ test: .venv/.dev ## unit, integration and end-to-end tests
 
 test-torch: .venv-trainer/.done ## what needs torch: the trainer with the real verl, encoder and GPU search, on a CPU
 	@.venv-trainer/bin/python -m pytest tests/trainer tests/unit/trainer tests/unit/retriever/test_torch_encoder.py \
-		tests/unit/retriever/test_torch_device.py
+		tests/unit/retriever/test_torch_device.py tests/unit/retriever/test_torch_benchmarks.py
 
 test-compose: .venv/.dev ## builds the images and tests the stack in containers
 	@deploy/ci/test-compose.sh

@@ -1,7 +1,8 @@
 """Questions through an agent, each at its own pace and in lock-step: `python -m bench.agents --out FILE`.
 
 In lock-step all questions wait until each has asked for its next completion, search or answer, or is done; then all of
-these are made at once. That is how rollouts are played batch by batch. Services, models and agent are the same.
+these are made at once. That is how rollouts are played batch by batch. Services, models and agent are the same. Where
+there is a GPU, how busy it was is told too, whoever kept it so.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 from search_agent.agents import AGENTS, Agent
@@ -24,6 +29,7 @@ from services.evaluate import questions
 
 TIMEOUT_S = 600.0
 ANSWER_TOKENS = 64
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200")
 
 Result = TypeVar("Result")
 
@@ -85,10 +91,33 @@ class Synchronous:
             yield piece
 
 
+class GpuUse:
+    """Samples, while it is entered, what share of the time the first GPU is at work. `command` prints one a line."""
+
+    def __init__(self, command: Sequence[str] = NVIDIA_SMI) -> None:
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+        self._command = [*command, f"--id={first}"] if shutil.which(command[0]) else []
+        self._process: subprocess.Popen[str] | None = None
+        self.percent: list[float] = []
+
+    def __enter__(self) -> GpuUse:
+        if self._command:
+            self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process:
+            self._process.terminate()
+            lines = self._process.communicate()[0].splitlines()
+            self.percent = [float(line) for line in lines if line.strip().isdecimal()]
+
+
 async def play(
     agent: Agent, asked: Sequence[str], lock_step: bool, retriever: Retriever, policy: Policy, generator: Generator
 ) -> dict[str, float]:
-    """All questions at once. Questions a second, and seconds a question."""
+    """All questions at once. Questions a second, seconds a question, and the GPU's use in percent."""
     barrier = LockStep(len(asked))
     if lock_step:
         retriever = policy = generator = Synchronous(barrier, retriever, policy, generator)
@@ -103,9 +132,11 @@ async def play(
         took.append(time.perf_counter() - began)
 
     began = time.perf_counter()
-    await asyncio.gather(*(one(question) for question in asked))
+    with GpuUse() as gpu:
+        await asyncio.gather(*(one(question) for question in asked))
     ranks = statistics.quantiles(took, n=100, method="inclusive")
-    return {"questions_per_s": len(asked) / max(took), "p50_s": ranks[49], "p99_s": ranks[98]}
+    found = {"questions_per_s": len(asked) / max(took), "p50_s": ranks[49], "p99_s": ranks[98]}
+    return found | ({"gpu_percent": statistics.mean(gpu.percent)} if gpu.percent else {})
 
 
 async def compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -123,7 +154,7 @@ async def compare(args: argparse.Namespace) -> dict[str, Any]:
     for backend in (retriever, policy, generator):
         await backend.close()
     middle = {
-        kind: {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+        kind: {name: statistics.median(each[name] for each in rounds) for name in min(rounds, key=len)}
         for kind, rounds in found.items()
     }
     ratio = middle["own pace"]["questions_per_s"] / middle["lock-step"]["questions_per_s"]

@@ -1,18 +1,21 @@
 """Passages a second of our encoder and of sentence-transformers itself: `python -m bench.encoding --out FILE`.
 
-Both encode the same passages with the same model, a BERT of E5-base's shape with random weights unless `--model` names
-one: as sentence-transformers comes, and in our precision with the best of several batch sizes. On a GPU the part of
-its bfloat16 ceiling that we reach is told too; the ceiling is measured, as a product of two large matrices.
+Both encode passages in random order with the same model, a BERT of E5-base's shape with random weights unless
+`--model` names one: as sentence-transformers comes, and in our precision with the best of several batch sizes. Each
+takes the first so many that it needs `--seconds`, and no more than `--passages`. On a GPU the part of its bfloat16
+ceiling that we reach is told too; the ceiling is measured, as a product of two large matrices.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -26,12 +29,40 @@ from services.retriever.passages import PassageStore, embedded_text
 
 THEIR_BATCHES = (32, 128, 512)
 _SIDE = 8192  # of the matrices
+_WORDS = 4000  # passages that the vocabulary is learned from
+_FIRST = 2048  # passages that tell how many an encoder can take
+
+Encode = Callable[[list[str]], object]
 
 
-def seconds(work: Callable[[], object]) -> float:
+def clock(work: Encode, texts: list[str]) -> float:
     started = time.perf_counter()
-    work()
+    work(texts)
     return time.perf_counter() - started
+
+
+def paces(
+    kinds: Mapping[str, Encode],
+    texts: list[str],
+    seconds: float,
+    rounds: int,
+    first: int = _FIRST,
+    clock: Callable[[Encode, list[str]], float] = clock,
+) -> dict[str, dict[str, float]]:
+    """Passages a second of each kind, and how many it took: as many as `seconds` are enough for, `first` at least."""
+    shares: dict[str, list[str]] = {}
+    for kind, work in kinds.items():
+        clock(work, texts[:first])  # warms up
+        speed = len(texts[:first]) / clock(work, texts[:first])
+        shares[kind] = texts[: max(first, int(speed * seconds))]
+    took: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(rounds):  # in turn, since what else runs on the machine changes
+        for kind, work in kinds.items():
+            took[kind].append(clock(work, shares[kind]))
+    return {
+        kind: {"passages_per_s": len(shares[kind]) / statistics.median(took[kind]), "passages": len(shares[kind])}
+        for kind in kinds
+    }
 
 
 def ceiling() -> float:
@@ -53,46 +84,38 @@ def operations(lengths: Sequence[int], hidden: int, layers: int) -> float:
     return float(sum(layers * (24 * hidden**2 * each + 4 * hidden * each**2) for each in lengths))
 
 
-def measure(folder: str, texts: list[str], rounds: int) -> dict[str, Any]:
+def measure(folder: str, texts: list[str], seconds: float, rounds: int, first: int) -> dict[str, Any]:
     gpu = torch.cuda.is_available()
     ours = SentenceTransformerEncoder(folder, sentence_transformers)
     theirs = sentence_transformers.SentenceTransformer(folder)
     theirs.max_seq_length = min(PASSAGE_TOKENS, theirs.max_seq_length or PASSAGE_TOKENS)
-    prefixed = [f"passage: {text}" for text in texts]
-    lengths = [
-        len(each) for each in theirs.tokenizer(prefixed, truncation=True, max_length=theirs.max_seq_length)["input_ids"]
-    ]
 
-    def encode(size: int) -> object:
+    def encode(texts: list[str], size: int = 32, half: bool = False) -> object:
+        if gpu:
+            theirs.half() if half else theirs.float()
+        prefixed = [f"passage: {text}" for text in texts]
         return theirs.encode(prefixed, batch_size=size, normalize_embeddings=True, show_progress_bar=False)
 
-    kinds: dict[str, Callable[[], object]] = {
-        "ours": lambda: ours.passages(texts),
-        "as it comes": lambda: encode(32),
-    }
+    kinds: dict[str, Encode] = {"ours": ours.passages, "as it comes": encode}
     if gpu:
-        kinds |= {f"float16, {size} a batch": lambda size=size: encode(size) for size in THEIR_BATCHES}
-    took: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for number in range(rounds + 1):  # in turn; the first warms up
-        for kind, work in kinds.items():
-            if gpu:
-                theirs.half() if "float16" in kind else theirs.float()
-            elapsed = seconds(work)
-            print(f"{'round ' + str(number) if number else 'warm-up'}: {kind}, {elapsed:.2f} s", flush=True)
-            if number:
-                took[kind].append(elapsed)
-    found = {kind: len(texts) / statistics.median(times) for kind, times in took.items()}
-    best = max(speed for kind, speed in found.items() if kind != "ours")
+        kinds |= {f"float16, {size} a batch": partial(encode, size=size, half=True) for size in THEIR_BATCHES}
+    found = paces(kinds, texts, seconds, rounds, first)
+    speeds = {kind: each["passages_per_s"] for kind, each in found.items()}
+    taken = [f"passage: {text}" for text in texts[: int(found["ours"]["passages"])]]
+    started = time.perf_counter()
+    ids = theirs.tokenizer(taken, truncation=True, max_length=theirs.max_seq_length)["input_ids"]
+    tokenizing = time.perf_counter() - started
+    lengths = [len(each) for each in ids]
     result: dict[str, Any] = {
-        "passages_per_s": found,
-        "ours_to_as_it_comes": found["ours"] / found["as it comes"],
-        "ours_to_their_best": found["ours"] / best,
+        "encoders": found,
+        "ours_to_as_it_comes": speeds["ours"] / speeds["as it comes"],
+        "ours_to_their_best": speeds["ours"] / max(speed for kind, speed in speeds.items() if kind != "ours"),
         "tokens_a_passage": sum(lengths) / len(lengths),
-        "tokenizing_only_per_s": len(texts) / seconds(lambda: theirs.tokenizer(prefixed)),
+        "tokenizing_only_per_s": len(taken) / tokenizing,
     }
     if gpu:
         shape = theirs[0].auto_model.config
-        done = operations(lengths, shape.hidden_size, shape.num_hidden_layers) / len(texts) * found["ours"]
+        done = operations(lengths, shape.hidden_size, shape.num_hidden_layers) / len(lengths) * speeds["ours"]
         reached = ceiling()
         result |= {"tflops": done / 1e12, "ceiling_tflops": reached / 1e12, "part_of_ceiling": done / reached}
     return result
@@ -102,17 +125,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.encoding", description=__doc__)
     parser.add_argument("--model", default="", help="a hub id or folder; not set: E5-base's shape, random weights")
     parser.add_argument("--index", type=Path, default=Path("data/demo/indexes/demo"), help="whose passages are used")
-    parser.add_argument("--passages", type=int, default=65_536, help="they are repeated where there are fewer")
+    parser.add_argument("--passages", type=int, default=65_536, help="at most; repeated where there are fewer")
+    parser.add_argument("--first", type=int, default=_FIRST, help="passages to warm up with (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each encoder and round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is told (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     known = [embedded_text(passage) for passage in PassageStore(args.index)]
+    random.Random(0).shuffle(known)
     texts = [*islice(cycle(known), args.passages)]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = args.model or str(encoder_folder.write(Path(scratch) / "e5-base-shape", known[:20_000]))
-        result = measure(folder, texts, args.rounds)
+        folder = args.model or str(encoder_folder.write(Path(scratch) / "e5-base-shape", known[:_WORDS]))
+        result = measure(folder, texts, args.seconds, args.rounds, args.first)
     print(json.dumps(result, indent=1))
-    about = {"model": args.model or "E5-base's shape, random weights", "passages": args.passages, "rounds": args.rounds}
+    about = {"model": args.model or "E5-base's shape, random weights", "seconds": args.seconds, "rounds": args.rounds}
     args.out.write_text(json.dumps({**about, **result}, indent=1) + "\n")
 
 

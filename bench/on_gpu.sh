@@ -4,6 +4,7 @@
 #   bench/on_gpu.sh WORK serve                retriever, vLLM and the reading adapter, which other phases then use
 #   bench/on_gpu.sh WORK services             all services, vectors and vLLM in their own processes: s3 on 500 questions,
 #                                             then models changed under load
+#   bench/on_gpu.sh WORK agents [FLAGS…]      256 questions at their own pace and in lock-step: SmolLM2, and a 7B shape
 #   bench/on_gpu.sh WORK evaluate             every method on 500 dev questions: untrained searcher, reading adapter
 #   bench/on_gpu.sh WORK head-room            what choosing passages is worth to the reading adapter
 #   bench/on_gpu.sh WORK adapters             both of the demo's adapters, made anew
@@ -12,7 +13,8 @@
 #   bench/on_gpu.sh WORK compare NAME…        naive RAG and searchers (smollm2, warm, trained-SEED), all with the reader
 #
 # What does not answer yet, a phase starts itself. Two run side by side with other PORTS (a number added to each
-# port) and, if there are two GPUs, CUDA_VISIBLE_DEVICES. Two `train` phases need one Ray cluster, which RAY_ADDRESS
+# port; Linux gives ports from 32768 to 60999 to connections, so that one may be taken now and then, and none is with
+# PORTS=12000) and, if there are two GPUs, CUDA_VISIBLE_DEVICES. Two `train` phases need one Ray cluster, which RAY_ADDRESS
 # names: in clusters of their own on one host, runs would share verl's sockets for weights. WORK/logs holds what each
 # process said. PYTHON chooses the interpreter, GGUF the model (default: the embedded one), VLLM_FLAGS more options
 # for vLLM.
@@ -27,13 +29,14 @@ shift_by=${PORTS:-0}
 retriever=$((50051 + shift_by)) searcher=$((50052 + shift_by)) reader=$((50053 + shift_by))
 gateway=$((8080 + shift_by)) vllm=$((8000 + shift_by))
 pids=()
+declare -A pid_of
 trap 'for pid in "${pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done; wait' EXIT
 
 said() { printf '[%4ds] %s: %s\n' "$SECONDS" "$phase" "$*"; }
 
 start() { # start NAME COMMAND...
     setsid "${@:2}" >"$work/logs/$phase-$1.log" 2>&1 </dev/null &
-    pids+=($!)
+    pids+=($!) pid_of[$1]=$!
 }
 
 stop() { # the process started last
@@ -41,17 +44,21 @@ stop() { # the process started last
     unset 'pids[-1]'
 }
 
-ready() { # ready NAME URL SECONDS: until it answers; stops all if the process died or the time is over
-    local end=$((SECONDS + $3))
-    until curl -sf "$2" >/dev/null; do
-        if ((SECONDS > end)) || ! kill -0 "${pids[-1]}" 2>/dev/null; then
+comes() { # comes NAME SECONDS COMMAND...: until it succeeds; stops all if the process died or the time is over
+    local end=$((SECONDS + $2))
+    until kill -0 "${pid_of[$1]}" 2>/dev/null && "${@:3}"; do
+        if ((SECONDS > end)) || ! kill -0 "${pid_of[$1]}" 2>/dev/null; then
             tail -n 30 "$work/logs/$phase-$1.log" >&2
             said "$1 does not answer"
             exit 1
         fi
-        sleep 1
+        sleep 0.5
     done
     said "$1 is ready"
+}
+
+ready() { # ready NAME URL SECONDS: until it answers
+    comes "$1" "$3" curl -sf -o /dev/null "$2"
 }
 
 up() { # up PORT
@@ -59,10 +66,7 @@ up() { # up PORT
 }
 
 listens() { # listens NAME PORT
-    until up "$2"; do
-        kill -0 "${pids[-1]}" 2>/dev/null || { tail -n 30 "$work/logs/$phase-$1.log" >&2; exit 1; }
-        sleep 0.5
-    done
+    comes "$1" 300 up "$2"
 }
 
 start_retriever() {
@@ -105,11 +109,13 @@ start_generator() { # start_generator NAME PORT MODEL: a generator service in fr
     listens "$1" "$2"
 }
 
-start_engine() { # start_engine NAME PORT ADAPTER: a generator service with vLLM in it, small enough to share a GPU
-    start "$1" env GENERATOR_ENGINE=vllm GENERATOR_MODEL="$base" GENERATOR_ADAPTER="$work/$3" GENERATOR_PORT="$2" \
-        GENERATOR_METRICS_PORT=0 GENERATOR_GPU_MEMORY=0.06 VLLM_USE_FLASHINFER_SAMPLER=0 GENERATOR_VLLM_ARGUMENTS='{
-            "kv_cache_memory_bytes": 6000000000, "kernel_config": {"enable_flashinfer_autotune": false},
-            "enforce_eager": true}' "$python" -m services.generator
+vllm_arguments() { # vllm_arguments CACHE MORE: as JSON, with the size of its cache as in start_model
+    echo "{\"kv_cache_memory_bytes\": $1, \"kernel_config\": {\"enable_flashinfer_autotune\": false}, $2}"
+}
+
+start_engine() { # start_engine NAME PORT ARGUMENTS VARIABLE=VALUE...: a generator service with vLLM in its process
+    start "$1" env GENERATOR_ENGINE=vllm GENERATOR_PORT="$2" GENERATOR_METRICS_PORT=0 GENERATOR_GPU_MEMORY=0.06 \
+        GENERATOR_VLLM_ARGUMENTS="$3" VLLM_USE_FLASHINFER_SAMPLER=0 "${@:4}" "$python" -m services.generator
 }
 
 start_gateway() { # start_gateway GENERATOR METHODS: a port, and parameters as JSON
@@ -150,17 +156,44 @@ serve)
     wait
     ;;
 services)
+    small=$(vllm_arguments 6000000000 '"enforce_eager": true')
     RETRIEVER_GPUS=1 start_retriever
-    start_engine searcher $searcher warm
-    start_engine reader $reader reader
+    start_engine searcher $searcher "$small" GENERATOR_MODEL="$base" GENERATOR_ADAPTER="$work/warm"
+    start_engine reader $reader "$small" GENERATOR_MODEL="$base" GENERATOR_ADAPTER="$work/reader"
     listens searcher $searcher
     listens reader $reader
     start_gateway $reader "$(methods_of_the_demo)"
     said "$(cat "$work/logs/$phase-first-answer.json")"
     evaluate services s3,naive_rag:top_k=1 --limit 500
-    cp -r "$base" "$base-again"
-    "$python" -m bench.load_model --generator 127.0.0.1:$reader --out "$work/load-model.json" \
-        --to "$work/warm" "$work/reader" "" "$work/reader" "$base-again:$work/warm" "$base:$work/reader"
+    change() { # change NAME TO...: while 64 callers ask
+        "$python" -m bench.load_model --generator 127.0.0.1:$reader --out "$work/logs/$1.json" --to "${@:2}" \
+            >"$work/logs/$1.log" 2>&1 || said "some requests failed"
+        said "$1: $(tail -n 60 "$work/logs/$1.log")"
+    }
+    change load-adapter "$work/warm" "$work/reader" "" "$work/reader"
+    [[ -d $base-again ]] || cp -r "$base" "$base-again"
+    change load-model "$base-again:$work/warm"
+    ;;
+agents)
+    # A lone graph for each of these numbers of requests is what a start has time for.
+    graphs='"compilation_config": {"mode": "none", "cudagraph_mode": "full_decode_only",
+        "cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64, 128, 256]}'
+    "$python" -m bench.dummy_model "$work/seven" --tokenizer "$base" >"$work/logs/$phase-shape.log" 2>&1
+    RETRIEVER_GPUS=1 start_retriever
+    start_engine small $searcher "$(vllm_arguments 6000000000 "$graphs")" GENERATOR_MODEL="$base" \
+        GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0
+    start_engine seven $reader "$(vllm_arguments 48000000000 "$graphs, \"load_format\": \"dummy\"")" \
+        GENERATOR_MODEL="$work/seven" GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0
+    play() { # play NAME PORT FLAGS...: one model as searcher and generator
+        listens "$1" "$2"
+        "$python" -m bench.agents --retriever 127.0.0.1:$retriever --searcher 127.0.0.1:"$2" \
+            --generator 127.0.0.1:"$2" --parameters '{"max_turns": 3, "turn_tokens": 128, "temperature": 1.0}' \
+            --out "$work/logs/agents-$1.json" "${@:3}" >"$work/logs/agents-$1.log" 2>&1 ||
+            said "$1 was not measured: $(tail -n 1 "$work/logs/agents-$1.log")"
+        said "agents-$1: $(tail -n 12 "$work/logs/agents-$1.log")"
+    }
+    play small $searcher "${@:3}"
+    play seven $reader "${@:3}"
     ;;
 evaluate)
     all=s3,naive_rag,direct,cot,ircot,search_o1,search_r1,search_r1:answerer=searcher,deep_retrieval

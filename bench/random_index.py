@@ -1,12 +1,15 @@
 """An index of random vectors, to measure what depends on its size only: `python -m bench.random_index`.
 
-Random vectors of length 1 in float16 and passages of a few words, in the folder that `index build` would make; its
-encoder has E5-base's shape and random weights (or is the folder given), so that any question can be asked of it.
+Random vectors of length 1 in float16 and the same 16 short passages over and over, in the folder that `index build`
+would make; its encoder has E5-base's shape and random weights (or is the folder given), so that any question can be
+asked of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,29 +19,37 @@ from tqdm import tqdm
 from bench import encoder_folder
 from search_agent.types import Passage
 from services.retriever import bm25, dense, folders
-from services.retriever.passages import PassageStore, PassageWriter, embedded_text
+from services.retriever.passages import BLOBS, BLOCK, OFFSETS, PassageStore, PassageWriter, embedded_text
 
 _CHUNK = 262_144
+_WORDS = 4000  # passages that the encoder's vocabulary is learned from
 
 
 def write(count: int, dim: int, encoder: Path, name: str, out: Path, seed: int = 0) -> Path:
-    """The index's folder. Vectors are drawn on a GPU where there is one."""
+    """The index's folder. Vectors are drawn on a GPU where there is one. `count` must be a multiple of BLOCK."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
     with folders.new_index(out, name, force=True) as work:
-        with PassageWriter(work) as writer:
-            for number in range(count):
-                writer.add(Passage(f"p{number}", f"Passage {number}", "It is made up."))
-        vectors = np.lib.format.open_memmap(
-            work / dense.VECTORS, mode="w+", dtype="<f2", shape=(count, dim), version=(1, 0)
-        )
-        for start in tqdm(range(0, count, _CHUNK), "vectors", unit_scale=_CHUNK, unit=" rows", disable=None):
-            drawn = torch.randn(min(_CHUNK, count - start), dim, device=device)
-            vectors[start : start + len(drawn)] = torch.nn.functional.normalize(drawn).half().cpu().numpy()
-        vectors.flush()
+        _passages(count // BLOCK, work)
+        with (work / dense.VECTORS).open("wb") as file:
+            header = {"descr": "<f2", "fortran_order": False, "shape": (count, dim)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in tqdm(range(0, count, _CHUNK), "vectors", unit_scale=_CHUNK, unit=" rows", disable=None):
+                drawn = torch.randn(min(_CHUNK, count - start), dim, device=device)
+                file.write(torch.nn.functional.normalize(drawn).half().cpu().numpy().data)
         about = folders.About(name, str(encoder), dim, count, "random vectors", "CC0-1.0", bm25=bm25.NONE)
         folders.seal(work, about, dense.VECTORS)
     return out / name
+
+
+def _passages(blocks: int, folder: Path) -> None:
+    """One block, as often as asked; compressing millions of them anew would take longer than all else."""
+    with PassageWriter(folder) as writer:
+        for number in range(BLOCK):
+            writer.add(Passage(f"p{number}", f"Passage {number}", "It is made up."))
+    block = (folder / BLOBS).read_bytes()
+    (folder / BLOBS).write_bytes(block * blocks)
+    np.save(folder / OFFSETS, np.arange(blocks + 1, dtype=np.uint64) * np.uint64(len(block)))
 
 
 def main() -> None:
@@ -49,13 +60,17 @@ def main() -> None:
     parser.add_argument("--name", default="random")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of index folders")
     args = parser.parse_args()
+    if args.vectors < 1 or args.vectors % BLOCK:
+        parser.error(f"--vectors must be a multiple of {BLOCK}")
+    started = time.perf_counter()
     encoder = args.encoder
     if encoder is None:
         encoder = args.out.resolve() / "e5-base-shape"
         if not encoder.exists():
-            words = (embedded_text(passage) for passage in PassageStore(Path("data/demo/indexes/demo")))
-            encoder_folder.write(encoder, words, hidden=args.dim)
-    print(write(args.vectors, args.dim, encoder, args.name, args.out))
+            words = map(embedded_text, PassageStore(Path("data/demo/indexes/demo")))
+            encoder_folder.write(encoder, islice(words, _WORDS), hidden=args.dim)
+    made = write(args.vectors, args.dim, encoder, args.name, args.out)
+    print(f"{made} in {time.perf_counter() - started:.1f} s")
 
 
 if __name__ == "__main__":
