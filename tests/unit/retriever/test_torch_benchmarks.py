@@ -11,7 +11,9 @@ pytest.importorskip("sentence_transformers")
 
 from bench.encoding import Encode, paces
 from bench.random_index import write
-from services.retriever.index import Index
+from search_agent.types import Mode
+from services.retriever import manifest
+from services.retriever.passages import PassageStore
 
 
 def test_each_encoder_takes_what_the_seconds_are_enough_for() -> None:
@@ -42,10 +44,11 @@ def test_no_encoder_takes_more_than_there_are() -> None:
     assert found == {"only": {"passages_per_s": 800, "passages": 8}}
 
 
-def test_a_random_index_is_one_that_opens_and_finds_its_rows(tmp_path: Path) -> None:
-    index = Index(write(48, 16, tmp_path / "e5", "random", tmp_path))
-    rows = np.load(tmp_path / "random" / "vectors.npy").astype(np.float32)
-    assert rows.shape == (48, 16)
-    assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() < 1e-2
-    assert [ranking[0][0] for ranking in index.dense(rows[[3, 40]], 2)] == [3, 40]
-    assert [index.passages([row])[row].title for row in (0, 17, 47)] == ["Passage 0", "Passage 1", "Passage 15"]
+def test_a_random_index_is_whole(tmp_path: Path) -> None:
+    folder = write(48, 16, tmp_path / "e5", "random", tmp_path)
+    made = manifest.read(folder, verify_checksums=True)  # what a retriever checks before it opens one
+    assert (made.name, made.count, made.dim, made.modes) == ("random", 48, 16, (Mode.DENSE,))
+    rows = np.load(folder / "vectors.npy")
+    assert (rows.shape, rows.dtype) == ((48, 16), np.float16)
+    assert np.abs(np.linalg.norm(rows.astype(np.float32), axis=1) - 1).max() < 1e-2
+    assert [passage.title for passage in PassageStore(folder)][15:18] == ["Passage 15", "Passage 0", "Passage 1"]
