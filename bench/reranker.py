@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -251,11 +251,9 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=400, help="questions of other articles (default: %(default)s)")
     parser.add_argument("--retriever", default="127.0.0.1:50051", metavar="HOST:PORT")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cross-encoder")
-    for each_field in fields(Settings):
-        flag, told = f"--{each_field.name.replace('_', '-')}", f"{each_field.metadata['help']} (default: %(default)s)"
-        parser.add_argument(flag, type=type(each_field.default), default=each_field.default, help=told)
+    supervised.add_settings(parser, Settings)
     args = parser.parse_args()
-    settings = Settings(**{each_field.name: getattr(args, each_field.name) for each_field in fields(Settings)})
+    settings = supervised.settings_of(args, Settings)
 
     async def retrieve(asked: Sequence[Question]) -> list[Ranked]:
         retriever = GrpcRetriever(args.retriever, timeout_s=60)

@@ -30,8 +30,8 @@ class Dense:
     """An opened rung. Raises IndexRefused where `path` is no index of `kind` with `count` rows of `dim`.
 
     A FAISS file is memory-mapped, so that what is searched is paged in and can be paged out again; the rows
-    of a .npy file are widened to float32 in memory. On GPUs exact kinds
-    are float16 and compared in full; ivf and ivf-pq keep their lists.
+    of a .npy file are widened to float32 in memory. On GPUs exact kinds are float16 and compared in full;
+    ivf and ivf-pq keep their lists.
     """
 
     def __init__(
@@ -113,14 +113,12 @@ def _empty(faiss: Any, kind: str, dim: int, parameters: Mapping[str, int]) -> An
         index = faiss.IndexIVFScalarQuantizer(coarse, dim, parameters["nlist"], quantizer.QT_fp16, metric, False)
     else:
         index = faiss.IndexIVFPQ(coarse, dim, parameters["nlist"], parameters["m"], parameters["nbits"], metric)
+        index.pq.cp.min_points_per_centroid = 1  # a small corpus is no reason to warn
+        # A tenth of FAISS's default work, for codes of a few numbers each; recall on the demo stays as it is.
+        index.pq.cp.max_points_per_centroid, index.pq.cp.niter = 64, 10
     index.own_fields = True
     coarse.this.disown()
-    index.cp.min_points_per_centroid = 1  # a small corpus is no reason to warn
-    if kind == kinds.IVF:
-        return index
-    index.pq.cp.min_points_per_centroid = 1
-    # A tenth of FAISS's default work, for codes of a few numbers each; recall on the demo stays as it is.
-    index.pq.cp.max_points_per_centroid, index.pq.cp.niter = 64, 10
+    index.cp.min_points_per_centroid = 1
     return index
 
 

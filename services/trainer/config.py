@@ -16,6 +16,7 @@ FOLDER = Path(__file__).with_name("configs")
 
 # Options of verl that follow from the rest of the configuration or from the run's folder.
 _OURS = (
+    "algorithm.filter_groups.max_num_gen_batches",
     "algorithm.filter_groups.metric",
     "actor_rollout_ref.model.path",
     "actor_rollout_ref.model.lora_adapter_path",

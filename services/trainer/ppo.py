@@ -27,18 +27,9 @@ class Sampler(ReplayBuffer):
     """
 
     def __init__(self, *, sampler_kwargs: DictConfig, **kwargs: Any) -> None:
-        filtering = {
-            "filter_groups_metric": "reward",
-            "train_batch_size": sampler_kwargs.prompts,
-            "gen_batch_size": 1,  # what verl's loader gives then
-            "max_inflight_gen_batches": sampler_kwargs.batches_in_flight,
-        }
-        super().__init__(
-            sampler_kwargs=sampler_kwargs,
-            poll_interval=0.2,
-            **(filtering if sampler_kwargs.batches_in_flight else {}),
-            **kwargs,
-        )
+        if filtering := sampler_kwargs.get("filtering"):
+            kwargs |= {"filter_groups_metric": "reward", "gen_batch_size": 1, **filtering}  # 1: as verl's loader then
+        super().__init__(sampler_kwargs=sampler_kwargs, poll_interval=0.2, **kwargs)
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         """Raises RunStopped if too many samples failed."""

@@ -16,9 +16,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from search_agent.types import Author, Span
+
+Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True)
@@ -159,17 +161,27 @@ def train(
     checkpoint.unlink(missing_ok=True)
 
 
+def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
+    """A flag for each field of the dataclass `kind`, with its default and its "help"."""
+    for each in fields(kind):
+        flag, told = f"--{each.name.replace('_', '-')}", f"{each.metadata['help']} (default: %(default)s)"
+        parser.add_argument(flag, type=type(each.default), default=each.default, help=told)
+
+
+def settings_of(args: argparse.Namespace, kind: type[Chosen]) -> Chosen:
+    """What the flags of `add_settings` came to."""
+    return kind(**{each.name: getattr(args, each.name) for each in fields(kind)})  # type: ignore[arg-type]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="services.trainer.supervised", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder")
     parser.add_argument("--examples", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the adapter; a killed run goes on")
     parser.add_argument("--start", type=Path, metavar="DIR", help="adapter to begin with (default: a fresh one)")
-    for each in fields(Settings):
-        flag, told = f"--{each.name.replace('_', '-')}", f"{each.metadata['help']} (default: %(default)s)"
-        parser.add_argument(flag, type=type(each.default), default=each.default, help=told)
+    add_settings(parser, Settings)
     args = parser.parse_args()
-    settings = Settings(**{each.name: getattr(args, each.name) for each in fields(Settings)})
+    settings = settings_of(args, Settings)
     try:
         train(args.model, read_spans(args.examples), args.out, settings, args.start)
     except (ValueError, OSError) as error:

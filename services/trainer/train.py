@@ -93,12 +93,11 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
     batch, mini = chosen.get("data.train_batch_size", 1024), chosen.get(_MINI_BATCH, 256)
     if batch % mini:
         raise ConfigProblem(f"verl.{_MINI_BATCH}", f"{mini} does not divide data.train_batch_size {batch}")
-    sampler = {"samples": samples, "smallest_group": 2 if grouped else 1}
+    sampler: dict[str, Any] = {"samples": samples, "smallest_group": 2 if grouped else 1}
     sampler["validation_samples"] = int(chosen.get("actor_rollout_ref.rollout.val_kwargs.n", 1))
-    # 0: every question is trained on
-    filtering = chosen.get(f"{_FILTER}.enable", False)
-    sampler["batches_in_flight"] = int(chosen.get(f"{_FILTER}.max_inflight_gen_batches", 1)) if filtering else 0
-    sampler["prompts"] = batch
+    if chosen.get(f"{_FILTER}.enable", False):
+        in_flight = chosen.get(f"{_FILTER}.max_inflight_gen_batches", 1)
+        sampler["filtering"] = {"train_batch_size": batch, "max_inflight_gen_batches": in_flight}
     return chosen | {
         "actor_rollout_ref.model.path": run.base_model,
         "actor_rollout_ref.rollout.seed": run.seed,
