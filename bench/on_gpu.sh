@@ -167,7 +167,7 @@ services)
     evaluate services s3,naive_rag:top_k=1 --limit 500
     change() { # change NAME TO...: while 64 callers ask
         "$python" -m bench.load_model --generator 127.0.0.1:$reader --out "$work/logs/$1.json" --to "${@:2}" \
-            >"$work/logs/$1.log" 2>&1 || said "some requests failed"
+            >"$work/logs/$1.log" 2>&1 || said "$1 did not go through"
         said "$1: $(tail -n 60 "$work/logs/$1.log")"
     }
     change load-adapter "$work/warm" "$work/reader" "" "$work/reader"
