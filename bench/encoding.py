@@ -1,9 +1,9 @@
 """Passages a second of our encoder and of sentence-transformers itself: `python -m bench.encoding --out FILE`.
 
 Both encode passages in random order with the same model, a BERT of E5-base's shape with random weights unless
-`--model` names one: as sentence-transformers comes, and in our precision with the best of several batch sizes. Each
-takes the first so many that it needs `--seconds`, and no more than `--passages`. On a GPU the part of its bfloat16
-ceiling that we reach is told too; the ceiling is measured, as a product of two large matrices.
+`--model` names one: as sentence-transformers comes, and in our precision with our choice of attention and the best of
+several batch sizes. Each takes the first so many that it needs `--seconds`, and no more than `--passages`. On a GPU the
+part of its bfloat16 ceiling that we reach is told too; the ceiling is measured, as a product of two large matrices.
 """
 
 from __future__ import annotations
@@ -55,10 +55,12 @@ def paces(
         clock(work, texts[:first])  # warms up
         speed = len(texts[:first]) / clock(work, texts[:first])
         shares[kind] = texts[: max(first, int(speed * seconds))]
+        print(f"{kind}: {speed:.0f} passages/s at first", flush=True)
     took: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(rounds):  # in turn, since what else runs on the machine changes
         for kind, work in kinds.items():
             took[kind].append(clock(work, shares[kind]))
+            print(f"{kind}: {len(shares[kind])} passages in {took[kind][-1]:.2f} s", flush=True)
     return {
         kind: {"passages_per_s": len(shares[kind]) / statistics.median(took[kind]), "passages": len(shares[kind])}
         for kind in kinds

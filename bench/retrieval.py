@@ -1,7 +1,8 @@
 """Our retriever and a server of the reference's design, side by side: `python -m bench.retrieval --out FILE`.
 
 Starts both over the same index and encoder, and asks them in turn from 1 to 256 callers, each of which asks a question
-of its own and, when it has the passages, the next. Prints a table and writes it as JSON.
+of its own and, when it has the passages, the next. Prints a table and writes it as JSON, with what a merged batch of
+ours spends its time on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.v1 import retriever_pb2, retriever_pb2_grpc
 from deploy.local import free_port
@@ -74,7 +76,26 @@ async def measure(ask: Ask, texts: Iterator[str], callers: int, seconds: float) 
     }
 
 
-async def compare(args: argparse.Namespace, ours: int, plain: int) -> list[dict[str, Any]]:
+def totals(metrics: str) -> dict[str, float]:
+    """Of our retriever so far, from its /metrics: batches, queries, and milliseconds by stage."""
+    found: dict[str, float] = {}
+    for sample in (each for family in text_string_to_metric_families(metrics) for each in family.samples):
+        if sample.name == "search_agent_retriever_batch_queries_count":
+            found["batches"] = sample.value
+        elif sample.name == "search_agent_retriever_batch_queries_sum":
+            found["queries"] = sample.value
+        elif sample.name == "search_agent_retriever_stage_seconds_sum":
+            found[f"{sample.labels['stage']}_ms"] = sample.value * 1e3
+    return found
+
+
+def a_batch(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """The mean between two totals."""
+    batches = after["batches"] - before["batches"]
+    return {name: (total - before.get(name, 0)) / batches for name, total in after.items() if name != "batches"}
+
+
+async def compare(args: argparse.Namespace, ours: int, plain: int, metrics: int) -> list[dict[str, Any]]:
     asked = [question.text for question in questions.load(args.questions)]
     texts = itertools.cycle(asked)
     channel = client.connect(f"127.0.0.1:{ours}")
@@ -90,6 +111,12 @@ async def compare(args: argparse.Namespace, ours: int, plain: int) -> list[dict[
         body = {"queries": [text], "topk": TOP_K, "return_scores": True}
         return (await http.post("/retrieve", json=body)).raise_for_status()
 
+    async def measure_ours(callers: int) -> dict[str, Any]:
+        before = totals((await http.get(f"http://127.0.0.1:{metrics}/metrics")).text)
+        found = await measure(ask_ours, texts, callers, args.seconds)
+        after = totals((await http.get(f"http://127.0.0.1:{metrics}/metrics")).text)
+        return {**found, "a_batch": a_batch(before, after)}
+
     rows = []
     async with http:
         for ask in (ask_ours, ask_plain):
@@ -99,7 +126,7 @@ async def compare(args: argparse.Namespace, ours: int, plain: int) -> list[dict[
             found = []
             for _ in range(args.rounds):
                 # in turn, since what else runs on the machine changes by the minute
-                found.append([await measure(ask, texts, callers, args.seconds) for ask in (ask_ours, ask_plain)])
+                found.append([await measure_ours(callers), await measure(ask_plain, texts, callers, args.seconds)])
             middle = sorted(found, key=lambda pair: pair[0]["queries_per_s"] / pair[1]["queries_per_s"])[
                 len(found) // 2
             ]
@@ -126,7 +153,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--gpus", type=int, default=0, help="that hold the vectors, for both (default: none)")
     args = parser.parse_args()
-    ours, plain = free_port(), free_port()
+    ours, plain, metrics = free_port(), free_port(), free_port()
     with ExitStack() as stack:
         started(
             stack,
@@ -134,7 +161,7 @@ def main() -> None:
             RETRIEVER_INDEXES=str(args.index.parent),
             RETRIEVER_DEFAULT_INDEX=args.index.name,
             RETRIEVER_PORT=str(ours),
-            RETRIEVER_METRICS_PORT="0",
+            RETRIEVER_METRICS_PORT=str(metrics),
             RETRIEVER_LOG_LEVEL="error",
             RETRIEVER_VERIFY_CHECKSUMS="false",  # a large index takes long to read
             RETRIEVER_GPUS=str(args.gpus),
@@ -142,7 +169,7 @@ def main() -> None:
         started(stack, "bench.plain_server", str(args.index), "--port", str(plain), "--gpus", str(args.gpus))
         print("| callers | queries/s, ours | plain | p50 ms, ours | plain | p99 ms, ours | plain | × | p99 × |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-        rows = asyncio.run(compare(args, ours, plain))
+        rows = asyncio.run(compare(args, ours, plain, metrics))
     about = {
         "index": str(args.index),
         "gpus": args.gpus,

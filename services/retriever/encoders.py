@@ -107,6 +107,7 @@ class SentenceTransformerEncoder:
 
     def __init__(self, name: str, module: Any, every_gpu: bool = False) -> None:
         torch = _import("torch", "sentence-transformers")
+        attention_of_any_shape(torch)
         self.name = name
         self._query_prefix, self._passage_prefix = prefixes(name)
         gpus = torch.cuda.device_count()
@@ -161,6 +162,15 @@ class SentenceTransformerEncoder:
                 return vectors
         finally:
             self._free.put(model)
+
+
+def attention_of_any_shape(torch: Any) -> None:
+    """In this process, attention by kernels that take a batch as it comes.
+
+    cuDNN's, which torch prefers on some GPUs, are planned anew for each pair of texts and tokens that has not been
+    seen, and hardly two batches of texts are alike.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from services.retriever.encoders import attention_of_any_shape
 from services.retriever.errors import RerankerUnavailable
 
 _CPU_BATCH, _GPU_BATCH = 32, 128  # pairs
@@ -35,6 +36,7 @@ def load_reranker(name: str) -> Reranker:
             f"sentence_transformers cannot be imported ({error}); install it with: "
             "pip install 'search-agent[sentence-transformers]'"
         ) from error
+    attention_of_any_shape(torch)
     if torch.cuda.is_available():
         return CrossEncoderReranker(name, module, _GPU_BATCH, torch.autocast("cuda", torch.float16))
     return CrossEncoderReranker(name, module)

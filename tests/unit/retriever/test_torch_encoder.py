@@ -34,6 +34,12 @@ def texts(count: int, seed: int = 0) -> list[str]:
     return [" ".join(drawn.choice(WORDS, drawn.integers(1, 100))) for _ in range(count)]
 
 
+def test_no_attention_that_is_planned_for_each_shape(encoder: SentenceTransformerEncoder) -> None:
+    import torch
+
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_vectors_are_those_of_the_library(encoder: SentenceTransformerEncoder, folder: Path) -> None:
     asked = texts(300)
     theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(
