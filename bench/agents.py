@@ -145,7 +145,8 @@ async def compare(args: argparse.Namespace) -> dict[str, Any]:
     agent = AGENTS[args.method].with_params(json.loads(args.parameters))
     asked = questions.pick(questions.load(args.questions), args.limit * (2 * args.rounds + 1), 0)
     batches = [[each.text for each in asked[at : at + args.limit]] for at in range(0, len(asked), args.limit)]
-    await play(agent, batches.pop(), False, retriever, policy, generator)  # warms up
+    first = batches.pop()[: max(2, args.limit // 8)]
+    await play(agent, first, False, retriever, policy, generator)  # warms up
     found: dict[str, list[dict[str, float]]] = {"own pace": [], "lock-step": []}
     for batch in batches:  # in turn; no question twice, for which a prefix cache would be warm
         kind = "own pace" if len(found["own pace"]) == len(found["lock-step"]) else "lock-step"
