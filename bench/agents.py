@@ -14,10 +14,11 @@ import os
 import shutil
 import statistics
 import subprocess
+import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from search_agent.agents import AGENTS, Agent
@@ -91,27 +92,25 @@ class Synchronous:
             yield piece
 
 
-class GpuUse:
-    """Samples, while it is entered, what share of the time the first GPU is at work. `command` prints one a line."""
+@contextmanager
+def gpu_use(command: Sequence[str] = NVIDIA_SMI) -> Iterator[list[float]]:
+    """What share of the time the first GPU is at work while this is entered, in percent.
 
-    def __init__(self, command: Sequence[str] = NVIDIA_SMI) -> None:
-        first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
-        self._command = [*command, f"--id={first}"] if shutil.which(command[0]) else []
-        self._process: subprocess.Popen[str] | None = None
-        self.percent: list[float] = []
-
-    def __enter__(self) -> GpuUse:
-        if self._command:
-            self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process:
-            self._process.terminate()
-            lines = self._process.communicate()[0].splitlines()
-            self.percent = [float(line) for line in lines if line.strip().isdecimal()]
+    `command` prints a sample a line. The list is filled at the end, and stays empty without such a program.
+    """
+    percent: list[float] = []
+    if not shutil.which(command[0]):
+        yield percent
+        return
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    with tempfile.TemporaryFile() as printed, subprocess.Popen([*command, f"--id={first}"], stdout=printed) as process:
+        try:
+            yield percent
+        finally:
+            process.terminate()
+            process.wait()
+            printed.seek(0)
+            percent += [float(line) for line in printed if line.strip().isdigit()]
 
 
 async def play(
@@ -132,11 +131,11 @@ async def play(
         took.append(time.perf_counter() - began)
 
     began = time.perf_counter()
-    with GpuUse() as gpu:
+    with gpu_use() as percent:
         await asyncio.gather(*(one(question) for question in asked))
     ranks = statistics.quantiles(took, n=100, method="inclusive")
     found = {"questions_per_s": len(asked) / max(took), "p50_s": ranks[49], "p99_s": ranks[98]}
-    return found | ({"gpu_percent": statistics.mean(gpu.percent)} if gpu.percent else {})
+    return found | ({"gpu_percent": statistics.mean(percent)} if percent else {})
 
 
 async def compare(args: argparse.Namespace) -> dict[str, Any]:

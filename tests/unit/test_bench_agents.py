@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from bench.agents import GpuUse, LockStep
+from bench.agents import LockStep, gpu_use
 
 
 def test_gpu_use_is_what_was_printed_while_it_was_entered(tmp_path: Path) -> None:
     printed = tmp_path / "printed"
     says = "import pathlib, sys, time; print('12\\n[N/A]\\n34', flush=True); "
     program = f"{says}pathlib.Path({str(printed)!r}).touch(); time.sleep(60)"
-    with GpuUse([sys.executable, "-c", program]) as gpu:
+    with gpu_use([sys.executable, "-c", program]) as percent:
         while not printed.exists():
             time.sleep(0.01)
-    assert gpu.percent == [12, 34]
+    assert percent == [12, 34]
 
 
 def test_without_the_program_nothing_is_sampled() -> None:
-    with GpuUse(["there-is-no-such-program"]) as gpu:
+    with gpu_use(["there-is-no-such-program"]) as percent:
         pass
-    assert gpu.percent == []
+    assert percent == []
 
 
 def test_in_lock_step_no_call_begins_before_all_wait() -> None:
