@@ -190,7 +190,7 @@ agents)
             --generator 127.0.0.1:"$2" --parameters '{"max_turns": 3, "turn_tokens": 128, "temperature": 1.0}' \
             --out "$work/logs/agents-$1.json" "${@:3}" >"$work/logs/agents-$1.log" 2>&1 ||
             said "$1 was not measured: $(tail -n 1 "$work/logs/agents-$1.log")"
-        said "agents-$1: $(tail -n 12 "$work/logs/agents-$1.log")"
+        said "agents-$1: $(grep -a "pace\|lock-step" "$work/logs/agents-$1.log")"
     }
     play small $searcher "${@:3}"
     play seven $reader "${@:3}"
@@ -224,14 +224,22 @@ adapters)
         said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
     }
     # Articles from 0.6 on are new to the reader, so that reinforcement sees how it reads what it does not know; the
-    # gate's are the last (0.8), which neither has seen.
+    # gate's are the last (0.95), which neither has seen.
     [[ -f $work/reader/adapter_model.safetensors ]] || teach reading reading
     learn reader reading --epochs 2
     # It starts from the reader, whose states tell passages apart to some degree already.
     teach drawn searching --draws 2
     teach more searching --draws 3 --seed 7 --part 0 0.8
     learn drawn drawn --start "$work/reader" --epochs 1 --batch-tokens 12288
-    learn warm more --start "$work/drawn" --epochs 1 --batch-tokens 16384 --learning-rate 3e-4
+    learn more more --start "$work/drawn" --epochs 1 --batch-tokens 16384 --learning-rate 3e-4
+    # Then articles that it has not seen, with rankings of both kinds, and a little of what it has.
+    "$python" -c 'from services.trainer.config import dump, load
+print(dump(load("smollm2-demo", {"agent_parameters.mode": "hybrid"})), end="")' >"$work/hybrid.yaml"
+    teach dense searching --draws 3 --seed 21 --part 0.8 0.95
+    teach hybrid searching --draws 3 --seed 22 --part 0.8 0.95 --config "$work/hybrid.yaml"
+    teach again searching --draws 1 --seed 23 --part 0 0.8
+    cat "$work"/{dense,hybrid,again}.jsonl >"$work/fresh.jsonl"
+    learn warm fresh --start "$work/more" --epochs 1 --batch-tokens 16384 --learning-rate 3e-4 --seed 1
     ;;
 reranker)
     start_retriever
