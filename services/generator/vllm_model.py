@@ -64,6 +64,7 @@ class VllmModel:
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments: dict[str, Any] = {
@@ -81,7 +82,10 @@ class VllmModel:
                 "max_lora_rank": settings.adapter_rank,
                 "max_loras": _ADAPTERS_AT_ONCE,
             }
-        self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | settings.vllm_arguments))
+        self._llm: Any = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**arguments | settings.vllm_arguments),
+            usage_context=UsageContext.OPENAI_API_SERVER,  # a step of as many tokens as this GPU is good for, not 2,048
+        )
         self._tokenizer: Any = self._llm.get_tokenizer()
         self._adapters: dict[int, Any] = {0: None}
         self._names = itertools.count()
