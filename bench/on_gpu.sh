@@ -287,9 +287,12 @@ compare)
         [[ $name = smollm2 ]] || load "$name"
         start_generator searcher $searcher "$name"
         start_gateway $reader "$(methods_of_the_demo)"
-        evaluate "compare-$name" s3,s3:mode=hybrid --limit 1500
-        reranked=
-        serves_reranker "$work/reranker" && reranked=,naive_rag:rerank=20:top_k=1,naive_rag:rerank=20
+        more= reranked=
+        if serves_reranker "$work/reranker"; then
+            more=,s3:rerank=20,s3:mode=hybrid:rerank=20
+            for kind in rerank=20 mode=hybrid:rerank=20; do reranked+=,naive_rag:$kind:top_k=1,naive_rag:$kind; done
+        fi
+        evaluate "compare-$name" "s3,s3:mode=hybrid$more" --limit 1500
         evaluate compare-naive "$naive$reranked" --limit 1500
         stop
         stop

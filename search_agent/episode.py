@@ -14,8 +14,8 @@ from search_agent.types import (
     Completion,
     Document,
     Message,
-    Mode,
     Passage,
+    Retrieval,
     Sampling,
     Span,
     StopReason,
@@ -71,10 +71,10 @@ class Episode:
         """What the generator reads: the kept documents within the passage budget."""
         return tuple(self._documents.values())[: self._max_documents]
 
-    async def retrieve(self, query: str, top_k: int, index: str, mode: Mode, rerank: int = 0) -> tuple[Passage, ...]:
-        """The `top_k` best passages for one query."""
+    async def retrieve(self, query: str, how: Retrieval) -> tuple[Passage, ...]:
+        """The `how.top_k` best passages for one query."""
         with self._timed("retrieve"):
-            (passages,) = await self._retriever.search([query], top_k, index, mode, rerank)
+            (passages,) = await self._retriever.search([query], how.top_k, how.index, how.mode, how.rerank)
         self._searches += 1
         return passages
 

@@ -87,6 +87,18 @@ class Mode(StrEnum):
     HYBRID = "hybrid"
 
 
+@dataclass(frozen=True)
+class Retrieval:
+    """How passages are looked for: parameters of every method that searches."""
+
+    top_k: int = field(default=3, metadata={"minimum": 1, "maximum": 100, "help": "passages a search returns"})
+    index: str = field(default="", metadata={"help": "index to search; empty is the default one"})
+    mode: Mode = field(default=Mode.DENSE, metadata={"help": "dense, bm25 or hybrid"})
+    rerank: int = field(
+        default=0, metadata={"minimum": 0, "maximum": 100, "help": "passages that a cross-encoder ranks anew; 0: none"}
+    )
+
+
 class StopReason(StrEnum):
     """Why an agent stopped searching."""
 

@@ -61,6 +61,6 @@ async def search(episode: Episode, params: DeepRetrievalParams) -> StopReason:
     episode.observe(prompts.render("deep_retrieval", question=episode.question, example=example))
     await episode.complete(params.sampling(rewriting_grammar(), STOPS))
     query, error = parse_rewriting(episode.spans[-1].text)
-    passages = await episode.retrieve(query, params.top_k, params.index, params.mode) if query else ()
+    passages = await episode.retrieve(query, params) if query else ()
     episode.record(Turn(query, passages, passages, error))
     return StopReason.COMPLETE if query else StopReason.INVALID

@@ -7,18 +7,15 @@ from dataclasses import dataclass, field
 
 from search_agent import prompts, tags
 from search_agent.episode import Episode
-from search_agent.types import Mode, Sampling, Turn
+from search_agent.types import Retrieval, Sampling, Turn
 
 _CHARS_PER_TOKEN = 3  # a cautious guess for the budget; English text has about four
 
 
 @dataclass(frozen=True)
-class SearcherParams:
+class SearcherParams(Retrieval):
     """A searcher and what it searches."""
 
-    top_k: int = field(default=3, metadata={"minimum": 1, "maximum": 100, "help": "passages a search returns"})
-    index: str = field(default="", metadata={"help": "index to search; empty is the default one"})
-    mode: Mode = field(default=Mode.DENSE, metadata={"help": "dense, bm25 or hybrid"})
     constrained: bool = field(default=True, metadata={"help": "hold the searcher to the protocol's grammar"})
     temperature: float = field(default=0.0, metadata={"minimum": 0, "maximum": 2})
     turn_tokens: int = field(default=500, metadata={"minimum": 16, "help": "new tokens a turn"})
@@ -51,7 +48,7 @@ async def look_up(episode: Episode, params: DialogueParams, query: str, error: s
     """Ends a turn of a method that keeps all it finds, and returns what the environment says to it: the block
     that the query found, or without a query a nudge that shows `example`."""
     if query:
-        block = await episode.retrieve(query, params.top_k, params.index, params.mode)
+        block = await episode.retrieve(query, params)
         said = tags.render_information(block, params.observation_chars)
     else:
         block, said = (), prompts.render("nudge", example=example)

@@ -73,7 +73,7 @@ async def search(episode: Episode, params: IrcotParams) -> StopReason:
     # The question is its own example: a weak model that copies it searches as plain retrieval does.
     example = render_step(Step(f"It must be found out: {episode.question}"))
     query = episode.question
-    block = await episode.retrieve(query, params.top_k, params.index, params.mode)
+    block = await episode.retrieve(query, params)
     episode.record(Turn(query, block, block))
     information = tags.render_information(block, params.observation_chars)
     episode.observe(

@@ -38,10 +38,7 @@ class S3Params(DialogueParams):
 async def search(episode: Episode, params: S3Params) -> StopReason:
     """Retrieves by the question, then lets the policy select and search until it is done."""
     example_search = tags.render_move(tags.Move((2, 5), "a short search for what is still missing"))
-    query, block = (
-        episode.question,
-        await episode.retrieve(episode.question, params.top_k, params.index, params.mode),
-    )
+    query, block = episode.question, await episode.retrieve(episode.question, params)
     episode.observe(
         prompts.render(
             "s3",
@@ -64,7 +61,7 @@ async def search(episode: Episode, params: S3Params) -> StopReason:
             return StopReason.BUDGET
         if move.valid:
             query = move.query
-            block = await episode.retrieve(query, params.top_k, params.index, params.mode)
+            block = await episode.retrieve(query, params)
             episode.observe(f"\n\n{params.render(block)}\n\n")
         else:
             query, block = "", ()

@@ -88,7 +88,7 @@ async def search(episode: Episode, params: SearchO1Params) -> StopReason:
         block: tuple[Passage, ...] = ()
         kept: tuple[Passage, ...] = ()
         if step.query:
-            block = await episode.retrieve(step.query, params.top_k, params.index, params.mode)
+            block = await episode.retrieve(step.query, params)
             digest = await _digest(episode, params, step.query, block) if block else ""
             if digest:
                 kept = (Passage(f"digest-{turn}", step.query, digest),)
