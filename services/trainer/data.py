@@ -43,13 +43,17 @@ class GeneratorService(Generator, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rows' naive-RAG scores are of. Rows of other facts would be wrong rewards."""
+    """What the rows' naive-RAG scores are of. Rows of other facts would be wrong rewards.
+
+    `reranker` is empty where the run's searches are not reranked.
+    """
 
     index: str
     index_version: str
     encoder: str
     generator: str
     judge: dict[str, str] | None
+    reranker: str = ""
 
     @classmethod
     async def of(
@@ -60,7 +64,8 @@ class Facts:
         for index in indexes:
             if index.name == run.index or (not run.index and index.is_default):
                 about = getattr(judge, "facts", None)
-                return cls(index.name, index.version, index.encoder, model.model, about)
+                reranker = index.reranker if run.method.params.rerank else ""
+                return cls(index.name, index.version, index.encoder, model.model, about, reranker)
         raise ConfigProblem("index", f"the retriever serves no index {run.index!r}")
 
 
@@ -180,8 +185,14 @@ class _Scorer:
     ) -> None:
         self._run, self._facts, self._judge = run, facts, judge
         self._retriever, self._generator = retriever, generator
+        searches = run.method.params  # the gain is the searcher's, not that of what ranks for it
         self._agent = AGENTS["naive_rag"].with_params(
-            {"top_k": run.reward.rag_documents, "index": run.index, "mode": str(run.method.params.mode)}
+            {
+                "top_k": run.reward.rag_documents,
+                "index": run.index,
+                "mode": str(searches.mode),
+                "rerank": searches.rerank,
+            }
         )
         self._journal_path = folder / "naive_rag.jsonl"
 
@@ -230,7 +241,7 @@ class _Scorer:
             question.text,
             question.options,
             None,
-            reranker="",
+            reranker=facts.reranker,
             corpus=facts.index,
             index_version=facts.index_version,
             encoder=facts.encoder,

@@ -128,7 +128,7 @@ async def lesson(
     """
     if what == "searching" and not draws:
         return [await searching(question, retriever, parameters)]
-    (found,) = await retriever.search([question.text], _DEPTH, parameters.index, parameters.mode)
+    (found,) = await retriever.search([question.text], _DEPTH, parameters.index, parameters.mode, parameters.rerank)
     right = right_passage(question, found)
     if what == "searching":
         blocks = [_Drawn(found, right, f"{seed} {draw} {question.id}") for draw in range(draws)] if right else []

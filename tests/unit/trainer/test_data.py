@@ -174,6 +174,16 @@ async def test_a_question_that_could_not_be_scored_is_left_out(tmp_path: Path) -
         await prepare(run, tmp_path / "other", Failing(7), Sometimes(), None)
 
 
+async def test_naive_rag_is_reranked_where_the_searcher_is(tmp_path: Path) -> None:
+    plain, retriever = Retriever(), Retriever()
+    await prepare(written(tmp_path, **{"data.keep": "all"}), tmp_path / "plain", plain, Sometimes(), None)
+    run = written(tmp_path, **{"data.keep": "all", "agent_parameters.rerank": 20})
+    await prepare(run, tmp_path / "reranked", retriever, Sometimes(), None)
+    assert (set(plain.reranked), set(retriever.reranked)) == ({0}, {20})
+    facts = [json.loads((tmp_path / each / FACTS).read_text()) for each in ("plain", "reranked")]
+    assert [each["reranker"] for each in facts] == ["", "ranker"]
+
+
 async def test_without_naive_rag_nothing_is_scored(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text("".join(f'{{"id": "{n}", "question": "Q {n}", "golden_answers": ["x"]}}\n' for n in range(30)))

@@ -65,6 +65,13 @@ async def test_lessons_come_in_the_order_of_the_questions(tmp_path: Path) -> Non
     assert len({example[0].text for example in found}) == 1  # the retriever's order
 
 
+async def test_lessons_are_of_what_is_reranked_if_the_searches_are() -> None:
+    retriever = ListRetriever([*OTHERS, GOLD])
+    for what, draws in (("reading", 0), ("searching", 0), ("searching", 1)):
+        await lessons(what, [QUESTION], retriever, s3.S3Params(rerank=20), draws, 0)
+    assert retriever.reranked == [20, 20, 20]
+
+
 async def test_drawn_blocks_hold_the_right_passage_anywhere_among_others() -> None:
     unanswered = replace(QUESTION, id="unknown", passage_ids=("nowhere",), golds=("nobody",))
     retriever, parameters = ListRetriever([*OTHERS, GOLD]), s3.S3Params(top_k=4)
