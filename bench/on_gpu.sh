@@ -9,8 +9,10 @@
 #   bench/on_gpu.sh WORK head-room            what choosing passages is worth to the reading adapter
 #   bench/on_gpu.sh WORK adapters             both of the demo's adapters, made anew
 #   bench/on_gpu.sh WORK reranker [FLAGS…]    a cross-encoder from the reader, which compare then has naive RAG use too
+#   bench/on_gpu.sh WORK reranked             the demo's searcher, taught further over what that cross-encoder ranks
 #   bench/on_gpu.sh WORK train SEED [FIELD=VALUE…]   reinforcement from the warm start
-#   bench/on_gpu.sh WORK compare NAME…        naive RAG and searchers (smollm2, warm, trained-SEED), all with the reader
+#   bench/on_gpu.sh WORK compare NAME…        naive RAG and searchers (smollm2, warm, reranked, trained-SEED), all with the
+#                                             reader
 #
 # What does not answer yet, a phase starts itself. Two run side by side with other PORTS (a number added to each
 # port; Linux gives ports from 32768 to 60999 to connections, so that one may be taken now and then, and none is with
@@ -143,6 +145,32 @@ evaluate() { # evaluate OUT METHODS ARGUMENTS...
     said "$1: $(wc -l <"$work/$1/rows.jsonl") answers"
 }
 
+teach() { # teach FILE WHAT ARGUMENTS...: examples
+    [[ -f $work/$1.jsonl ]] || "$python" -m services.trainer.teach "$2" --part 0 0.6 \
+        --retriever 127.0.0.1:$retriever --out "$work/$1.jsonl" "${@:3}" >>"$work/logs/teach.log" 2>&1
+}
+
+learn() { # learn NAME FILE ARGUMENTS...: an adapter
+    [[ -f $work/$1/adapter_model.safetensors ]] && return
+    "$python" -m services.trainer.supervised --model "$base" --examples "$work/$2.jsonl" --out "$work/$1" \
+        "${@:3}" >"$work/logs/$1.log" 2>&1
+    said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
+}
+
+run_of() { # run_of NAME FIELD=VALUE...: WORK/NAME.yaml, a training run's configuration, the demo's with changes
+    "$python" - "${@:2}" >"$work/$1.draft" <<'P'
+import sys
+
+import yaml
+
+from services.trainer.config import dump, load
+
+changes = (change.partition("=") for change in sys.argv[1:])
+print(dump(load("smollm2-demo", {field: yaml.safe_load(value) for field, _, value in changes})), end="")
+P
+    mv "$work/$1.draft" "$work/$1.yaml"
+}
+
 if [[ $phase != adapters ]]; then # those of the demo, where they are not made here
     [[ -d $work/reader ]] || cp -r data/demo/adapters/reader "$work/reader"
     [[ -d $work/warm ]] || cp -r data/demo/adapters/searcher "$work/warm"
@@ -213,16 +241,6 @@ head-room)
     ;;
 adapters)
     start_retriever
-    teach() { # teach FILE WHAT ARGUMENTS...: examples
-        [[ -f $work/$1.jsonl ]] || "$python" -m services.trainer.teach "$2" --part 0 0.6 \
-            --retriever 127.0.0.1:$retriever --out "$work/$1.jsonl" "${@:3}" >>"$work/logs/teach.log" 2>&1
-    }
-    learn() { # learn NAME FILE ARGUMENTS...: an adapter
-        [[ -f $work/$1/adapter_model.safetensors ]] && return
-        "$python" -m services.trainer.supervised --model "$base" --examples "$work/$2.jsonl" --out "$work/$1" \
-            "${@:3}" >"$work/logs/$1.log" 2>&1
-        said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
-    }
     # Articles from 0.6 on are new to the reader, so that reinforcement sees how it reads what it does not know; the
     # gate's are the last (0.95), which neither has seen.
     [[ -f $work/reader/adapter_model.safetensors ]] || teach reading reading
@@ -233,8 +251,7 @@ adapters)
     learn drawn drawn --start "$work/reader" --epochs 1 --batch-tokens 12288
     learn more more --start "$work/drawn" --epochs 1 --batch-tokens 16384 --learning-rate 3e-4
     # Then articles that it has not seen, with rankings of both kinds, and a little of what it has.
-    "$python" -c 'from services.trainer.config import dump, load
-print(dump(load("smollm2-demo", {"agent_parameters.mode": "hybrid"})), end="")' >"$work/hybrid.yaml"
+    run_of hybrid agent_parameters.mode=hybrid
     teach dense searching --draws 3 --seed 21 --part 0.8 0.95
     teach hybrid searching --draws 3 --seed 22 --part 0.8 0.95 --config "$work/hybrid.yaml"
     teach again searching --draws 1 --seed 23 --part 0 0.8
@@ -247,29 +264,26 @@ reranker)
         --out "$work/reranker" "${@:3}" >"$work/logs/$phase.log" 2>&1
     said "$(cat "$work/reranker/held-out.json")"
     ;;
+reranked)
+    export RETRIEVER_RERANKER=$work/reranker # it has learned the articles up to 0.8
+    start_retriever
+    run_of reranked-dense agent_parameters.rerank=20
+    run_of reranked-hybrid agent_parameters.rerank=20 agent_parameters.mode=hybrid
+    for kind in dense hybrid; do
+        teach reranked-$kind searching --part 0.8 0.95 --config "$work/reranked-$kind.yaml"
+    done
+    cat "$work"/reranked-{dense,hybrid}.jsonl >"$work/reranked.jsonl"
+    learn reranked reranked --start "$work/warm" --epochs 2 --batch-tokens 16384 --learning-rate 2e-4
+    ;;
 train)
     seed=$3 run=$work/run-$3
     start_retriever
     start_reader
     mkdir -p "$run"
-    [[ -f $run/config.yaml ]] || "$python" - "$base" "$work/warm" "$seed" $retriever $reader "${@:4}" \
-        >"$run/config.yaml" <<'P'
-import sys
-
-import yaml
-
-from services.trainer.config import dump, load
-
-base, warm, seed, retriever, reader, *more = sys.argv[1:]
-vllm = "verl.+actor_rollout_ref.rollout.engine_kwargs.vllm"  # as start_model's
-changes = {f"{vllm}.kernel_config": {"enable_flashinfer_autotune": False}, f"{vllm}.kv_cache_memory_bytes": 12000000000}
-changes |= {"base_model": base, "adapter": warm, "seed": int(seed)}
-changes |= {"retriever": f"127.0.0.1:{retriever}", "generator": f"127.0.0.1:{reader}"}
-for change in more:
-    field, _, value = change.partition("=")
-    changes[field] = yaml.safe_load(value)
-print(dump(load("smollm2-demo", changes)), end="")
-P
+    options=verl.+actor_rollout_ref.rollout.engine_kwargs.vllm # as start_model's
+    [[ -f $run/config.yaml ]] || run_of run-$seed/config base_model="$base" adapter="$work/warm" seed="$seed" \
+        retriever=127.0.0.1:$retriever generator=127.0.0.1:$reader \
+        $options.kernel_config='{enable_flashinfer_autotune: false}' $options.kv_cache_memory_bytes=12000000000 "${@:4}"
     RAY_ADDRESS=${RAY_ADDRESS:-local} VLLM_USE_FLASHINFER_SAMPLER=0 "$python" -m services.trainer.train "$run" >>"$work/logs/run-$seed.log" 2>&1 ||
         said "stopped: $(cat "$run/reason.txt" 2>/dev/null || tail -n 1 "$work/logs/run-$seed.log")"
     newest=$(find "$run" -maxdepth 2 -name 'global_step_*' | sort -V | tail -n 1)
