@@ -171,11 +171,15 @@ P
     mv "$work/$1.draft" "$work/$1.yaml"
 }
 
+exec 9>"$work/logs/lock"
+flock 9 # phases that begin together make this once
 if [[ $phase != adapters ]]; then # those of the demo, where they are not made here
     [[ -d $work/reader ]] || cp -r data/demo/adapters/reader "$work/reader"
     [[ -d $work/warm ]] || cp -r data/demo/adapters/searcher "$work/warm"
 fi
-"$python" -m services.generator.base_model "$base" ${GGUF:+--gguf "$GGUF"} >"$work/logs/base.log" 2>&1
+"$python" -m services.generator.base_model "$base" ${GGUF:+--gguf "$GGUF"} >"$work/logs/$phase-base.log" 2>&1 ||
+    { said "no base model: $(tail -n 1 "$work/logs/$phase-base.log")" && exit 1; }
+exec 9>&-
 said "base model"
 case $phase in
 serve)
