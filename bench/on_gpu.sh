@@ -9,10 +9,8 @@
 #   bench/on_gpu.sh WORK head-room            what choosing passages is worth to the reading adapter
 #   bench/on_gpu.sh WORK adapters             both of the demo's adapters, made anew
 #   bench/on_gpu.sh WORK reranker [FLAGS…]    a cross-encoder from the reader, which compare then has naive RAG use too
-#   bench/on_gpu.sh WORK reranked             the demo's searcher, taught further over what that cross-encoder ranks
 #   bench/on_gpu.sh WORK train SEED [FIELD=VALUE…]   reinforcement from the warm start
-#   bench/on_gpu.sh WORK compare NAME…        naive RAG and searchers (smollm2, warm, reranked, trained-SEED), all with the
-#                                             reader
+#   bench/on_gpu.sh WORK compare NAME…        naive RAG and searchers (smollm2, warm, trained-SEED), all with the reader
 #
 # What does not answer yet, a phase starts itself. Two run side by side with other PORTS (a number added to each
 # port; Linux gives ports from 32768 to 60999 to connections, so that one may be taken now and then, and none is with
@@ -145,18 +143,6 @@ evaluate() { # evaluate OUT METHODS ARGUMENTS...
     said "$1: $(wc -l <"$work/$1/rows.jsonl") answers"
 }
 
-teach() { # teach FILE WHAT ARGUMENTS...: examples
-    [[ -f $work/$1.jsonl ]] || "$python" -m services.trainer.teach "$2" --part 0 0.6 \
-        --retriever 127.0.0.1:$retriever --out "$work/$1.jsonl" "${@:3}" >>"$work/logs/teach.log" 2>&1
-}
-
-learn() { # learn NAME FILE ARGUMENTS...: an adapter
-    [[ -f $work/$1/adapter_model.safetensors ]] && return
-    "$python" -m services.trainer.supervised --model "$base" --examples "$work/$2.jsonl" --out "$work/$1" \
-        "${@:3}" >"$work/logs/$1.log" 2>&1
-    said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
-}
-
 run_of() { # run_of NAME FIELD=VALUE...: WORK/NAME.yaml, a training run's configuration, the demo's with changes
     "$python" - "${@:2}" >"$work/$1.draft" <<'P'
 import sys
@@ -245,6 +231,16 @@ head-room)
     ;;
 adapters)
     start_retriever
+    teach() { # teach FILE WHAT ARGUMENTS...: examples
+        [[ -f $work/$1.jsonl ]] || "$python" -m services.trainer.teach "$2" --part 0 0.6 \
+            --retriever 127.0.0.1:$retriever --out "$work/$1.jsonl" "${@:3}" >>"$work/logs/teach.log" 2>&1
+    }
+    learn() { # learn NAME FILE ARGUMENTS...: an adapter
+        [[ -f $work/$1/adapter_model.safetensors ]] && return
+        "$python" -m services.trainer.supervised --model "$base" --examples "$work/$2.jsonl" --out "$work/$1" \
+            "${@:3}" >"$work/logs/$1.log" 2>&1
+        said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
+    }
     # Articles from 0.6 on are new to the reader, so that reinforcement sees how it reads what it does not know; the
     # gate's are the last (0.95), which neither has seen.
     [[ -f $work/reader/adapter_model.safetensors ]] || teach reading reading
@@ -267,17 +263,6 @@ reranker)
     "$python" -m bench.reranker --model "$base" --adapter "$work/reader" --retriever 127.0.0.1:$retriever \
         --out "$work/reranker" "${@:3}" >"$work/logs/$phase.log" 2>&1
     said "$(cat "$work/reranker/held-out.json")"
-    ;;
-reranked)
-    export RETRIEVER_RERANKER=$work/reranker # it has learned the articles up to 0.8
-    start_retriever
-    run_of reranked-dense agent_parameters.rerank=20
-    run_of reranked-hybrid agent_parameters.rerank=20 agent_parameters.mode=hybrid
-    for kind in dense hybrid; do
-        teach reranked-$kind searching --part 0.8 0.95 --config "$work/reranked-$kind.yaml"
-    done
-    cat "$work"/reranked-{dense,hybrid}.jsonl >"$work/reranked.jsonl"
-    learn reranked reranked --start "$work/warm" --epochs 2 --batch-tokens 16384 --learning-rate 2e-4
     ;;
 train)
     seed=$3 run=$work/run-$3
