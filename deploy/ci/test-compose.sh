@@ -6,14 +6,13 @@ cd "$(dirname "$0")/../.."
 started=$SECONDS
 step() { echo "== $* ($((SECONDS - started)) s)"; }
 
-compose=(docker-compose)
-command -v docker-compose >/dev/null || compose=(docker compose)
-
 python=python3
 [[ -x .venv/bin/python ]] && python=.venv/bin/python
 
 step "docker"
-deploy/ci/start-docker.sh
+deploy/ci/start-docker.sh # installs what there is not
+compose=(docker-compose)
+command -v docker-compose >/dev/null || compose=(docker compose)
 docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0 # Debian has no buildx
 deploy/ci/base-images.sh
 
