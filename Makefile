@@ -32,7 +32,7 @@ test: .venv/.dev ## unit, integration and end-to-end tests
 	@touch $@
 
 test-torch: .venv-trainer/.done ## what needs torch: the trainer with the real verl, encoder and GPU search, on a CPU
-	@.venv-trainer/bin/python -m pytest tests/trainer tests/unit/trainer tests/unit/retriever/test_torch_encoder.py \
+	@.venv-trainer/bin/python -m pytest tests/learning tests/unit/learning tests/unit/trainer tests/unit/retriever/test_torch_encoder.py \
 		tests/unit/retriever/test_torch_device.py tests/unit/retriever/test_torch_benchmarks.py
 
 test-compose: .venv/.dev ## builds the images and tests the stack in containers

@@ -21,12 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
+from evaluation import questions
 from search_agent.agents import AGENTS, Agent
 from search_agent.episode import Episode
 from search_agent.ports import Generator, Policy, Retriever
 from search_agent.types import Completion, Message, Mode, Passage, Sampling, Span
-from services.common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
-from services.evaluate import questions
 
 TIMEOUT_S = 600.0
 ANSWER_TOKENS = 64

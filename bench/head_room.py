@@ -13,13 +13,12 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.backends import GrpcGenerator, GrpcRetriever
+from common.pool import each
+from evaluation import questions as question_sets
 from search_agent.episode import answer_prompt
-from search_agent.evaluate import Question
-from search_agent.scoring import span_match
-from search_agent.types import Message, Mode, Passage, Sampling
-from services.common.backends import GrpcGenerator, GrpcRetriever
-from services.evaluate import questions as question_sets
-from services.evaluate.pool import each
+from search_agent.grading.answers import span_match
+from search_agent.types import Message, Mode, Passage, Question, Sampling
 
 _DEPTH = 20
 

@@ -16,10 +16,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from common import client
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
 from search_agent.errors import GeneratorError
-from services.common import client
 
 DEADLINE_S = 600.0
 QUESTION = "Who wrote Faust, and when was it first performed?"

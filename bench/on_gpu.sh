@@ -137,7 +137,7 @@ methods_of_the_demo() { # parameters as JSON
 }
 
 evaluate() { # evaluate OUT METHODS ARGUMENTS...
-    "$python" -c 'import sys; from services.cli import main; sys.exit(main())' evaluate --questions $dev \
+    "$python" -c 'import sys; from cli.main import main; sys.exit(main())' evaluate --questions $dev \
         --out "$work/$1" --methods "$2" --concurrency 128 --url http://127.0.0.1:$gateway "${@:3}" \
         >"$work/logs/$1.log" 2>&1 || said "some questions failed: logs/$1.log"
     said "$1: $(wc -l <"$work/$1/rows.jsonl") answers"
@@ -149,7 +149,7 @@ import sys
 
 import yaml
 
-from services.trainer.config import dump, load
+from common.run_config import dump, load
 
 changes = (change.partition("=") for change in sys.argv[1:])
 print(dump(load("smollm2-demo", {field: yaml.safe_load(value) for field, _, value in changes})), end="")
@@ -232,12 +232,12 @@ head-room)
 adapters)
     start_retriever
     teach() { # teach FILE WHAT ARGUMENTS...: examples
-        [[ -f $work/$1.jsonl ]] || "$python" -m services.trainer.teach "$2" --part 0 0.6 \
+        [[ -f $work/$1.jsonl ]] || "$python" -m learning.warm_start.teach "$2" --part 0 0.6 \
             --retriever 127.0.0.1:$retriever --out "$work/$1.jsonl" "${@:3}" >>"$work/logs/teach.log" 2>&1
     }
     learn() { # learn NAME FILE ARGUMENTS...: an adapter
         [[ -f $work/$1/adapter_model.safetensors ]] && return
-        "$python" -m services.trainer.supervised --model "$base" --examples "$work/$2.jsonl" --out "$work/$1" \
+        "$python" -m learning.warm_start.supervised --model "$base" --examples "$work/$2.jsonl" --out "$work/$1" \
             "${@:3}" >"$work/logs/$1.log" 2>&1
         said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
     }
@@ -273,7 +273,7 @@ train)
     [[ -f $run/config.yaml ]] || run_of run-$seed/config base_model="$base" adapter="$work/warm" seed="$seed" \
         retriever=127.0.0.1:$retriever generator=127.0.0.1:$reader \
         $options.kernel_config='{enable_flashinfer_autotune: false}' $options.kv_cache_memory_bytes=12000000000 "${@:4}"
-    RAY_ADDRESS=${RAY_ADDRESS:-local} VLLM_USE_FLASHINFER_SAMPLER=0 "$python" -m services.trainer.train "$run" >>"$work/logs/run-$seed.log" 2>&1 ||
+    RAY_ADDRESS=${RAY_ADDRESS:-local} VLLM_USE_FLASHINFER_SAMPLER=0 "$python" -m learning.train "$run" >>"$work/logs/run-$seed.log" 2>&1 ||
         said "stopped: $(cat "$run/reason.txt" 2>/dev/null || tail -n 1 "$work/logs/run-$seed.log")"
     newest=$(find "$run" -maxdepth 2 -name 'global_step_*' | sort -V | tail -n 1)
     [[ -n $newest ]] || exit 1

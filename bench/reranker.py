@@ -21,21 +21,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.backends import GrpcRetriever
+from common.pool import each
+from evaluation import questions as question_sets
+from evaluation.errors import EvaluateProblem
+from learning.warm_start import supervised
+from learning.warm_start.teach import right_passage
 from search_agent import prompts
 from search_agent.errors import RetrieverError
-from search_agent.evaluate import Question
 from search_agent.ports import Retriever
 from search_agent.tags import ANSWER_LINE
-from search_agent.types import Mode, Passage
-from services.common.backends import GrpcRetriever
-from services.evaluate import questions as question_sets
-from services.evaluate.errors import EvaluateProblem
-from services.evaluate.pool import each
+from search_agent.types import Mode, Passage, Question
 from services.retriever.passages import embedded_text
 from services.retriever.rerankers import Reranker, load_reranker
-from services.trainer import supervised
-from services.trainer.data import part
-from services.trainer.teach import right_passage
 
 DEPTH = 20  # how far down the dense ranking passages are taken from, as for the searcher's warm start
 LEARNED, HELD_OUT = (0.0, 0.8), (0.8, 1.0)  # parts of the articles
@@ -265,9 +263,9 @@ def main() -> None:
     try:
         everything = question_sets.load(args.questions)
         if not args.out.exists():
-            asked = question_sets.pick(part(everything, *LEARNED), args.limit, settings.seed)
+            asked = question_sets.pick(question_sets.part(everything, *LEARNED), args.limit, settings.seed)
             train(args.model, args.adapter, asyncio.run(retrieve(asked)), args.out, settings)
-        asked = question_sets.pick(part(everything, *HELD_OUT), args.held_out, settings.seed)
+        asked = question_sets.pick(question_sets.part(everything, *HELD_OUT), args.held_out, settings.seed)
         figures = measure(asyncio.run(retrieve(asked)), load_reranker(str(args.out)))
     except (EvaluateProblem, RetrieverError, OSError, ValueError) as error:
         raise SystemExit(f"bench.reranker: {error}") from error

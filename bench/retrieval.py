@@ -24,11 +24,11 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from common import client
 from contracts.v1 import retriever_pb2, retriever_pb2_grpc
 from deploy.local import free_port
+from evaluation import questions
 from search_agent.errors import RetrieverError
-from services.common import client
-from services.evaluate import questions
 
 DEADLINE_S = 120.0
 START_S = 120.0

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from search_agent.evaluate import Comparison, Row, compare, summarise
-from services.evaluate.report import interval, table
+from evaluation.report import interval, table
+from evaluation.rows import Row, summarise
+from search_agent.grading.statistics import Comparison, compare
 
 
 def retrieval_of(method: str) -> set[str]:

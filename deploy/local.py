@@ -16,8 +16,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from services.ask import ask, show
-from services.rest import AskError
+from cli.ask import ask, show
+from cli.rest import AskError
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / ".run"

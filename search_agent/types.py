@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -14,6 +15,23 @@ class Passage:
     title: str
     text: str
     score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its gold answers.
+
+    `passage_ids` are the gold passages, and `article` is the title of what they are from, where they are known.
+    `options` (text by letter) make it multiple choice; `choice` is then the right letter.
+    """
+
+    id: str
+    text: str
+    golds: tuple[str, ...]
+    passage_ids: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    choice: str = ""
+    article: str = ""
 
 
 class Author(StrEnum):

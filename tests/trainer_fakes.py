@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from common.run_config import RunConfig
 from contracts.v1.generator_pb2 import ModelInfoResponse
 from search_agent.errors import Failure, SearcherError, TrainerError
 from search_agent.types import Completion, Sampling, Span
 from services.trainer.candidates import Files
-from services.trainer.config import RunConfig
 from services.trainer.promotion import Environment, Limits, Promoter
 from services.trainer.runner import Job, JobState
 from services.trainer.runs import Runs

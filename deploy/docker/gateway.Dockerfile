@@ -14,7 +14,7 @@ RUN python3 -m pip install --no-cache-dir --no-deps --only-binary :all: -r requi
 COPY contracts contracts
 COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
-COPY services/common services/common
+COPY common common
 COPY services/gateway services/gateway
 
 USER app

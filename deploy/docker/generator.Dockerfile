@@ -21,7 +21,7 @@ COPY data/demo/adapters /usr/share/search-agent/adapters
 COPY contracts contracts
 COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
-COPY services/common services/common
+COPY common common
 COPY services/generator services/generator
 # the embedded model in the form that vLLM reads
 RUN if [ "$LOCK" = generator-gpu ]; then \
@@ -34,6 +34,6 @@ USER app
 ENV GENERATOR_HOST=0.0.0.0 GENERATOR_PORT=50053 GENERATOR_METRICS_PORT=9103
 EXPOSE 50053 9103
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD python3 -m services.common.healthcheck "127.0.0.1:$GENERATOR_PORT"
+    CMD python3 -m common.healthcheck "127.0.0.1:$GENERATOR_PORT"
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python3", "-m", "services.generator"]

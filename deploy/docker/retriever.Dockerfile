@@ -23,13 +23,13 @@ ENV RETRIEVER_INDEXES=/var/lib/search-agent/indexes
 COPY contracts contracts
 COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
-COPY services/common services/common
+COPY common common
 COPY services/retriever services/retriever
 
 USER app
 ENV RETRIEVER_HOST=0.0.0.0 RETRIEVER_PORT=50051 RETRIEVER_METRICS_PORT=9101
 EXPOSE 50051 9101
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD python3 -m services.common.healthcheck "127.0.0.1:$RETRIEVER_PORT"
+    CMD python3 -m common.healthcheck "127.0.0.1:$RETRIEVER_PORT"
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python3", "-m", "services.retriever"]

@@ -22,9 +22,10 @@ COPY data/demo/adapters /usr/share/search-agent/adapters
 COPY contracts contracts
 COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
-COPY services/common services/common
-COPY services/evaluate services/evaluate
+COPY common common
+COPY evaluation evaluation
 COPY services/generator services/generator
+COPY learning learning
 COPY services/trainer services/trainer
 COPY data/demo/qa_*.jsonl.gz data/demo/
 # the embedded model, in the form that verl and vLLM read

@@ -18,8 +18,8 @@ ENV TRAINER_RUNS=/var/lib/search-agent/runs
 COPY contracts contracts
 COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
-COPY services/common services/common
-COPY services/evaluate services/evaluate
+COPY common common
+COPY evaluation evaluation
 COPY services/generator services/generator
 COPY services/trainer services/trainer
 COPY data/demo/qa_*.jsonl.gz data/demo/
@@ -28,6 +28,6 @@ USER app
 ENV TRAINER_HOST=0.0.0.0 TRAINER_PORT=50054 TRAINER_METRICS_PORT=9104
 EXPOSE 50054 9104
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD python3 -m services.common.healthcheck "127.0.0.1:$TRAINER_PORT"
+    CMD python3 -m common.healthcheck "127.0.0.1:$TRAINER_PORT"
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python3", "-m", "services.trainer"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.common.settings import load
+from common.settings import load
 from services.gateway.settings import GatewaySettings
 
 
@@ -13,7 +13,7 @@ def main() -> None:
 
     import uvicorn
 
-    from services.common import logs
+    from common import logs
     from services.gateway.wiring import wire
 
     logs.configure("gateway", settings.log_level)

@@ -12,13 +12,13 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from common import context, metrics
+from common.rag_store import RagStore
 from contracts.v1.retriever_pb2 import Mode as PbMode
 from contracts.v1.trainer_pb2 import ListRunsRequest
 from search_agent.agents import Agent
 from search_agent.errors import BoundaryError
 from search_agent.types import Mode, Turn
-from services.common import context, metrics
-from services.common.rag_store import RagStore
 from services.gateway import problems, schemas
 from services.gateway.asking import (
     Asker,

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import structlog
 
+from common import metrics
 from contracts.v1.generator_pb2 import ModelInfoResponse
 from contracts.v1.retriever_pb2 import IndexInfo
 from search_agent.agents import Agent
@@ -19,7 +20,6 @@ from search_agent.errors import BoundaryError, Failure, RetrieverError
 from search_agent.ports import Generator, Policy, Retriever
 from search_agent.rag_cache import RagKey
 from search_agent.types import Sampling, Timings, Trajectory, Turn
-from services.common import metrics
 from services.gateway.cache import RagCache
 
 log = structlog.get_logger()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import structlog
 
+from common import metrics
+from common.rag_store import RagStore
 from search_agent.errors import CacheError
 from search_agent.rag_cache import RagKey
 from search_agent.types import Trajectory
-from services.common import metrics
-from services.common.rag_store import RagStore
 
 log = structlog.get_logger()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from services.common import context, metrics
+from common import context, metrics
 
 
 class Observed:

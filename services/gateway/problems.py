@@ -10,8 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from common import context
 from search_agent.errors import BoundaryError, Failure
-from services.common import context
 
 HTTP_STATUS = {
     Failure.INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,

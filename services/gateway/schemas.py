@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from search_agent import scoring
+from search_agent.grading import answers
 from search_agent.types import Mode, Trajectory, Turn
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
@@ -154,7 +154,7 @@ class AnswerResponse(SearchResponse):
     @classmethod
     def answered(cls, id: str, trajectory: Trajectory, cached: bool, cache_key: str) -> SearchResponse:
         answer = trajectory.answer or ""
-        cited = [p.id for p in trajectory.passages if scoring.span_match(p.text, [answer])]
+        cited = [p.id for p in trajectory.passages if answers.span_match(p.text, [answer])]
         return cls.of(id, trajectory, answer=answer, citations=cited, cached=cached, cache_key=cache_key)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.common.settings import ServiceSettings
+from common.settings import ServiceSettings
 
 
 class GatewaySettings(BaseSettings):

@@ -12,10 +12,10 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 
+from common import client
 from contracts.v1 import trainer_pb2 as pb
 from contracts.v1.trainer_pb2_grpc import TrainerStub
 from search_agent.errors import BoundaryError, Failure, TrainerError
-from services.common import client
 from services.gateway import problems
 from services.gateway.asking import count_failure
 from services.gateway.schemas import Request

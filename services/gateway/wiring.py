@@ -9,10 +9,10 @@ from typing import NoReturn
 
 from fastapi import FastAPI
 
+from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
+from common.rag_store import RagStore
 from search_agent.agents import AGENTS
 from search_agent.types import Sampling
-from services.common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
-from services.common.rag_store import RagStore
 from services.gateway.app import create_app
 from services.gateway.asking import Asker, Backends
 from services.gateway.cache import RagCache

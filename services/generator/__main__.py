@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from services.common.settings import load
+from common.settings import load
 from services.generator.settings import GeneratorSettings
 
 
 async def serve(settings: GeneratorSettings) -> None:
     """The wiring: settings, engine, service, server."""
     # Imported here because they are slow, and --help and a wrong setting should answer at once.
+    from common.server import run
     from contracts.v1 import generator_pb2_grpc
-    from services.common.server import run
     from services.generator.engine import Engine
     from services.generator.remembered import Loaded, Remembered
     from services.generator.service import GeneratorService
@@ -47,8 +47,8 @@ async def serve(settings: GeneratorSettings) -> None:
 
 def main() -> None:
     settings = load(GeneratorSettings)
+    from common import logs
     from search_agent.errors import GeneratorError
-    from services.common import logs
 
     logs.configure("generator", settings.log_level)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from services.common.files import write_whole
+from common.files import write_whole
 
 log = structlog.get_logger()
 

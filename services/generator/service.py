@@ -11,11 +11,11 @@ from dataclasses import asdict
 import grpc
 import structlog
 
+from common import metrics
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import FinishReason, Message, Sampling
-from services.common import metrics
 from services.generator.engine import Engine, EngineInfo, Piece, Request
 from services.generator.remembered import Loaded, Remembered
 

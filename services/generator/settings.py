@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import DirectoryPath, Field, FilePath, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import ServiceSettings
+from common.settings import ServiceSettings
 
 
 def _usable_cpus() -> int:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 
-from services.common.settings import load
+from common.settings import load
 from services.retriever.settings import RetrieverSettings
 
 
@@ -18,7 +18,7 @@ def main() -> None:
         # Read by the encoder, and by FAISS's and torch's OpenMP when they are loaded, which is below.
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
 
-    from services.common import logs, server
+    from common import logs, server
     from services.retriever.errors import RetrieverProblem
     from services.retriever.service import FULL_NAME, RetrieverServicer, assemble
 

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from common import metrics
 from search_agent.errors import Failure, RetrieverError
-from services.common import metrics
 
 # After a batch that merged callers, the part of its time for which the next one waits. Those callers ask
 # again within a moment; without the wait the first of them would have a batch to itself and hold up the rest.

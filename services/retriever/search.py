@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from common import metrics
 from search_agent.errors import Failure, RetrieverError
 from search_agent.types import Mode, Passage
-from services.common import metrics
 from services.retriever.batcher import Batcher
 from services.retriever.encoders import Encoder
 from services.retriever.fusion import DEPTH, Ranking, fuse

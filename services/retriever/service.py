@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 import structlog
 
+from common import metrics
 from contracts.v1 import retriever_pb2, retriever_pb2_grpc
 from search_agent.errors import Failure, RetrieverError
 from search_agent.types import Mode
-from services.common import metrics
 from services.retriever.encoders import Encoder, load_encoder
 from services.retriever.errors import EncoderUnavailable, IndexRefused
 from services.retriever.gpu import Device, torch_devices

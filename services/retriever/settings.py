@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import ServiceSettings
+from common.settings import ServiceSettings
 
 
 class RetrieverSettings(ServiceSettings):

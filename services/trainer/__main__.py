@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from services.common.settings import load
+from common.settings import load
 from services.trainer.settings import TrainerSettings
 
 
 def main() -> None:
     settings = load(TrainerSettings)
 
-    from services.common import logs
+    from common import logs
     from services.trainer.service import serve
 
     logs.configure("trainer", settings.log_level)

@@ -12,10 +12,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from common.backends import GrpcPolicy
 from contracts.v1.generator_pb2 import ModelInfoResponse
 from search_agent.errors import Failure, SearcherError, TrainerError
 from search_agent.ports import Policy
-from services.common.backends import GrpcPolicy
 
 _START_LIMIT_S = 300.0
 _STOP_LIMIT_S = 15.0

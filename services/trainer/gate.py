@@ -18,16 +18,16 @@ from typing import Any
 
 import structlog
 
+from common.journal import Journal
+from common.pool import each
+from common.run_config import GateConfig
 from search_agent.agents import Agent
 from search_agent.episode import Episode
 from search_agent.errors import BoundaryError, Failure, TrainerError
-from search_agent.evaluate import Comparison, Question, compare
+from search_agent.grading.judge import Judge, grade
+from search_agent.grading.statistics import Comparison, compare
 from search_agent.ports import Generator, Policy, Retriever
-from search_agent.types import Sampling
-from services.evaluate.journal import Journal
-from services.evaluate.pool import each
-from services.trainer.config import GateConfig
-from services.trainer.episodes import Judge, gen_acc
+from search_agent.types import Question, Sampling
 
 log = structlog.get_logger()
 
@@ -194,5 +194,5 @@ async def _answer(contest: Contest, question: Question, side: Side) -> Answered:
     if strangers := set(trajectory.models) - {contest.models[side], contest.generator_model}:
         raise TrainerError(Failure.UNAVAILABLE, f"{', '.join(strangers)} was loaded while the gate was held; try again")
     answer = trajectory.answer or ""
-    right = await gen_acc(question, answer, contest.judge)
+    right = await grade(question, answer, contest.judge)
     return Answered(question.id, right, answer, len(trajectory.documents))

@@ -9,17 +9,17 @@ from collections.abc import AsyncGenerator
 
 import structlog
 
+from common import metrics
+from common.run_config import RunConfig
 from search_agent.errors import Failure, TrainerError
-from services.common import metrics
 from services.trainer import watch
-from services.trainer.config import RunConfig
 from services.trainer.runner import Job, JobState, Runner
 from services.trainer.runs import Run, Runs, RunState
 from services.trainer.watch import MetricsLog, Step
 
 log = structlog.get_logger()
 
-STOPPED_BY_ITSELF = 3  # the exit status of services.trainer.train
+STOPPED_BY_ITSELF = 3  # the exit status of learning.train
 NO_RAY = (
     "no Ray cluster is configured (TRAINER_RAY_ADDRESS); this trainer lists, watches, promotes and rolls back, "
     "but cannot train"

@@ -11,19 +11,18 @@ from typing import Any, Protocol
 
 import structlog
 
+from common.journal import Journal
+from common.run_config import RunConfig
 from contracts.v1.generator_pb2 import ModelInfoResponse
 from contracts.v1.retriever_pb2 import IndexInfo
+from evaluation import questions as question_sets
+from evaluation.errors import EvaluateProblem
 from search_agent.agents import AGENTS
 from search_agent.errors import Failure, TrainerError
+from search_agent.grading.judge import Judge
 from search_agent.ports import Generator, Retriever
-from services.evaluate import questions as question_sets
-from services.evaluate.errors import EvaluateProblem
-from services.evaluate.journal import Journal
 from services.trainer import gate
 from services.trainer.candidates import Candidates, Files, Searcher
-from services.trainer.config import RunConfig
-from services.trainer.data import part
-from services.trainer.episodes import Judge
 from services.trainer.gate import Contest, Outcome, Side, Verdict
 from services.trainer.runs import Runs, now
 
@@ -152,7 +151,7 @@ class Promoter:
     ) -> Verdict:
         terms = settings.gate
         try:
-            held_out = part(question_sets.load(terms.questions), *terms.part)
+            held_out = question_sets.part(question_sets.load(terms.questions), *terms.part)
             asked = question_sets.pick(held_out, terms.limit, terms.seed)
         except EvaluateProblem as error:
             raise TrainerError(Failure.UNSUPPORTED, str(error), "config.gate.questions") from None

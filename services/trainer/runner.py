@@ -34,7 +34,7 @@ class Job:
 
 
 class Runner(Protocol):
-    """Runs `services.trainer.train` on a run's folder. Every method raises TrainerError."""
+    """Runs `learning.train` on a run's folder. Every method raises TrainerError."""
 
     async def submit(self, job: str, folder: Path) -> None:
         """Under an id that no job has had."""
@@ -81,7 +81,7 @@ class RayJobs:
             "/api/jobs/",
             json={
                 "submission_id": job,
-                "entrypoint": f"cd {start_in} && exec {python} -m services.trainer.train {run}",
+                "entrypoint": f"cd {start_in} && exec {python} -m learning.train {run}",
                 "metadata": {"run": folder.name},
             },
         )

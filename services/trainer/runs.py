@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from common import run_config
+from common.files import write_whole
+from common.run_config import RunConfig
 from search_agent.errors import Failure, TrainerError
-from services.common.files import write_whole
-from services.trainer import config
-from services.trainer.config import RunConfig
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _STEP = re.compile(r"global_step_(\d+)")
@@ -67,7 +67,7 @@ class Runs:
         while not self._made(id):
             number += 1
             id = f"{first}-{number}"
-        write_whole(self.path(id) / "config.yaml", config.dump(settings))
+        write_whole(self.path(id) / "config.yaml", run_config.dump(settings))
         run = Run(id, RunState.QUEUED, at, at)
         self._write(run)
         return run
@@ -105,7 +105,7 @@ class Runs:
         return self._write(queued)
 
     def config(self, id: str) -> RunConfig:
-        return config.read(self.config_text(id), source=f"{id}/config.yaml")
+        return run_config.read(self.config_text(id), source=f"{id}/config.yaml")
 
     def config_text(self, id: str) -> str:
         """The resolved configuration, YAML."""

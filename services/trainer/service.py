@@ -12,14 +12,14 @@ from typing import Any
 
 import grpc
 
+from common import run_config, run_services, server
+from common.backends import GrpcPolicy
+from common.run_config import ConfigProblem, RunConfig
 from contracts.v1 import trainer_pb2 as pb
 from contracts.v1.trainer_pb2_grpc import TrainerServicer, add_TrainerServicer_to_server
 from search_agent.errors import Failure, TrainerError
-from services.common import server
-from services.common.backends import GrpcPolicy
-from services.trainer import candidates, config, wiring
+from services.trainer import candidates
 from services.trainer.candidates import Candidates
-from services.trainer.config import ConfigProblem, RunConfig
 from services.trainer.gate import Outcome, Verdict
 from services.trainer.monitor import Monitor
 from services.trainer.promotion import DEFAULT, Environment, Limits, Progress, Promoter, Promotion
@@ -96,8 +96,8 @@ def read_config(text: str, overrides: Mapping[str, str]) -> RunConfig:
     try:
         values = {field: _json(field, value) for field, value in overrides.items()}
         if _NAME.fullmatch(text):
-            return config.load(text, values)
-        return config.read(text, values)
+            return run_config.load(text, values)
+        return run_config.read(text, values)
     except ConfigProblem as problem:
         field = f"config.{problem.field}" if problem.field else "config"
         raise TrainerError(Failure.INVALID, problem.message, field) from None
@@ -140,9 +140,9 @@ def _gate(verdict: Verdict) -> pb.Gate:
 
 @asynccontextmanager
 async def _environment(settings: RunConfig) -> AsyncIterator[Environment]:
-    retriever, generator = wiring.retriever_of(settings), wiring.generator_of(settings)
+    retriever, generator = run_services.retriever_of(settings), run_services.generator_of(settings)
     try:
-        yield Environment(retriever, generator, wiring.judge_of(settings.reward))
+        yield Environment(retriever, generator, run_services.judge_of(settings.reward))
     finally:
         await retriever.close()
         await generator.close()

@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import Field, FilePath, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from common.settings import ServiceSettings
 from search_agent.agents import AGENTS
-from services.common.settings import ServiceSettings
 
 
 class TrainerSettings(ServiceSettings):

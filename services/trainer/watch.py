@@ -15,7 +15,7 @@ from pathlib import Path
 
 from prometheus_client import Gauge
 
-from services.common import metrics
+from common import metrics
 
 # A gauge a group; its labels are the run, and what of the group it is.
 GAUGES: Mapping[str, Gauge] = {

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from common.backends import GrpcPolicy
 from deploy.local import Stack
-from services.common.backends import GrpcPolicy
 from tests.lora import write_peft
 
 QUESTION = {"question": "Who was born in Warsaw?", "max_turns": 1}

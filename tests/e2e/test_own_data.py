@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.main import main
 from deploy.local import Stack, free_port
-from services.cli import main
 
 CORPUS = {
     "aspirin": "Aspirin\nAspirin irreversibly inhibits the enzyme cyclooxygenase.",

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from common.run_config import load
 from deploy.local import Stack
-from search_agent import scoring
-from services.trainer.config import load
+from search_agent.grading import answers
 from services.trainer.runs import Run, Runs, RunState
 from tests.lora import write_peft
 
@@ -127,7 +127,7 @@ def test_promotion_and_rollback_while_questions_go_on(stack: Stack, run: Run) ->
     assert noise != base
     assert noise.startswith(base.partition("+")[0] + "+")  # another adapter of the same model
     golds = {
-        id: answer for id, answer in theirs.items() if scoring.normalise(answer) not in scoring.normalise(ours[id])
+        id: answer for id, answer in theirs.items() if answers.normalise(answer) not in answers.normalise(ours[id])
     }
     assert golds
     hold_out(stack, golds)

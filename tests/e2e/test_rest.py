@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from cli.ask import ask, show
+from cli.main import main
+from cli.rest import AskError
 from search_agent.agents import AGENTS
-from services.ask import ask, show
-from services.cli import main
-from services.rest import AskError
 
 QUESTION = "What year was Casimir Pulaski born in Warsaw?"
 GOLD_PASSAGE = "sq-fb7bf09d07"

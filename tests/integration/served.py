@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from common import client, server
 from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub, add_TrainerServicer_to_server
-from services.common import client, server
 from services.trainer.settings import TrainerSettings
 
 

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from common.rag_store import RagStore
 from search_agent.agents import AGENTS
 from search_agent.types import Mode, Sampling, Trajectory
-from services.common.rag_store import RagStore
 from services.gateway.asking import Asker, Backends, Done, Question
 from services.gateway.cache import RagCache
 from tests.fakes import Generator, Retriever, Searcher

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from common import server
 from contracts.v1.generator_pb2 import ModelInfoResponse
 from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
 from search_agent.errors import Failure, TrainerError
 from search_agent.types import Author, FinishReason, Sampling, Span
-from services.common import server
 from services.generator.engine import EngineInfo, Piece, Request
 from services.generator.llama_cpp import embedded_model
 from services.generator.remembered import Remembered

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.stub_gateway import stub_gateway
 
-CLI = "import sys; from services.cli import main; sys.exit(main())"
+CLI = "import sys; from cli.main import main; sys.exit(main())"
 
 
 def start(url: str, questions: Path, out: Path, *more: str) -> subprocess.Popen[str]:

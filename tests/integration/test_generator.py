@@ -18,11 +18,11 @@ import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
 
+from common.client import connect
+from common.errors import FIELD_KEY
+from common.server import start
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
-from services.common.client import connect
-from services.common.errors import FIELD_KEY
-from services.common.server import start
 from services.generator import lora
 from services.generator.llama_cpp import LLAMA_PROCESS, LlamaCpp, embedded_model
 from services.generator.remembered import Remembered

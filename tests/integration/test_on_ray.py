@@ -22,10 +22,11 @@ import pytest
 import uvicorn
 
 from deploy.local import free_port
-from search_agent.evaluate import Question, Row
-from services.evaluate import precompute, run
-from services.evaluate.endpoints import Endpoints
-from services.evaluate.errors import EvaluateProblem, Failed
+from evaluation import precompute, run
+from evaluation.endpoints import Endpoints
+from evaluation.errors import EvaluateProblem, Failed
+from evaluation.rows import Row
+from search_agent.types import Question
 from tests.integration.conftest import RedisServer
 from tests.integration.test_evaluate import rows, start
 from tests.integration.test_precompute import QUESTIONS as SCORED
@@ -102,7 +103,7 @@ def test_ctrl_c_stops_at_once(cluster: Any, tmp_path: Path) -> None:
 
 
 async def test_a_failure_is_counted_as_it_is_here(cluster: Any, tmp_path: Path) -> None:
-    from services.evaluate import on_ray
+    from evaluation import on_ray
 
     with stub_gateway(delay_s=0) as (url, _):
         opening = partial(run.asking, Endpoints(url, 30, "http://127.0.0.1:9/v1", "judge-1"))
@@ -141,7 +142,7 @@ def deaths(marker: Path) -> set[str]:
 
 @pytest.mark.parametrize("times", [1, 100])
 async def test_an_actor_that_dies(cluster: Any, tmp_path: Path, times: int) -> None:
-    from services.evaluate import on_ray
+    from evaluation import on_ray
 
     marker = tmp_path / "deaths"
     with stub_gateway(delay_s=0.02) as (url, asked):
@@ -180,7 +181,7 @@ def test_a_node_that_dies(cluster: Any, tmp_path: Path) -> None:
 
 
 async def test_precomputing(cluster: Any, redis_server: RedisServer) -> None:
-    from services.evaluate import on_ray
+    from evaluation import on_ray
 
     stack, port = Stack(redis_server.url), free_port()
     server = uvicorn.Server(uvicorn.Config(stack.app, port=port, log_level="error"))
@@ -213,7 +214,7 @@ async def unopened() -> AsyncIterator[Callable[[str], Awaitable[str]]]:
 
 
 async def test_actors_that_cannot_start(cluster: Any) -> None:
-    from services.evaluate import on_ray
+    from evaluation import on_ray
 
     with pytest.raises(EvaluateProblem, match="actors cannot start: nothing here"):
         async with on_ray.actors(cluster.address, unopened, 2):
@@ -234,7 +235,7 @@ def test_a_cluster_that_is_not_there_is_said(address: str, said: str, tmp_path: 
 
 
 def test_ray_that_is_not_installed_is_said(tmp_path: Path) -> None:
-    command = "import sys; sys.modules['ray'] = None; from services.cli import main; sys.exit(main())"
+    command = "import sys; sys.modules['ray'] = None; from cli.main import main; sys.exit(main())"
     asked = ["evaluate", "--questions", "data/demo/qa_dev.jsonl.gz", "--out", str(tmp_path), "--ray", "auto"]
     ran = subprocess.run([sys.executable, "-c", command, *asked], capture_output=True, text=True, check=False)
     assert ran.returncode == 1

@@ -9,16 +9,15 @@ from typing import Any
 import httpx
 import pytest
 
+from common.judge import JudgeEndpoint
+from common.rag_store import Contents, RagStore
+from evaluation import scored_file
+from evaluation.errors import EvaluateProblem
+from evaluation.gateway import Gateway
+from evaluation.precompute import Outcome, Scorer, precompute
 from search_agent.agents import AGENTS
 from search_agent.errors import CacheError, Failure, GeneratorError
-from search_agent.evaluate import Question
-from search_agent.types import Sampling
-from services.common.rag_store import Contents, RagStore
-from services.evaluate import scored_file
-from services.evaluate.errors import EvaluateProblem
-from services.evaluate.gateway import Gateway
-from services.evaluate.judge import Judge
-from services.evaluate.precompute import Outcome, Scorer, precompute
+from search_agent.types import Question, Sampling
 from services.gateway.app import create_app
 from services.gateway.asking import Asker, Backends
 from services.gateway.cache import RagCache
@@ -40,7 +39,9 @@ class Stack:
         self.app = create_app(backends, Asker(backends, Sampling(max_tokens=8)), AGENTS, 8)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://gateway")
 
-    async def fill(self, questions: list[Question] = QUESTIONS, judge: Judge | None = None, **fields: Any) -> Outcome:
+    async def fill(
+        self, questions: list[Question] = QUESTIONS, judge: JudgeEndpoint | None = None, **fields: Any
+    ) -> Outcome:
         steps: list[bool] = []
         gateway = Gateway(self.http)
         scorer = Scorer(gateway, judge, self.store, fields)
@@ -193,7 +194,7 @@ async def test_the_judges_verdict_is_part_of_the_score(stack: Stack) -> None:
         return httpx.Response(200, json={"choices": [{"message": {"content": "Yes"}}]})
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(reply)) as http:
-        judge = Judge(http, "http://judge/v1", "judge-1", "secret")
+        judge = JudgeEndpoint(http, "http://judge/v1", "judge-1", "secret")
         assert (await stack.fill()).right == 8
         outcome = await stack.fill(judge=judge)
         assert (outcome.right, outcome.known) == (12, 0)  # scores without the judge are not its

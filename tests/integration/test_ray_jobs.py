@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from common.run_config import load
 from search_agent.errors import Failure, TrainerError
-from services.trainer.config import load
 from services.trainer.monitor import Monitor
 from services.trainer.runner import JobState, RayJobs
 from services.trainer.runs import Run, Runs, RunState
@@ -74,7 +74,7 @@ class Service:
     def __init__(self, folder: Path, address: str, token: str = TOKEN, start_in: Path | None = None) -> None:
         if start_in is None:
             start_in = folder / "where it starts"
-            script = start_in / "services/trainer/train.py"
+            script = start_in / "learning/train.py"
             script.parent.mkdir(parents=True, exist_ok=True)
             script.write_text(TRAINING)
         self.runs = Runs(folder / "runs")

@@ -19,9 +19,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from common import client, server
 from contracts.v1 import retriever_pb2, retriever_pb2_grpc
 from search_agent.errors import Failure, RetrieverError
-from services.common import client, server
 from services.retriever.search import BatchedRetriever
 from services.retriever.service import FULL_NAME, RetrieverServicer, assemble
 from services.retriever.settings import RetrieverSettings

@@ -6,13 +6,13 @@ from functools import partial
 
 import pytest
 
+from common import server
+from common.backends import GrpcPolicy
 from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
 from search_agent.agents import AGENTS
 from search_agent.episode import Episode
 from search_agent.testing import EchoGenerator, ListRetriever
 from search_agent.types import Author, Completion, Passage, Sampling, Span, StopReason
-from services.common import server
-from services.common.backends import GrpcPolicy
 from services.generator.llama_cpp import LlamaCpp
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService

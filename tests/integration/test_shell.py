@@ -9,11 +9,11 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from common import client, context
+from common.errors import GRPC_CODE
 from contracts.v1 import trainer_pb2 as pb
 from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub
 from search_agent.errors import Failure, TrainerError
-from services.common import client, context
-from services.common.errors import GRPC_CODE
 from tests.integration.served import Served
 
 

@@ -9,16 +9,15 @@ from typing import Any
 import httpx
 import pytest
 
+from common import client, run_config
 from contracts.v1 import trainer_pb2 as pb
 from contracts.v1.trainer_pb2_grpc import TrainerStub
 from search_agent.agents import AGENTS
 from search_agent.errors import Failure, TrainerError
 from search_agent.types import Sampling
-from services.common import client
 from services.gateway.app import create_app
 from services.gateway.asking import Asker, Backends
 from services.gateway.training import TrainerBackend
-from services.trainer import config
 from services.trainer.monitor import Monitor
 from services.trainer.runner import Job, JobState, Runner
 from services.trainer.runs import RunState
@@ -87,8 +86,8 @@ def events(text: str) -> list[tuple[str, Any]]:
 async def test_a_run_from_start_to_end(world: World) -> None:
     run = await world.start(seed=7, data__keep=0.5)
     assert run.state == pb.QUEUED
-    assert config.read(run.config).seed == 7
-    assert config.read(run.config).data.keep == 0.5
+    assert run_config.read(run.config).seed == 7
+    assert run_config.read(run.config).data.keep == 0.5
     (listed,) = (await world.call("ListRuns", pb.ListRunsRequest())).runs
     assert (listed.id, listed.config) == (run.id, "")
     (world.runs.path(run.id) / "metrics.jsonl").write_text('{"step": 1, "data": {"search/gain": 0.5}}\n')
@@ -113,10 +112,10 @@ async def test_a_run_from_start_to_end(world: World) -> None:
 
 
 async def test_a_configuration_may_be_sent_as_text(world: World) -> None:
-    text = config.dump(config.load("smollm2-demo", {"name": "mine"}))
+    text = run_config.dump(run_config.load("smollm2-demo", {"name": "mine"}))
     run = await world.call("StartRun", pb.StartRunRequest(config=text, overrides={"seed": "9"}))
     assert run.id.startswith("mine-")
-    assert config.read(run.config).seed == 9
+    assert run_config.read(run.config).seed == 9
 
 
 @pytest.mark.parametrize(

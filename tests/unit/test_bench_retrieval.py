@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from bench.retrieval import a_batch, totals
-from services.common import metrics
+from common import metrics
 
 
 def test_a_batch_is_the_mean_of_what_came_between() -> None:

@@ -13,13 +13,12 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
+from common import metrics, run_config
 from deploy import local
 from search_agent.agents.s3 import S3Params
-from services.common import metrics
 from services.gateway.settings import GatewaySettings
 from services.generator.settings import GeneratorSettings
 from services.retriever.settings import RetrieverSettings
-from services.trainer import config
 from services.trainer.settings import TrainerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +103,7 @@ def test_only_the_front_doors_are_published_and_to_this_machine_alone() -> None:
 
 
 def test_the_demos_searcher_is_asked_as_it_has_learned() -> None:
-    learned = config.load("smollm2-demo").method.params
+    learned = run_config.load("smollm2-demo").method.params
     given = COMPOSE["services"]["gateway"]["environment"]["GATEWAY_METHODS"]
     composed = json.loads(re.sub(r"\$\{S3_PARAMETERS-(.*?)\}", r"\1", given))
     assert composed == local.METHODS
@@ -139,7 +138,7 @@ def test_the_trainer_and_the_cluster_see_the_same_runs() -> None:
 
 def test_the_documented_run_is_of_services_and_files_that_are_there() -> None:
     documented = (ROOT / "deploy/README.md").read_text().partition("train start ")[2].partition("```")[0]
-    run = config.load(documented.split()[0], dict(re.findall(r"--set (\w+)=(\S+)", documented)))
+    run = run_config.load(documented.split()[0], dict(re.findall(r"--set (\w+)=(\S+)", documented)))
     ports = {"retriever": RetrieverSettings, "generator": GeneratorSettings}
     for name, settings in ports.items():
         assert getattr(run, name) == f"{name}:{settings.model_fields['port'].default}"

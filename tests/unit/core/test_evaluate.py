@@ -6,19 +6,12 @@ from typing import Any
 
 import pytest
 
+from evaluation.rows import Row, row_of, summarise
 from search_agent.errors import JudgeError
-from search_agent.evaluate import (
-    Question,
-    Row,
-    bootstrap,
-    chosen,
-    compare,
-    judge_prompt,
-    percentile,
-    row_of,
-    summarise,
-    verdict,
-)
+from search_agent.grading.answers import chosen
+from search_agent.grading.judge import judge_prompt, verdict
+from search_agent.grading.statistics import bootstrap, compare, percentile
+from search_agent.types import Question
 
 QUESTION = Question("q1", "Who?", ("Marie Curie",), passage_ids=("gold",))
 OPTIONS = {"A": "zinc", "B": "atrial flutter", "C": "flutter", "D": "an iron"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from search_agent.reward import Conduct, Penalties, gain_beyond_rag, gain_plus_accuracy
+from search_agent.grading.reward import Conduct, Penalties, gain_beyond_rag, gain_plus_accuracy
 from search_agent.types import Document, Passage, StopReason, Timings, Trajectory, Turn, Usage
 
 A, B = Passage("a", "A", "text"), Passage("b", "B", "text")

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search_agent.grading.answers import exact_match, f1, normalise, span_match
 from search_agent.rag_cache import RagKey
-from search_agent.scoring import exact_match, f1, normalise, span_match
 
 
 def test_normalise() -> None:

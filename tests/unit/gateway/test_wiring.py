@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from services.common.settings import load
+from common.settings import load
 from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import wire
 

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
+from common.client import connect
+from common.errors import FIELD_KEY, GRPC_CODE
+from common.server import start
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import FinishReason, Message, Sampling
-from services.common.client import connect
-from services.common.errors import FIELD_KEY, GRPC_CODE
-from services.common.server import start
 from services.generator.engine import EngineInfo, Piece, Request
 from services.generator.remembered import Loaded, Remembered
 from services.generator.service import GeneratorService, parse

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from services.common.settings import load
+from common.settings import load
 from services.generator.settings import GeneratorSettings
 
 

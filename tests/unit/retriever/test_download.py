@@ -14,9 +14,9 @@ from pathlib import Path
 import faiss
 import pytest
 
+from cli.index import PUBLISHED_NAMES
+from cli.main import main
 from search_agent.types import Mode
-from services.cli import main
-from services.retriever.commands import PUBLISHED_NAMES
 from services.retriever.errors import BuildRefused, DownloadFailed
 from services.retriever.hub import Hub
 from services.retriever.index import Index
@@ -98,7 +98,7 @@ async def test_the_published_index_is_downloaded_joined_and_served(
 def test_a_killed_download_goes_on_where_it_stopped(endpoint: str, hub: FakeHub, tmp_path: Path) -> None:
     hub.slow = 0.01
     command = ["index", "download", "wiki-18", "--out", str(tmp_path), "--endpoint", endpoint]
-    code = "import sys; from services.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from cli.main import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.DEVNULL)
     partial = tmp_path / "wiki-18.building" / "vectors.faiss"
     deadline = time.monotonic() + 30

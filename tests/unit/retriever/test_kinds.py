@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cli.main import main
 from search_agent.types import Mode
-from services.cli import main
 from services.retriever import dense, kinds
 from services.retriever import manifest as manifests
 from services.retriever.build import Plan, build

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.cli import main
+from cli.main import main
 from services.retriever import ladder, probe
 from services.retriever.dense import FAISS
 from services.retriever.errors import BuildRefused

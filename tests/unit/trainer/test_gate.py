@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from common.run_config import GateConfig
 from search_agent.agents import AGENTS
 from search_agent.errors import Failure, GeneratorError, TrainerError
-from search_agent.evaluate import Question
-from services.trainer.config import GateConfig
+from search_agent.types import Question
 from services.trainer.gate import Answered, Contest, Outcome, Side, decide, hold
 from tests.fakes import Retriever
 from tests.trainer_fakes import FakeSearcher, Reader

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from common.run_config import load
 from search_agent.errors import Failure, TrainerError
-from services.trainer.config import load
 from services.trainer.monitor import Monitor
 from services.trainer.runner import Job, JobState
 from services.trainer.runs import Run, Runs, RunState

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from common.run_config import load
 from search_agent.errors import Failure, RetrieverError, TrainerError
-from services.trainer.config import load
 from services.trainer.gate import Outcome
 from services.trainer.promotion import Limits, Progress, Promoter, Promotion
 from tests.trainer_fakes import FakeSearcher, Gates

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from common.run_config import load
 from search_agent.errors import Failure, TrainerError
-from services.trainer.config import load
 from services.trainer.runs import Runs, RunState
 from tests.trainer_fakes import clock
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.common.settings import load
+from common.settings import load
 from services.trainer.settings import TrainerSettings
 
 

@@ -1,0 +1,42 @@
+"""`search-agent cache`: what the gateway's naive-RAG cache has, and removing it."""
+
+from __future__ import annotations
+
+import argparse
+
+from cli import rest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `search-agent cache …`."""
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway (default: %(default)s)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("stats", help="count results by index version").set_defaults(run=_stats)
+    clear = commands.add_parser("clear", help="remove the results of an index, the precomputed ones too")
+    clear.add_argument("--index", required=True)
+    which = clear.add_mutually_exclusive_group(required=True)
+    which.add_argument("--version", default="", help="of this version of the index")
+    which.add_argument("--all", action="store_true", help="of every version")
+    clear.set_defaults(run=_clear)
+
+
+def _stats(args: argparse.Namespace) -> int:
+    found = rest.call("GET", f"{args.url}/v1/cache")
+    for entry in found["indexes"]:
+        served = "served" if entry["current"] else "no longer served"
+        print(
+            f"{entry['index']:<20} {entry['version']}  {entry['results']:>9,} results  "
+            f"{entry['scored']:>9,} scored  {served}"
+        )
+    if not found["indexes"]:
+        print("the cache is empty")
+    print(
+        "look-ups since the gateway started:", ", ".join(f"{n:,} {what}" for what, n in found["lookups"].items()) or 0
+    )
+    return 0
+
+
+def _clear(args: argparse.Namespace) -> int:
+    found = rest.call("DELETE", f"{args.url}/v1/cache", params={"index": args.index, "version": args.version})
+    print(f"{found['removed']:,} results removed")
+    return 0

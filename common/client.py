@@ -1,0 +1,48 @@
+"""The shell around every outgoing gRPC call: deadline, ids, and failures typed by boundary."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+
+from common import context
+from common.errors import from_rpc
+from common.server import MAX_MESSAGE_BYTES
+from search_agent.errors import BoundaryError
+
+
+def connect(target: str) -> grpc.aio.Channel:
+    """A channel to "host:port" that notices a dead peer and reconnects within a second or two."""
+    return grpc.aio.insecure_channel(
+        target,
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+        ],
+    )
+
+
+async def call(method: Any, request: Any, timeout_s: float, boundary: type[BoundaryError]) -> Any:
+    """One unary call. Raises `boundary` with the failure that the status code stands for."""
+    try:
+        return await method(request, timeout=timeout_s, metadata=context.metadata())
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error, boundary) from error
+
+
+async def stream(
+    method: Any, request: Any, timeout_s: float, boundary: type[BoundaryError]
+) -> AsyncGenerator[Any, None]:
+    """One server stream; leaving it early cancels the call at the server."""
+    responses = method(request, timeout=timeout_s, metadata=context.metadata())
+    try:
+        async for response in responses:
+            yield response
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error, boundary) from error
+    finally:
+        responses.cancel()

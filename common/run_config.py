@@ -1,0 +1,239 @@
+"""What a training run is: one YAML file, checked before anything starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from search_agent.agents import AGENTS, Agent
+
+FOLDER = Path(__file__).with_name("run_configs")
+
+# Options of verl that follow from the rest of the configuration or from the run's folder.
+_OURS = (
+    "algorithm.filter_groups.max_num_gen_batches",
+    "algorithm.filter_groups.metric",
+    "actor_rollout_ref.model.path",
+    "actor_rollout_ref.model.lora_adapter_path",
+    "actor_rollout_ref.rollout.agent.agent_loop_config_path",
+    "actor_rollout_ref.rollout.agent.default_agent_loop",
+    "actor_rollout_ref.rollout.seed",
+    "data.seed",
+    "data.train_files",
+    "data.val_files",
+    "trainer.default_local_dir",
+    "trainer.experiment_name",
+    "trainer.logger",
+    "trainer.project_name",
+    "trainer.resume_mode",
+    "trainer.use_v1",
+    "trainer.v1.",
+)
+
+
+class ConfigProblem(ValueError):
+    """A configuration that cannot be run. `field` is its dotted name."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field, self.message = field, message
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _share(value: object) -> object:
+    if value in ("naive_rag_fails", "all") or (
+        isinstance(value, int | float) and 0 <= value <= 1 and value is not True
+    ):
+        return value
+    raise ValueError("must be naive_rag_fails, all, or a share from 0 to 1")
+
+
+class DataConfig(_Part):
+    """Which questions are trained on. Questions are named as `search-agent evaluate --questions` takes them."""
+
+    questions: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
+    part: tuple[float, float] = Field((0.0, 1.0), description="of the articles, each of which has a place from 0 to 1")
+    limit: int | None = Field(None, ge=1, description="take so many of them, chosen by the seed")
+    keep: Annotated[Literal["naive_rag_fails", "all"] | float, BeforeValidator(_share)] = Field(
+        "naive_rag_fails",
+        description="what naive RAG fails, everything, or what it fails with so large a share of what it does not",
+    )
+    validation: int = Field(128, ge=1, description="questions held out, from articles that training does not see")
+    scores: str = Field(
+        "",
+        description="naive-RAG scores of `precompute`: redis://…, or its Parquet file. Those missing are computed",
+    )
+
+
+class JudgeConfig(_Part):
+    """A judge behind an OpenAI-compatible endpoint; its key, if it needs one, is in JUDGE_API_KEY."""
+
+    url: str
+    model: str
+    timeout_s: float = Field(60, gt=0)
+
+
+class RewardConfig(_Part):
+    """`gain` is GenAcc beyond naive RAG; `exact_match` is of the searcher's own answer."""
+
+    kind: Literal["gain", "gain_plus_accuracy", "exact_match"] = "gain"
+    judge: JudgeConfig | None = Field(None, description="judges answers in which no gold answer stands")
+    rag_documents: int = Field(3, ge=1, description="passages that naive RAG reads")
+    answer_tokens: int = Field(64, ge=1, description="longest answer of the generator")
+    max_failed_share: float = Field(0.1, ge=0, lt=1, description="of a step's samples; more stop the run")
+    attempts: int = Field(2, ge=1, description="times that an episode is tried before its sample is dropped")
+    # Penalties are taken off the reward. They are 0 so that what is trained on is what is reported.
+    everything_penalty: float = Field(0.0, ge=0, description="for keeping every passage of every block")
+    copied_penalty: float = Field(0.0, ge=0, description="for searching with the question itself")
+    idle_penalty: float = Field(0.0, ge=0, description="for following the protocol and keeping nothing")
+    malformed_penalty: float = Field(0.0, ge=0, description="for each malformed turn")
+
+
+class GateConfig(_Part):
+    """What a checkpoint must show before it is promoted."""
+
+    questions: str
+    part: tuple[float, float] = Field((0.0, 1.0), description="of the articles, each of which has a place from 0 to 1")
+    limit: int | None = Field(None, ge=1)
+    margin: float = Field(1.0, ge=0, description="points of GenAcc over the current searcher")
+    resamples: int = Field(1000, ge=100)
+    seed: int = 0
+    max_failed_share: float = Field(0.05, ge=0, lt=1, description="of the questions; more tell nothing")
+    constrained: bool = Field(True, description="both are held to the method's grammar, as the gateway does")
+
+
+class RunConfig(_Part):
+    """A run. `verl` are dotted options of verl over its defaults and those of `learning/train.py`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    seed: int
+    agent: Literal["s3", "search_r1"]
+    agent_parameters: dict[str, Any] = {}
+    base_model: str = Field(min_length=1, description="a folder as transformers saves it, or a hub id")
+    adapter: str = Field("", description="LoRA adapter to start from")
+    data: DataConfig
+    retriever: str = Field(min_length=1, description="host:port")
+    index: str = Field("", description="empty: the retriever's default")
+    generator: str = Field(min_length=1, description="host:port")
+    retriever_timeout_s: float = Field(30, gt=0)
+    generator_timeout_s: float = Field(60, gt=0)
+    reward: RewardConfig
+    gate: GateConfig
+    verl: dict[str, Any] = {}
+
+    @property
+    def method(self) -> Agent:
+        """The agent with its parameters.
+
+        Rollouts write freely unless `constrained` is set: a grammar takes tokens out of the distribution that
+        is sampled from, while the actor's log-probabilities are over all tokens, so that the policy gradient is
+        one of another policy. A model that cannot write the protocol is warmed up instead.
+        """
+        return AGENTS[self.agent].with_params({"constrained": False, "index": self.index, **self.agent_parameters})
+
+    @model_validator(mode="after")
+    def _agrees(self) -> RunConfig:
+        for name, why in (
+            ("index", "set `index` of the run"),
+            ("temperature", "set actor_rollout_ref.rollout.temperature in `verl`"),
+            ("constrained", "verl's rollouts are sampled without a grammar; warm the model up first"),
+        ):
+            if name in self.agent_parameters:
+                raise ConfigProblem(f"agent_parameters.{name}", why)
+        try:
+            params = self.method.params
+        except ValueError as error:
+            raise ConfigProblem("agent_parameters", str(error)) from None
+        own_answer = getattr(params, "answerer", "generator") == "searcher"
+        if (self.reward.kind == "exact_match") != own_answer:
+            raise ConfigProblem("reward.kind", "exact_match goes with search_r1's answerer: searcher, and only with it")
+        if own_answer and self.data.keep != "all":
+            raise ConfigProblem("data.keep", "must be all where naive RAG is not compared with")
+        for option in self.verl:
+            if any(option.removeprefix("+").startswith(ours) for ours in _OURS):
+                raise ConfigProblem(f"verl.{option}", "is set by the trainer")
+        prompt, response = (self.verl.get(f"data.max_{part}_length", 512) for part in ("prompt", "response"))
+        if prompt + response < params.context_tokens:
+            raise ConfigProblem(
+                "agent_parameters.context_tokens",
+                f"{params.context_tokens} tokens do not fit verl's data.max_prompt_length {prompt} "
+                f"and data.max_response_length {response}",
+            )
+        return self
+
+
+def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration of that name in `configs/`, or of that file, with dotted fields replaced.
+
+    What follows `verl.` and `agent_parameters.` is one key. Raises ConfigProblem.
+    """
+    path = Path(name_or_path)
+    if not path.suffix:
+        path = FOLDER / f"{name_or_path}.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+        raise ConfigProblem("", f"no configuration {name_or_path}; there are {names}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigProblem("", f"{path}: {error}") from None
+    return read(text, overrides, str(path))
+
+
+def read(text: str, overrides: Mapping[str, Any] | None = None, source: str = "the text") -> RunConfig:
+    """As `load`, of YAML; `source` is what errors call it."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigProblem("", f"{source}: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigProblem("", f"{source}: not a mapping")
+    for field, value in (overrides or {}).items():
+        _replace(values, field, value)
+    return parse(values)
+
+
+def parse(values: Mapping[str, Any]) -> RunConfig:
+    """The checked configuration. Raises ConfigProblem, which names the first field at fault."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigProblem):
+            raise cause from None
+        # the last parts of a union's location are its members, which are no fields
+        named = [str(part) for part in problem["loc"] if re.fullmatch(r"\w+(\.\w+)*", str(part))]
+        raise ConfigProblem(".".join(named), problem["msg"]) from None
+
+
+def dump(config: RunConfig) -> str:
+    """YAML that `load` reads."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _replace(values: dict[str, Any], field: str, value: Any) -> None:
+    first, _, rest = field.partition(".")
+    if not rest:
+        values[first] = value
+        return
+    inner = values.setdefault(first, {}) or {}
+    if not isinstance(inner, dict):
+        raise ConfigProblem(field, f"{first} has no fields")
+    values[first] = inner
+    if first in ("verl", "agent_parameters"):
+        inner[rest] = value
+    else:
+        _replace(inner, rest, value)

@@ -1,0 +1,27 @@
+"""From a run's configuration to the services that it names."""
+
+from __future__ import annotations
+
+import os
+
+import httpx
+
+from common.backends import GrpcGenerator, GrpcRetriever
+from common.judge import JudgeEndpoint
+from common.run_config import RewardConfig, RunConfig
+
+
+def retriever_of(run: RunConfig) -> GrpcRetriever:
+    return GrpcRetriever(run.retriever, run.retriever_timeout_s)
+
+
+def generator_of(run: RunConfig) -> GrpcGenerator:
+    return GrpcGenerator(run.generator, run.generator_timeout_s)
+
+
+def judge_of(terms: RewardConfig) -> JudgeEndpoint | None:
+    """Returns the judge that the reward names, or None if it names none."""
+    if terms.judge is None:
+        return None
+    http = httpx.AsyncClient(timeout=terms.judge.timeout_s)
+    return JudgeEndpoint(http, terms.judge.url, terms.judge.model, os.environ.get("JUDGE_API_KEY", ""))

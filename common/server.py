@@ -1,0 +1,130 @@
+"""The shell around every gRPC service: health, reflection, metrics, request ids, errors, clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from common import context, metrics
+from common.errors import FIELD_KEY, GRPC_CODE
+from common.settings import ServiceSettings
+from search_agent.errors import BoundaryError
+
+log = structlog.get_logger()
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+OURS = ((FIELD_KEY, ""),)
+
+
+class _Calls(grpc.aio.ServerInterceptor):
+    """Wraps each call: ids in, time and code out, typed errors to status codes, a bound on calls at once."""
+
+    def __init__(self, service: str, max_in_flight: int) -> None:
+        self._service = service
+        self._max = max_in_flight
+        self._in_flight = 0
+
+    @asynccontextmanager
+    async def _watch(self, method: str, call: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        context.begin(dict(call.invocation_metadata() or ()))
+        started, code = time.perf_counter(), grpc.StatusCode.OK
+        self._in_flight += 1
+        metrics.RPC_IN_FLIGHT.labels(self._service).set(self._in_flight)
+        try:
+            if self._in_flight > self._max:
+                code = grpc.StatusCode.RESOURCE_EXHAUSTED
+                await call.abort(code, f"{self._service} is serving {self._max} calls, its limit", OURS)
+            yield
+        except BoundaryError as error:
+            code = GRPC_CODE[error.failure]
+            log.warning("call failed", method=method, code=code.name, error=str(error))
+            await call.abort(code, error.message, ((FIELD_KEY, error.field),))
+        except (asyncio.CancelledError, GeneratorExit):
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            log.exception("call crashed", method=method)
+            await call.abort(code, f"{self._service} failed; its log has the details", OURS)
+        finally:
+            self._in_flight -= 1
+            metrics.RPC_IN_FLIGHT.labels(self._service).set(self._in_flight)
+            elapsed = time.perf_counter() - started
+            metrics.RPC_SECONDS.labels(self._service, method, code.name).observe(elapsed)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        handler = await continuation(details)
+        package, _, method = details.method.rpartition("/")
+        if handler is None or not package.startswith("/v1."):  # health and reflection stay as they are
+            return handler
+        if handler.unary_unary:
+
+            async def unary(request: Any, call: grpc.aio.ServicerContext) -> Any:
+                async with self._watch(method, call):
+                    return await handler.unary_unary(request, call)
+
+            return grpc.unary_unary_rpc_method_handler(unary, handler.request_deserializer, handler.response_serializer)
+
+        async def stream(request: Any, call: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            async with self._watch(method, call), aclosing(handler.unary_stream(request, call)) as responses:
+                async for response in responses:
+                    yield response
+
+        return grpc.unary_stream_rpc_method_handler(stream, handler.request_deserializer, handler.response_serializer)
+
+
+async def start(
+    name: str, full_name: str, settings: ServiceSettings, register: Callable[[grpc.aio.Server], None]
+) -> tuple[grpc.aio.Server, int]:
+    """Starts serving `full_name` ("v1.Retriever") and returns the server and its port (of use when 0)."""
+    server = grpc.aio.server(
+        interceptors=[_Calls(name, settings.max_in_flight)],
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server
+        ],
+    )
+    register(server)
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    for served in ("", full_name):
+        await checks.set(served, health_pb2.HealthCheckResponse.SERVING)
+    reflection.enable_server_reflection((full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+    await server.start()
+    return server, port
+
+
+async def run(
+    name: str, full_name: str, settings: ServiceSettings, register: Callable[[grpc.aio.Server], None]
+) -> None:
+    """Serves until SIGTERM or SIGINT, then lets calls under way finish."""
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    try:
+        start_http_server(settings.metrics_port, settings.host)
+        server, port = await start(name, full_name, settings, register)
+    except (OSError, RuntimeError) as error:  # gRPC raises RuntimeError for a port in use
+        at = f"{settings.host}, port {settings.port} and metrics port {settings.metrics_port}"
+        raise SystemExit(f"{name}: cannot listen on {at}: {error}") from None
+    log.info("serving", host=settings.host, port=port, metrics_port=settings.metrics_port)
+    await stop.wait()
+    log.info("stopping", grace_s=settings.shutdown_grace_s)
+    await server.stop(settings.shutdown_grace_s)

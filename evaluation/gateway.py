@@ -1,0 +1,73 @@
+"""A running gateway as evaluation asks it: over REST, as users do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from common import retry
+from evaluation.errors import EvaluateProblem, Failed
+from search_agent.errors import Failure
+
+
+class Gateway:
+    """`http` has the gateway's address as its base."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def methods(self) -> dict[str, dict[str, Any]]:
+        """Each method's parameters with the values in force. Raises EvaluateProblem."""
+        return {
+            method["name"]: {name: entry["default"] for name, entry in method["parameters"]["properties"].items()}
+            for method in await self._about("/v1/methods")
+        }
+
+    async def index(self, name: str) -> dict[str, str]:
+        """Name, version and encoder of an index, of the default one if `name` is empty. Raises EvaluateProblem."""
+        for index in await self._about("/v1/indexes"):
+            if index["name"] == name or (not name and index["default"]):
+                return {part: index[part] for part in ("name", "version", "encoder")}
+        raise EvaluateProblem(f"the gateway serves no index {name!r}" if name else "the gateway serves no index")
+
+    async def check_cache(self) -> None:
+        """Raises EvaluateProblem if the gateway keeps no naive-RAG results."""
+        await self._about("/v1/cache")
+
+    async def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """What POST /v1/answer says, asked again while the gateway is full. Raises Failed."""
+        try:
+            response = await retry.post(self._http, "/v1/answer", json=body)
+        except httpx.TimeoutException as error:
+            raise Failed("gateway", Failure.TIMEOUT, str(error) or "no answer in time") from None
+        except httpx.HTTPError as error:
+            raise Failed("gateway", Failure.UNAVAILABLE, str(error) or type(error).__name__) from None
+        found = _json(response)
+        if response.status_code != 200:
+            raise Failed(
+                found.get("backend", "gateway"),
+                found.get("failure", f"status {response.status_code}"),
+                found.get("detail", response.text[:300]),
+            )
+        if "answer" not in found:
+            raise Failed("gateway", Failure.BROKEN, f"no answer in {response.text[:300]!r}")
+        return found
+
+    async def _about(self, path: str) -> Any:
+        try:
+            response = await self._http.get(path)
+            if response.status_code != 200:
+                raise EvaluateProblem(f"{path}: {_json(response).get('detail', response.text[:300])}")
+            return response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise EvaluateProblem(f"{self._http.base_url}: {error}; is the gateway running there?") from error
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        found = response.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

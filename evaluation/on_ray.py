@@ -1,0 +1,156 @@
+"""The same work in the actors of a Ray cluster: an actor on each node, which Ray starts again where it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+import common
+import evaluation
+import search_agent
+from evaluation.errors import EvaluateProblem, Failed
+from search_agent.errors import Failure
+
+# Read when Ray is imported. A cluster started here reports to nobody; log_to_driver alone leaves the deaths of
+# actors and nodes, with pages of their logs, on the terminal.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+except ImportError:
+    raise EvaluateProblem("--ray needs Ray: pip install search-agent[ray]") from None
+
+T = TypeVar("T")
+R = TypeVar("R")
+Work = Callable[[T], Awaitable[R]]
+
+ATTEMPTS = 4  # at an item; one that has lost as many actors may be what ends them
+_LOCAL: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 << 20}
+_CODE = [str(Path(package.__path__[0])) for package in (search_agent, common, evaluation)]
+
+
+class _Actor(Generic[T, R]):
+    """`opening` is entered once, by the first call: a restarted actor opens anew."""
+
+    def __init__(self, opening: Callable[[], AbstractAsyncContextManager[Work[T, R]]]) -> None:
+        self._opening, self._stack = opening, AsyncExitStack()
+        self._work: asyncio.Future[Work[T, R]] | None = None
+
+    async def open(self) -> Work[T, R]:
+        if self._work is None:
+            self._work = asyncio.ensure_future(self._stack.enter_async_context(self._opening()))
+        return await self._work
+
+    @ray.method(max_task_retries=-1)
+    async def start(self) -> None:
+        """Waits while the actor is started anew. Raises what `opening` does."""
+        await self.open()
+
+    async def do(self, item: T) -> R:
+        return await (await self.open())(item)
+
+
+@asynccontextmanager
+async def actors(
+    address: str, opening: Callable[[], AbstractAsyncContextManager[Work[T, R]]], concurrency: int
+) -> AsyncIterator[Work[T, R]]:
+    """Does an item in one of the cluster's actors that is free, as what `opening` gives would do it here.
+
+    `address` is HOST:PORT, ray://HOST:PORT, "auto" for the cluster on this machine, or "local" to start one
+    here. `opening` and the items are pickled, and this project's code goes along. There are as many actors as
+    nodes, at most `concurrency`, which is how many items may be under way. An item whose actor or node died is
+    done again, once Ray has started the actor anew, elsewhere if the node is gone. Raises EvaluateProblem if an
+    actor cannot start; the work raises what it would raise here, and Failed for an item that lost ATTEMPTS actors.
+    """
+    _connect(address)
+    try:
+        made = _on_each_node(opening, concurrency)
+        await asyncio.gather(*map(_started, made))
+        slots: asyncio.Queue[Any] = asyncio.Queue()
+        for n in range(concurrency):
+            slots.put_nowait(made[n % len(made)])
+
+        async def work(item: T) -> R:
+            lost = ""
+            for _ in range(ATTEMPTS):
+                actor = await slots.get()
+                try:
+                    return await _result(actor.do.remote(item))
+                except RayTaskError as error:
+                    raise error.cause from error
+                except RayError as error:
+                    lost = _line(error)
+                    await _started(actor)
+                finally:
+                    slots.put_nowait(actor)
+            raise Failed("ray", Failure.UNAVAILABLE, lost)
+
+        yield work
+    finally:
+        ray.shutdown()  # which ends the actors too
+
+
+def _connect(address: str) -> None:
+    try:
+        if address not in ("auto", "local"):
+            # Ray itself would go on trying for minutes
+            parts = urlsplit(f"//{address.removeprefix('ray://')}")
+            if not (parts.hostname and parts.port):
+                raise ValueError("neither HOST:PORT, ray://HOST:PORT, auto nor local")
+            socket.create_connection((parts.hostname, parts.port), timeout=5).close()
+        ray.init(
+            address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"py_modules": _CODE},
+            **(_LOCAL if address == "local" else {}),
+        )
+    except Exception as error:  # Ray raises its own, gRPC's and the system's
+        raise EvaluateProblem(f"no Ray cluster at {address}: {_line(error)}") from error
+
+
+def _on_each_node(opening: Callable[[], AbstractAsyncContextManager[Work[T, R]]], concurrency: int) -> list[Any]:
+    # a head without CPUs is there to do no work
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")][:concurrency]
+    if not nodes:
+        raise EvaluateProblem("the Ray cluster has no node with a CPU")
+    return [
+        ray.remote(_Actor)
+        .options(
+            num_cpus=0,  # they mostly wait, and start even if the cluster is busy
+            max_concurrency=-(-concurrency // len(nodes)),
+            max_restarts=-1,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),  # elsewhere if the node is gone
+        )
+        .remote(opening)
+        for node in nodes
+    ]
+
+
+async def _started(actor: Any) -> None:
+    try:
+        await _result(actor.start.remote())
+    except RayError as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        raise EvaluateProblem(f"Ray's actors cannot start: {_line(cause)}") from error
+
+
+async def _result(reference: Any) -> Any:
+    """Of a remote call. Ray's client prints a traceback for each that was cancelled, so that these are not."""
+    result = asyncio.ensure_future(reference)
+    result.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, even if nobody waits
+    return await asyncio.shield(result)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

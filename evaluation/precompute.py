@@ -1,0 +1,120 @@
+"""Fills the naive-RAG cache for training: retrieval, answer and score of every question."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from common.judge import JudgeEndpoint
+from common.pool import each
+from common.rag_store import RagStore
+from evaluation.endpoints import Endpoints
+from evaluation.errors import EvaluateProblem, Failed
+from evaluation.gateway import Gateway
+from evaluation.rows import row_of
+from search_agent.errors import Failure, JudgeError
+from search_agent.grading.answers import matches
+from search_agent.types import Question
+
+
+class Scorer:
+    """Answers and scores one question into the store: what runs here or in Ray's actors.
+
+    The gateway's naive RAG keeps each result under its key; the score goes beside it. `fields` are more fields
+    of POST /v1/answer.
+    """
+
+    def __init__(
+        self, gateway: Gateway, judge: JudgeEndpoint | None, store: RagStore, fields: Mapping[str, object]
+    ) -> None:
+        self._gateway, self._judge, self._store, self._fields = gateway, judge, store, fields
+
+    async def __call__(self, question: Question) -> tuple[bool, bool]:
+        """Whether naive RAG is right, and whether that was known. Done twice, it leaves one score.
+
+        Raises Failed, JudgeError; EvaluateProblem if the gateway's cache is elsewhere, CacheError if Redis fails.
+        """
+        judge = self._judge
+        facts = judge.facts if judge else None
+        answer = await self._gateway.answer(
+            {"question": question.text, "method": "naive_rag", "options": dict(question.options), **self._fields}
+        )
+        key = answer["cache_key"]
+        if not key:
+            raise Failed("cache", Failure.UNAVAILABLE, "the gateway could not keep the result")
+        found = await self._store.score_of(key, question.id)
+        if found and (found["golds"], found["judge"]) == (list(question.golds), facts):
+            return bool(found["gen_acc"]), True
+        judged = None
+        if judge and not matches(question, answer["answer"]):
+            judged = await judge(question, answer["answer"])
+        row = asdict(row_of(question, "naive_rag", 0, answer, judged))
+        names = ("answer", "gen_acc", "span", "judged", "exact_match", "f1")
+        record: dict[str, Any] = {"question": question.text, "golds": question.golds, "judge": facts}
+        if not await self._store.score(key, question.id, record | {name: row[name] for name in names}):
+            raise EvaluateProblem("the gateway keeps its results in another Redis than --redis")
+        return bool(row["gen_acc"]), False
+
+
+@asynccontextmanager
+async def storing(redis: str) -> AsyncIterator[RagStore]:
+    """The store at a Redis URL. Scores have no time to live, and only they are written."""
+    store = RagStore(redis, ttl_s=1, timeout_s=10)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def scoring(endpoints: Endpoints, redis: str, fields: Mapping[str, object]) -> AsyncIterator[Scorer]:
+    """A scorer with connections of its own."""
+    async with endpoints.open() as (gateway, judge), storing(redis) as store:
+        yield Scorer(gateway, judge, store, fields)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`known` of the questions were scored before; `wrong` are those that naive RAG fails, in order."""
+
+    right: int
+    wrong: Sequence[Question]
+    known: int
+    failures: Counter[str]
+
+
+async def precompute(
+    questions: Sequence[Question],
+    gateway: Gateway,
+    store: RagStore,
+    score: Callable[[Question], Awaitable[tuple[bool, bool]]],
+    concurrency: int,
+    advance: Callable[[bool], None],
+) -> Outcome:
+    """Has every question scored; `score` is a Scorer, here or elsewhere.
+
+    A question that was answered before comes from the cache, under the versions in force now, so that a
+    killed run goes on and a stale result is not taken over. Raises EvaluateProblem if the gateway has no
+    cache or a cache elsewhere, CacheError if Redis fails.
+    """
+    await gateway.check_cache()
+    await store.check()
+    right: dict[str, bool] = {}
+    failures: Counter[str] = Counter()
+    known = 0
+
+    async def work(question: Question) -> None:
+        nonlocal known
+        try:
+            right[question.id], before = await score(question)
+            known += before
+        except (Failed, JudgeError) as error:
+            failures[f"{error.boundary}: {error.failure}"] += 1
+        advance(question.id not in right)
+
+    await each(questions, work, concurrency)
+    wrong = [question for question in questions if right.get(question.id) is False]
+    return Outcome(sum(right.values()), wrong, known, failures)

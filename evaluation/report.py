@@ -1,0 +1,173 @@
+"""The figures of a run as report.json and report.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evaluation.rows import RECALL_AT, Summary, summarise
+from evaluation.run import Outcome
+from search_agent.grading.statistics import Comparison, Estimate, compare
+
+BASELINE = "naive_rag"
+Variant = tuple[str, int]  # method and passage budget
+
+
+class Report:
+    """Summaries by method and budget, and each method against the baseline of the same budget."""
+
+    def __init__(self, outcome: Outcome, seed: int, price: tuple[float, float] | None) -> None:
+        by_variant: dict[Variant, list[Any]] = {}
+        asked = list(outcome.facts["parameters"])  # rows lie in the order in which they came
+        for row in sorted(outcome.rows, key=lambda row: (row.budget, asked.index(row.method))):
+            by_variant.setdefault((row.method, row.budget), []).append(row)
+        self.facts: dict[str, Any] = {**outcome.facts, "seed": seed, "price": price}
+        self.failures = outcome.failures
+        self.summaries: dict[Variant, Summary] = {
+            variant: summarise(rows, seed, price) for variant, rows in by_variant.items()
+        }
+        self.comparisons: dict[Variant, Comparison] = {
+            (method, budget): found
+            for (method, budget), rows in by_variant.items()
+            if method != BASELINE and (found := compare(rows, by_variant.get((BASELINE, budget), []), seed))
+        }
+
+    @property
+    def budgets(self) -> list[int]:
+        return sorted({budget for _, budget in self.summaries})
+
+    def of_budget(self, budget: int) -> dict[str, Summary]:
+        """Summaries by method, the best first."""
+        found = {method: summary for (method, own), summary in self.summaries.items() if own == budget}
+        return dict(sorted(found.items(), key=lambda item: -item[1].gen_acc.mean))
+
+    def failed(self, method: str, budget: int) -> int:
+        return sum(count for (m, b, _), count in self.failures.items() if (m, b) == (method, budget))
+
+    def write(self, folder: Path, plots: Sequence[str]) -> None:
+        """report.json, and report.md with the plots named, which lie beside it."""
+        settings = [
+            {
+                "method": method,
+                "budget": budget or None,
+                "failed": self.failed(method, budget),
+                **asdict(summary),
+                "against_naive_rag": asdict(found) if (found := self.comparisons.get((method, budget))) else None,
+            }
+            for (method, budget), summary in self.summaries.items()
+        ]
+        failures = [
+            {"method": method, "budget": budget or None, "what": what, "count": count}
+            for (method, budget, what), count in self.failures.items()
+        ]
+        document = {"run": self.facts, "results": settings, "failures": failures}
+        (folder / "report.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (folder / "report.md").write_text("\n".join(self._markdown(plots)) + "\n", "utf-8")
+
+    def _markdown(self, plots: Sequence[str]) -> list[str]:
+        index, judge, price = self.facts["index"], self.facts["judge"], self.facts["price"]
+        lines = [
+            "# Evaluation",
+            "",
+            f"- Questions: {self.facts['asked']} of {self.facts['questions']}",
+            f"- Index: {index['name']} {index['version']}, encoder {index['encoder'] or 'none'}",
+            f"- Models: {', '.join(sorted({m for s in self.summaries.values() for m in s.models}))}",
+            f"- Judge: {judge['model'] + ' at ' + judge['url'] if judge else 'none; GenAcc is the span match alone'}",
+        ]
+        if price:
+            lines.append(f"- Price: {price[0]} a million prompt tokens, {price[1]} a million completion tokens")
+        for budget in self.budgets:
+            title = f"At most {budget} passages for the generator" if budget else "Each method in its own setting"
+            lines += ["", f"## {title}", "", *self._answers(budget), "", *self._search(budget)]
+        lines += [f"\n![{Path(name).stem.replace('-', ' ')}]({name})" for name in plots]
+        if self.failures:
+            lines += ["", "## Failures", "", "Counted here and in no score. The same command asks them again.", ""]
+            lines += [
+                f"- {method}{f' at {budget}' if budget else ''}: {count} × {what}"
+                for (method, budget, what), count in self.failures.most_common()
+            ]
+        return [*lines, "", *_NOTES]
+
+    def _answers(self, budget: int) -> list[str]:
+        rows = []
+        for method, summary in self.of_budget(budget).items():
+            against = self.comparisons.get((method, budget))
+            rows.append(
+                {
+                    "method": method,
+                    "n": str(summary.count),
+                    "failed": str(self.failed(method, budget)),
+                    "GenAcc": interval(summary.gen_acc),
+                    "EM": interval(summary.exact_match),
+                    "F1": interval(summary.f1),
+                    "beyond naive RAG": interval(against.difference, signed=True) if against else "",
+                    "won : lost": f"{against.wins} : {against.losses}" if against else "",
+                    "p": f"{against.p:.2g}" if against else "",
+                }
+            )
+        return table(rows)
+
+    def _search(self, budget: int) -> list[str]:
+        summaries = self.of_budget(budget)
+        most = max(summary.documents for summary in summaries.values())
+        ks = [k for k, before in zip(RECALL_AT, (0, *RECALL_AT), strict=False) if before < most or k == 1]
+        rows = []
+        for method, summary in summaries.items():
+            recall = {each.k: each for each in summary.recall}
+            row = {"method": method, "gold seen": _percent(summary.passage_seen)}
+            row |= {f"gold @{k}": _percent(recall[k].passage) for k in ks}
+            row |= {f"answer @{k}": _percent(recall[k].answer) for k in ks}
+            row |= {
+                "passages": f"{summary.documents:.1f}",
+                "searches": f"{summary.searches:.1f}",
+                "tokens": f"{summary.tokens:,.0f}",
+                "cost": "" if summary.cost is None else f"{summary.cost:.2g}",
+                "p50 s": _seconds(summary.p50_ms),
+                "p95 s": _seconds(summary.p95_ms),
+                "malformed": str(summary.malformed),
+            }
+            rows.append(row)
+        return table(rows)
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Markdown lines; a column that is empty throughout is left out."""
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    cells = [columns, *([row[name] for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
+    ]
+    rule = "|" + "|".join(("-" * (w + 1) + ":") if i else "-" * (w + 2) for i, w in enumerate(widths)) + "|"
+    return [lines[0], rule, *lines[1:]]
+
+
+def interval(estimate: Estimate, signed: bool = False) -> str:
+    """A share in percent: "41.2 [38.1, 44.5]"."""
+    sign = "+" if signed else ""
+    return f"{100 * estimate.mean:{sign}.1f} [{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def _seconds(milliseconds: float | None) -> str:
+    return "" if milliseconds is None else f"{milliseconds / 1e3:.2f}"
+
+
+_NOTES = (
+    "## How to read it",
+    "",
+    "Scores are per cent, with 95 % bootstrap intervals over the questions. GenAcc: a gold answer stands in the",
+    "answer (of a multiple-choice question: the right option is named), or else the judge, if there is one, accepts",
+    "it. *Beyond naive RAG* is paired: over the questions both answered, with how many only the one or only the",
+    "other got right, and the exact sign test's p. *Gold seen*: the gold passage was retrieved in some turn.",
+    "*gold @k*, *answer @k*: it, or a gold answer, is among the first k passages the generator read. Tokens count",
+    "searcher and generator, read and written. Times are the gateway's; answers from its cache are left out.",
+    "A passage budget cuts what a method kept to the first passages, which a method that searches on pays for.",
+    "In the plots, points that would cover each other are moved apart sideways.",
+)

@@ -1,0 +1,199 @@
+"""Asks every question by every method and keeps the rows, so that a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.files import write_whole
+from common.journal import Journal
+from common.judge import JudgeEndpoint
+from common.pool import each
+from evaluation.endpoints import Endpoints
+from evaluation.errors import EvaluateProblem, Failed
+from evaluation.gateway import Gateway
+from evaluation.rows import Row, row_of
+from search_agent.errors import JudgeError
+from search_agent.grading.answers import matches
+from search_agent.types import Question
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to ask. `source` names the set they are from and its contents; `budget` 0 leaves each method its setting.
+
+    A method is a name, or a name with parameters of its own, as naive_rag:mode=bm25:top_k=8.
+    """
+
+    source: str
+    questions: Sequence[Question]
+    methods: Sequence[str]
+    out: Path
+    budget: int = 0
+    index: str = ""
+    concurrency: int = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question for a method. `body` is that of POST /v1/answer; `budget` is what the row tells."""
+
+    question: Question
+    method: str
+    budget: int
+    body: Mapping[str, Any]
+
+
+class Asker:
+    """Answers and scores one task: what runs here or in Ray's actors."""
+
+    def __init__(self, gateway: Gateway, judge: JudgeEndpoint | None) -> None:
+        self._gateway, self._judge = gateway, judge
+
+    async def __call__(self, task: Task) -> Row:
+        """Raises Failed, JudgeError."""
+        answer = await self._gateway.answer(task.body)
+        judged = None
+        if self._judge and not matches(task.question, answer["answer"]):
+            judged = await self._judge(task.question, answer["answer"])
+        return row_of(task.question, task.method, task.budget, answer, judged)
+
+
+@asynccontextmanager
+async def asking(endpoints: Endpoints) -> AsyncIterator[Asker]:
+    """An asker with connections of its own."""
+    async with endpoints.open() as (gateway, judge):
+        yield Asker(gateway, judge)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All rows of the plan's questions, those of earlier runs into the folder too; failures of this run.
+
+    `failures` counts by (method, budget, "boundary: failure"). `facts` are what is in run.json.
+    """
+
+    rows: list[Row]
+    failures: Counter[tuple[str, int, str]]
+    facts: dict[str, Any]
+
+
+async def run(
+    plan: Plan,
+    gateway: Gateway,
+    judge: dict[str, str] | None,
+    ask: Callable[[Task], Awaitable[Row]],
+    advance: Callable[[bool], None],
+) -> Outcome:
+    """Asks what has no row yet. `advance` is told of every question done, true for a failure.
+
+    `ask` is an Asker, here or elsewhere; `judge` are the facts of its judge, if it has one.
+    Writes rows.jsonl, failures.jsonl (this run's) and run.json into the plan's folder. Raises
+    EvaluateProblem if the gateway has no such method, or the folder holds rows of another setting.
+    """
+    facts = await _facts(plan, gateway, judge)
+    _settle(plan.out / "run.json", facts)
+    rows = Journal(plan.out / "rows.jsonl")
+    failures = Journal(plan.out / "failures.jsonl", fresh=True)
+    failed: Counter[tuple[str, int, str]] = Counter()
+    done = {(row["id"], row["method"], row["budget"]) for row in rows.found}
+
+    async def work(pair: tuple[Question, str]) -> None:
+        question, method = pair
+        body = _body(question, method, plan, facts["parameters"][method])
+        try:
+            row = asdict(await ask(Task(question, method, plan.budget, body)))
+        except (Failed, JudgeError) as error:
+            failed[method, plan.budget, f"{error.boundary}: {error.failure}"] += 1
+            failures.append(
+                {"id": question.id, "method": method, "budget": plan.budget, "boundary": error.boundary,
+                 "failure": error.failure, "detail": str(error)}
+            )  # fmt: skip
+            advance(True)
+            return
+        rows.append(row)
+        rows.found.append(row)
+        advance(False)
+
+    try:
+        # question by question, so that a run that is stopped has compared what it has
+        pairs = ((question, method) for question in plan.questions for method in plan.methods)
+        left = [pair for pair in pairs if (pair[0].id, pair[1], plan.budget) not in done]
+        for _ in range(len(plan.questions) * len(plan.methods) - len(left)):
+            advance(False)
+        await each(left, work, plan.concurrency)
+    finally:
+        rows.close()
+        failures.close()
+    asked = {question.id for question in plan.questions}
+    kept = [Row(**{**row, "models": tuple(row["models"])}) for row in rows.found if row["id"] in asked]
+    return Outcome(kept, failed, facts)
+
+
+def _body(question: Question, method: str, plan: Plan, parameters: dict[str, Any]) -> dict[str, Any]:
+    name, given = _variant(method, parameters)
+    body: dict[str, Any] = {"question": question.text, "method": name, **given}
+    if question.options:
+        body["options"] = dict(question.options)
+    if plan.index and "index" in parameters:
+        body["index"] = plan.index
+    if plan.budget:
+        body["max_documents"] = plan.budget
+        if "top_k" in parameters and "max_turns" not in parameters:
+            body.setdefault("top_k", plan.budget)  # one retrieval: it may fill the budget
+    return body
+
+
+def _variant(method: str, parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The method's name and what is given after it, as the type of each parameter's default."""
+    name, *pairs = method.split(":")
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        parameter, _, text = pair.partition("=")
+        if parameter not in parameters:
+            raise EvaluateProblem(f"{method}: {name} has no parameter {parameter!r}; there are {', '.join(parameters)}")
+        kind = type(parameters[parameter])
+        try:
+            given[parameter] = {"true": True, "false": False}[text] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            raise EvaluateProblem(f"{method}: {parameter} must be of type {kind.__name__}") from None
+    return name, given
+
+
+async def _facts(plan: Plan, gateway: Gateway, judge: dict[str, str] | None) -> dict[str, Any]:
+    known = await gateway.methods()
+    parameters = {}
+    for method in plan.methods:
+        name = method.partition(":")[0]
+        if name not in known:
+            raise EvaluateProblem(f"no method is called {name!r}; there are {', '.join(known)}")
+        parameters[method] = known[name] | _variant(method, known[name])[1]
+    return {
+        "questions": plan.source,
+        "asked": len(plan.questions),
+        "index": await gateway.index(plan.index),
+        "judge": judge,
+        "parameters": parameters,
+    }
+
+
+def _settle(path: Path, facts: dict[str, Any]) -> None:
+    """Checks that rows of earlier runs were made the same way, then writes what they were made with."""
+    if path.exists():
+        try:
+            before = json.loads(path.read_bytes())
+        except ValueError:
+            raise EvaluateProblem(f"{path} is damaged; choose another --out") from None
+        for name in ("questions", "index", "judge"):
+            if before[name] != facts[name]:
+                raise EvaluateProblem(f"{path.parent} has rows of another {name}: {before[name]}; choose another --out")
+        for method, parameters in before["parameters"].items():
+            if facts["parameters"].setdefault(method, parameters) != parameters:
+                raise EvaluateProblem(f"{path.parent} has rows of {method} with other parameters; choose another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,66 @@
+"""Scored naive-RAG results as a Parquet file, to take them to another Redis or to look at them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common.rag_store import RagStore, Scored
+from evaluation.errors import EvaluateProblem
+
+_BATCH = 1000
+_KEPT = tuple(Scored.__dataclass_fields__)
+
+
+async def save(store: RagStore, path: Path, index: str = "") -> int:
+    """Writes every scored result, of one index or of all; how many. Raises CacheError, EvaluateProblem."""
+    pa, parquet = _pyarrow()
+    text = pa.string()
+    schema = pa.schema(
+        [(name, text) for name in _KEPT]
+        + [("question", text), ("golds", pa.list_(text)), ("answer", text), ("gen_acc", pa.float64())]
+    )
+    count, rows = 0, []
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        async for scored in store.dump(index):
+            shown = json.loads(scored.score)
+            rows.append(asdict(scored) | {name: shown[name] for name in ("question", "golds", "answer", "gen_acc")})
+            count += 1
+            if len(rows) == _BATCH:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, schema))
+    return count
+
+
+async def load(store: RagStore, path: Path) -> int:
+    """Puts a file's results into Redis; how many. Raises CacheError, EvaluateProblem."""
+    count = 0
+    for rows in _batches(path):
+        await store.restore([Scored(**row) for row in rows])
+        count += len(rows)
+    return count
+
+
+def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
+    pa, parquet = _pyarrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            if missing := set(_KEPT) - set(file.schema_arrow.names):
+                raise EvaluateProblem(f"{path}: no column {', '.join(sorted(missing))}")
+            for batch in file.iter_batches(_BATCH, columns=list(_KEPT)):
+                yield batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise EvaluateProblem(f"{path}: {error}") from None
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise EvaluateProblem("Parquet needs pyarrow: pip install search-agent[evaluate]") from None
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,82 @@
+"""One sample of training: an episode is played, answered and rewarded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from common.run_config import RewardConfig
+from search_agent.agents import Agent
+from search_agent.episode import Episode
+from search_agent.errors import Failure, GeneratorError
+from search_agent.grading import answers, reward
+from search_agent.grading.judge import Judge, grade
+from search_agent.ports import Generator, Policy, Retriever
+from search_agent.types import Question, Sampling, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question to train on. `rag` is naive RAG's GenAcc, and `generator` ("name@version") who it is of;
+    both are empty where the reward does not compare with naive RAG."""
+
+    question: Question
+    rag: float | None = None
+    generator: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """An episode and what it is worth. `parts` are what the reward is made of, by the names they are logged by."""
+
+    trajectory: Trajectory
+    reward: float
+    parts: dict[str, float]
+
+
+class Stage:
+    """Where episodes are played: the services and the reward. It holds no state between episodes."""
+
+    def __init__(
+        self, agent: Agent, retriever: Retriever, generator: Generator, judge: Judge | None, terms: RewardConfig
+    ) -> None:
+        self._agent, self._retriever, self._generator = agent, retriever, generator
+        self._judge, self._terms = judge, terms
+        self._penalties = reward.Penalties(
+            terms.everything_penalty, terms.copied_penalty, terms.idle_penalty, terms.malformed_penalty
+        )
+
+    async def play(self, policy: Policy, example: Example) -> Played:
+        """Raises BoundaryError; a failure has no reward."""
+        question = example.question
+        episode = Episode(self._agent.name, question.text, self._retriever, policy, self._generator, question.options)
+        trajectory = await self._agent.answered(episode, Sampling(max_tokens=self._terms.answer_tokens))
+        worth, parts = await self._worth(example, trajectory, trajectory.answer or "")
+        conduct = reward.Conduct.of(trajectory)
+        cost = conduct.cost(self._penalties)
+        parts |= {name: float(value) for name, value in asdict(conduct).items()}
+        return Played(trajectory, worth - cost, parts | {"penalty": cost, "reward": worth - cost})
+
+    async def _worth(self, example: Example, trajectory: Trajectory, answer: str) -> tuple[float, dict[str, float]]:
+        if self._terms.kind == "exact_match":
+            right = answers.exact_match(answer, example.question.golds)
+            return right, {"accuracy": right}
+        if example.rag is None or trajectory.models != (example.generator,):
+            message = f"{' and '.join(trajectory.models)} answers, but naive RAG was scored with {example.generator}"
+            raise GeneratorError(Failure.INVALID, message)
+        ours = await grade(example.question, answer, self._judge)
+        gain = reward.gain_beyond_rag(ours, example.rag)
+        worth = gain if self._terms.kind == "gain" else reward.gain_plus_accuracy(ours, example.rag)
+        return worth, {"accuracy": ours, "rag_accuracy": example.rag, "gain": gain}
+
+
+def row_of(example: Example) -> dict[str, Any]:
+    """The example as plain values, for `example_of`."""
+    return {"question": asdict(example.question), "rag": example.rag, "generator": example.generator}
+
+
+def example_of(row: dict[str, Any]) -> Example:
+    """The inverse of `row_of`."""
+    fields = row["question"]
+    fields = fields | {name: tuple(fields[name]) for name in ("golds", "passage_ids")}
+    return Example(Question(**fields), row["rag"], row["generator"])

@@ -1,0 +1,123 @@
+"""verl's trainer with what a searcher's training needs beside it: drop-outs, metrics, and a log that goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ray
+import transfer_queue as tq
+from omegaconf import DictConfig, OmegaConf
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.logging_utils import configure_verl_logging
+
+from learning.samples import settle
+
+
+class Sampler(ReplayBuffer):
+    """Hands out a step's samples without those that failed, so that they touch neither the loss nor the mean and
+    deviation of their group. verl fills the batch up with samples that weigh nothing.
+
+    With `algorithm.filter_groups` verl replaces questions whose samples are all worth the same, and from which nothing
+    is learned, by others until the batch is full. A question with a failed sample is not among them.
+    """
+
+    def __init__(self, *, sampler_kwargs: DictConfig, **kwargs: Any) -> None:
+        if filtering := sampler_kwargs.get("filtering"):
+            kwargs |= {"filter_groups_metric": "reward", "gen_batch_size": 1, **filtering}  # 1: as verl's loader then
+        super().__init__(sampler_kwargs=sampler_kwargs, poll_interval=0.2, **kwargs)
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
+        """Raises RunStopped if too many samples failed."""
+        batch, metrics = super().sample(global_steps, partition_id, batch_size)
+        terms = self.sampler_kwargs
+        training = partition_id == "train"
+        found = tq.kv_batch_get(keys=batch.keys, partition_id=partition_id, select_fields=["extra_fields"])
+        settled = settle(
+            [key.split("_")[0] for key in batch.keys],
+            [getattr(extra, "data", extra) for extra in found["extra_fields"]],
+            expected=batch_size * (terms.samples if training else terms.validation_samples),
+            smallest_group=terms.smallest_group if training else 1,
+            max_failed_share=terms.max_failed_share,
+            step=global_steps,
+        )
+        if settled.dropped:
+            tq.kv_clear(keys=[batch.keys[place] for place in settled.dropped], partition_id=partition_id)
+        batch = KVBatchMeta(
+            partition_id=partition_id,
+            keys=[batch.keys[place] for place in settled.kept],
+            tags=[batch.tags[place] for place in settled.kept],
+        )
+        return batch, {**metrics, **settled.metrics}
+
+
+class MetricsFile:
+    """A backend of verl's `Tracking`: lines {"step", "data"} at the end of a file. verl's own empties its file when
+    it opens it, so that a resumed run would lose what came before."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def log(self, data: dict[str, Any], step: int) -> None:
+        numbers = {name: float(value) for name, value in data.items() if _is_number(value)}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "data": numbers}) + "\n")
+
+    def finish(self) -> None:
+        """Nothing is held open."""
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+class Trainer(PPOTrainerSync):
+    """verl's synchronous trainer, which also writes RUN/metrics.jsonl."""
+
+    def on_validate_begin(self) -> None:
+        self._write_metrics()
+        super().on_validate_begin()
+
+    def on_train_begin(self) -> None:
+        self._write_metrics()
+        super().on_train_begin()
+
+    def _write_metrics(self) -> None:
+        # `fit` makes the logger; these are its first hooks after that, and nothing is logged before them
+        run = Path(self.config.trainer.default_local_dir).parent
+        self.logger.logger.setdefault("file", MetricsFile(run / "metrics.jsonl"))
+
+
+@ray.remote
+class Runner:
+    """What verl's `run_ppo` starts: `TaskRunnerV1` with our trainer."""
+
+    def run(self, config: DictConfig) -> None:
+        configure_verl_logging()
+        config.transfer_queue.enable = True
+        OmegaConf.resolve(config)
+        tq.init(config.transfer_queue)
+        try:
+            trainer = Trainer(config)
+            trainer.init()
+            loops = AgentLoopManagerTQ.create(
+                config=config,
+                llm_client=trainer.get_llm_client(),
+                teacher_client=trainer.get_teacher_client(),
+                reward_loop_worker_handles=trainer.get_reward_handles(),
+            )
+            try:
+                trainer.fit(loops)
+            finally:
+                if tracking := getattr(trainer, "logger", None):  # `fit` makes it
+                    tracking.finish()
+        finally:
+            tq.close()

@@ -1,0 +1,120 @@
+"""verl's agent loop runs our agents. The one file that touches `verl.experimental.agent_loop`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+
+from common import run_config
+from learning import wiring
+from learning.episodes import Played, Stage, example_of
+from learning.policy import Limits, TokenPolicy
+from learning.samples import DROPPED
+from search_agent.errors import BoundaryError, Failure, SearcherError
+from search_agent.types import Sampling
+
+log = structlog.get_logger()
+
+NAME = "search_agent"  # in rows and in the registry
+
+
+def registry(run: Path) -> list[dict[str, str]]:
+    """What verl reads from `agent_loop_config_path`, for the run of that folder."""
+    return [{"name": NAME, "_target_": f"{__name__}.SearchAgentLoop", "run": str(run)}]
+
+
+class SearchAgentLoop(AgentLoopBase):
+    """One sample: an episode of the run's agent, with its reward, so that verl's reward workers are not asked.
+
+    A sample whose every attempt failed at a boundary is put out as a mark with the reason. `Sampler` takes it
+    out of the batch before anything is computed from it.
+    """
+
+    def __init__(self, *args: Any, run: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._stage, self._attempts = _wired(run)
+
+    async def run(self, sampling_params: dict[str, Any], **row: Any) -> AgentLoopOutput:
+        example = example_of(json.loads(row["reward_model"]["ground_truth"]))
+        for attempt in range(1, self._attempts + 1):
+            server = _Server(self.server_manager, sampling_params)
+            limits = Limits(self.rollout_config.prompt_length, self.rollout_config.response_length)
+            policy = TokenPolicy(self.tokenizer, server.generate, limits)
+            try:
+                return _output(await self._stage.play(policy, example), policy, server)
+            except BoundaryError as error:
+                reason = f"{error.boundary}: {error.failure}: {error}"
+                log.warning("episode failed", question=example.question.id, attempt=attempt, reason=reason)
+        return _dropped(reason, self.tokenizer.eos_token_id)
+
+
+@cache
+def _wired(run: str) -> tuple[Stage, int]:
+    """The stage of a run and how often an episode is tried; one a process, for all its episodes at once."""
+    settings = run_config.load(f"{run}/config.yaml")
+    return wiring.stage_of(settings), settings.reward.attempts
+
+
+class _Server:
+    """verl's engine as `TokenPolicy` asks it: one episode stays on one replica, whose prefix cache it fills."""
+
+    def __init__(self, manager: Any, sampling_params: dict[str, Any]) -> None:
+        self._manager, self._params = manager, sampling_params
+        self._episode = uuid4().hex
+        self.steps: list[int] = []  # of the weights that were sampled from
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> tuple[Sequence[int], Sequence[float]]:
+        # Temperature and top-p are verl's: the actor computes its log-probabilities at the same temperature.
+        params = {**self._params, "max_tokens": sampling.max_tokens}
+        if sampling.stop:
+            params["stop"] = list(sampling.stop)
+        output = await self._manager.generate(request_id=self._episode, prompt_ids=ids, sampling_params=params)
+        if output.stop_reason == "aborted":
+            raise SearcherError(Failure.UNAVAILABLE, "the engine aborted the request")
+        self.steps += [output.extra_fields[edge] or 0 for edge in ("min_global_steps", "max_global_steps")]
+        return output.token_ids, output.log_probs or ()
+
+
+def _output(played: Played, policy: TokenPolicy, server: _Server) -> AgentLoopOutput:
+    timings = played.trajectory.timings
+    return AgentLoopOutput(
+        prompt_ids=policy.prompt_ids,
+        response_ids=policy.response_ids,
+        response_mask=policy.mask,
+        response_logprobs=policy.logprobs,
+        reward_score=played.reward,
+        num_turns=len(played.trajectory.turns),
+        metrics=AgentLoopMetrics(
+            generate_sequences=timings.search / 1e3,
+            tool_calls=timings.retrieve / 1e3,
+            compute_score=timings.generate / 1e3,
+        ),
+        extra_fields={
+            "reward_extra_info": played.parts,
+            "min_global_steps": min(server.steps),
+            "max_global_steps": max(server.steps),
+        },
+    )
+
+
+def _dropped(reason: str, token: int) -> AgentLoopOutput:
+    """A mark in place of a sample: one token that is not trained on, and a reward that is none, so that no group of
+    marks passes for one whose samples are worth the same."""
+    return AgentLoopOutput(
+        prompt_ids=[token],
+        response_ids=[token],
+        response_mask=[0],
+        response_logprobs=[0.0],
+        reward_score=math.nan,
+        num_turns=0,
+        metrics=AgentLoopMetrics(),
+        extra_fields={DROPPED: reason, "reward_extra_info": {}, "min_global_steps": 0, "max_global_steps": 0},
+    )

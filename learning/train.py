@@ -1,0 +1,250 @@
+"""`python -m learning.train RUN_FOLDER`: data and reinforcement learning of one run, from where it stopped.
+
+Exits with 0 when the run is finished, with 3 when it stopped by itself (RUN_FOLDER/reason.txt says why), and with
+anything else when it crashed. Beneath Ray's job API it joins that cluster, and otherwise starts one of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import run_config, run_services
+from common.run_config import ConfigProblem, RunConfig
+from evaluation.errors import EvaluateProblem
+from learning import data
+from learning.samples import RunStopped
+from search_agent.errors import BoundaryError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+FINISHED, STOPPED = 0, 3
+_ROOT = Path(__file__).resolve().parents[1]
+_ATTENTION = "learning.attention"
+_FILTER = "algorithm.filter_groups"
+_MINI_BATCH = "actor_rollout_ref.actor.ppo_mini_batch_size"
+_NEEDED = ("torch", "ray", "verl", "vllm", "transfer_queue")
+
+# What differs from verl's defaults in every run; a run's `verl` is laid over it.
+#
+# Without flash-attn verl pads each micro-batch to its longest sample and asks the model for logits of every token,
+# prompts too; its log-probabilities then come from one softmax a token in a Python loop, which may be why the
+# first run stood still, and `entropy_from_logits_with_chunking` is read on the packed path only. Fused kernels
+# ("torch": no extra package) make logits, log-probabilities and entropy for 512 tokens at a time, forwards and
+# backwards, on both paths, so that no logits of a whole batch exist and there is no loop over tokens. The hidden
+# states of the prompt still go through the head: that costs arithmetic, not memory. Micro-batches are by count of
+# tokens (`use_dynamic_bsz`), which counts true tokens and not padding: where lengths differ much, lower
+# `ppo_max_token_len_per_gpu`. `use_torch_compile` compiles the unfused entropy, which then is not used.
+DEFAULTS: Mapping[str, Any] = {
+    "actor_rollout_ref.model.use_fused_kernels": True,
+    "actor_rollout_ref.model.fused_kernel_options.impl_backend": "torch",
+    # vLLM gets the weights with the adapter merged in: of an adapter by itself PEFT 0.21 finds no tensor under the
+    # first FSDP, and vLLM would sample from the base model.
+    "actor_rollout_ref.model.lora.merge": True,
+    # verl's first FSDP makes a unit of each of LoRA's matrices: 451 for 30 layers, where FSDP2 has one a layer and a
+    # deep, narrow model takes half the time.
+    "actor_rollout_ref.actor.strategy": "fsdp2",
+    "critic.strategy": "fsdp2",
+    "actor_rollout_ref.actor.use_dynamic_bsz": True,
+    "actor_rollout_ref.actor.use_torch_compile": False,
+    "actor_rollout_ref.actor.fsdp_config.use_torch_compile": False,
+    "actor_rollout_ref.ref.fsdp_config.use_torch_compile": False,
+    "actor_rollout_ref.rollout.name": "vllm",
+    "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
+    "actor_rollout_ref.rollout.calculate_log_probs": True,
+    # A start imports everything in every process; these are few because episodes wait and do not compute.
+    "actor_rollout_ref.rollout.agent.num_workers": 2,
+    "reward.num_workers": 1,  # never asked: the agent loop rewards
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units": 2,
+    "data.dataloader_num_workers": 0,
+    "trainer.val_before_train": True,
+}
+
+
+def options(run: RunConfig, folder: Path) -> dict[str, Any]:
+    """The options of verl for a run, dotted: ours, then the run's `verl`, then what follows from the run."""
+    flash = importlib.util.find_spec("flash_attn") is not None
+    attention = {
+        "+{}.override_config.attn_implementation": "flash_attention_2" if flash else "causal_sdpa",
+        "{}.use_remove_padding": flash,
+        "{}.external_lib": None if flash else _ATTENTION,  # what each process imports first
+    }
+
+    def attention_of(model: str) -> dict[str, Any]:
+        return {option.format(model): value for option, value in attention.items()}
+
+    chosen = {**DEFAULTS, **attention_of("actor_rollout_ref.model"), **run.verl}
+    if _plain(chosen, "algorithm.adv_estimator") == "gae":
+        chosen = {"critic.model.path": run.base_model, **attention_of("critic.model"), **chosen}
+    if run.adapter:
+        chosen["actor_rollout_ref.model.lora_adapter_path"] = str(Path(run.adapter).resolve())
+    samples = int(chosen.get("actor_rollout_ref.rollout.n", 1))
+    grouped = str(_plain(chosen, "algorithm.adv_estimator")).startswith("grpo")
+    if grouped and samples < 2:
+        raise ConfigProblem("verl.actor_rollout_ref.rollout.n", "GRPO compares samples of one prompt: at least 2")
+    batch, mini = chosen.get("data.train_batch_size", 1024), chosen.get(_MINI_BATCH, 256)
+    if batch % mini:
+        raise ConfigProblem(f"verl.{_MINI_BATCH}", f"{mini} does not divide data.train_batch_size {batch}")
+    sampler: dict[str, Any] = {"samples": samples, "smallest_group": 2 if grouped else 1}
+    sampler["validation_samples"] = int(chosen.get("actor_rollout_ref.rollout.val_kwargs.n", 1))
+    if chosen.get(f"{_FILTER}.enable", False):
+        in_flight = chosen.get(f"{_FILTER}.max_inflight_gen_batches", 1)
+        sampler["filtering"] = {"train_batch_size": batch, "max_inflight_gen_batches": in_flight}
+    return chosen | {
+        "actor_rollout_ref.model.path": run.base_model,
+        "actor_rollout_ref.rollout.seed": run.seed,
+        "actor_rollout_ref.rollout.agent.agent_loop_config_path": str(folder / "agent_loop.yaml"),
+        "actor_rollout_ref.rollout.agent.default_agent_loop": "search_agent",
+        "data.seed": run.seed,
+        "data.train_files": str(folder / "data" / data.TRAIN),
+        "data.val_files": str(folder / "data" / data.VALIDATION),
+        "trainer.default_local_dir": str(folder / "checkpoints"),
+        "trainer.experiment_name": run.name,
+        "trainer.project_name": "search-agent",
+        "trainer.logger": ["console", "tensorboard"],  # and metrics.jsonl, by our trainer
+        "trainer.resume_mode": "auto",
+        "trainer.v1.sampler.custom_sampler.path": "pkg://learning.ppo",
+        "trainer.v1.sampler.custom_sampler.name": "Sampler",
+        "+trainer.v1.sampler.sampler_kwargs": sampler | {"max_failed_share": run.reward.max_failed_share},
+        "+ray_kwargs.ray_init.runtime_env.env_vars": _environment(folder),
+    }
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Variables of every process of the run. Ray refuses one that the job beneath which it runs has set too."""
+    ours = {
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
+        "TENSORBOARD_DIR": str(folder / "tensorboard"),
+    }
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    theirs = job.get("runtime_env", {}).get("env_vars", {})
+    return {name: value for name, value in ours.items() if name not in theirs}
+
+
+def _plain(chosen: Mapping[str, Any], option: str) -> Any:
+    return chosen.get(option, "gae" if option == "algorithm.adv_estimator" else None)
+
+
+def compose(chosen: Mapping[str, Any]) -> DictConfig:
+    """verl's whole configuration with these options, checked by verl. Raises ConfigProblem."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        whole = hydra_compose("ppo_trainer")
+    for option, value in chosen.items():
+        name = option.removeprefix("+")
+        if OmegaConf.is_dict(OmegaConf.select(whole, name)) and not isinstance(value, Mapping):
+            raise ConfigProblem(f"verl.{option}", "has options of its own")
+        try:
+            if option.startswith("+"):
+                with open_dict(whole):
+                    OmegaConf.update(whole, name, value, force_add=True)
+            else:
+                OmegaConf.update(whole, name, value)
+        except (OmegaConfBaseException, HydraException) as error:
+            raise ConfigProblem(f"verl.{option}", str(error).splitlines()[0]) from None
+    try:
+        validate_config(whole, need_reference_policy(whole), need_critic(whole))
+    except (AssertionError, TypeError, ValueError, OmegaConfBaseException) as error:
+        raise ConfigProblem("verl", str(error)) from None
+    return whole
+
+
+def train(folder: Path) -> None:
+    """Raises RunStopped, with a reason of one line, where the run cannot go on by itself."""
+    try:
+        run = run_config.load(str(folder / "config.yaml"))
+        if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+            raise RunStopped(f"reinforcement learning needs {', '.join(missing)}, which this machine does not have")
+        _check_device()
+        asyncio.run(_prepare(run, folder / "data"))
+        chosen = compose(options(run, folder))
+    except (ConfigProblem, EvaluateProblem, BoundaryError) as error:
+        raise RunStopped(str(error)) from error
+    try:
+        _run(chosen, folder)
+    finally:
+        if run.verl.get("actor_rollout_ref.model.lora_rank"):
+            write_adapters(folder / "checkpoints")
+
+
+def write_adapters(checkpoints: Path) -> None:
+    """Each checkpoint's LoRA adapter in PEFT's form, as CHECKPOINT/lora_adapter, which searchers load."""
+    for checkpoint in checkpoints.glob("global_step_*"):
+        if (checkpoint / "lora_adapter").exists():
+            continue
+        merged = checkpoint / "merged.draft"  # the whole model comes along, and is not kept
+        where = ["--local_dir", str(checkpoint / "actor"), "--target_dir", str(merged)]
+        merge = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp", *where]
+        subprocess.run(merge, check=True, env=os.environ | {"VERL_USE_EXTERNAL_MODULES": _ATTENTION})
+        (merged / "lora_adapter").rename(checkpoint / "lora_adapter")
+        shutil.rmtree(merged)
+
+
+def _check_device() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RunStopped("reinforcement learning needs a GPU, and this machine has none that torch can use")
+
+
+async def _prepare(run: RunConfig, folder: Path) -> None:
+    retriever, generator = run_services.retriever_of(run), run_services.generator_of(run)
+    try:
+        await data.prepare(run, folder, retriever, generator, run_services.judge_of(run.reward))
+    finally:
+        await retriever.close()
+        await generator.close()
+
+
+def _run(chosen: DictConfig, folder: Path) -> None:
+    import yaml
+    from ray.exceptions import RayTaskError
+    from verl.trainer.main_ppo import run_ppo
+
+    from learning.ppo import Runner
+    from learning.rollout import registry
+
+    (folder / "agent_loop.yaml").write_text(yaml.safe_dump(registry(folder)), encoding="utf-8")
+    try:
+        run_ppo(chosen, task_runner_class=Runner)
+    except RayTaskError as error:
+        if isinstance(error.cause, RunStopped):
+            raise error.cause from None
+        raise
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) != 1:
+        print("usage: python -m learning.train RUN_FOLDER", file=sys.stderr)
+        return 2
+    folder = Path(argv[0]).resolve()
+    reason = folder / "reason.txt"
+    reason.unlink(missing_ok=True)
+    try:
+        train(folder)
+    except RunStopped as stopped:
+        line = " ".join(str(stopped).split())
+        reason.write_text(line + "\n", encoding="utf-8")
+        print(line, file=sys.stderr)
+        return STOPPED
+    return FINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

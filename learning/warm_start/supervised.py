@@ -1,0 +1,192 @@
+"""`python -m learning.warm_start.supervised`: a LoRA adapter from examples, for a warm start or the reading adapter.
+
+Examples are JSON lines {"spans": [["environment", text], ["policy", text], …]}: what the policy wrote is
+learned, what the environment wrote is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from search_agent.types import Author, Span
+
+Chosen = TypeVar("Chosen")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to learn. One step reads about `batch_tokens` tokens, padding included."""
+
+    rank: int = field(default=16, metadata={"help": "of the adapter"})
+    learning_rate: float = field(default=5e-4, metadata={"help": "at its peak; it rises for 5 %% of the steps"})
+    epochs: int = field(default=2, metadata={"help": "times that every example is read"})
+    batch_tokens: int = field(default=32768, metadata={"help": "tokens of a step"})
+    max_tokens: int = field(default=3072, metadata={"help": "longer examples are left out, and counted"})
+    seed: int = field(default=0, metadata={"help": "of the adapter's start and the order"})
+    save_steps: int = field(default=200, metadata={"help": "a killed run goes on from the last of these"})
+
+
+class Example(NamedTuple):
+    """Token ids, and for each 1 if it is learned."""
+
+    ids: list[int]
+    mask: list[int]
+
+
+def read_spans(file: Path) -> list[list[Span]]:
+    """The examples of a file. Raises ValueError naming file and line."""
+    examples = []
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                examples.append([Span(Author(author), str(text)) for author, text in json.loads(line)["spans"]])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{file}:{number}: not an example: {error!r}") from error
+    return examples
+
+
+def encode(tokenizer: Any, spans: Sequence[Span]) -> Example:
+    """The first span is the user's message, the rest the assistant's, which ends after the last one."""
+    first, *rest = spans
+    message = [{"role": "user", "content": first.text}]
+    ids = list(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False))
+    mask = [0] * len(ids)
+    for span in rest:
+        more = tokenizer.encode(span.text, add_special_tokens=False)
+        ids += more
+        mask += [int(span.author is Author.POLICY)] * len(more)
+    return Example([*ids, tokenizer.eos_token_id], [*mask, 1])
+
+
+def batches(lengths: Sequence[int], settings: Settings) -> Iterator[list[int]]:
+    """Rows of each step in order: of like length, so that little is padding, and shuffled anew every epoch."""
+    order = random.Random(settings.seed)
+    for _ in range(settings.epochs):
+        rows = sorted(range(len(lengths)), key=lambda row: (lengths[row], order.random()))
+        found: list[list[int]] = [[]]
+        for row in rows:
+            if found[-1] and lengths[row] * (len(found[-1]) + 1) > settings.batch_tokens:
+                found.append([])
+            found[-1].append(row)
+        order.shuffle(found)
+        yield from found
+
+
+def train(
+    model_folder: Path, examples: Sequence[Sequence[Span]], out: Path, settings: Settings, start: Path | None = None
+) -> None:
+    """Writes a PEFT adapter of all linear layers to OUT, with settings.json and losses.jsonl beside it.
+
+    `start` is an adapter to begin with, which brings its own rank. Goes on from OUT/checkpoint.pt if the run before
+    was killed. Runs on a GPU, in bfloat16, where there is one.
+    """
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from tqdm import tqdm
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(settings.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16 if device == "cuda" else None)
+    lora = LoraConfig(r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    begun = PeftModel.from_pretrained(base, start, is_trainable=True) if start else get_peft_model(base, lora)
+    model = begun.to(device).train()
+    learned = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=settings.learning_rate, weight_decay=0.0)
+
+    everything = [encode(tokenizer, spans) for spans in examples]
+    encoded = [each for each in everything if len(each.ids) <= settings.max_tokens]
+    if left_out := len(examples) - len(encoded):
+        print(f"{left_out} of {len(examples)} examples are longer than {settings.max_tokens} tokens", file=sys.stderr)
+    steps = list(batches([len(each.ids) for each in encoded], settings))
+    warm = max(1, len(steps) // 20)
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "settings.json").write_text(json.dumps(asdict(settings) | {"examples": len(encoded)}, indent=1) + "\n")
+    checkpoint, done = out / "checkpoint.pt", 0
+    if checkpoint.exists():
+        kept = torch.load(checkpoint, map_location=device)
+        set_peft_model_state_dict(model, kept["adapter"])
+        optimizer.load_state_dict(kept["optimizer"])
+        done = kept["step"]
+    with (
+        (out / "losses.jsonl").open("a" if done else "w", encoding="utf-8") as losses,
+        tqdm(total=len(steps), initial=done, unit="step") as bar,
+    ):
+        for step, rows in enumerate(steps[done:], start=done):
+            started = time.perf_counter()
+            for group in optimizer.param_groups:
+                rise, fall = (step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / len(steps)))
+                group["lr"] = settings.learning_rate * min(rise, fall)
+            width = max(len(encoded[row].ids) for row in rows)
+            ids = torch.zeros(len(rows), width, dtype=torch.long)
+            mask = torch.zeros(len(rows), width, dtype=torch.bool)
+            for at, row in enumerate(rows):
+                ids[at, : len(encoded[row].ids)] = torch.tensor(encoded[row].ids)
+                mask[at, : len(encoded[row].mask)] = torch.tensor(encoded[row].mask, dtype=torch.bool)
+            ids, mask = ids.to(device), mask.to(device)
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                # padding is at the end, where causal attention never looks, so no attention mask is needed;
+                # and only learned tokens get logits: 49,152 floats each for every token would fill the GPU
+                hidden = model.get_base_model().model(input_ids=ids, use_cache=False).last_hidden_state
+                logits = model.get_base_model().lm_head(hidden[:, :-1][mask[:, 1:]])
+            loss = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][mask[:, 1:]])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learned, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            line = {"step": step, "loss": loss.item(), "tokens": ids.numel(), "seconds": time.perf_counter() - started}
+            losses.write(json.dumps(line) + "\n")
+            bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
+            bar.update()
+            if (step + 1) % settings.save_steps == 0:
+                draft = checkpoint.with_suffix(".draft")
+                adapter = get_peft_model_state_dict(model)
+                torch.save({"step": step + 1, "adapter": adapter, "optimizer": optimizer.state_dict()}, draft)
+                losses.flush()
+                os.replace(draft, checkpoint)
+    half = {name: weight.half() for name, weight in get_peft_model_state_dict(model).items()}
+    model.save_pretrained(out, state_dict=half)  # float16 is exact enough for an adapter, and half the size
+    checkpoint.unlink(missing_ok=True)
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
+    """A flag for each field of the dataclass `kind`, with its default and its "help"."""
+    for each in fields(kind):
+        flag, told = f"--{each.name.replace('_', '-')}", f"{each.metadata['help']} (default: %(default)s)"
+        parser.add_argument(flag, type=type(each.default), default=each.default, help=told)
+
+
+def settings_of(args: argparse.Namespace, kind: type[Chosen]) -> Chosen:
+    """What the flags of `add_settings` came to."""
+    return kind(**{each.name: getattr(args, each.name) for each in fields(kind)})  # type: ignore[arg-type]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="learning.warm_start.supervised", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder")
+    parser.add_argument("--examples", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the adapter; a killed run goes on")
+    parser.add_argument("--start", type=Path, metavar="DIR", help="adapter to begin with (default: a fresh one)")
+    add_settings(parser, Settings)
+    args = parser.parse_args()
+    settings = settings_of(args, Settings)
+    try:
+        train(args.model, read_spans(args.examples), args.out, settings, args.start)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"learning.warm_start.supervised: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""From a run's configuration to where its episodes are played."""
+
+from __future__ import annotations
+
+from common import run_services
+from common.run_config import RunConfig
+from learning.episodes import Stage
+from learning.waiting import PatientGenerator, PatientRetriever
+
+
+def stage_of(run: RunConfig) -> Stage:
+    """Returns the stage of a run's episodes, with one channel to each service."""
+    retriever = PatientRetriever(run_services.retriever_of(run), run.retriever_timeout_s)
+    generator = PatientGenerator(run_services.generator_of(run), run.generator_timeout_s)
+    return Stage(run.method, retriever, generator, run_services.judge_of(run.reward), run.reward)

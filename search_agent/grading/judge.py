@@ -1,0 +1,36 @@
+"""Grading with a judge: GenAcc of an answer, what a judge is asked, and its verdict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+
+from search_agent import prompts
+from search_agent.errors import Failure, JudgeError
+from search_agent.grading.answers import matches
+from search_agent.types import Question
+
+Judge = Callable[[Question, str], Awaitable[bool]]
+
+
+async def grade(question: Question, answer: str, judge: Judge | None) -> float:
+    """Returns GenAcc: 1.0 if a gold answer stands in the answer or, failing that, if the judge says so, else 0.0.
+
+    Raises JudgeError.
+    """
+    found = matches(question, answer)
+    return float(await judge(question, answer)) if judge and not found else found
+
+
+def judge_prompt(question: Question, answer: str) -> str:
+    """What a judge is asked about an answer in which no gold answer stands."""
+    return prompts.render("judge", question=question.text, golds=" | ".join(question.golds), answer=answer)
+
+
+def verdict(reply: str) -> bool:
+    """The judge's yes or no. Raises JudgeError for anything else."""
+    words = re.findall(r"[a-z]+", reply.lower())
+    said = {word for word in words if word in ("yes", "no")}
+    if len(said) != 1:
+        raise JudgeError(Failure.BROKEN, f"neither yes nor no: {reply[:100]!r}")
+    return said == {"yes"}

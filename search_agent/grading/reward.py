@@ -1,0 +1,72 @@
+"""The reward of an episode: how much better its passages are than plain retrieval's, and how it was earned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search_agent.grading import answers
+from search_agent.types import Trajectory
+
+
+def gain_beyond_rag(ours: float, rag: float) -> float:
+    """GenAcc from the searcher's passages less GenAcc from plain top-k's, -1.0 to 1.0 (s3, arXiv 2505.14146)."""
+    return ours - rag
+
+
+def gain_plus_accuracy(ours: float, rag: float) -> float:
+    """What the published code of s3 trains on, -1.0 to 2.0: the gain, and GenAcc itself once more."""
+    return gain_beyond_rag(ours, rag) + ours
+
+
+@dataclass(frozen=True, slots=True)
+class Penalties:
+    """Taken off the reward for each way to look good without searching well, and for each malformed turn."""
+
+    everything: float = 0.0
+    copied: float = 0.0
+    idle: float = 0.0
+    malformed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How an episode went. Counts, and whether it did what a reward must not teach.
+
+    `everything`: each block was kept whole, where the method chooses. `copied`: a search of its own repeats the
+    question. `idle`: every turn was well formed and nothing was kept. `repeated` counts searches made before.
+    """
+
+    searches: int
+    selected: int
+    malformed: int
+    repeated: int
+    everything: bool
+    copied: bool
+    idle: bool
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> Conduct:
+        # s3's first search is the environment's; the other methods keep all they find
+        chooses = trajectory.method == "s3"
+        queries = [answers.normalise(turn.query) for turn in trajectory.turns if turn.query]
+        own = queries[1:] if chooses else queries
+        blocks = [turn for turn in trajectory.turns if turn.retrieved]
+        malformed = sum(bool(turn.error) for turn in trajectory.turns)
+        return cls(
+            searches=trajectory.usage.searches,
+            selected=len(trajectory.documents),
+            malformed=malformed,
+            repeated=len(queries) - len(set(queries)),
+            everything=chooses and bool(blocks) and all(len(turn.selected) == len(turn.retrieved) for turn in blocks),
+            copied=answers.normalise(trajectory.question) in own,
+            idle=not malformed and not trajectory.documents,
+        )
+
+    def cost(self, penalties: Penalties) -> float:
+        """What is taken off the reward."""
+        return (
+            penalties.everything * self.everything
+            + penalties.copied * self.copied
+            + penalties.idle * self.idle
+            + penalties.malformed * self.malformed
+        )

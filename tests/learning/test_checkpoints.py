@@ -1,0 +1,58 @@
+"""From a checkpoint as verl saves it to the adapter that llama.cpp loads."""
+
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from common import run_config
+from learning.train import write_adapters
+from services.generator.lora import AdapterProblem, Heads, to_gguf
+from tests.learning.model import write_model
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with one checkpoint of a LoRA on a tiny model, on one GPU's worth of FSDP."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    base = write_model(tmp_path / "base")
+    folder = tmp_path / "run"
+    actor = folder / "checkpoints" / "global_step_4" / "actor"
+    (actor / "huggingface").mkdir(parents=True)
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base)), lora)
+    torch.save(model.state_dict(), actor / "model_world_size_1_rank_0.pt")
+    (actor / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 1, "world_size": 1}))
+    (actor / "lora_train_meta.json").write_text(json.dumps({"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM"}))
+    saved = AutoConfig.from_pretrained(base)
+    saved.attn_implementation = "causal_sdpa"  # verl saves how it was trained
+    saved.save_pretrained(actor / "huggingface")
+    AutoTokenizer.from_pretrained(base).save_pretrained(actor / "huggingface")
+    (folder / "config.yaml").write_text(run_config.dump(run_config.load("smollm2-demo", {"base_model": str(base)})))
+    return folder
+
+
+def test_a_checkpoint_becomes_an_adapter_for_llama_cpp(run: Path, tmp_path: Path) -> None:
+    checkpoint = run / "checkpoints" / "global_step_4"
+    write_adapters(run / "checkpoints")
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["actor", "lora_adapter"]
+    reader = gguf.GGUFReader(to_gguf(checkpoint / "lora_adapter", Heads(2, 2), tmp_path / "adapter.gguf"))
+    saved = torch.load(checkpoint / "actor" / "model_world_size_1_rank_0.pt")
+    name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.default.weight"
+    found = {tensor.name: np.asarray(tensor.data) for tensor in reader.tensors}
+    assert len(found) == 2 * 7 * 2  # layers, projections, sides
+    np.testing.assert_array_equal(found["blk.1.ffn_down.weight.lora_b"], saved[name].bfloat16().half().numpy())
+    assert reader.fields["adapter.lora.alpha"].parts[-1][0] == 8
+    write_adapters(run / "checkpoints")  # what is there stays
+
+
+def test_a_checkpoint_without_an_adapter_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterProblem, match="lora_adapter"):
+        to_gguf(run / "checkpoints" / "global_step_4" / "lora_adapter", Heads(2, 2), tmp_path / "adapter.gguf")

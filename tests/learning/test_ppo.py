@@ -1,0 +1,130 @@
+"""verl's trainer as we use it: configurations it accepts, the log that goes on, and where a run resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("verl")
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+from verl.trainer.ppo.utils import create_rl_dataset
+from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
+from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.dataset.rl_dataset import collate_fn
+from verl.utils.tracking import Tracking
+
+from common import run_config
+from common.run_config import ConfigProblem
+from learning import data, train
+from learning.episodes import example_of
+from learning.ppo import MetricsFile
+from learning.rollout import NAME
+from learning.samples import DROPPED, settle
+from tests.fakes import Generator, Retriever
+from tests.learning.model import write_model
+
+# verl asks vLLM, which is not here, how large an adapter it may be
+
+
+def composed(folder: Path, name: str, overrides: dict[str, Any]) -> Any:
+    run = run_config.load(name, {"base_model": str(write_model(folder / "model")), **overrides})
+    return train.compose(train.options(run, folder))
+
+
+@pytest.mark.parametrize("name", [file.stem for file in run_config.FOLDER.glob("*.yaml")])
+def test_verl_accepts_each_configuration(tmp_path: Path, name: str) -> None:
+    whole = composed(tmp_path, name, {})
+    for part in ("actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.model", "algorithm"):
+        assert omega_conf_to_dataclass(OmegaConf.select(whole, part))
+    if whole.algorithm.adv_estimator == "gae":
+        critic = omega_conf_to_dataclass(whole.critic)
+        assert critic.model.hf_config._attn_implementation == "causal_sdpa"
+    assert whole.actor_rollout_ref.rollout.seed == whole.data.seed
+    model = omega_conf_to_dataclass(whole.actor_rollout_ref.model)
+    assert model.use_fused_kernels
+    assert model.hf_config._attn_implementation == "causal_sdpa"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("actor_rollout_ref.actor.no_such_option", 1),
+        ("actor_rollout_ref.rollout.gpu_memory", 0.3),
+        ("actor_rollout_ref.actor.ppo_mini_batch_size", 4096),
+        ("critic", 3),
+    ],
+)
+def test_a_wrong_option_of_verl_is_named(tmp_path: Path, option: str, value: object) -> None:
+    with pytest.raises(ConfigProblem) as problem:
+        composed(tmp_path, "smollm2-demo", {f"verl.{option}": value})
+    assert problem.value.field in ("verl", f"verl.{option}")
+
+
+def test_an_option_of_the_engine_passes_through(tmp_path: Path) -> None:
+    name = "+actor_rollout_ref.rollout.engine_kwargs.vllm.kernel_config"
+    whole = composed(tmp_path, "smollm2-demo", {f"verl.{name}": {"enable_flashinfer_autotune": False}})
+    assert whole.actor_rollout_ref.rollout.engine_kwargs.vllm.kernel_config == {"enable_flashinfer_autotune": False}
+
+
+def test_a_run_resumes_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
+    whole = composed(tmp_path, "smollm2-demo", {})
+    checkpoints = Path(whole.trainer.default_local_dir)
+    assert checkpoints == tmp_path / "checkpoints"
+    assert whole.trainer.resume_mode == "auto"
+    assert find_latest_ckpt_path(str(checkpoints)) is None
+    for step in (20, 40):
+        (checkpoints / f"global_step_{step}").mkdir(parents=True)
+    (checkpoints / "latest_checkpointed_iteration.txt").write_text("20")  # killed while it wrote the second
+    assert find_latest_ckpt_path(str(checkpoints)) == str(checkpoints / "global_step_20")
+
+
+async def test_verls_dataset_reads_our_rows(tmp_path: Path) -> None:
+    whole = composed(tmp_path, "smollm2-demo", {})
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(f'{{"id": "{n}", "question": "Q {n}?", "golden_answers": ["x"]}}\n' for n in range(9)))
+    run = run_config.load(
+        "smollm2-demo", {"data.questions": str(path), "data.part": (0, 1), "data.validation": 3, "data.keep": "all"}
+    )
+    await data.prepare(run, tmp_path / "data", Retriever(), Generator("x"), None)
+    tokenizer = omega_conf_to_dataclass(whole.actor_rollout_ref.model).tokenizer
+    dataset = create_rl_dataset(whole.data.train_files, whole.data, tokenizer, None, is_train=True)
+    assert len(dataset) == 6
+    batch = collate_fn([dataset[0], dataset[1]])
+    example = example_of(json.loads(batch["reward_model"][0]["ground_truth"]))
+    assert batch["raw_prompt"][0] == [{"role": "user", "content": example.question.text}]
+    assert list(batch["agent_name"]) == [NAME, NAME]
+    assert list(batch["index"]) == [0, 1]
+
+
+def test_metrics_are_added_to_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for steps in ((1, 2), (2, 3)):  # killed after a checkpoint of step 1
+        tracking = Tracking("search-agent", "test", default_backend=["console"], config={})
+        tracking.logger["file"] = MetricsFile(path)
+        for step in steps:
+            tracking.log({"search/gain": np.float64(step / 10), "loss": torch.tensor(1.5), "note": "text"}, step)
+        tracking.finish()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 2, 3]
+    assert lines[-1]["data"] == {"search/gain": pytest.approx(0.3), "loss": 1.5}
+
+
+def test_a_dropped_sample_does_not_move_its_groups_baseline() -> None:
+    fields: list[dict[str, Any]] = [{"reward_extra_info": {"reward": score}} for score in (1.0, 0.0, 1.0)]
+    fields.insert(1, {DROPPED: "retriever: timeout", "reward_extra_info": {}})
+    groups = ["a"] * 4
+
+    def advantages(scores: list[float]) -> list[float]:
+        rewards, mask = torch.tensor(scores).unsqueeze(1), torch.ones(len(scores), 1)
+        return compute_grpo_outcome_advantage(rewards, mask, np.array(["a"] * len(scores)))[0].flatten().tolist()
+
+    kept = settle(groups, fields, 4, 2, 0.5, 1).kept
+    left = [fields[place]["reward_extra_info"]["reward"] for place in kept]
+    assert advantages(left) == advantages([1.0, 0.0, 1.0])

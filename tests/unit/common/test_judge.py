@@ -1,0 +1,69 @@
+"""The judge's endpoint: what it is asked, and how it fails."""
+
+import json
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from common.judge import JudgeEndpoint
+from search_agent.errors import Failure, JudgeError
+from search_agent.types import Question
+
+QUESTION = Question("q", "Who?", ("Marie Curie",))
+
+
+def judge(reply: Callable[[httpx.Request], httpx.Response]) -> JudgeEndpoint:
+    http = httpx.AsyncClient(transport=httpx.MockTransport(reply))
+    return JudgeEndpoint(http, "http://judge/v1/", "judge-1", "secret")
+
+
+def said(text: str) -> httpx.Response:
+    return httpx.Response(200, json={"choices": [{"message": {"content": text}}]})
+
+
+async def test_the_request() -> None:
+    asked: list[httpx.Request] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return said("No")
+
+    assert await judge(reply)(QUESTION, "Mme Curie") is False
+    assert str(asked[0].url) == "http://judge/v1/chat/completions"
+    assert asked[0].headers["authorization"] == "Bearer secret"
+    body = json.loads(asked[0].content)
+    assert body["model"] == "judge-1"
+    assert "Mme Curie" in body["messages"][0]["content"]
+
+
+async def test_a_full_judge_is_asked_again() -> None:
+    replies = [httpx.Response(429, headers={"retry-after": "0"})] * 3 + [said("Yes")]
+    assert await judge(lambda _: replies.pop(0))(QUESTION, "x") is True
+
+
+@pytest.mark.parametrize(
+    ("response", "failure"),
+    [
+        (httpx.Response(401, text="bad key secret"), Failure.UNAVAILABLE),
+        (httpx.Response(429, headers={"retry-after": "0"}), Failure.OVERLOADED),
+        (httpx.Response(200, text="<html>"), Failure.BROKEN),
+        (httpx.Response(200, json={"choices": []}), Failure.BROKEN),
+        (httpx.Response(200, json={"choices": [{"message": {"content": None}}]}), Failure.BROKEN),
+        (said("It depends"), Failure.BROKEN),
+    ],
+)
+async def test_a_judge_that_fails_has_not_said_no(response: httpx.Response, failure: Failure) -> None:
+    with pytest.raises(JudgeError) as raised:
+        await judge(lambda _: response)(QUESTION, "x")
+    assert raised.value.failure is failure
+    assert "secret" not in str(raised.value)
+
+
+async def test_a_judge_out_of_reach() -> None:
+    def reply(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectTimeout("slow")
+
+    with pytest.raises(JudgeError) as raised:
+        await judge(reply)(QUESTION, "x")
+    assert raised.value.failure is Failure.TIMEOUT

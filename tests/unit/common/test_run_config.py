@@ -1,0 +1,96 @@
+"""What a configuration may say, and the field that is named where it may not."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.run_config import FOLDER, ConfigProblem, dump, load, parse
+
+NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_configuration_is_read_and_comes_back_the_same(name: str, tmp_path: Path) -> None:
+    run = load(name)
+    assert run.name == name
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(run), encoding="utf-8")
+    assert load(str(path)) == run
+    assert not run.method.params.constrained
+
+
+def test_the_papers_setting() -> None:
+    run = load("s3-8-3-3")
+    params = run.method.params
+    assert (params.top_k, params.max_selected, params.max_turns) == (8, 3, 3)
+    assert run.verl["data.train_batch_size"] == 120
+    assert run.verl["algorithm.adv_estimator"] == "gae"
+    assert run.seed == 42
+
+
+def test_fields_are_replaced_by_their_dotted_names() -> None:
+    run = load("smollm2-demo", {"seed": 7, "reward.kind": "gain_plus_accuracy", "agent_parameters.top_k": 4,
+                                "verl.trainer.total_training_steps": 2, "data.keep": 0.25})  # fmt: skip
+    assert (run.seed, run.reward.kind, run.method.params.top_k) == (7, "gain_plus_accuracy", 4)
+    assert run.verl["trainer.total_training_steps"] == 2
+    assert run.data.keep == 0.25
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("seed", None, "seed"),
+        ("agent", "naive_rag", "agent"),
+        ("agent_parameters.top_k", 0, "agent_parameters"),
+        ("agent_parameters.top_q", 3, "agent_parameters"),
+        ("agent_parameters.temperature", 0.5, "agent_parameters.temperature"),
+        ("agent_parameters.constrained", True, "agent_parameters.constrained"),
+        ("agent_parameters.context_tokens", 9000, "agent_parameters.context_tokens"),
+        ("data.keep", 1.5, "data.keep"),
+        ("data.keep", True, "data.keep"),
+        ("data.questions", [], "data.questions"),
+        ("reward.kind", "f1", "reward.kind"),
+        ("reward.kind", "exact_match", "reward.kind"),
+        ("reward.max_failed_share", 1.0, "reward.max_failed_share"),
+        ("reward.judge.url", "http://x", "reward.judge.model"),
+        ("reward.bonus", 1, "reward.bonus"),
+        ("gate.margin", -1, "gate.margin"),
+        ("verl.trainer.logger", ["wandb"], "verl.trainer.logger"),
+        ("verl.+trainer.v1.sampler.custom_sampler.path", "x", "verl.+trainer.v1.sampler.custom_sampler.path"),
+        ("name.first", "x", "name.first"),
+        ("colour", "red", "colour"),
+    ],
+)
+def test_what_is_wrong_is_named(field: str, value: object, named: str) -> None:
+    with pytest.raises(ConfigProblem) as problem:
+        load("smollm2-demo", {field: value})
+    assert problem.value.field == named
+
+
+def test_the_searchers_own_answer_is_not_compared_with_naive_rag() -> None:
+    with pytest.raises(ConfigProblem) as problem:
+        load("search-r1", {"reward.kind": "gain"})
+    assert problem.value.field == "reward.kind"
+    with pytest.raises(ConfigProblem) as problem:
+        load("search-r1", {"data.keep": "naive_rag_fails"})
+    assert problem.value.field == "data.keep"
+
+
+def test_an_unknown_configuration_is_told_which_there_are() -> None:
+    with pytest.raises(ConfigProblem, match=r"no configuration nope; there are .*smollm2-demo"):
+        load("nope")
+
+
+@pytest.mark.parametrize("text", ["- a list", "name: [", "\x00"])
+def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigProblem, match=r"broken\.yaml"):
+        load(str(path))
+
+
+def test_an_empty_mapping_names_its_first_field() -> None:
+    with pytest.raises(ConfigProblem) as problem:
+        parse(yaml.safe_load("{}"))
+    assert problem.value.field == "name"

@@ -1,0 +1,35 @@
+"""What travels between the one who asks for a run and the actors that ask the questions."""
+
+import pickle
+
+import pytest
+
+from evaluation.endpoints import Endpoints
+from evaluation.errors import EvaluateProblem, Failed
+from search_agent.errors import BoundaryError, Failure, JudgeError, RetrieverError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        JudgeError(Failure.TIMEOUT, "too slow"),
+        *(kind(Failure.INVALID, "too many", "top_k") for kind in BoundaryError.__subclasses__()),
+        Failed("generator", "timeout", "too slow"),
+        EvaluateProblem("no"),
+    ],
+    ids=repr,
+)
+def test_an_error_is_the_same_after_pickling(error: Exception) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.__dict__) == (type(error), str(error), error.__dict__)
+
+
+def test_a_boundary_error_names_the_field_at_fault() -> None:
+    assert str(RetrieverError(Failure.INVALID, "too many", "top_k")) == "top_k: too many"
+    assert str(RetrieverError(Failure.BROKEN, "no vectors")) == "no vectors"
+
+
+def test_endpoints_travel_with_the_judges_key_and_do_not_show_it() -> None:
+    endpoints = Endpoints("http://gateway", 10, "http://judge/v1", "judge-1", "secret")
+    assert pickle.loads(pickle.dumps(endpoints)) == endpoints
+    assert "secret" not in repr(endpoints)

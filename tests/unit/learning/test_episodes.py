@@ -1,0 +1,148 @@
+"""Episodes with their rewards: what they are worth, what fails, and that they wait together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import grpc
+import pytest
+
+from common.backends import GrpcGenerator
+from common.run_config import RewardConfig
+from contracts.v1 import generator_pb2 as pb
+from contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
+from learning.episodes import Example, Stage, example_of, row_of
+from search_agent.agents import AGENTS
+from search_agent.errors import BoundaryError, Failure, GeneratorError, JudgeError
+from search_agent.grading.judge import Judge
+from search_agent.testing import ScriptedPolicy
+from search_agent.types import Completion, Message, Question, Sampling
+from tests.fakes import Generator, Retriever
+
+KEEPS = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
+QUESTION = Question("q1", "What stands here?", ("an answer",), ("w1",), {}, "", "Wall")
+FREE = AGENTS["s3"].with_params({"constrained": False})
+
+
+def stage(answer: str, judge: Judge | None = None, **terms: Any) -> Stage:
+    return Stage(FREE, Retriever(), Generator(answer), judge, RewardConfig(**terms))
+
+
+def example(rag: float, generator: str = "echo@1") -> Example:
+    return Example(QUESTION, rag, generator)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "rag", "worth"),
+    [
+        ("gain", "an answer", 0.0, 1.0),
+        ("gain", "an answer", 1.0, 0.0),
+        ("gain", "no idea", 1.0, -1.0),
+        ("gain_plus_accuracy", "an answer", 0.0, 2.0),
+        ("gain_plus_accuracy", "no idea", 1.0, -1.0),
+    ],
+)
+async def test_an_episode_is_worth_what_it_gains(kind: str, answer: str, rag: float, worth: float) -> None:
+    played = await stage(answer, kind=kind).play(ScriptedPolicy([KEEPS]), example(rag))
+    assert played.reward == played.parts["reward"] == worth
+    assert played.parts["rag_accuracy"] == rag
+    assert played.parts["searches"] == played.parts["selected"] == 1
+    assert all(type(value) is float for value in played.parts.values())
+
+
+async def test_a_searcher_that_answers_itself_is_worth_its_exact_match() -> None:
+    agent = AGENTS["search_r1"].with_params({"constrained": False, "answerer": "searcher"})
+    own = Stage(agent, Retriever(), Generator("unused"), None, RewardConfig(kind="exact_match"))
+    for said, worth in (("An answer!", 1.0), ("an answer, I think", 0.0)):
+        played = await own.play(ScriptedPolicy([f"<answer>{said}</answer>"]), Example(QUESTION))
+        assert played.reward == worth
+
+
+async def test_the_judge_is_asked_only_where_no_gold_answer_stands() -> None:
+    asked: list[str] = []
+
+    async def judge(question: Question, answer: str) -> bool:
+        asked.append(answer)
+        return True
+
+    assert (await stage("an answer", judge).play(ScriptedPolicy([KEEPS]), example(0))).reward == 1.0
+    assert asked == []
+    assert (await stage("it does", judge).play(ScriptedPolicy([KEEPS]), example(0))).reward == 1.0
+    assert asked == ["it does"]
+
+
+async def test_penalties_are_taken_off_and_shown() -> None:
+    text = "<important_info>[]</important_info><search_complete>True</search_complete>"
+    idle = await stage("no idea", idle_penalty=0.25).play(ScriptedPolicy([text]), example(0))
+    assert (idle.reward, idle.parts["penalty"], idle.parts["gain"]) == (-0.25, 0.25, 0.0)
+
+
+async def test_scores_of_another_generator_are_refused() -> None:
+    with pytest.raises(GeneratorError, match="echo@1 answers, but naive RAG was scored with echo@0"):
+        await stage("an answer").play(ScriptedPolicy([KEEPS]), example(0.0, "echo@0"))
+
+
+class Broken:
+    """Each service in turn."""
+
+    def __init__(self, error: BoundaryError) -> None:
+        self.error = error
+
+    async def search(self, *_: object) -> Any:
+        raise self.error
+
+    async def complete(self, *_: object) -> Completion:
+        raise self.error
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
+        raise self.error
+        yield
+
+    async def __call__(self, question: Question, answer: str) -> bool:
+        raise self.error
+
+
+@pytest.mark.parametrize("part", ["retriever", "policy", "generator", "judge"])
+async def test_a_failure_has_no_reward(part: str) -> None:
+    broken = Broken(JudgeError(Failure.TIMEOUT, "late"))
+    parts: dict[str, Any] = {
+        "retriever": Retriever(), "policy": ScriptedPolicy([KEEPS]), "generator": Generator("no"), "judge": None,
+        part: broken,
+    }  # fmt: skip
+    failing = Stage(FREE, parts["retriever"], parts["generator"], parts["judge"], RewardConfig())
+    with pytest.raises(BoundaryError):
+        await failing.play(parts["policy"], example(0.0))
+
+
+def test_an_example_comes_back_from_its_row() -> None:
+    question = Question("7", "?", ("A: x",), ("p1", "p2"), {"A": "x", "B": "ß"}, "A", "Title")
+    for each in (Example(question, 0.0, "g@1"), Example(QUESTION)):
+        assert example_of(row_of(each)) == each
+    assert asdict(example_of(row_of(Example(question))).question) == asdict(question)
+
+
+class Slow(GeneratorServicer):
+    async def GenerateStream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        await asyncio.sleep(0.5)
+        yield pb.GenerateResponse(text="an answer", finish_reason=pb.STOP, model="slow@1")
+
+
+async def test_a_batch_waits_together() -> None:
+    """At least 20 times as fast as one after the other: 120 samples of 0.5 s in at most 3 s."""
+    server = grpc.aio.server()
+    add_GeneratorServicer_to_server(Slow(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    generator = GrpcGenerator(f"127.0.0.1:{port}", timeout_s=10)
+    slow = Stage(FREE, Retriever(), generator, None, RewardConfig())
+    started = time.perf_counter()
+    played = await asyncio.gather(*(slow.play(ScriptedPolicy([KEEPS]), example(0.0, "slow@1")) for _ in range(120)))
+    seconds = time.perf_counter() - started
+    await generator.close()
+    await server.stop(0)
+    assert [each.reward for each in played] == [1.0] * 120
+    assert seconds <= 120 * 0.5 / 20

@@ -1,0 +1,58 @@
+"""A step's samples: which are trained on, and when a run stops."""
+
+from typing import Any
+
+import pytest
+
+from learning.samples import DROPPED, RunStopped, settle
+
+
+def good(reward: float) -> dict[str, Any]:
+    return {"reward_extra_info": {"reward": reward, "gain": reward}}
+
+
+DOWN = {DROPPED: "retriever: unavailable: it cannot be reached", "reward_extra_info": {}}
+
+
+def test_all_samples_are_kept_where_none_failed() -> None:
+    settled = settle(["a", "a", "b", "b"], [good(1), good(0), good(0), good(1)], 4, 2, 0.0, 1)
+    assert settled.kept == (0, 1, 2, 3)
+    assert settled.dropped == ()
+    assert settled.metrics == {"search/reward": 0.5, "search/gain": 0.5, "search/dropped": 0, "search/lonely": 0}
+
+
+def test_a_failed_sample_is_taken_out_and_not_scored() -> None:
+    settled = settle(["a", "a", "a"], [good(1), DOWN, good(0)], 3, 2, 0.5, 1)
+    assert (settled.kept, settled.dropped) == ((0, 2), (1,))
+    assert settled.metrics["search/reward"] == 0.5
+    assert settled.metrics["search/dropped"] == settled.metrics["search/dropped_by/retriever"] == 1
+
+
+def test_a_sample_without_siblings_goes_too() -> None:
+    groups = ["a", "a", "b", "b"]
+    settled = settle(groups, [good(1), DOWN, good(0), good(1)], 4, 2, 0.5, 1)
+    assert settled.kept == (2, 3)
+    assert settled.metrics["search/lonely"] == 1
+    alone = settle(groups, [good(1), DOWN, good(0), good(1)], 4, 1, 0.5, 1)
+    assert alone.kept == (0, 2, 3)
+
+
+def test_samples_that_never_came_failed() -> None:
+    settled = settle(["a", "a"], [good(1), good(0)], 3, 1, 0.5, 1)
+    assert settled.kept == (0, 1)
+    assert settled.metrics["search/dropped"] == settled.metrics["search/dropped_by/crash"] == 1
+    assert settled.metrics["search/lonely"] == 0
+
+
+def test_too_many_failures_stop_the_run_and_say_why() -> None:
+    fields = [good(1), DOWN, DOWN, good(0)]
+    with pytest.raises(RunStopped) as stopped:
+        settle(["a", "a", "b", "b"], fields, 4, 1, 0.49, 12)
+    reason = "step 12: 2 of 4 samples failed, more than reward.max_failed_share 0.49 allows: "
+    assert str(stopped.value) == reason + "2 × retriever: unavailable: it cannot be reached"
+    assert settle(["a", "a", "b", "b"], fields, 4, 1, 0.5, 12).kept == (0, 3)
+
+
+def test_nothing_left_to_train_on_stops_the_run() -> None:
+    with pytest.raises(RunStopped, match="no prompt has 2 samples left"):
+        settle(["a", "a", "b", "b"], [good(1), DOWN, DOWN, good(0)], 4, 2, 0.5, 1)

@@ -1,0 +1,71 @@
+"""A full service is waited for, and any other failure is not."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from learning import waiting
+from learning.waiting import PatientGenerator, PatientRetriever
+from search_agent.errors import Failure, GeneratorError, RetrieverError
+from search_agent.types import Completion, Message, Mode, Passage, Sampling
+
+
+class Busy:
+    """Refuses so many calls, then serves."""
+
+    def __init__(self, refusals: int, failure: Failure = Failure.OVERLOADED) -> None:
+        self.left, self.failure, self.calls = refusals, failure, 0
+
+    def _refuse(self) -> bool:
+        self.calls += 1
+        self.left -= 1
+        return self.left >= 0
+
+    async def search(
+        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
+    ) -> list[tuple[Passage, ...]]:
+        if self._refuse():
+            raise RetrieverError(self.failure, "full")
+        return [()]
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
+        if self._refuse():
+            raise GeneratorError(self.failure, "full")
+        yield Completion("an ")
+        yield Completion("answer")
+
+
+async def answer(generator: PatientGenerator) -> str:
+    return "".join([piece.text async for piece in generator.stream([], Sampling(max_tokens=4))])
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_FIRST_S", 0.01)
+
+
+async def test_a_full_service_is_asked_again() -> None:
+    full = Busy(3)
+    assert await PatientRetriever(full, 5).search(["q"], 1, "", Mode.DENSE) == [()]
+    assert full.calls == 4
+    full = Busy(3)
+    assert await answer(PatientGenerator(full, 5)) == "an answer"
+    assert full.calls == 4
+
+
+async def test_there_is_a_limit() -> None:
+    started = time.monotonic()
+    with pytest.raises(GeneratorError, match="full"):
+        await answer(PatientGenerator(Busy(1000), 0.2))
+    assert time.monotonic() - started < 1
+    with pytest.raises(RetrieverError, match="full"):
+        await PatientRetriever(Busy(1000), 0.2).search(["q"], 1, "", Mode.DENSE)
+
+
+async def test_other_failures_are_not_waited_for() -> None:
+    for failure in (Failure.TIMEOUT, Failure.INVALID, Failure.UNAVAILABLE):
+        broken = Busy(1, failure)
+        with pytest.raises(GeneratorError):
+            await answer(PatientGenerator(broken, 5))
+        assert broken.calls == 1
