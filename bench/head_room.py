@@ -44,10 +44,10 @@ async def rows_of(
         "top 8": await right(eight),
         "first of 8 that holds the answer, else top 1": single[holding],
         "best single passage of 8": max(single),
-        "gold passage is first": float(ranking[0].id in question.passage_ids),
-        "gold passage among 8": float(any(passage.id in question.passage_ids for passage in eight)),
+        "gold passage is first": float(ranking[0].id in question.gold_ids),
+        "gold passage among 8": float(any(passage.id in question.gold_ids for passage in eight)),
     }
-    gold = next((passage for passage in ranking if passage.id in question.passage_ids), None)
+    gold = next((passage for passage in ranking if passage.id in question.gold_ids), None)
     if gold:
         others = [passage for passage in ranking if passage != gold]
         found["gold passage (where found)"] = await right([gold])

@@ -229,7 +229,7 @@ def measure(ranked: Sequence[Ranked], reranker: Reranker) -> dict[str, float]:
             reranker.scores([(question.text, embedded_text(each)) for question, found in some for each in found])
         )
         for question, passages in some:
-            scored = [(next(found), passage.id in question.passage_ids) for passage in passages]
+            scored = [(next(found), passage.id in question.gold_ids) for passage in passages]
             here = {"dense: gold first": scored[0][1]}
             for depth in (8, DEPTH):
                 here[f"dense: gold among {depth}"] = any(gold for _, gold in scored[:depth])

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evaluation.report import interval, table
-from evaluation.rows import Row, summarise
+from evaluation.rows import Row, read_row, summarise
 from search_agent.grading.statistics import Comparison, compare
 
 
@@ -24,7 +24,7 @@ def retrieval_of(method: str) -> set[str]:
 
 def rows_of(file: Path) -> list[Row]:
     lines = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
-    return [Row(**{**line, "models": tuple(line["models"])}) for line in lines]
+    return [read_row(line) for line in lines]
 
 
 def against(found: Comparison | None) -> str:
@@ -53,7 +53,7 @@ def report(work: Path, seed: int) -> tuple[list[str], dict[str, object]]:
         }
         if method in naive:
             found = {"same": None, "best": None}
-        gold = next(each.passage for each in summary.recall if each.k == 10)
+        gold = next(each.gold for each in summary.recall if each.k == 10)
         cells.append(
             {
                 "method": method,

@@ -16,6 +16,7 @@ _SHOWN = (
     ("reward/reward", "reward {:+.3f}"),
     ("reward/gain", "gain {:+.3f}"),
     ("reward/accuracy", "accuracy {:.3f}"),
+    ("reward/coverage", "coverage {:.3f}"),
     ("validation/accuracy", "validation {:.3f}"),
     ("conduct/searches", "searches {:.2f}"),
     ("conduct/selected", "selected {:.2f}"),

@@ -76,7 +76,8 @@ TRAINER_RUNS = Gauge("search_agent_trainer_runs", "Known training runs by state"
 TRAINING_STEP = Gauge("search_agent_training_step", "The step that a run has done", ["run"])
 TRAINING_REWARD = Gauge(
     "search_agent_training_reward",
-    "Mean over a step's samples by part: reward, gain, accuracy, rag_accuracy, penalty",
+    "Mean over a step's samples by part: reward, gain, accuracy, rag_accuracy, penalty; of the gold passages coverage "
+    "(the share kept), all_kept and all_seen",
     ["run", "part"],
 )
 TRAINING_CONDUCT = Gauge(

@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ SETS = {
     "musique": "dev",
     "bamboogle": "test",
 }
+GROUPS = ("dataset", "hops")  # the metadata that reports are divided by
 Download = Callable[[str, str], str]  # (repository, file) -> path
 
 
@@ -114,17 +115,33 @@ def _question(record: Any) -> Question:
         raise ValueError('"golden_answers" is not a list of texts')
     metadata = record.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
-    passages = metadata.get("passage_ids") or metadata.get("passage_id") or ()
     article = metadata.get("title")
     return Question(
         id=_text(record, "id"),
         text=_text(record, "question"),
         golds=tuple(golds),
-        passage_ids=(passages,) if isinstance(passages, str) else tuple(map(str, passages)),
+        gold_passages=_gold_passages(metadata),
         options=options,
         choice=choice,
         article=article if isinstance(article, str) else "",
+        groups={name: str(value) for name in GROUPS if (value := metadata.get(name)) not in (None, "")},
     )
+
+
+def _gold_passages(metadata: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """All of "passage_ids", or the one "passage_id"; those that "same_title_ids" lists for one count as it."""
+    needed, alike = metadata.get("passage_ids"), metadata.get("same_title_ids") or {}
+    if not needed:
+        needed = [metadata["passage_id"]] if metadata.get("passage_id") else []
+    if not _are_ids(needed):
+        raise ValueError('"metadata.passage_ids" is not a list of ids')
+    if not isinstance(alike, dict) or not all(map(_are_ids, alike.values())):
+        raise ValueError('"metadata.same_title_ids" does not give a list of ids for an id')
+    return tuple(tuple(map(str, (id, *alike.get(str(id), ())))) for id in dict.fromkeys(needed))
+
+
+def _are_ids(value: object) -> bool:
+    return isinstance(value, list) and all(_is_text(id) or (isinstance(id, int) and id is not True) for id in value)
 
 
 def line_of(question: Question) -> str:
@@ -132,8 +149,12 @@ def line_of(question: Question) -> str:
     record: dict[str, Any] = {"id": question.id, "question": question.text, "golden_answers": question.golds}
     if question.options:
         record |= {"options": question.options, "choice": question.choice}
-    known = {"passage_ids": question.passage_ids, "title": question.article}
-    if metadata := {name: value for name, value in known.items() if value}:
+    known = {
+        "passage_ids": [id for id, *_ in question.gold_passages],
+        "same_title_ids": {id: alike for id, *alike in question.gold_passages if alike},
+        "title": question.article,
+    }
+    if metadata := {name: value for name, value in {**known, **question.groups}.items() if value}:
         record["metadata"] = metadata
     return json.dumps(record, ensure_ascii=False)
 
@@ -185,14 +206,35 @@ def part(asked: Sequence[Question], low: float, high: float) -> list[Question]:
     What two models learn from separate parts, the one has not seen of the other.
     """
 
-    def place(place: int, question: Question) -> float:
-        name = "\n".join(article(place, question)).encode()
-        digits = str(int(hashlib.sha256(name).hexdigest(), 16))[::-1]  # of which the last ones are even
+    def place(source: str) -> float:
+        digits = str(int(hashlib.sha256(source.encode()).hexdigest(), 16))[::-1]  # of which the last ones are even
         return float(f"0.{digits[:9]}")
 
-    return [question for number, question in enumerate(asked) if low <= place(number, question) < high]
+    named = zip(asked, sources(asked), strict=True)
+    return [question for question, source in named if low <= place(source) < high]
 
 
-def article(place: int, question: Question) -> tuple[str, ...]:
-    """What the question is from: its article, or else its first gold passage, or else it stands by itself."""
-    return (question.article,) if question.article else question.passage_ids[:1] or ("", str(place))
+def sources(asked: Sequence[Question]) -> list[str]:
+    """Names the source of each question: questions that share an article or a gold passage share a source.
+
+    Sharing carries over: with a question on passages a and b, and one on b and c, all three passages are one source.
+    It is called by an article's title, or else by a passage's id; a question with neither is a source of its own.
+    """
+    above: dict[tuple[int, str], tuple[int, str]] = {}  # towards the name of the source, which sorts first
+
+    def top(key: tuple[int, str]) -> tuple[int, str]:
+        while above.setdefault(key, key) != key:
+            above[key] = above[above[key]]
+            key = above[key]
+        return key
+
+    firsts = []
+    for place, question in enumerate(asked):
+        keys = [(0, question.article)] if question.article else []
+        keys += [(1, id) for passage in question.gold_passages for id in passage]
+        first, *others = keys or [(2, f"\n{place}")]
+        firsts.append(first)
+        for other in others:
+            low, high = sorted((top(first), top(other)))
+            above[high] = low
+    return [top(first)[1] for first in firsts]

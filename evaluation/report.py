@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.rows import RECALL_AT, Summary, summarise
+from evaluation.rows import RECALL_AT, Row, Summary, summarise
 from evaluation.run import Outcome
 from search_agent.grading.statistics import Comparison, Estimate, compare
 
@@ -16,16 +16,13 @@ BASELINE = "naive_rag"
 Variant = tuple[str, int]  # method and passage budget
 
 
-class Report:
+class Figures:
     """Summaries by method and budget, and each method against the baseline of the same budget."""
 
-    def __init__(self, outcome: Outcome, seed: int, price: tuple[float, float] | None) -> None:
-        by_variant: dict[Variant, list[Any]] = {}
-        asked = list(outcome.facts["parameters"])  # rows lie in the order in which they came
-        for row in sorted(outcome.rows, key=lambda row: (row.budget, asked.index(row.method))):
+    def __init__(self, rows: Sequence[Row], seed: int, price: tuple[float, float] | None) -> None:
+        by_variant: dict[Variant, list[Row]] = {}
+        for row in rows:
             by_variant.setdefault((row.method, row.budget), []).append(row)
-        self.facts: dict[str, Any] = {**outcome.facts, "seed": seed, "price": price}
-        self.failures = outcome.failures
         self.summaries: dict[Variant, Summary] = {
             variant: summarise(rows, seed, price) for variant, rows in by_variant.items()
         }
@@ -35,35 +32,66 @@ class Report:
             if method != BASELINE and (found := compare(rows, by_variant.get((BASELINE, budget), []), seed))
         }
 
-    @property
-    def budgets(self) -> list[int]:
-        return sorted({budget for _, budget in self.summaries})
-
     def of_budget(self, budget: int) -> dict[str, Summary]:
         """Summaries by method, the best first."""
         found = {method: summary for (method, own), summary in self.summaries.items() if own == budget}
         return dict(sorted(found.items(), key=lambda item: -item[1].gen_acc.mean))
+
+    def records(self) -> list[dict[str, Any]]:
+        """The figures as plain values, one record per method and budget."""
+        return [
+            {
+                "method": method,
+                "budget": budget or None,
+                **asdict(summary),
+                "against_naive_rag": asdict(found) if (found := self.comparisons.get((method, budget))) else None,
+            }
+            for (method, budget), summary in self.summaries.items()
+        ]
+
+
+class Report(Figures):
+    """The figures of all rows, and those of each group of questions: `groups` is by name, then by value."""
+
+    def __init__(self, outcome: Outcome, seed: int, price: tuple[float, float] | None) -> None:
+        asked = list(outcome.facts["parameters"])  # rows lie in the order in which they came
+        rows = sorted(outcome.rows, key=lambda row: (row.budget, asked.index(row.method)))
+        super().__init__(rows, seed, price)
+        self.facts: dict[str, Any] = {**outcome.facts, "seed": seed, "price": price}
+        self.failures = outcome.failures
+        divided: dict[str, dict[str, list[Row]]] = {}
+        for row in rows:
+            for name, value in row.groups.items():
+                divided.setdefault(name, {}).setdefault(value, []).append(row)
+        self.groups: dict[str, dict[str, Figures]] = {
+            name: {value: Figures(values[value], seed, price) for value in sorted(values)}
+            for name, values in sorted(divided.items())
+            if len(values) > 1
+        }
+
+    @property
+    def budgets(self) -> list[int]:
+        return sorted({budget for _, budget in self.summaries})
 
     def failed(self, method: str, budget: int) -> int:
         return sum(count for (m, b, _), count in self.failures.items() if (m, b) == (method, budget))
 
     def write(self, folder: Path, plots: Sequence[str]) -> None:
         """report.json, and report.md with the plots named, which lie beside it."""
-        settings = [
-            {
-                "method": method,
-                "budget": budget or None,
-                "failed": self.failed(method, budget),
-                **asdict(summary),
-                "against_naive_rag": asdict(found) if (found := self.comparisons.get((method, budget))) else None,
-            }
-            for (method, budget), summary in self.summaries.items()
+        results = [
+            record | {"failed": self.failed(record["method"], record["budget"] or 0)} for record in self.records()
+        ]
+        groups = [
+            {"group": name, "value": value, **record}
+            for name, values in self.groups.items()
+            for value, figures in values.items()
+            for record in figures.records()
         ]
         failures = [
             {"method": method, "budget": budget or None, "what": what, "count": count}
             for (method, budget, what), count in self.failures.items()
         ]
-        document = {"run": self.facts, "results": settings, "failures": failures}
+        document = {"run": self.facts, "results": results, "groups": groups, "failures": failures}
         (folder / "report.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
         (folder / "report.md").write_text("\n".join(self._markdown(plots)) + "\n", "utf-8")
 
@@ -82,6 +110,8 @@ class Report:
         for budget in self.budgets:
             title = f"At most {budget} passages for the generator" if budget else "Each method in its own setting"
             lines += ["", f"## {title}", "", *self._answers(budget), "", *self._search(budget)]
+            for name in self.groups:
+                lines += ["", f"### By {name}", "", *self._by_group(name, budget)]
         lines += [f"\n![{Path(name).stem.replace('-', ' ')}]({name})" for name in plots]
         if self.failures:
             lines += ["", "## Failures", "", "Counted here and in no score. The same command asks them again.", ""]
@@ -117,8 +147,9 @@ class Report:
         rows = []
         for method, summary in summaries.items():
             recall = {each.k: each for each in summary.recall}
-            row = {"method": method, "gold seen": _percent(summary.passage_seen)}
-            row |= {f"gold @{k}": _percent(recall[k].passage) for k in ks}
+            row = {"method": method, "gold seen": _percent(summary.gold_seen)}
+            row |= {f"gold @{k}": _percent(recall[k].gold) for k in ks}
+            row |= {"gold kept": _percent(summary.gold_kept), "coverage": _percent(summary.coverage)}
             row |= {f"answer @{k}": _percent(recall[k].answer) for k in ks}
             row |= {
                 "passages": f"{summary.documents:.1f}",
@@ -132,9 +163,31 @@ class Report:
             rows.append(row)
         return table(rows)
 
+    def _by_group(self, name: str, budget: int) -> list[str]:
+        rows = []
+        for value, figures in self.groups[name].items():
+            for method, summary in figures.of_budget(budget).items():
+                against = figures.comparisons.get((method, budget))
+                rows.append(
+                    {
+                        name: value,
+                        "method": method,
+                        "n": str(summary.count),
+                        "GenAcc": interval(summary.gen_acc),
+                        "beyond naive RAG": interval(against.difference, signed=True) if against else "",
+                        "gold seen": _percent(summary.gold_seen),
+                        "gold kept": _percent(summary.gold_kept),
+                        "coverage": _percent(summary.coverage),
+                        "searches": f"{summary.searches:.1f}",
+                    }
+                )
+        return table(rows)
+
 
 def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Markdown lines; a column that is empty throughout is left out."""
+    """Markdown lines; a column that is empty throughout is left out, and no rows make no table."""
+    if not rows:
+        return []
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
     cells = [columns, *([row[name] for name in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -165,9 +218,10 @@ _NOTES = (
     "Scores are per cent, with 95 % bootstrap intervals over the questions. GenAcc: a gold answer stands in the",
     "answer (of a multiple-choice question: the right option is named), or else the judge, if there is one, accepts",
     "it. *Beyond naive RAG* is paired: over the questions both answered, with how many only the one or only the",
-    "other got right, and the exact sign test's p. *Gold seen*: the gold passage was retrieved in some turn.",
-    "*gold @k*, *answer @k*: it, or a gold answer, is among the first k passages the generator read. Tokens count",
-    "searcher and generator, read and written. Times are the gateway's; answers from its cache are left out.",
+    "other got right, and the exact sign test's p. *Gold seen*: all gold passages were retrieved, in any turns.",
+    "*gold @k*, *answer @k*: all of them, or a gold answer, are among the first k passages the generator read. *Gold",
+    "kept*: it read all of them; *coverage*: the mean share of them that it read. Tokens count searcher and generator,",
+    "read and written. Times are the gateway's; answers from its cache are left out.",
     "A passage budget cuts what a method kept to the first passages, which a method that searches on pays for.",
     "In the plots, points that would cover each other are moved apart sideways.",
 )

@@ -6,11 +6,12 @@ A failed question has no row: it is counted, and never scored as a wrong answer.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from search_agent.grading import answers
+from search_agent.grading.evidence import coverage, gold_ranks
 from search_agent.grading.statistics import Estimate, bootstrap, percentile
 from search_agent.types import Question
 
@@ -22,9 +23,10 @@ class Row:
     """One question answered by one method and scored; scores are 0.0 to 1.0.
 
     `budget` is the passage budget, 0 for the method's own setting. `judged` is the judge's verdict, None
-    where it was not asked. Ranks count the documents the generator read from 1, and are 0 where none fits;
-    `passage_rank` and `passage_seen` (retrieved in any turn) are None where no gold passage is known.
-    `milliseconds` is the gateway's time, None for an answer from its cache.
+    where it was not asked. Ranks count the documents the generator read from 1, and are 0 where none fits.
+    `gold_ranks` has the rank of each gold passage, and `gold_seen` is the share of them that some turn retrieved;
+    they are empty and None where no gold passage is known. `milliseconds` is the gateway's time, None for an
+    answer from its cache. `groups` are the question's.
     """
 
     id: str
@@ -36,8 +38,8 @@ class Row:
     judged: bool | None
     exact_match: float
     f1: float
-    passage_rank: int | None
-    passage_seen: bool | None
+    gold_ranks: tuple[int, ...]
+    gold_seen: float | None
     answer_rank: int
     documents: int
     searches: int
@@ -47,10 +49,28 @@ class Row:
     milliseconds: float | None
     stop_reason: str
     models: tuple[str, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def coverage(self) -> float:
+        """The share of the gold passages (at least one is known) that the generator read."""
+        return statistics.fmean(map(bool, self.gold_ranks))
+
+    def has_all(self, k: int) -> bool:
+        """Whether all gold passages are among the first `k` documents that the generator read."""
+        return all(0 < rank <= k for rank in self.gold_ranks)
+
+
+def read_row(record: Mapping[str, Any]) -> Row:
+    """The inverse of `asdict`. Raises ValueError for a record of another version."""
+    try:
+        return Row(**{**record, "gold_ranks": tuple(record["gold_ranks"]), "models": tuple(record["models"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"a row of another version: {error}") from None
 
 
 def row_of(question: Question, method: str, budget: int, body: Mapping[str, Any], judged: bool | None = None) -> Row:
@@ -58,8 +78,8 @@ def row_of(question: Question, method: str, budget: int, body: Mapping[str, Any]
     answer, documents, usage = body["answer"], body["documents"], body["usage"]
     golds = [question.options[question.choice]] if question.options else question.golds
     span = answers.matches(question, answer)
-    known = set(question.passage_ids)
-    seen = {passage for turn in body["turns"] for passage in turn["retrieved"]}
+    needed = question.gold_passages
+    seen = [passage for turn in body["turns"] for passage in turn["retrieved"]]
     return Row(
         id=question.id,
         method=method,
@@ -70,9 +90,9 @@ def row_of(question: Question, method: str, budget: int, body: Mapping[str, Any]
         judged=judged,
         exact_match=answers.exact_match(answer, question.golds),
         f1=answers.f1(answer, question.golds),
-        passage_rank=_rank(documents, lambda document: document["id"] in known) if known else None,
-        passage_seen=bool(known & seen) if known else None,
-        answer_rank=_rank(documents, lambda document: bool(answers.span_match(document["text"], golds))),
+        gold_ranks=gold_ranks(needed, [document["id"] for document in documents]),
+        gold_seen=coverage(needed, seen) if needed else None,
+        answer_rank=next((n for n, each in enumerate(documents, 1) if answers.span_match(each["text"], golds)), 0),
         documents=len(documents),
         searches=usage["searches"],
         prompt_tokens=usage["prompt_tokens"],
@@ -81,26 +101,31 @@ def row_of(question: Question, method: str, budget: int, body: Mapping[str, Any]
         milliseconds=None if body["cached"] else body["timings_ms"]["total"],
         stop_reason=body["stop_reason"],
         models=tuple(body["models"]),
+        groups=dict(question.groups),
     )
-
-
-def _rank(documents: Sequence[Mapping[str, Any]], fits: Callable[[Mapping[str, Any]], bool]) -> int:
-    return next((rank for rank, document in enumerate(documents, 1) if fits(document)), 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """The share of questions with a gold passage, or a gold answer, among the first `k` documents read."""
+    """The share of questions with all gold passages, or with a gold answer, among the first `k` documents read.
+
+    `gold` is None where no gold passage is known.
+    """
 
     k: int
-    passage: float | None
+    gold: float | None
     answer: float
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A method's figures over its rows. Means are per question; times are milliseconds at the gateway
-    without cached answers, None if all were; `cost` is None where no price was given."""
+    """A method's figures over its rows.
+
+    Means are per question. `coverage` is the mean share of the gold passages that the generator read; `gold_seen` and
+    `gold_kept` are the shares of questions of which some turn retrieved, and the generator read, all of them. The three
+    are None where no gold passage is known. Times are milliseconds at the gateway without cached answers, None if
+    all were cached; `cost` is None where no price was given.
+    """
 
     count: int
     gen_acc: Estimate
@@ -109,7 +134,9 @@ class Summary:
     exact_match: Estimate
     f1: Estimate
     recall: tuple[Recall, ...]
-    passage_seen: float | None
+    coverage: float | None
+    gold_seen: float | None
+    gold_kept: float | None
     documents: float
     searches: float
     tokens: float
@@ -123,7 +150,7 @@ class Summary:
 def summarise(rows: Sequence[Row], seed: int, price: tuple[float, float] | None = None) -> Summary:
     """Figures of rows (not empty) of one method; `price` is of a million prompt and completion tokens."""
     rows = sorted(rows, key=lambda row: row.id)  # the order of arrival must not move the intervals
-    known = [row for row in rows if row.passage_rank is not None]
+    known = [row for row in rows if row.gold_ranks]
     times = sorted(row.milliseconds for row in rows if row.milliseconds is not None)
     spent = [(row.prompt_tokens * price[0] + row.completion_tokens * price[1]) / 1e6 for row in rows] if price else []
     return Summary(
@@ -136,12 +163,14 @@ def summarise(rows: Sequence[Row], seed: int, price: tuple[float, float] | None 
         recall=tuple(
             Recall(
                 k,
-                statistics.fmean(0 < (row.passage_rank or 0) <= k for row in known) if known else None,
+                statistics.fmean(row.has_all(k) for row in known) if known else None,
                 statistics.fmean(0 < row.answer_rank <= k for row in rows),
             )
             for k in RECALL_AT
         ),
-        passage_seen=statistics.fmean(bool(row.passage_seen) for row in known) if known else None,
+        coverage=statistics.fmean(row.coverage for row in known) if known else None,
+        gold_seen=statistics.fmean(row.gold_seen == 1 for row in known) if known else None,
+        gold_kept=statistics.fmean(row.has_all(row.documents) for row in known) if known else None,
         documents=statistics.fmean(row.documents for row in rows),
         searches=statistics.fmean(row.searches for row in rows),
         tokens=statistics.fmean(row.tokens for row in rows),

@@ -17,7 +17,7 @@ from common.pool import each
 from evaluation.endpoints import Endpoints
 from evaluation.errors import EvaluateProblem, Failed
 from evaluation.gateway import Gateway
-from evaluation.rows import Row, row_of
+from evaluation.rows import Row, read_row, row_of
 from search_agent.errors import JudgeError
 from search_agent.grading.answers import matches
 from search_agent.types import Question
@@ -99,15 +99,19 @@ async def run(
     facts = await _facts(plan, gateway, judge)
     _settle(plan.out / "run.json", facts)
     rows = Journal(plan.out / "rows.jsonl")
+    try:
+        made = [read_row(record) for record in rows.found]
+    except ValueError as error:
+        raise EvaluateProblem(f"{plan.out / 'rows.jsonl'}: {error}; choose another --out") from None
     failures = Journal(plan.out / "failures.jsonl", fresh=True)
     failed: Counter[tuple[str, int, str]] = Counter()
-    done = {(row["id"], row["method"], row["budget"]) for row in rows.found}
+    done = {(row.id, row.method, row.budget) for row in made}
 
     async def work(pair: tuple[Question, str]) -> None:
         question, method = pair
         body = _body(question, method, plan, facts["parameters"][method])
         try:
-            row = asdict(await ask(Task(question, method, plan.budget, body)))
+            row = await ask(Task(question, method, plan.budget, body))
         except (Failed, JudgeError) as error:
             failed[method, plan.budget, f"{error.boundary}: {error.failure}"] += 1
             failures.append(
@@ -116,8 +120,8 @@ async def run(
             )  # fmt: skip
             advance(True)
             return
-        rows.append(row)
-        rows.found.append(row)
+        rows.append(asdict(row))
+        made.append(row)
         advance(False)
 
     try:
@@ -131,8 +135,7 @@ async def run(
         rows.close()
         failures.close()
     asked = {question.id for question in plan.questions}
-    kept = [Row(**{**row, "models": tuple(row["models"])}) for row in rows.found if row["id"] in asked]
-    return Outcome(kept, failed, facts)
+    return Outcome([row for row in made if row.id in asked], failed, facts)
 
 
 def _body(question: Question, method: str, plan: Plan, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -112,10 +112,10 @@ def _questions(run: RunConfig) -> list[Question]:
 
 
 def split(asked: Sequence[Question], validation: int, seed: int) -> tuple[list[Question], list[Question]]:
-    """What to train on, and `validation` questions or a few more, so that no article is in both."""
-    groups: dict[tuple[str, ...], list[Question]] = {}
-    for place, question in enumerate(asked):
-        groups.setdefault(question_sets.article(place, question), []).append(question)
+    """What to train on, and `validation` questions or a few more, so that no article or gold passage is in both."""
+    groups: dict[str, list[Question]] = {}
+    for question, source in zip(asked, question_sets.sources(asked), strict=True):
+        groups.setdefault(source, []).append(question)
     order = list(groups.values())
     random.Random(seed).shuffle(order)
     held: list[Question] = []

@@ -10,6 +10,7 @@ from search_agent.agents import Agent
 from search_agent.episode import Episode
 from search_agent.errors import Failure, GeneratorError
 from search_agent.grading import answers, reward
+from search_agent.grading.evidence import coverage
 from search_agent.grading.judge import Judge, grade
 from search_agent.ports import Generator, Policy, Retriever
 from search_agent.types import Question, Sampling, Trajectory
@@ -54,6 +55,7 @@ class Stage:
         worth, parts = await self._worth(example, trajectory, trajectory.answer or "")
         conduct = reward.Conduct.of(trajectory)
         cost = conduct.cost(self._penalties)
+        parts |= evidence_kept(question, trajectory)
         parts |= {name: float(value) for name, value in asdict(conduct).items()}
         return Played(trajectory, worth - cost, parts | {"penalty": cost, "reward": worth - cost})
 
@@ -70,6 +72,19 @@ class Stage:
         return worth, {"accuracy": ours, "rag_accuracy": example.rag, "gain": gain}
 
 
+def evidence_kept(question: Question, trajectory: Trajectory) -> dict[str, float]:
+    """Returns the share of the gold passages kept, and 1.0 or 0.0 for all kept and for all retrieved.
+
+    Nothing is returned for a question whose gold passages are not known.
+    """
+    needed = question.gold_passages
+    if not needed:
+        return {}
+    kept = coverage(needed, [passage.id for passage in trajectory.passages])
+    seen = coverage(needed, [passage.id for turn in trajectory.turns for passage in turn.retrieved])
+    return {"coverage": kept, "all_kept": float(kept == 1), "all_seen": float(seen == 1)}
+
+
 def row_of(example: Example) -> dict[str, Any]:
     """The example as plain values, for `example_of`."""
     return {"question": asdict(example.question), "rag": example.rag, "generator": example.generator}
@@ -78,5 +93,5 @@ def row_of(example: Example) -> dict[str, Any]:
 def example_of(row: dict[str, Any]) -> Example:
     """The inverse of `row_of`."""
     fields = row["question"]
-    fields = fields | {name: tuple(fields[name]) for name in ("golds", "passage_ids")}
+    fields = fields | {"golds": tuple(fields["golds"]), "gold_passages": tuple(map(tuple, fields["gold_passages"]))}
     return Example(Question(**fields), row["rag"], row["generator"])

@@ -65,6 +65,9 @@ def settle(
 
 
 def means(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each part over samples that all have the same parts, as `search/PART`."""
-    columns = list(parts)
-    return {f"search/{name}": statistics.fmean(each[name] for each in columns) for name in columns[0]}
+    """Returns the mean of each part over the samples that have it, as `search/PART`."""
+    columns: dict[str, list[float]] = {}
+    for sample in parts:
+        for name, value in sample.items():
+            columns.setdefault(name, []).append(value)
+    return {f"search/{name}": statistics.fmean(values) for name, values in columns.items()}

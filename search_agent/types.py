@@ -21,17 +21,25 @@ class Passage:
 class Question:
     """A question with its gold answers.
 
-    `passage_ids` are the gold passages, and `article` is the title of what they are from, where they are known.
-    `options` (text by letter) make it multiple choice; `choice` is then the right letter.
+    `gold_passages` has one entry per passage that the answer needs, each with the ids that count as that passage.
+    `article` is the title of the text they are from. Both are empty where they are not known. `options` (text by
+    letter) make it multiple choice; `choice` is then the right letter. `groups` are what reports are divided by, such
+    as {"dataset": "musique", "hops": "3"}.
     """
 
     id: str
     text: str
     golds: tuple[str, ...]
-    passage_ids: tuple[str, ...] = ()
+    gold_passages: tuple[tuple[str, ...], ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     choice: str = ""
     article: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gold_ids(self) -> frozenset[str]:
+        """All ids that count as one of the gold passages."""
+        return frozenset(id for passage in self.gold_passages for id in passage)
 
 
 class Author(StrEnum):

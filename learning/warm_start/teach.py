@@ -55,7 +55,7 @@ def reading(question: Question, gold: Passage, others: Sequence[Passage], seed: 
 
 def right_passage(question: Question, found: Sequence[Passage]) -> Passage | None:
     """The gold passage, else the first that holds a gold answer."""
-    gold = (passage for passage in found if passage.id in question.passage_ids)
+    gold = (passage for passage in found if passage.id in question.gold_ids)
     holding = (passage for passage in found if span_match(passage.text, question.golds))
     return next(gold, None) or next(holding, None)
 
@@ -133,7 +133,7 @@ async def lesson(
     if what == "searching":
         blocks = [_Drawn(found, right, f"{seed} {draw} {question.id}") for draw in range(draws)] if right else []
         return [await searching(question, block, parameters) for block in blocks]
-    gold = right if right and right.id in question.passage_ids else None
+    gold = right if right and right.id in question.gold_ids else None
     others = [passage for passage in found if passage != gold and not span_match(passage.text, question.golds)]
     return reading(question, gold, others, seed) if gold else []
 

@@ -1,19 +1,20 @@
 """Answers as rows, rows as figures, and methods against each other."""
 
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
-from evaluation.rows import Row, row_of, summarise
+from evaluation.rows import Row, read_row, row_of, summarise
 from search_agent.errors import JudgeError
 from search_agent.grading.answers import chosen
 from search_agent.grading.judge import judge_prompt, verdict
 from search_agent.grading.statistics import bootstrap, compare, percentile
 from search_agent.types import Question
 
-QUESTION = Question("q1", "Who?", ("Marie Curie",), passage_ids=("gold",))
+QUESTION = Question("q1", "Who?", ("Marie Curie",), gold_passages=(("gold",),))
 OPTIONS = {"A": "zinc", "B": "atrial flutter", "C": "flutter", "D": "an iron"}
 CHOICE = Question("m/1", "Which?", ("A: zinc",), options=OPTIONS, choice="A")
 
@@ -35,15 +36,34 @@ def test_an_answer_becomes_a_row() -> None:
     row = row_of(QUESTION, "s3", 0, body())
     assert (row.gen_acc, row.span, row.judged, row.exact_match) == (1, 1, None, 0)
     assert row.f1 == pytest.approx(2 * (2 / 4) * 1 / (2 / 4 + 1))
-    assert (row.passage_rank, row.passage_seen, row.answer_rank) == (2, True, 2)
+    assert (row.gold_ranks, row.coverage, row.gold_seen, row.answer_rank) == ((2,), 1, 1, 2)
     assert (row.documents, row.searches, row.tokens, row.malformed, row.milliseconds) == (2, 2, 35, 1, 12.5)
 
 
 def test_what_is_not_known_is_not_zero() -> None:
-    row = row_of(replace(QUESTION, passage_ids=()), "s3", 3, body(cached=True, documents=[]))
-    assert row.passage_rank is row.passage_seen is row.milliseconds is None
+    row = row_of(replace(QUESTION, gold_passages=()), "s3", 3, body(cached=True, documents=[]))
+    assert row.gold_ranks == ()
+    assert row.gold_seen is row.milliseconds is None
     assert row.answer_rank == 0
     assert row.budget == 3
+
+
+def test_all_gold_passages_count_and_those_that_stand_for_one() -> None:
+    needed = (("gold",), ("twin", "x"), ("nowhere",))
+    made = row_of(replace(QUESTION, gold_passages=needed, groups={"hops": "3"}), "s3", 0, body())
+    assert made.gold_ranks == (2, 0, 0)  # x was seen, and not read
+    assert (made.coverage, made.gold_seen) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert not made.has_all(2)
+    both = row_of(replace(QUESTION, gold_passages=(("gold",), ("other",))), "s3", 0, body())
+    assert [both.has_all(k) for k in (1, 2)] == [False, True]
+    assert read_row(json.loads(json.dumps(asdict(made)))) == made
+
+
+def test_a_row_of_another_version_is_refused() -> None:
+    record = asdict(row_of(QUESTION, "s3", 0, body()))
+    for changed in ({**record, "passage_rank": 1}, {key: record[key] for key in record if key != "gold_ranks"}):
+        with pytest.raises(ValueError, match="another version"):
+            read_row(changed)
 
 
 def test_the_judge_decides_only_where_no_gold_answer_stands() -> None:
@@ -128,19 +148,19 @@ def test_the_pairing_narrows_the_interval() -> None:
 
 def test_a_summary() -> None:
     rows = [
-        row("a", 1, passage_rank=1, answer_rank=1, milliseconds=10.0, documents=3),
-        row("b", 0, passage_rank=2, answer_rank=0, milliseconds=None, documents=3),
-        row("c", 0, passage_rank=0, answer_rank=5, milliseconds=30.0, documents=6),
-        row("d", 1, passage_rank=None, passage_seen=None, answer_rank=2, milliseconds=20.0, documents=0),
+        row("a", 1, gold_ranks=(1,), answer_rank=1, milliseconds=10.0, documents=3),
+        row("b", 0, gold_ranks=(2,), answer_rank=0, milliseconds=None, documents=3),
+        row("c", 0, gold_ranks=(0,), answer_rank=5, milliseconds=30.0, documents=6),
+        row("d", 1, gold_ranks=(), gold_seen=None, answer_rank=2, milliseconds=20.0, documents=0),
     ]
     found = summarise(rows, seed=0, price=(2.0, 10.0))
     assert found == summarise(rows[::-1], seed=0, price=(2.0, 10.0))
     assert (found.count, found.gen_acc.mean, found.documents, found.malformed) == (4, 0.5, 3, 4)
-    assert [each.passage for each in found.recall] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3])
+    assert [each.gold for each in found.recall] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3])
     assert [each.answer for each in found.recall] == [0.25, 0.5, 0.75, 0.75]
     assert found.cost == pytest.approx((30 * 2 + 5 * 10) / 1e6)
     assert (found.p50_ms, found.p95_ms) == (20, 30)
-    assert found.passage_seen == 1
+    assert (found.gold_seen, found.gold_kept, found.coverage) == (1, pytest.approx(2 / 3), pytest.approx(2 / 3))
     assert summarise(rows[1:2], seed=0).p50_ms is None
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from evaluation.errors import BadQuestion, EvaluateProblem
-from evaluation.questions import SETS, line_of, load, name_of, part, pick
+from evaluation.questions import SETS, line_of, load, name_of, part, pick, sources
 from search_agent.types import Question
 
 GOOD = {"id": "a", "question": "Who?", "golden_answers": ["x"]}
+SEVERAL = {"passage_ids": ["p1", "p2"], "same_title_ids": {"p1": ["p3"]}, "dataset": "musique", "hops": 2}
 MIRAGE = {
     "medqa": {"0000": {"question": "Which?", "options": {"A": "yes", "B": "no"}, "answer": "B"}},
     "pubmedqa": {"17": {"question": "Does it?", "options": {"A": "yes"}, "answer": "A", "PMID": [1]}},
@@ -24,10 +25,13 @@ def write(path: Path, *records: object) -> Path:
 
 def test_a_file(tmp_path: Path) -> None:
     linked = GOOD | {"id": 7, "metadata": {"passage_id": "p1", "title": "T"}}
-    several = GOOD | {"id": "c", "metadata": {"passage_ids": ["p1", "p2"]}}
+    several = GOOD | {"id": "c", "metadata": SEVERAL}
     path = write(tmp_path / "q.jsonl", GOOD, "", linked, several)
     found = load(str(path))
-    assert [(each.id, each.passage_ids) for each in found] == [("a", ()), ("7", ("p1",)), ("c", ("p1", "p2"))]
+    assert [(each.id, each.gold_passages) for each in found] == [
+        ("a", ()), ("7", (("p1",),)), ("c", (("p1", "p3"), ("p2",))),
+    ]  # fmt: skip
+    assert [each.groups for each in found] == [{}, {}, {"dataset": "musique", "hops": "2"}]
     assert (found[0].text, found[0].golds) == ("Who?", ("x",))
     packed = tmp_path / "q.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
@@ -37,7 +41,7 @@ def test_a_file(tmp_path: Path) -> None:
 def test_the_demo_questions() -> None:
     found = load("data/demo/qa_dev.jsonl.gz")
     assert len(found) == 6818
-    assert found[0].passage_ids == ("sq-fb7bf09d07",)
+    assert found[0].gold_passages == (("sq-fb7bf09d07",),)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +54,9 @@ def test_the_demo_questions() -> None:
         (GOOD | {"id": "b", "golden_answers": "x"}, '"golden_answers" is not a list'),
         (GOOD | {"id": "b", "golden_answers": []}, '"golden_answers" is not a list'),
         (GOOD, "duplicate id 'a'"),
+        (GOOD | {"id": "b", "metadata": {"passage_ids": "p1"}}, '"metadata.passage_ids" is not a list'),
+        (GOOD | {"id": "b", "metadata": {"passage_ids": [["p1"]]}}, '"metadata.passage_ids" is not a list'),
+        (GOOD | {"id": "b", "metadata": {"same_title_ids": {"p1": "p2"}}}, '"metadata.same_title_ids" does not'),
         (GOOD | {"id": "b", "options": {"A": "x"}, "choice": "B"}, "not one of the options"),
     ],
 )
@@ -109,6 +116,7 @@ def test_mirage(tmp_path: Path) -> None:
 
 def test_a_question_survives_being_written(tmp_path: Path) -> None:
     questions = load(str(write(tmp_path / "benchmark.json", MIRAGE))) + load("data/demo/qa_dev.jsonl.gz")[:3]
+    questions += load(str(write(tmp_path / "several.jsonl", GOOD | {"metadata": SEVERAL})))
     path = write(tmp_path / "again.jsonl", *map(line_of, questions))
     assert load(str(path)) == questions
 
@@ -125,6 +133,14 @@ def test_picking_is_seeded_and_grows() -> None:
     assert pick(questions, None, 1) == questions
     assert "6,818 questions" in name_of("data/demo/qa_dev.jsonl.gz", questions)
     assert name_of("x", few) != name_of("x", few[::-1])
+
+
+def test_a_source_is_what_questions_share_directly_or_through_others() -> None:
+    def question(*passages: str, article: str = "") -> Question:
+        return Question("q", "?", ("x",), tuple((id,) for id in passages), article=article)
+
+    asked = [question("b", "c"), question("d"), question("a", "b"), question(), question("d", article="T"), question()]
+    assert sources(asked) == ["a", "T", "a", "\n3", "T", "\n5"]
 
 
 def test_parts_share_no_article_and_leave_nothing_out() -> None:

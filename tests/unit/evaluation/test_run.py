@@ -17,7 +17,7 @@ from evaluation.run import Asker, Outcome, Plan, run
 from search_agent.types import Question
 from tests.stub_gateway import answer_to, methods
 
-QUESTIONS = [Question(f"q{n}", f"question {n}", ("gold",), ("p0",)) for n in range(10)]
+QUESTIONS = [Question(f"q{n}", f"question {n}", ("gold",), (("p0",),)) for n in range(10)]
 
 
 class Fake:
@@ -211,6 +211,29 @@ async def test_the_report(tmp_path: Path) -> None:
     ours = next(each for each in found["results"] if each["method"] == "s3" and each["budget"] == 3)
     assert (ours["count"], ours["failed"]) == (9, 1)
     assert ours["against_naive_rag"]["count"] == 9
+
+
+async def test_the_report_is_divided_by_groups(tmp_path: Path) -> None:
+    asked = [replace(each, groups={"hops": str(2 + n % 2), "dataset": "one"}) for n, each in enumerate(QUESTIONS)]
+    made = report.Report(await go(Fake(), tmp_path, questions=asked), 0, None)
+    made.write(tmp_path, [])
+    assert "### By hops" in (tmp_path / "report.md").read_text()
+    assert made.groups.keys() == {"hops"}  # one data set alone is no group
+    found = json.loads((tmp_path / "report.json").read_text())["groups"]
+    assert {(each["group"], each["value"], each["method"], each["count"]) for each in found} == {
+        ("hops", hops, method, 5) for hops in "23" for method in ("s3", "naive_rag")
+    }
+    whole = made.summaries["s3", 0].gen_acc.mean
+    assert sum(each["gen_acc"]["mean"] for each in found if each["method"] == "s3") / 2 == pytest.approx(whole)
+
+
+async def test_rows_of_another_version_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    await go(Fake(), tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"id": "q0", "method": "s3", "budget": 0}\n')
+    fake = Fake()
+    with pytest.raises(EvaluateProblem, match=r"rows\.jsonl: a row of another version.*choose another --out"):
+        await go(fake, tmp_path)
+    assert fake.asked == []
 
 
 async def test_a_budget_is_compared_with_naive_rag_at_that_budget(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.fakes import Generator, Retriever
 
 
 def question(number: int, article: str = "", passages: tuple[str, ...] = ()) -> Question:
-    return Question(f"q{number}", f"Question {number}?", ("echo",), passages, {}, "", article)
+    return Question(f"q{number}", f"Question {number}?", ("echo",), tuple((id,) for id in passages), {}, "", article)
 
 
 def test_no_article_is_in_both_parts() -> None:
@@ -37,9 +37,17 @@ def test_no_article_is_in_both_parts() -> None:
 def test_without_a_title_the_gold_passage_stands_for_the_article() -> None:
     asked = [question(n, passages=(f"p{n % 4}",)) for n in range(20)] + [question(n) for n in range(20, 30)]
     training, validation = split(asked, 12, seed=1)
-    known = [{each.passage_ids[0] for each in part if each.passage_ids} for part in (training, validation)]
+    known = [frozenset().union(*(each.gold_ids for each in part)) for part in (training, validation)]
     assert not known[0] & known[1]
     assert len(validation) >= 12
+
+
+def test_questions_that_share_any_gold_passage_stay_together() -> None:
+    asked = [question(n, passages=(f"p{n}", f"p{n + 1}" if n % 5 else f"x{n}")) for n in range(40)]
+    training, validation = split(asked, 12, seed=1)
+    assert validation
+    known = [frozenset().union(*(each.gold_ids for each in part)) for part in (training, validation)]
+    assert not known[0] & known[1]
 
 
 def test_what_naive_rag_fails_is_kept_with_a_share_of_the_rest() -> None:

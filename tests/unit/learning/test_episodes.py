@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import grpc
@@ -24,7 +24,7 @@ from search_agent.types import Completion, Message, Question, Sampling
 from tests.fakes import Generator, Retriever
 
 KEEPS = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
-QUESTION = Question("q1", "What stands here?", ("an answer",), ("w1",), {}, "", "Wall")
+QUESTION = Question("q1", "What stands here?", ("an answer",), (("w1",),), {}, "", "Wall")
 FREE = AGENTS["s3"].with_params({"constrained": False})
 
 
@@ -81,6 +81,18 @@ async def test_penalties_are_taken_off_and_shown() -> None:
     assert (idle.reward, idle.parts["penalty"], idle.parts["gain"]) == (-0.25, 0.25, 0.0)
 
 
+async def test_the_gold_passages_kept_and_seen_are_counted_where_they_are_known() -> None:
+    async def parts(*needed: tuple[str, ...]) -> dict[str, float]:
+        example = Example(replace(QUESTION, gold_passages=needed), 0.0, "echo@1")
+        return (await stage("an answer").play(ScriptedPolicy([KEEPS]), example)).parts
+
+    both = await parts(("w1",), ("w2",))  # of which the episode sees both, and keeps the first
+    assert (both["coverage"], both["all_kept"], both["all_seen"]) == (0.5, 0, 1)
+    alike = await parts(("elsewhere", "w1"))
+    assert (alike["coverage"], alike["all_kept"]) == (1, 1)
+    assert "coverage" not in await parts()
+
+
 async def test_scores_of_another_generator_are_refused() -> None:
     with pytest.raises(GeneratorError, match="echo@1 answers, but naive RAG was scored with echo@0"):
         await stage("an answer").play(ScriptedPolicy([KEEPS]), example(0.0, "echo@0"))
@@ -119,7 +131,8 @@ async def test_a_failure_has_no_reward(part: str) -> None:
 
 
 def test_an_example_comes_back_from_its_row() -> None:
-    question = Question("7", "?", ("A: x",), ("p1", "p2"), {"A": "x", "B": "ß"}, "A", "Title")
+    needed = (("p1", "p3"), ("p2",))
+    question = Question("7", "?", ("A: x",), needed, {"A": "x", "B": "ß"}, "A", "Title", {"hops": "2"})
     for each in (Example(question, 0.0, "g@1"), Example(QUESTION)):
         assert example_of(row_of(each)) == each
     assert asdict(example_of(row_of(Example(question))).question) == asdict(question)

@@ -21,6 +21,12 @@ def test_all_samples_are_kept_where_none_failed() -> None:
     assert settled.metrics == {"search/reward": 0.5, "search/gain": 0.5, "search/dropped": 0, "search/lonely": 0}
 
 
+def test_a_part_is_averaged_over_the_samples_that_have_it() -> None:
+    covered = {"reward_extra_info": {"reward": 1.0, "coverage": 0.5}}
+    settled = settle(["a", "a"], [{"reward_extra_info": {"reward": 0.0}}, covered], 2, 2, 0.0, 1)
+    assert (settled.metrics["search/reward"], settled.metrics["search/coverage"]) == (0.5, 0.5)
+
+
 def test_a_failed_sample_is_taken_out_and_not_scored() -> None:
     settled = settle(["a", "a", "a"], [good(1), DOWN, good(0)], 3, 2, 0.5, 1)
     assert (settled.kept, settled.dropped) == ((0, 2), (1,))

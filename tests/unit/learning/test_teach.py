@@ -12,7 +12,7 @@ from search_agent.types import Author, Passage, Question
 
 GOLD = Passage("gold", "Radium", "Radium was found by Marie Curie in 1898.")
 OTHERS = [Passage(f"p{n}", f"Title {n}", f"Text number {n} of something else.") for n in range(9)]
-QUESTION = Question("q", "who found radium text number?", ("Marie Curie, a physicist", "Marie Curie"), ("gold",))
+QUESTION = Question("q", "who found radium text number?", ("Marie Curie, a physicist", "Marie Curie"), (("gold",),))
 
 
 def test_reading_covers_the_gold_passage_alone_among_others_and_missing() -> None:
@@ -54,7 +54,7 @@ async def test_the_teacher_keeps_the_gold_passage_then_one_that_answers_then_the
 
 async def test_lessons_come_in_the_order_of_the_questions(tmp_path: Path) -> None:
     asked = [replace(QUESTION, id=f"q{n}") for n in range(3)]
-    unknown = replace(QUESTION, id="unknown", passage_ids=("nowhere",))
+    unknown = replace(QUESTION, id="unknown", gold_passages=(("nowhere",),))
     retriever, parameters = ListRetriever([*OTHERS, GOLD]), s3.S3Params()
     found = await lessons("reading", [*asked, unknown], retriever, parameters, 0, 0)
     assert [example[1].text for example in found] == [*["Marie Curie"] * 4, UNKNOWN] * 3
@@ -72,7 +72,7 @@ async def test_lessons_are_of_what_is_reranked_if_the_searches_are() -> None:
 
 
 async def test_drawn_blocks_hold_the_right_passage_anywhere_among_others() -> None:
-    unanswered = replace(QUESTION, id="unknown", passage_ids=("nowhere",), golds=("nobody",))
+    unanswered = replace(QUESTION, id="unknown", gold_passages=(("nowhere",),), golds=("nobody",))
     retriever, parameters = ListRetriever([*OTHERS, GOLD]), s3.S3Params(top_k=4)
     found = await lessons("searching", [QUESTION, unanswered], retriever, parameters, 6, 0)
     assert len(found) == 6
