@@ -36,15 +36,18 @@ _NEEDED = ("torch", "ray", "verl", "vllm", "transfer_queue")
 
 # What differs from verl's defaults in every run; a run's `verl` is laid over it.
 #
-# Without flash-attn verl pads each micro-batch to its longest sample and asks the model for logits of every token,
-# prompts too; its log-probabilities then come from one softmax a token in a Python loop, which may be why the
-# first run stood still, and `entropy_from_logits_with_chunking` is read on the packed path only. Fused kernels
+# Samples are packed one after the other, without padding, and micro-batches are by count of tokens. Fused kernels
 # ("torch": no extra package) make logits, log-probabilities and entropy for 512 tokens at a time, forwards and
-# backwards, on both paths, so that no logits of a whole batch exist and there is no loop over tokens. The hidden
-# states of the prompt still go through the head: that costs arithmetic, not memory. Micro-batches are by count of
-# tokens (`use_dynamic_bsz`), which counts true tokens and not padding: where lengths differ much, lower
-# `ppo_max_token_len_per_gpu`. `use_torch_compile` compiles the unfused entropy, which then is not used.
+# backwards, so that no logits of a whole batch exist. The hidden states of the prompt still go through the head: that
+# costs arithmetic, not memory. `use_torch_compile` compiles the unfused entropy, which then is not used.
+#
+# vLLM's log-probabilities differ from the actor's by 0.0002, so they are the old ones, and the pass that would compute
+# them again is left out. Entropy then comes from the update.
 DEFAULTS: Mapping[str, Any] = {
+    "algorithm.rollout_correction.bypass_mode": True,
+    "actor_rollout_ref.actor.calculate_entropy": True,
+    "actor_rollout_ref.model.use_remove_padding": True,
+    "critic.model.use_remove_padding": True,
     "actor_rollout_ref.model.use_fused_kernels": True,
     "actor_rollout_ref.model.fused_kernel_options.impl_backend": "torch",
     # vLLM gets the weights with the adapter merged in: of an adapter by itself PEFT 0.21 finds no tensor under the
@@ -75,7 +78,6 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
     flash = importlib.util.find_spec("flash_attn") is not None
     attention = {
         "+{}.override_config.attn_implementation": "flash_attention_2" if flash else "causal_sdpa",
-        "{}.use_remove_padding": flash,
         "{}.external_lib": None if flash else _ATTENTION,  # what each process imports first
     }
 

@@ -1,4 +1,5 @@
-"""Retrievers and generators that wait where a service is full: a step's samples come all at once."""
+"""Retrievers and generators for a step's samples, which come all at once: they wait where a service is full, and what
+several samples search for is searched for once."""
 
 from __future__ import annotations
 
@@ -60,3 +61,26 @@ class PatientGenerator:
                 return
             except BoundaryError as error:  # a full service refuses before the first piece
                 await patience.wait(error)
+
+
+class SharedRetriever:
+    """Retriever port: sends once what many ask for. All samples of a group begin with the same query.
+
+    Keeps the results of the last `limit` searches; one that failed is asked again.
+    """
+
+    def __init__(self, retriever: Retriever, limit: int) -> None:
+        self._retriever, self._limit = retriever, limit
+        self._asked: dict[tuple[object, ...], asyncio.Future[list[tuple[Passage, ...]]]] = {}
+
+    async def search(
+        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
+    ) -> list[tuple[Passage, ...]]:
+        key = (*queries, top_k, index, mode, rerank)
+        asked = self._asked.get(key)
+        if asked is None or (asked.done() and (asked.cancelled() or asked.exception())):
+            asked = asyncio.ensure_future(self._retriever.search(queries, top_k, index, mode, rerank))
+            self._asked[key] = asked
+            if len(self._asked) > self._limit:
+                del self._asked[next(iter(self._asked))]
+        return list(await asyncio.shield(asked))  # one who is cancelled does not cancel the others

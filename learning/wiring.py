@@ -5,11 +5,14 @@ from __future__ import annotations
 from common import run_services
 from common.run_config import RunConfig
 from learning.episodes import Stage
-from learning.waiting import PatientGenerator, PatientRetriever
+from learning.waiting import PatientGenerator, PatientRetriever, SharedRetriever
+
+_SEARCHES_KEPT = 20_000  # of some 5 kB each
 
 
 def stage_of(run: RunConfig) -> Stage:
     """Returns the stage of a run's episodes, with one channel to each service."""
-    retriever = PatientRetriever(run_services.retriever_of(run), run.retriever_timeout_s)
+    patient = PatientRetriever(run_services.retriever_of(run), run.retriever_timeout_s)
+    retriever = SharedRetriever(patient, _SEARCHES_KEPT)
     generator = PatientGenerator(run_services.generator_of(run), run.generator_timeout_s)
     return Stage(run.method, retriever, generator, run_services.judge_of(run.reward), run.reward)

@@ -13,7 +13,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,7 +25,7 @@ Chosen = TypeVar("Chosen")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to learn. One step reads about `batch_tokens` tokens, padding included."""
+    """How to learn. One step reads at most `batch_tokens` tokens, or one longer example."""
 
     rank: int = field(default=16, metadata={"help": "of the adapter"})
     learning_rate: float = field(default=5e-4, metadata={"help": "at its peak; it rises for 5 %% of the steps"})
@@ -69,36 +69,48 @@ def encode(tokenizer: Any, spans: Sequence[Span]) -> Example:
 
 
 def batches(lengths: Sequence[int], settings: Settings) -> Iterator[list[int]]:
-    """Rows of each step in order: of like length, so that little is padding, and shuffled anew every epoch."""
+    """Yields the rows of each step, shuffled anew every epoch."""
     order = random.Random(settings.seed)
     for _ in range(settings.epochs):
-        rows = sorted(range(len(lengths)), key=lambda row: (lengths[row], order.random()))
-        found: list[list[int]] = [[]]
-        for row in rows:
-            if found[-1] and lengths[row] * (len(found[-1]) + 1) > settings.batch_tokens:
-                found.append([])
-            found[-1].append(row)
-        order.shuffle(found)
-        yield from found
+        step: list[int] = []
+        left = settings.batch_tokens
+        for row in order.sample(range(len(lengths)), len(lengths)):
+            if step and lengths[row] > left:
+                yield step
+                step, left = [], settings.batch_tokens
+            step.append(row)
+            left -= lengths[row]
+        if step:
+            yield step
 
 
 def train(
-    model_folder: Path, examples: Sequence[Sequence[Span]], out: Path, settings: Settings, start: Path | None = None
+    model_folder: Path,
+    examples: Sequence[Sequence[Span]],
+    out: Path,
+    settings: Settings,
+    start: Path | None = None,
+    stops: Collection[int] = (),
 ) -> None:
     """Writes a PEFT adapter of all linear layers to OUT, with settings.json and losses.jsonl beside it.
 
-    `start` is an adapter to begin with, which brings its own rank. Goes on from OUT/checkpoint.pt if the run before
-    was killed. Runs on a GPU, in bfloat16, where there is one.
+    `start` is an adapter to begin with, which brings its own rank. The adapter as it is after each of the steps `stops`
+    goes to OUT/step-STEP: a warm start for reinforcement is one that is not sure of itself yet. Goes on from
+    OUT/checkpoint.pt if the run before was killed. Runs on a GPU, in bfloat16, where there is one.
     """
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from tqdm import tqdm
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from learning.attention import CAUSAL
+
     torch.manual_seed(settings.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16 if device == "cuda" else None)
+    base = AutoModelForCausalLM.from_pretrained(
+        model_folder, dtype=torch.bfloat16 if device == "cuda" else None, attn_implementation=CAUSAL
+    )
     lora = LoraConfig(r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     begun = PeftModel.from_pretrained(base, start, is_trainable=True) if start else get_peft_model(base, lora)
     model = begun.to(device).train()
@@ -111,6 +123,10 @@ def train(
         print(f"{left_out} of {len(examples)} examples are longer than {settings.max_tokens} tokens", file=sys.stderr)
     steps = list(batches([len(each.ids) for each in encoded], settings))
     warm = max(1, len(steps) // 20)
+
+    def write(folder: Path) -> None:
+        half = {name: weight.half() for name, weight in get_peft_model_state_dict(model).items()}
+        model.save_pretrained(folder, state_dict=half)  # float16 is exact enough for an adapter, and half the size
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.json").write_text(json.dumps(asdict(settings) | {"examples": len(encoded)}, indent=1) + "\n")
@@ -129,19 +145,20 @@ def train(
             for group in optimizer.param_groups:
                 rise, fall = (step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / len(steps)))
                 group["lr"] = settings.learning_rate * min(rise, fall)
-            width = max(len(encoded[row].ids) for row in rows)
-            ids = torch.zeros(len(rows), width, dtype=torch.long)
-            mask = torch.zeros(len(rows), width, dtype=torch.bool)
-            for at, row in enumerate(rows):
-                ids[at, : len(encoded[row].ids)] = torch.tensor(encoded[row].ids)
-                mask[at, : len(encoded[row].mask)] = torch.tensor(encoded[row].mask, dtype=torch.bool)
-            ids, mask = ids.to(device), mask.to(device)
+            # One row holds the step's examples, one after the other, each with positions from 0; and only learned
+            # tokens get logits: 49,152 floats each for every token would fill the GPU.
+            chosen = [encoded[row] for row in rows]
+            ids = torch.tensor([token for each in chosen for token in each.ids], device=device)
+            places = torch.cat([torch.arange(len(each.ids)) for each in chosen]).to(device)
+            # the first token of an example has none before it that could foretell it
+            learn = torch.tensor([bit for each in chosen for bit in (0, *each.mask[1:])], dtype=torch.bool)
+            learn = learn.to(device)
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                # padding is at the end, where causal attention never looks, so no attention mask is needed;
-                # and only learned tokens get logits: 49,152 floats each for every token would fill the GPU
-                hidden = model.get_base_model().model(input_ids=ids, use_cache=False).last_hidden_state
-                logits = model.get_base_model().lm_head(hidden[:, :-1][mask[:, 1:]])
-            loss = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][mask[:, 1:]])
+                hidden = model.get_base_model().model(
+                    input_ids=ids[None], position_ids=places[None], use_cache=False
+                ).last_hidden_state[0]  # fmt: skip
+                logits = model.get_base_model().lm_head(hidden[:-1][learn[1:]])
+            loss = torch.nn.functional.cross_entropy(logits.float(), ids[1:][learn[1:]])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learned, 1.0)
             optimizer.step()
@@ -150,14 +167,15 @@ def train(
             losses.write(json.dumps(line) + "\n")
             bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
             bar.update()
+            if step + 1 in stops:
+                write(out / f"step-{step + 1}")
             if (step + 1) % settings.save_steps == 0:
                 draft = checkpoint.with_suffix(".draft")
                 adapter = get_peft_model_state_dict(model)
                 torch.save({"step": step + 1, "adapter": adapter, "optimizer": optimizer.state_dict()}, draft)
                 losses.flush()
                 os.replace(draft, checkpoint)
-    half = {name: weight.half() for name, weight in get_peft_model_state_dict(model).items()}
-    model.save_pretrained(out, state_dict=half)  # float16 is exact enough for an adapter, and half the size
+    write(out)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -179,11 +197,19 @@ def main() -> None:
     parser.add_argument("--examples", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the adapter; a killed run goes on")
     parser.add_argument("--start", type=Path, metavar="DIR", help="adapter to begin with (default: a fresh one)")
+    parser.add_argument(
+        "--stop",
+        type=int,
+        nargs="*",
+        default=[],
+        metavar="STEP",
+        help="also keep the adapter as it is after STEP steps",
+    )
     add_settings(parser, Settings)
     args = parser.parse_args()
     settings = settings_of(args, Settings)
     try:
-        train(args.model, read_spans(args.examples), args.out, settings, args.start)
+        train(args.model, read_spans(args.examples), args.out, settings, args.start, args.stop)
     except (ValueError, OSError) as error:
         raise SystemExit(f"learning.warm_start.supervised: {error}") from error
 

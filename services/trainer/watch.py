@@ -47,7 +47,7 @@ NAMES: Mapping[str, str] = {
     "search/dropped": "samples/dropped",
     "search/lonely": "samples/lonely",
     "training/filter_groups/evicted_samples": "samples/questions_replaced",
-    "actor/entropy": "policy/entropy",
+    "actor/entropy_loss": "policy/entropy",
     "actor/kl_loss": "policy/kl_to_base",  # the loss term, with actor.use_kl_loss
     "actor/reward_kl_penalty": "policy/kl_to_base",  # in the reward, with algorithm.use_kl_in_reward
     "actor/ppo_kl": "policy/kl_of_update",

@@ -39,3 +39,28 @@ def test_padding_behind_changes_nothing() -> None:
 def test_it_refuses_to_generate() -> None:
     with pytest.raises(ValueError, match="for training: 1 queries and 4 keys"):
         model(CAUSAL).generate(torch.tensor([[1, 2, 3]]), attention_mask=torch.ones(1, 3), max_new_tokens=3)
+
+
+def test_packed_samples_do_not_see_each_other() -> None:
+    lengths = [11, 4, 7]
+    samples = [torch.randint(0, 50, (length,), generator=torch.Generator().manual_seed(length)) for length in lengths]
+    alone, packed = model("sdpa"), model(CAUSAL)
+    expected = torch.cat([alone(input_ids=sample[None], use_cache=False).logits[0] for sample in samples])
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    row = torch.cat(samples)
+    logits = packed(input_ids=row[None], position_ids=positions[None], use_cache=False).logits[0]
+    assert torch.allclose(logits, expected, atol=1e-5)
+    grads = []
+    for ours, values in ((alone, expected), (packed, logits)):
+        values.logsumexp(-1).sum().backward()
+        grads.append(ours.model.layers[0].self_attn.k_proj.weight.grad)
+    assert torch.allclose(*grads, atol=1e-5)
+    assert grads[0].abs().max() > 1e-3
+
+
+def test_one_sample_in_a_row_is_causal_as_ever() -> None:
+    sample = torch.randint(0, 50, (1, 9), generator=torch.Generator().manual_seed(3))
+    positions = torch.arange(9)[None]
+    theirs = model("sdpa")(input_ids=sample, use_cache=False).logits
+    ours = model(CAUSAL)(input_ids=sample, position_ids=positions, use_cache=False).logits
+    assert torch.allclose(theirs, ours, atol=1e-5)

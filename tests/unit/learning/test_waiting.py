@@ -1,12 +1,13 @@
 """A full service is waited for, and any other failure is not."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from learning import waiting
-from learning.waiting import PatientGenerator, PatientRetriever
+from learning.waiting import PatientGenerator, PatientRetriever, SharedRetriever
 from search_agent.errors import Failure, GeneratorError, RetrieverError
 from search_agent.types import Completion, Message, Mode, Passage, Sampling
 
@@ -69,3 +70,37 @@ async def test_other_failures_are_not_waited_for() -> None:
         with pytest.raises(GeneratorError):
             await answer(PatientGenerator(broken, 5))
         assert broken.calls == 1
+
+
+async def test_a_search_of_many_is_sent_once() -> None:
+    idle = Busy(0)
+    shared = SharedRetriever(idle, 2)
+    together = (shared.search(["q"], 3, "", Mode.DENSE) for _ in range(16))
+    assert await asyncio.gather(*together) == [[()]] * 16
+    await shared.search(["q"], 3, "", Mode.DENSE)
+    assert idle.calls == 1
+    for query, top_k in (("other", 3), ("q", 4)):  # the second pushes the first query out
+        await shared.search([query], top_k, "", Mode.DENSE)
+    await shared.search(["q"], 3, "", Mode.DENSE)
+    assert idle.calls == 4
+
+
+async def test_a_search_that_failed_is_sent_again() -> None:
+    broken = Busy(1, Failure.TIMEOUT)
+    shared = SharedRetriever(broken, 2)
+    with pytest.raises(RetrieverError):
+        await shared.search(["q"], 3, "", Mode.DENSE)
+    assert await shared.search(["q"], 3, "", Mode.DENSE) == [()]
+
+
+async def test_one_who_leaves_does_not_take_the_search_along() -> None:
+    class Slow(Busy):
+        async def search(self, *args: object) -> list[tuple[Passage, ...]]:  # type: ignore[override]
+            await asyncio.sleep(0.02)
+            return [()]
+
+    shared = SharedRetriever(Slow(0), 2)
+    leaves, stays = (asyncio.create_task(shared.search(["q"], 3, "", Mode.DENSE)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaves.cancel()
+    assert await stays == [()]

@@ -21,7 +21,7 @@ def line(step: int, **data: float) -> str:
         ("search/repeated", "conduct/repeated"),
         ("search/dropped", "samples/dropped"),
         ("search/dropped_by/retriever", "samples/dropped_by_retriever"),
-        ("actor/entropy", "policy/entropy"),
+        ("actor/entropy_loss", "policy/entropy"),
         ("actor/kl_loss", "policy/kl_to_base"),
         ("timing_s/update_actor", "seconds/update_actor"),
         ("perf/mfu/actor", "gpu/share_of_peak_flops"),
