@@ -2,7 +2,7 @@
 PORT ?= 8080
 BIN := .venv/bin
 
-.PHONY: help demo up test test-torch test-compose check protos lock clean
+.PHONY: help demo up test test-torch test-compose check docs protos lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,11 +38,15 @@ test-torch: .venv-trainer/.done ## what needs torch: the trainer with the real v
 test-compose: .venv/.dev ## builds the images and tests the stack in containers
 	@deploy/ci/test-compose.sh
 
-check: .venv/.dev ## formatting, lint, types, and stubs that match their protos
+check: .venv/.dev ## formatting, lint, types, stubs that match their protos, tables that match the code
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@deploy/ci/check-stubs.sh
+	@$(BIN)/python -m docs.generate --check
+
+docs: .venv/.dev ## the generated tables of docs/, README.md and bench/README.md
+	@$(BIN)/python -m docs.generate
 
 protos: .venv/.dev ## the stubs anew from contracts/v1/*.proto
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. contracts/v1/*.proto

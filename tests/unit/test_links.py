@@ -1,4 +1,4 @@
-"""What the documents link to is there."""
+"""Documents link to places that exist."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [path for folder in (".", "bench", "data", "deploy") for path in sorted((ROOT / folder).glob("*.md"))]
-DOCUMENTS += sorted((ROOT / "data").rglob("README.md"))
+DOCUMENTS = sorted(
+    {
+        *ROOT.glob("*.md"),
+        *(path for room in ("bench", "data", "deploy", "docs") for path in (ROOT / room).rglob("*.md")),
+    }
+)
 
 
 def anchors(document: Path) -> set[str]:
-    """Of its headings, as GitHub makes them."""
+    """The document's headings as GitHub turns them into anchors."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
