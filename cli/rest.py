@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common.lines import EventStream
+
 
 class AskError(Exception):
     """The gateway could not be asked, or answered with a problem."""
@@ -40,12 +42,10 @@ def events(
         with httpx.stream(method, url, json=body, timeout=httpx.Timeout(timeout_s, connect=5)) as response:
             if response.is_error:
                 raise AskError(_detail(response.read()))
-            event = ""
-            for line in response.iter_lines():
-                if line.startswith("event: "):
-                    event = line.removeprefix("event: ")
-                elif line.startswith("data: "):
-                    data = json.loads(line.removeprefix("data: "))
+            stream = EventStream()
+            for chunk in response.iter_bytes():
+                for event, text in stream.feed(chunk):
+                    data = json.loads(text)
                     if event == "error":
                         raise AskError(data["detail"])
                     yield event, data

@@ -46,7 +46,7 @@ class Example(NamedTuple):
 def read_spans(file: Path) -> list[list[Span]]:
     """The examples of a file. Raises ValueError naming file and line."""
     examples = []
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 examples.append([Span(Author(author), str(text)) for author, text in json.loads(line)["spans"]])

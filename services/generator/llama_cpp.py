@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import structlog
 
+from common.lines import EventStream
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import FinishReason, Message, Sampling
 from services.generator.engine import EngineInfo, Piece, Request
@@ -244,13 +245,11 @@ def _refusal(status: int, text: str, field: str) -> GeneratorError:
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    """The server-sent events. httpx's own aiter_lines would also split at U+2028 and the like in a text."""
-    rest = b""
+    """The data of the response's Server-Sent Events."""
+    stream = EventStream()
     async for chunk in response.aiter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data: "):
-                yield json.loads(line.removeprefix(b"data: "))
+        for _, data in stream.feed(chunk):
+            yield json.loads(data)
 
 
 class LlamaCpp:

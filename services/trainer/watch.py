@@ -15,7 +15,7 @@ from pathlib import Path
 
 from prometheus_client import Gauge
 
-from common import metrics
+from common import lines, metrics
 
 # A gauge a group; its labels are the run, and what of the group it is.
 GAUGES: Mapping[str, Gauge] = {
@@ -106,10 +106,10 @@ class MetricsLog:
                 fresh = file.read()
         except FileNotFoundError:
             return []
-        whole = fresh[: fresh.rfind(b"\n") + 1]
-        self._read += len(whole)
+        whole, torn = lines.whole(fresh)
+        self._read += len(fresh) - len(torn)
         found: dict[int, Step] = {}
-        for line in whole.splitlines():
+        for line in whole:
             if step := _step(line):
                 before = self.steps.get(step.number)
                 merged = Step(step.number, {**(before.metrics if before else {}), **step.metrics})
