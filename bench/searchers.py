@@ -12,19 +12,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from common import journal
 from evaluation.report import interval, table
-from evaluation.rows import Row, read_row, summarise
+from evaluation.rows import Row, summarise
 from search_agent.grading.statistics import Comparison, compare
 
 
 def retrieval_of(method: str) -> set[str]:
     """As in "s3:mode=hybrid, warm": what it says of mode and reranking, nothing for the default."""
     return {part for part in method.split(",")[0].split(":") if part.startswith(("mode=", "rerank="))}
-
-
-def rows_of(file: Path) -> list[Row]:
-    lines = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
-    return [read_row(line) for line in lines]
 
 
 def against(found: Comparison | None) -> str:
@@ -34,12 +30,12 @@ def against(found: Comparison | None) -> str:
 def report(work: Path, seed: int) -> tuple[list[str], dict[str, object]]:
     """Markdown lines, and the same as data."""
     methods: dict[str, list[Row]] = {}
-    for row in rows_of(work / "compare-naive" / "rows.jsonl"):
+    for row in journal.read(work / "compare-naive" / "rows.jsonl", Row):
         methods.setdefault(row.method, []).append(row)
     naive = dict(methods)
     for folder in sorted(work.glob("compare-*")):
         if folder.name != "compare-naive":
-            for row in rows_of(folder / "rows.jsonl"):
+            for row in journal.read(folder / "rows.jsonl", Row):
                 methods.setdefault(f"{row.method}, {folder.name.removeprefix('compare-')}", []).append(row)
     figures = {method: summarise(rows, seed) for method, rows in methods.items()}
     best = max(naive, key=lambda method: figures[method].gen_acc.mean)

@@ -4,24 +4,47 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+from common import lines, stored
+
+T = TypeVar("T")
 
 
-class Journal:
-    """Opens or goes on with `path`. A last line that was torn off is removed; its work is done again."""
+class Journal(Generic[T]):
+    """Opens `path`, or begins it. `found` holds the values of type `kind` in it.
 
-    def __init__(self, path: Path, fresh: bool = False) -> None:
+    A torn last line is removed. A line that is damaged, or that another version wrote, is left where it is, said on
+    standard error and not in `found`, so that its work is done again.
+    """
+
+    def __init__(self, path: Path, kind: type[T], fresh: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("wb" if fresh else "ab", buffering=0)
-        whole = path.read_bytes()
-        kept = whole[: whole.rfind(b"\n") + 1]
-        if len(kept) < len(whole):
-            os.truncate(path, len(kept))
-        self.found: list[dict[str, Any]] = [json.loads(line) for line in kept.splitlines()]
+        content = path.read_bytes()
+        whole, torn = lines.whole(content)
+        if torn:
+            os.truncate(path, len(content) - len(torn))
+        self.found = _values(path, kind, whole)
 
-    def append(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    def append(self, value: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
 
     def close(self) -> None:
         self._file.close()
+
+
+def read(path: Path, kind: type[T]) -> list[T]:
+    """Returns what a Journal of `path` would find, without opening it for writing. Raises OSError."""
+    return _values(path, kind, lines.whole(path.read_bytes())[0])
+
+
+def _values(path: Path, kind: type[T], whole: list[bytes]) -> list[T]:
+    values = [stored.read(kind, line) for line in whole]
+    if missing := [number for number, value in enumerate(values, 1) if value is None]:
+        said = f"{path}:{missing[0]}: {len(missing)} of {len(whole)} lines are damaged or from another version; ignored"
+        print(said, file=sys.stderr)
+    return [value for value in values if value is not None]

@@ -7,15 +7,16 @@ import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
+from common import stored
 from search_agent.errors import CacheError, Failure
 from search_agent.rag_cache import PREFIX
-from search_agent.types import Document, Passage, StopReason, Timings, Trajectory, Turn, Usage
+from search_agent.types import Timings, Trajectory
 
 _SCORED = ":scored"  # appended to a result's key
 _BATCH = 500
@@ -57,10 +58,14 @@ class RagStore:
         self._ttl_s = ttl_s
 
     async def get(self, key: str) -> Trajectory | None:
-        """The result under a digest."""
+        """Returns the result under a digest, None if there is none that can be read.
+
+        Its times are zero, since nothing was waited for.
+        """
         with _failures():
             found = await self._redis.get(key)
-        return trajectory_of(json.loads(found)) if found else None
+        result = stored.read(Trajectory, found) if found else None
+        return replace(result, timings=Timings()) if result else None
 
     async def put(self, key: str, result: Trajectory) -> None:
         """Stores an answered trajectory; one that is scored stays with its score."""
@@ -152,24 +157,3 @@ def _failures() -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         raise CacheError(Failure.UNAVAILABLE, f"Redis does not answer: {error}") from error
-
-
-def trajectory_of(value: dict[str, Any]) -> Trajectory:
-    """A stored result; its times are zero, since nothing was waited for."""
-
-    def passages(items: list[dict[str, Any]]) -> tuple[Passage, ...]:
-        return tuple(Passage(**item) for item in items)
-
-    return Trajectory(
-        method=value["method"],
-        question=value["question"],
-        documents=tuple(Document(Passage(**d["passage"]), d["turn"]) for d in value["documents"]),
-        turns=tuple(
-            Turn(t["query"], passages(t["retrieved"]), passages(t["selected"]), t["error"]) for t in value["turns"]
-        ),
-        stop_reason=StopReason(value["stop_reason"]),
-        usage=Usage(**value["usage"]),
-        timings=Timings(),
-        answer=value["answer"],
-        models=tuple(value["models"]),
-    )

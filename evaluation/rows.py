@@ -65,14 +65,6 @@ class Row:
         return all(0 < rank <= k for rank in self.gold_ranks)
 
 
-def read_row(record: Mapping[str, Any]) -> Row:
-    """The inverse of `asdict`. Raises ValueError for a record of another version."""
-    try:
-        return Row(**{**record, "gold_ranks": tuple(record["gold_ranks"]), "models": tuple(record["models"])})
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"a row of another version: {error}") from None
-
-
 def row_of(question: Question, method: str, budget: int, body: Mapping[str, Any], judged: bool | None = None) -> Row:
     """Scores the body of an answer; `judged` is what the judge said of it, if it was asked."""
     answer, documents, usage = body["answer"], body["documents"], body["usage"]

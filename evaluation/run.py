@@ -17,7 +17,7 @@ from common.pool import each
 from evaluation.endpoints import Endpoints
 from evaluation.errors import EvaluateProblem, Failed
 from evaluation.gateway import Gateway
-from evaluation.rows import Row, read_row, row_of
+from evaluation.rows import Row, row_of
 from search_agent.errors import JudgeError
 from search_agent.grading.answers import matches
 from search_agent.types import Question
@@ -98,14 +98,10 @@ async def run(
     """
     facts = await _facts(plan, gateway, judge)
     _settle(plan.out / "run.json", facts)
-    rows = Journal(plan.out / "rows.jsonl")
-    try:
-        made = [read_row(record) for record in rows.found]
-    except ValueError as error:
-        raise EvaluateProblem(f"{plan.out / 'rows.jsonl'}: {error}; choose another --out") from None
-    failures = Journal(plan.out / "failures.jsonl", fresh=True)
+    rows = Journal(plan.out / "rows.jsonl", Row)
+    failures = Journal(plan.out / "failures.jsonl", dict, fresh=True)
     failed: Counter[tuple[str, int, str]] = Counter()
-    done = {(row.id, row.method, row.budget) for row in made}
+    done = {(row.id, row.method, row.budget) for row in rows.found}
 
     async def work(pair: tuple[Question, str]) -> None:
         question, method = pair
@@ -121,7 +117,7 @@ async def run(
             advance(True)
             return
         rows.append(asdict(row))
-        made.append(row)
+        rows.found.append(row)
         advance(False)
 
     try:
@@ -135,7 +131,7 @@ async def run(
         rows.close()
         failures.close()
     asked = {question.id for question in plan.questions}
-    return Outcome([row for row in made if row.id in asked], failed, facts)
+    return Outcome([row for row in rows.found if row.id in asked], failed, facts)
 
 
 def _body(question: Question, method: str, plan: Plan, parameters: dict[str, Any]) -> dict[str, Any]:

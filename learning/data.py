@@ -82,8 +82,6 @@ async def prepare(
             raise ConfigProblem("data", f"the rows are of {before}, and the services serve {facts} now")
         return
     asked = _questions(run)
-    if run.reward.coverage_weight and not any(question.gold_passages for question in asked):
-        raise ConfigProblem("reward.coverage_weight", "no question names its gold passages")
     training, validation = split(asked, run.data.validation, run.seed)
     if run.reward.kind == "exact_match":
         scores: Mapping[int, Score] = {}
@@ -150,6 +148,15 @@ class Score:
         return bool(self.gen_acc)
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A line of the run's journal of scores."""
+
+    key: str
+    id: str
+    gen_acc: float
+
+
 Look = Callable[[str, str], Awaitable[Mapping[str, Any] | None]]  # (digest, question id) -> a stored score
 
 
@@ -180,8 +187,8 @@ class _Scorer:
 
     async def scores(self, asked: Sequence[Question]) -> dict[int, Score]:
         """By the identity of the question. Raises ConfigProblem if more fail than the run allows."""
-        journal = Journal(self._journal_path)
-        made = {(line["key"], line["id"]): line["gen_acc"] for line in journal.found}
+        journal = Journal(self._journal_path, _Made)
+        made = {(line.key, line.id): line.gen_acc for line in journal.found}
         look, close = await _store(self._run.data.scores)
         found: dict[int, Score] = {}
         failures: Counter[str] = Counter()
@@ -200,7 +207,7 @@ class _Scorer:
             except BoundaryError as error:
                 failures[f"{error.boundary}: {error}"] += 1
                 return
-            journal.append({"key": key, "id": question.id, "gen_acc": score})
+            journal.append(asdict(_Made(key, question.id, score)))
             found[id(question)] = Score(key, score)
 
         try:

@@ -54,6 +54,16 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class _Row:
+    """A line of a side's journal. `question` is a digest of all that the question is."""
+
+    id: str
+    question: str
+    searcher: str
+    answered: Answered
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """`failed` counts the questions that one side or both failed, or did not get to. The means of both sides
     are over the compared questions; None, as `comparison`, where there is none."""
@@ -108,10 +118,10 @@ async def hold(
     What failed has no row, so that the next time it is asked again. Raises TrainerError if a searcher or the
     generator changes its model meanwhile, and what else makes all further questions useless.
     """
-    journals = {side: Journal(folder / f"{contest.key(side)}.jsonl") for side in Side}
+    journals = {side: Journal(folder / f"{contest.key(side)}.jsonl", _Row) for side in Side}
     asked = {question.id: _digest(question) for question in contest.questions}
     rows: dict[Side, dict[str, Answered]] = {
-        side: {row["id"]: Answered(**row["answered"]) for row in found if asked.get(row["id"]) == row["question"]}
+        side: {row.id: row.answered for row in found if asked.get(row.id) == row.question}
         for side, found in ((side, journal.found) for side, journal in journals.items())
     }
     failed, total = 0, 2 * len(contest.questions)
@@ -131,8 +141,7 @@ async def hold(
             log.warning("gate question failed", question=question.id, side=side, error=f"{error.boundary}: {error}")
         else:
             rows[side][question.id] = row
-            about = {"id": question.id, "question": asked[question.id], "searcher": contest.models[side]}
-            journals[side].append({**about, "answered": asdict(row)})
+            journals[side].append(asdict(_Row(question.id, asked[question.id], contest.models[side], row)))
         tell()
 
     left = [(question, side) for question in contest.questions for side in Side if question.id not in rows[side]]

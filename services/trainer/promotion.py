@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -71,6 +71,15 @@ class Promotion:
 
 
 @dataclass(frozen=True, slots=True)
+class _Record:
+    """A line of promotions.jsonl as a rollback needs it: `before` tells the model that was replaced."""
+
+    kind: str
+    searcher: str
+    before: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Of a gate: questions at once, and seconds."""
 
@@ -129,12 +138,12 @@ class Promoter:
         name = searcher or DEFAULT
         target = self._searcher(name)
         async with self._alone():
-            replaced: list[dict[str, Any]] = []
+            replaced: list[dict[str, str]] = []
             for record in self._records():
-                if record["searcher"] == name and record["kind"] == "promote":
-                    replaced.append(record["before"])
-                elif record["searcher"] == name and record["kind"] == "rollback":
-                    replaced.pop()
+                if record.searcher == name and record.kind == "promote":
+                    replaced.append(record.before)
+                elif record.searcher == name and record.kind == "rollback":
+                    del replaced[-1:]
             if not replaced:
                 raise TrainerError(Failure.UNSUPPORTED, f"{name} has no promotion to roll back")
             current = await target.info()
@@ -241,14 +250,14 @@ class Promoter:
             Failure.UNSUPPORTED, f"{folder} has neither lora_adapter nor {name}, which {engine} loads", "checkpoint"
         )
 
-    def _records(self) -> list[dict[str, Any]]:
-        journal = Journal(self._path)
+    def _records(self) -> list[_Record]:
+        journal = Journal(self._path, _Record)
         journal.close()
         return journal.found
 
     def _record(self, kind: str, promotion: Promotion, after: ModelInfoResponse, before: ModelInfoResponse) -> None:
         log.info("promotion", kind=kind, searcher=promotion.searcher, model=promotion.model, before=promotion.before)
-        journal = Journal(self._path)
+        journal = Journal(self._path, _Record)
         try:
             journal.append({"kind": kind, **asdict(promotion), "model": _model(after), "before": _model(before)})
         finally:
