@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     build = commands.add_parser("build", help="build an index from a corpus", description=_BUILD)
     build.add_argument(
-        "--corpus", type=Path, required=True, metavar="FILE", help="JSON lines, plain or .gz, or a folder of such files"
+        "--corpus",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="JSON lines or a JSON array, plain or .gz, or a folder of them",
     )
     build.add_argument("--name", required=True, help="the index's name, and its folder's")
     build.add_argument("--out", type=Path, default=Path("indexes"), metavar="DIR", help="default: ./indexes")
@@ -87,8 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     info.set_defaults(run=_info)
 
 
-_BUILD = """Reads {"id", "title", "text"} lines, MedCorp's with "content", or {"id", "contents"} lines whose
-contents begin with the title's line. Run the same command again after an interruption: it goes on where it stopped."""
+_BUILD = """Reads {"id", "title", "text"} objects, BEIR's with "_id", MedCorp's with "content", or {"id", "contents"}
+whose first line is the title; passages may have no title. Files are JSON lines or a JSON array. Run the same command
+again after an interruption: it goes on where it stopped."""
 
 _DOWNLOAD = """wiki-18 is an index of 21 million passages, 80 GB with its corpus; medcorp-… are corpora for
 `index build`. Run the same command again after an interruption: it goes on where it stopped."""

@@ -130,7 +130,9 @@ def render_documents(passages: Sequence[Passage], chars: int | None = None, numb
     """
     share = _share([len(passage.text) for passage in passages], chars) if chars is not None else None
     return "\n\n".join(
-        f"Doc {number} (Title: {passage.title})\n{_clip(passage.text, share)}"
+        f"Doc {number}"
+        + (f" (Title: {passage.title})" if passage.title else "")
+        + f"\n{_clip(passage.text, share)}"
         + (f"\n(Doc {number})" if numbered_twice else "")
         for number, passage in enumerate(passages, 1)
     )

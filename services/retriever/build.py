@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from services.retriever import bm25, dense, folders, kinds, lucene
 from services.retriever import manifest as manifests
-from services.retriever.corpus import read_corpus
+from services.retriever.corpus import corpus_files, read_corpus
 from services.retriever.encoders import Encoder
 from services.retriever.errors import BadRecord, BuildRefused
 from services.retriever.passages import BLOBS, PassageStore, PassageWriter, embedded_text
 
 _ENCODED_AT_ONCE = 2  # batches: the next is made ready while one is under way
 _PROGRESS = "vectors.json"  # what the vectors of an unfinished build belong to
-_SHOWN = 5  # skipped lines listed one by one
+_SHOWN = 5  # skipped lines, or files passed over, named one by one
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -73,6 +73,9 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
     if not plan.encoder and (plan.kind != kinds.FLAT or plan.bm25 == bm25.NONE):
         raise BuildRefused(f"without vectors there is no kind {plan.kind}, and BM25 is all there is")
     with folders.new_index(plan.out, plan.name, plan.force) as work:
+        _, others = corpus_files(plan.corpus)
+        if others:
+            say(f"passed over {len(others)} files that are not JSON: {', '.join(map(str, others[:_SHOWN]))}")
         skipped = store_passages(plan.corpus, plan.on_error, work)
         store = PassageStore(work)
         encoder = load(plan.encoder) if plan.encoder else None

@@ -1,4 +1,4 @@
-"""Reads a corpus: JSON lines, plain or gzipped, in this project's shape or in s3's."""
+"""Reads a corpus: JSON lines or JSON arrays, plain or gzipped, in the shapes in which people publish them."""
 
 from __future__ import annotations
 
@@ -12,34 +12,52 @@ from typing import BinaryIO, cast
 
 from search_agent.types import Passage
 from services.retriever.errors import BadRecord, BuildRefused
+from services.retriever.hub import PARTS
+
+_ENDINGS = (".jsonl", ".ndjson", ".json")
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def corpus_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """Returns the files that `read_corpus` reads, in its order, and those of a folder that it passes over.
+
+    A folder and its subfolders are searched for .jsonl, .ndjson and .json, in any case and with or without .gz.
+    Hidden files and folders, and what a download keeps beside its files, count in neither list. Raises BuildRefused
+    if a folder has nothing to read.
+    """
+    if not path.is_dir():
+        return [path], []
+    files: list[Path] = []
+    others: list[Path] = []
+    for file in sorted(path.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts) or file.name.endswith(PARTS)
+        if file.is_file() and not hidden:
+            wanted = file.name.lower().removesuffix(".gz").endswith(_ENDINGS)
+            (files if wanted else others).append(file)
+    if not files:
+        raise BuildRefused(f"{path}: no {', '.join(_ENDINGS)} files (or the same with .gz) in this folder")
+    return files, others
 
 
 def read_corpus(path: Path, on_bad: Callable[[BadRecord], None]) -> Iterator[Passage]:
-    """Yields the passages of a file, or of a folder's .jsonl and .jsonl.gz files by name, in order.
+    """Yields the passages of a file or of a folder's files (see `corpus_files`), in order.
 
-    Blank lines are passed over. `on_bad` gets each line that is no passage, or repeats an id, and either
-    raises it or returns, which skips the line. A gzip stream that breaks off is one bad line, the last.
+    `on_bad` gets each record that is not a passage or repeats an id. It either raises the error or returns, which
+    skips the record. A gzip stream that is damaged counts as one bad line at the place where reading stopped.
+    Raises BuildRefused if a file cannot be opened.
     """
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.endswith((".jsonl", ".jsonl.gz")))
-        if not files:
-            raise BuildRefused(f"{path}: a folder without .jsonl or .jsonl.gz files")
     seen: set[str] = set()
-    for file in files:
+    for file in corpus_files(path)[0]:
         yield from _read_file(file, seen, on_bad)
 
 
 def _read_file(path: Path, seen: set[str], on_bad: Callable[[BadRecord], None]) -> Iterator[Passage]:
     number = 0
     try:
-        with _open(path) as lines:
-            for number, line in enumerate(lines, start=1):
-                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                if not line.strip():
-                    continue
+        with _open(path) as file:
+            for number, record in _records(file):
                 try:
-                    passage = parse_record(line)
+                    passage = parse_record(record)
                     if passage.id in seen:
                         raise ValueError(f"duplicate id {passage.id!r}")
                 except ValueError as error:
@@ -47,7 +65,11 @@ def _read_file(path: Path, seen: set[str], on_bad: Callable[[BadRecord], None]) 
                     continue
                 seen.add(passage.id)
                 yield passage
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except gzip.BadGzipFile as error:
+        after = number and str(error).startswith("Not a gzipped file")
+        reason = "bytes that are not gzip follow the gzip stream" if after else f"broken gzip stream: {error}"
+        on_bad(BadRecord(path, number + 1, reason))
+    except (EOFError, zlib.error) as error:
         on_bad(BadRecord(path, number + 1, f"broken gzip stream: {error}"))
     except OSError as error:
         raise BuildRefused(f"{path}: {error.strerror or error}") from error
@@ -60,41 +82,123 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(file)) if gzipped else file
 
 
-def parse_record(line: bytes) -> Passage:
-    """One line as a passage; raises ValueError with the reason.
+def _records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yields (line number, record): each line that is not blank, or each item of a JSON array.
 
-    `{"id", "title", "text"}`; or MedCorp's `{"id", "title", "content"}`, whose "contents" repeats both; or
-    `{"id", "contents"}` where contents is the title, which may stand in one pair of double quotes, a
-    newline, and the text.
+    Lines end at line feeds only, so that U+2028 and carriage returns stay inside their record.
     """
+    first = True
+    for number, line in enumerate(file, start=1):
+        if first:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if not line.strip():
+            continue
+        if first and line.lstrip().startswith(b"["):
+            yield from _items(number, line + file.read())
+            return
+        first = False
+        yield number, line
+
+
+def _items(number: int, array: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yields the items of a JSON array, held in memory, and what remains of it where it is malformed."""
     try:
-        record = json.loads(line.decode())
+        text = array.decode()
+    except UnicodeDecodeError:
+        yield number, array
+        return
+    decoder = json.JSONDecoder()
+    at = _after_space(text, 0)
+    separator = "["
+    while text[at : at + 1] == separator:
+        start = _after_space(text, at + 1)
+        number += text.count("\n", at, start)
+        at = start
+        if separator == "[" and text[at : at + 1] == "]":
+            break
+        try:
+            _, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            yield number, text[at:].encode()
+            return
+        yield number, text[at:end].encode()
+        start = _after_space(text, end)
+        number += text.count("\n", at, start)
+        at = start
+        separator = ","
+    if (rest := text[at:].rstrip()) != "]":
+        yield number, rest.encode()
+
+
+def _after_space(text: str, at: int) -> int:
+    while text[at : at + 1] in (" ", "\t", "\r", "\n"):
+        at += 1
+    return at
+
+
+def parse_record(record: bytes) -> Passage:
+    """Returns one JSON object as a passage. Raises ValueError with the reason.
+
+    The id is "id" or BEIR's "_id". The text is "text", MedCorp's "content", or "contents": the title on a line of its
+    own, in quotes or not, before the text, or the text alone. The title may be missing, null or empty.
+    """
+    fields = _fields(record)
+    id = _filled(fields, "_id" if "_id" in fields and "id" not in fields else "id")
+    title = "" if fields.get("title") is None else _string(fields, "title")
+    title = title if title.strip() else ""
+    body = next((body for body in ("text", "content", "contents") if body in fields), "text")
+    text = _filled(fields, body)
+    if body == "contents":
+        title, text = _split(title, text)
+    return Passage(id, title, text)
+
+
+def _fields(record: bytes) -> dict[str, object]:
+    try:
+        fields = json.loads(record.decode())
     except UnicodeDecodeError as error:
-        raise ValueError(f"invalid UTF-8 at byte {error.start + 1}") from None
+        reason = "UTF-16, not UTF-8" if record.startswith(_UTF16) else f"invalid UTF-8 at byte {error.start + 1}"
+        raise ValueError(reason) from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
-    if not isinstance(record, dict):
+        comma = "; a comma follows the object" if record.rstrip().endswith(b"},") else ""
+        raise ValueError(f"not JSON: {error}{comma}") from None
+    if not isinstance(fields, dict):
         raise ValueError("not a JSON object")
-    if "text" not in record and "title" in record and "content" in record:
-        record["text"] = _field(record, "content")
-    elif "text" not in record and "contents" in record:
-        title, newline, text = _field(record, "contents").partition("\n")
-        if not newline:
-            raise ValueError('"contents" has no title line')
-        if len(title) >= 2 and title[0] == title[-1] == '"':
-            title = title[1:-1]
-        record |= {"title": title, "text": text}
-    return Passage(_field(record, "id"), _field(record, "title"), _field(record, "text"))
+    return fields
 
 
-def _field(record: dict[str, object], name: str) -> str:
-    if name not in record:
-        raise ValueError(f'no "{name}"')
-    value = record[name]
-    if not isinstance(value, str):
-        raise ValueError(f'"{name}" is not a string')
+def _split(title: str, contents: str) -> tuple[str, str]:
+    """Returns (title, text) of "contents", whose first line is the title unless another `title` is given."""
+    first, newline, text = contents.partition("\n")
+    first = first.rstrip("\r")
+    if len(first) >= 2 and first[0] == first[-1] == '"':
+        first = first[1:-1]
+    first = first if first.strip() else ""
+    if not newline or title not in ("", first):
+        return title, contents
+    if not text.strip():
+        raise ValueError('"contents" has a title line and no text')
+    return first, text
+
+
+def _filled(fields: dict[str, object], name: str) -> str:
+    value = _string(fields, name)
     if not value.strip():
         raise ValueError(f'"{name}" is empty')
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise ValueError(f'"{name}" holds half of a surrogate pair')
+    return value
+
+
+def _string(fields: dict[str, object], name: str) -> str:
+    """Returns a field that holds a string or an integer, as ids often are."""
+    if name not in fields:
+        raise ValueError(f'no "{name}"')
+    value = fields[name]
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(f'"{name}" is not a string')
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f'"{name}" holds half of a surrogate pair') from None
     return value

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from services.retriever.errors import DownloadFailed
 
 ENDPOINT = "https://huggingface.co"
+PARTS = ".parts.json"  # ending of the file beside a download that says what it is made of
 _CHUNK = 1 << 20
 _TIMEOUT_S = 60.0
 _TRIES = 5  # in a row that bring nothing
@@ -60,7 +61,7 @@ class Hub:
 
         Raises DownloadFailed; what came until then stays, except a part whose checksum is wrong.
         """
-        beside = target.with_name(f"{target.name}.parts.json")
+        beside = target.with_name(f"{target.name}{PARTS}")
         wanted = json.dumps([asdict(part) for part in parts])
         if not (beside.exists() and beside.read_text() == wanted):
             target.unlink(missing_ok=True)

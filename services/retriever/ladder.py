@@ -134,7 +134,7 @@ def read_questions(path: Path, limit: int) -> list[str]:
     """The `question` of the first `limit` JSON lines of a file, plain or .gz. Raises BuildRefused."""
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as lines:
+        with opener(path, "rt", encoding="utf-8", newline="\n") as lines:
             found = [str(json.loads(line)["question"]) for line, _ in zip(lines, range(limit), strict=False)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BuildRefused(f'{path}: not JSON lines with a "question": {error!r}') from error

@@ -21,8 +21,8 @@ BLOCK = 16
 
 
 def embedded_text(passage: Passage) -> str:
-    """What encoders and BM25 read of a passage."""
-    return f"{passage.title}\n{passage.text}"
+    """Returns what encoders, BM25 and rerankers read of a passage: its title, if it has one, and its text."""
+    return f"{passage.title}\n{passage.text}" if passage.title else passage.text
 
 
 class PassageWriter:

@@ -228,4 +228,5 @@ def test_documents_keep_their_titles_and_share_the_room() -> None:
     assert "Doc 2 (Title: Short)\ntext" in text
     assert len(text) < 200
     assert tags.render_documents(passages[:1]).endswith("word ")
+    assert tags.render_documents([Passage("c", "", "text")]) == "Doc 1\ntext"
     assert "No documents" in tags.render_information([], 80)

@@ -110,6 +110,28 @@ def test_bad_lines_are_skipped_counted_and_shown(tmp_path: Path) -> None:
     assert said[1].endswith("c.jsonl:1: not JSON: Expecting value: line 1 column 1 (char 0)")
 
 
+def test_files_that_are_passed_over_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    write_corpus(folder / "a.jsonl", 3)
+    (folder / "more.csv").touch()
+    index, said = run(replace(plan(tmp_path), corpus=folder))
+    assert Index(index).manifest.count == 3
+    assert str(folder / "more.csv") in said[0]
+
+
+def test_a_passage_without_a_title_is_found_by_its_text_alone(tmp_path: Path) -> None:
+    untitled = plan(tmp_path)
+    untitled.corpus.write_text('{"_id": 1, "text": "the harbour"}\n{"_id": 2, "title": null, "text": "a mill"}\n')
+    encoder = FakeEncoder()
+    folder, _ = run(untitled, encoder)
+    index = Index(folder)
+    [by_vector] = index.dense(encoder.queries(["a mill"]), 2)
+    assert (by_vector[0][0], by_vector[0][1]) == (1, pytest.approx(1, abs=1e-3))
+    assert [[row for row, _ in found] for found in index.bm25(["harbour"], 2)] == [[0]]
+    assert index.passages([0])[0].title == ""
+
+
 def test_a_corpus_without_passages_is_refused(tmp_path: Path) -> None:
     empty = replace(plan(tmp_path), on_error="skip")
     empty.corpus.write_text("nope\n")
@@ -182,7 +204,7 @@ def test_ready_vectors_that_do_not_fit(tmp_path: Path, vectors: np.ndarray, reas
 def test_ready_vectors_do_not_fit_when_lines_were_skipped(tmp_path: Path) -> None:
     whole, _ = run(plan(tmp_path))
     holed = replace(plan(tmp_path), name="holed", vectors=whole / VECTORS, on_error="skip")
-    holed.corpus.write_text(holed.corpus.read_text().replace('"id": "p3"', '"id": 3'))
+    holed.corpus.write_text(holed.corpus.read_text().replace('"id": "p3"', '"id": null'))
     with pytest.raises(BuildRefused, match="20 vectors for 19 passages, 1 lines were skipped"):
         run(holed)
 
