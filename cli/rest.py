@@ -23,8 +23,11 @@ def call(
     """The response's JSON. Raises AskError."""
     import httpx  # here and below, so that the command line answers --help at once
 
+    from common import http
+
     try:
-        response = httpx.request(method, url, json=body, params=params, timeout=httpx.Timeout(timeout_s, connect=5))
+        with http.client(httpx.Client, url, timeout=httpx.Timeout(timeout_s, connect=5)) as server:
+            response = server.request(method, url, json=body, params=params)
         if response.is_error:
             raise AskError(_detail(response.content))
         return response.json()
@@ -38,8 +41,13 @@ def events(
     """The name and data of each Server-Sent Event. Raises AskError, also for the event `error`."""
     import httpx
 
+    from common import http
+
     try:
-        with httpx.stream(method, url, json=body, timeout=httpx.Timeout(timeout_s, connect=5)) as response:
+        with (
+            http.client(httpx.Client, url, timeout=httpx.Timeout(timeout_s, connect=5)) as server,
+            server.stream(method, url, json=body) as response,
+        ):
             if response.is_error:
                 raise AskError(_detail(response.read()))
             stream = EventStream()
@@ -54,7 +62,9 @@ def events(
 
 
 def _unreachable(url: str, error: Exception) -> AskError:
-    return AskError(f"{url}: {error}; is the gateway running there?")
+    from common.http import through
+
+    return AskError(f"{url}{through(url)}: {error}; is the gateway running there?")
 
 
 def _detail(body: bytes) -> str:

@@ -18,6 +18,7 @@ def connect(target: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(
         target,
         options=[
+            ("grpc.enable_http_proxy", 0),  # our services are on our own network
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.keepalive_time_ms", 30_000),

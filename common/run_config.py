@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from common.settings import Target
 from search_agent.agents import AGENTS, Agent
 
 FOLDER = Path(__file__).with_name("run_configs")
@@ -124,9 +125,9 @@ class RunConfig(_Part):
     base_model: str = Field(min_length=1, description="a folder as transformers saves it, or a hub id")
     adapter: str = Field("", description="LoRA adapter to start from")
     data: DataConfig
-    retriever: str = Field(min_length=1, description="host:port")
+    retriever: Target = Field(min_length=1, description="host:port")
     index: str = Field("", description="empty: the retriever's default")
-    generator: str = Field(min_length=1, description="host:port")
+    generator: Target = Field(min_length=1, description="host:port")
     retriever_timeout_s: float = Field(30, gt=0)
     generator_timeout_s: float = Field(60, gt=0)
     reward: RewardConfig

@@ -7,6 +7,7 @@ import os
 import httpx
 
 from common.backends import GrpcGenerator, GrpcRetriever
+from common.http import client
 from common.judge import JudgeEndpoint
 from common.run_config import RewardConfig, RunConfig
 
@@ -23,5 +24,5 @@ def judge_of(terms: RewardConfig) -> JudgeEndpoint | None:
     """Returns the judge that the reward names, or None if it names none."""
     if terms.judge is None:
         return None
-    http = httpx.AsyncClient(timeout=terms.judge.timeout_s)
+    http = client(httpx.AsyncClient, terms.judge.url, timeout=terms.judge.timeout_s)
     return JudgeEndpoint(http, terms.judge.url, terms.judge.model, os.environ.get("JUDGE_API_KEY", ""))

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from common import context, metrics
+from common.addresses import join
 from common.errors import FIELD_KEY, GRPC_CODE
 from common.settings import ServiceSettings
 from search_agent.errors import BoundaryError
@@ -106,7 +107,7 @@ async def start(
     for served in ("", full_name):
         await checks.set(served, health_pb2.HealthCheckResponse.SERVING)
     reflection.enable_server_reflection((full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+    port = server.add_insecure_port(join(settings.host, settings.port))
     await server.start()
     return server, port
 

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+
+from common import addresses
+
+_GRPC_SCHEMES = ("dns:", "unix:", "ipv4:", "ipv6:", "xds:")  # gRPC reads these itself
+
+
+def _target(value: str) -> str:
+    return value if not value or value.startswith(_GRPC_SCHEMES) else addresses.join(*addresses.split(value))
+
+
+ListenHost = Annotated[str, AfterValidator(addresses.bare)]
+Target = Annotated[str, AfterValidator(_target)]  # the address of a gRPC service, or empty
 
 
 class ServiceSettings(BaseSettings):
@@ -21,7 +33,7 @@ class ServiceSettings(BaseSettings):
         cli_hide_none_type=True,
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: ListenHost = Field("127.0.0.1", description="address to listen on; :: for all, IPv6 too")
     port: int = Field(ge=0, le=65535, description="gRPC port")
     metrics_port: int = Field(ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -22,6 +22,7 @@ from cli.rest import AskError
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / ".run"
 START_LIMIT_S = 120
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before this machine
 # Any setting of a service can be given in the environment; these are what it needs and might not be given.
 DEFAULTS = {
     "RETRIEVER_INDEXES": str(ROOT / "data" / "demo" / "indexes"),
@@ -161,7 +162,7 @@ class Stack:
     def readiness(self) -> dict[str, str]:
         """What /readyz says of each backend; empty while the gateway does not answer."""
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as response:
+            with _DIRECT.open(f"{self.url}/readyz", timeout=5) as response:
                 return dict(json.load(response)["backends"])
         except urllib.error.HTTPError as error:
             body = json.load(error)

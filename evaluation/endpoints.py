@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from common.http import client
 from common.judge import JudgeEndpoint
 from evaluation.gateway import Gateway
 
@@ -24,7 +25,10 @@ class Endpoints:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[Gateway, JudgeEndpoint | None]]:
-        """The gateway and the judge over one HTTP client."""
-        async with httpx.AsyncClient(base_url=self.url, timeout=self.timeout_s) as http:
+        """Opens the gateway's and the judge's connections."""
+        async with (
+            client(httpx.AsyncClient, self.url, base_url=self.url, timeout=self.timeout_s) as gateway,
+            client(httpx.AsyncClient, self.judge_url, timeout=self.timeout_s) as http,
+        ):
             judge = JudgeEndpoint(http, self.judge_url, self.judge_model, self.judge_key) if self.judge_url else None
-            yield Gateway(http), judge
+            yield Gateway(gateway), judge

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from common.settings import ServiceSettings
+from common.settings import ListenHost, ServiceSettings, Target
 
 
 class GatewaySettings(BaseSettings):
@@ -17,17 +17,17 @@ class GatewaySettings(BaseSettings):
         **ServiceSettings.model_config | SettingsConfigDict(env_prefix="GATEWAY_", cli_prog_name="gateway")
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: ListenHost = Field("127.0.0.1", description="address to listen on; :: for all, IPv6 too")
     port: int = Field(8080, ge=0, le=65535, description="HTTP port; /metrics is here too")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    retriever: str = Field(description="host:port of the retriever")
-    searcher: str = Field(description="host:port of the generator service that holds the searcher")
-    generator: str = Field(description="host:port of the generator service that holds the generator")
-    searchers: dict[str, str] = Field(
+    retriever: Target = Field(min_length=1, description="host:port of the retriever")
+    searcher: Target = Field(min_length=1, description="host:port of the generator service that holds the searcher")
+    generator: Target = Field(min_length=1, description="host:port of the generator service that holds the generator")
+    searchers: dict[str, Target] = Field(
         default_factory=dict,
         description='searchers of methods that have their own as JSON, e.g. {"search_r1": "host:port"}',
     )
-    trainer: str = Field("", description="host:port of the trainer; without it there are no /v1/runs")
+    trainer: Target = Field("", description="host:port of the trainer; without it there are no /v1/runs")
     redis_url: SecretStr | None = Field(None, description="redis://…; without it nothing is cached")
     cache_ttl_s: int = Field(7 * 24 * 3600, ge=1, description="seconds a naive-RAG result is kept")
     retriever_timeout_s: float = Field(10, gt=0, description="deadline of one retrieval")

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, FilePath, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import ServiceSettings
+from common.settings import ServiceSettings, Target
 from search_agent.agents import AGENTS
 
 
@@ -33,12 +33,12 @@ class TrainerSettings(ServiceSettings):
         description="where training starts on the cluster: relative paths of a configuration count from it",
     )
 
-    searcher: str = Field("", description="host:port of the searcher that checkpoints are promoted into")
-    searchers: dict[str, str] = Field(
+    searcher: Target = Field("", description="host:port of the searcher that checkpoints are promoted into")
+    searchers: dict[str, Target] = Field(
         default_factory=dict,
         description="searchers of methods that have their own as JSON, as the gateway has them",
     )
-    candidate: str = Field(
+    candidate: Target = Field(
         "",
         description="host:port of a generator service that loads candidates for the gate and serves nothing else; "
         "without it one with llama.cpp is started on this machine for as long as the gate takes; vllm needs it",
@@ -49,7 +49,7 @@ class TrainerSettings(ServiceSettings):
 
     @field_validator("searchers")
     @classmethod
-    def _of_methods(cls, value: dict[str, str]) -> dict[str, str]:
+    def _of_methods(cls, value: dict[str, Target]) -> dict[str, Target]:
         for name in value:
             if name not in AGENTS:
                 raise ValueError(f"{name}: no such method; there are {', '.join(AGENTS)}")

@@ -6,21 +6,26 @@ from functools import partial
 from pathlib import Path
 
 from common import client, server
+from common.addresses import join
 from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub, add_TrainerServicer_to_server
 from services.trainer.settings import TrainerSettings
+
+_TO_ASK = {"::": "::1"}  # a server that listens everywhere is asked on the loopback
 
 
 class Served:
     """Serves while the context is open, which gives a stub."""
 
-    def __init__(self, folder: Path, servicer: TrainerServicer, max_in_flight: int = 8) -> None:
-        self._settings = TrainerSettings(runs=folder, port=0, max_in_flight=max_in_flight)
+    def __init__(
+        self, folder: Path, servicer: TrainerServicer, max_in_flight: int = 8, settings: TrainerSettings | None = None
+    ) -> None:
+        self._settings = settings or TrainerSettings(runs=folder, port=0, max_in_flight=max_in_flight)
         self._servicer = servicer
 
     async def __aenter__(self) -> TrainerStub:
         register = partial(add_TrainerServicer_to_server, self._servicer)
         self._server, self.port = await server.start("trainer", "v1.Trainer", self._settings, register)
-        self.channel = client.connect(f"127.0.0.1:{self.port}")
+        self.channel = client.connect(join(_TO_ASK.get(self._settings.host, self._settings.host), self.port))
         return TrainerStub(self.channel)
 
     async def __aexit__(self, *_: object) -> None:

@@ -14,6 +14,7 @@ from common.errors import GRPC_CODE
 from contracts.v1 import trainer_pb2 as pb
 from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub
 from search_agent.errors import Failure, TrainerError
+from services.trainer.settings import TrainerSettings
 from tests.integration.served import Served
 
 
@@ -102,3 +103,13 @@ async def test_nobody_there(tmp_path: Path) -> None:
         await client.call(TrainerStub(channel).ListRuns, pb.ListRunsRequest(), 5, TrainerError)
     assert caught.value.failure is Failure.UNAVAILABLE
     await channel.close()
+
+
+@pytest.mark.parametrize("host", ["::1", "::", "127.0.0.1"])
+async def test_every_kind_of_host_is_served_and_asked_past_a_proxy(
+    tmp_path: Path, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    settings = TrainerSettings(runs=tmp_path, host=host, port=0, metrics_port=0)
+    async with Served(tmp_path, Scripted(), settings=settings) as stub:
+        assert await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError) == pb.ListRunsResponse()

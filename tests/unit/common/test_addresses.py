@@ -1,0 +1,47 @@
+"""Addresses as people write them."""
+
+import pytest
+
+from common import addresses
+from common.settings import load
+from services.generator.settings import GeneratorSettings
+from services.trainer.settings import TrainerSettings
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [("retriever:50051", "retriever", 50051), ("[::1]:1", "::1", 1), ("10.0.0.7:65535", "10.0.0.7", 65535)],
+)
+def test_an_address_is_split_and_joined_again(address: str, host: str, port: int) -> None:
+    assert addresses.split(address) == (host, port)
+    assert addresses.join(host, port) == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "retriever", ":50051", "::1:50051", "[retriever]:1", "[::1]", "host:port", "host:99999", "http://host:1"],
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=r"HOST:PORT|does not appear"):
+        addresses.split(address)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.1", "::1", "[::1]", "retriever", "10.1.2.3",
+                                  "fd00::1", "fe80::1%eth0", "redis.prod.svc", "GATEWAY.", "169.254.1.1"])  # fmt: skip
+def test_these_hosts_need_no_proxy(host: str) -> None:
+    assert addresses.is_near(host)
+
+
+@pytest.mark.parametrize("host", ["api.example.org", "8.8.8.8", "2606:4700::1111", "localhost.example.org"])
+def test_these_hosts_may_need_one(host: str) -> None:
+    assert not addresses.is_near(host)
+
+
+def test_settings_take_every_form_and_name_the_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load(GeneratorSettings, ["--host", "[::1]"]).host == "::1"
+    runs = ["--runs", "runs"]
+    assert load(TrainerSettings, [*runs, "--searcher", "[::1]:5"]).searcher == "[::1]:5"
+    assert load(TrainerSettings, [*runs, "--searcher", "dns:///searcher:5"]).searcher == "dns:///searcher:5"
+    with pytest.raises(SystemExit):
+        load(TrainerSettings, [*runs, "--searcher", "http://searcher:5"])
+    assert "TRAINER_SEARCHER: " in capsys.readouterr().err
