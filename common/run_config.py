@@ -87,9 +87,16 @@ class JudgeConfig(_Part):
 
 
 class RewardConfig(_Part):
-    """`gain` is GenAcc beyond naive RAG; `exact_match` is of the searcher's own answer."""
+    """What an episode is worth: `kind`, plus the weighted coverage of the gold passages, less penalties.
+
+    `gain` is GenAcc beyond naive RAG; `exact_match` is of the searcher's own answer.
+    """
 
     kind: Literal["gain", "gain_plus_accuracy", "exact_match"] = "gain"
+    coverage_weight: float = Field(0.0, ge=0, description="of the share of the gold passages that were kept")
+    coverage_until: int | None = Field(
+        None, ge=1, description="last step at which coverage counts; empty: it always does"
+    )
     judge: JudgeConfig | None = Field(None, description="judges answers in which no gold answer stands")
     rag_documents: int = Field(3, ge=1, description="passages that naive RAG reads")
     answer_tokens: int = Field(64, ge=1, description="longest answer of the generator")
@@ -100,6 +107,11 @@ class RewardConfig(_Part):
     copied_penalty: float = Field(0.0, ge=0, description="for searching with the question itself")
     idle_penalty: float = Field(0.0, ge=0, description="for following the protocol and keeping nothing")
     malformed_penalty: float = Field(0.0, ge=0, description="for each malformed turn")
+    repeated_penalty: float = Field(0.0, ge=0, description="for each search that was made before")
+
+    def coverage_at(self, step: int) -> float:
+        """Returns the weight of coverage at a training step, which count from 1."""
+        return self.coverage_weight if self.coverage_until is None or step <= self.coverage_until else 0.0
 
 
 class GateConfig(_Part):

@@ -82,6 +82,8 @@ async def prepare(
             raise ConfigProblem("data", f"the rows are of {before}, and the services serve {facts} now")
         return
     asked = _questions(run)
+    if run.reward.coverage_weight and not any(question.gold_passages for question in asked):
+        raise ConfigProblem("reward.coverage_weight", "no question names its gold passages")
     training, validation = split(asked, run.data.validation, run.seed)
     if run.reward.kind == "exact_match":
         scores: Mapping[int, Score] = {}

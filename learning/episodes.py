@@ -44,11 +44,15 @@ class Stage:
         self._agent, self._retriever, self._generator = agent, retriever, generator
         self._judge, self._terms = judge, terms
         self._penalties = reward.Penalties(
-            terms.everything_penalty, terms.copied_penalty, terms.idle_penalty, terms.malformed_penalty
+            terms.everything_penalty,
+            terms.copied_penalty,
+            terms.idle_penalty,
+            terms.malformed_penalty,
+            terms.repeated_penalty,
         )
 
-    async def play(self, policy: Policy, example: Example) -> Played:
-        """Raises BoundaryError; a failure has no reward."""
+    async def play(self, policy: Policy, example: Example, step: int) -> Played:
+        """Plays an episode of a training step. Raises BoundaryError; a failure has no reward."""
         question = example.question
         episode = Episode(self._agent.name, question.text, self._retriever, policy, self._generator, question.options)
         trajectory = await self._agent.answered(episode, Sampling(max_tokens=self._terms.answer_tokens))
@@ -56,6 +60,7 @@ class Stage:
         conduct = reward.Conduct.of(trajectory)
         cost = conduct.cost(self._penalties)
         parts |= evidence_kept(question, trajectory)
+        worth += self._terms.coverage_at(step) * parts.get("coverage", 0.0)
         parts |= {name: float(value) for name, value in asdict(conduct).items()}
         return Played(trajectory, worth - cost, parts | {"penalty": cost, "reward": worth - cost})
 

@@ -49,7 +49,7 @@ class SearchAgentLoop(AgentLoopBase):
             limits = Limits(self.rollout_config.prompt_length, self.rollout_config.response_length)
             policy = TokenPolicy(self.tokenizer, server.generate, limits)
             try:
-                return _output(await self._stage.play(policy, example), policy, server)
+                return _output(await self._stage.play(policy, example, int(row["global_steps"])), policy, server)
             except BoundaryError as error:
                 reason = f"{error.boundary}: {error.failure}: {error}"
                 log.warning("episode failed", question=example.question.id, attempt=attempt, reason=reason)

@@ -20,12 +20,14 @@ def gain_plus_accuracy(ours: float, rag: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Penalties:
-    """Taken off the reward for each way to look good without searching well, and for each malformed turn."""
+    """What is taken off the reward: for each way to look good without searching well, and for each malformed turn
+    and each repeated search."""
 
     everything: float = 0.0
     copied: float = 0.0
     idle: float = 0.0
     malformed: float = 0.0
+    repeated: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +71,5 @@ class Conduct:
             + penalties.copied * self.copied
             + penalties.idle * self.idle
             + penalties.malformed * self.malformed
+            + penalties.repeated * self.repeated
         )

@@ -59,6 +59,16 @@ def test_penalties_are_nothing_unless_they_are_set(penalties: Penalties, cost: f
     assert Conduct.of(trajectory(Turn("Who was it?", (A,), ()))).cost(penalties) == cost
 
 
+def test_each_repeated_search_costs() -> None:
+    turns = [
+        Turn("Who was it?", (A,)),
+        Turn("a new query", (A,)),
+        Turn("A new  query!", (A,)),
+        Turn("who was it", (A,)),
+    ]
+    assert Conduct.of(trajectory(*turns)).cost(Penalties(repeated=0.5)) == 1.0
+
+
 def test_each_malformed_turn_costs() -> None:
     turns = [Turn("", (), (), "bad"), Turn("", (), (), "bad")]
     assert Conduct.of(trajectory(*turns)).cost(Penalties(malformed=0.5)) == 1.0

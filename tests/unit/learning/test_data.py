@@ -62,6 +62,12 @@ def test_what_naive_rag_fails_is_kept_with_a_share_of_the_rest() -> None:
     assert mixed == keep(asked, right, 0.25, 0) != keep(asked, right, 0.25, 1)
 
 
+async def test_coverage_is_no_reward_where_no_gold_passage_is_known(tmp_path: Path) -> None:
+    run = written(tmp_path, **{"reward.coverage_weight": 1.0})
+    with pytest.raises(ConfigProblem, match=r"reward\.coverage_weight"):
+        await prepare(run, tmp_path / "data", Retriever(), Generator("x"), None)
+
+
 class Sometimes(Generator):
     """Knows the questions of even numbers."""
 

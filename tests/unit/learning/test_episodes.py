@@ -47,7 +47,7 @@ def example(rag: float, generator: str = "echo@1") -> Example:
     ],
 )
 async def test_an_episode_is_worth_what_it_gains(kind: str, answer: str, rag: float, worth: float) -> None:
-    played = await stage(answer, kind=kind).play(ScriptedPolicy([KEEPS]), example(rag))
+    played = await stage(answer, kind=kind).play(ScriptedPolicy([KEEPS]), example(rag), 1)
     assert played.reward == played.parts["reward"] == worth
     assert played.parts["rag_accuracy"] == rag
     assert played.parts["searches"] == played.parts["selected"] == 1
@@ -58,7 +58,7 @@ async def test_a_searcher_that_answers_itself_is_worth_its_exact_match() -> None
     agent = AGENTS["search_r1"].with_params({"constrained": False, "answerer": "searcher"})
     own = Stage(agent, Retriever(), Generator("unused"), None, RewardConfig(kind="exact_match"))
     for said, worth in (("An answer!", 1.0), ("an answer, I think", 0.0)):
-        played = await own.play(ScriptedPolicy([f"<answer>{said}</answer>"]), Example(QUESTION))
+        played = await own.play(ScriptedPolicy([f"<answer>{said}</answer>"]), Example(QUESTION), 1)
         assert played.reward == worth
 
 
@@ -69,22 +69,22 @@ async def test_the_judge_is_asked_only_where_no_gold_answer_stands() -> None:
         asked.append(answer)
         return True
 
-    assert (await stage("an answer", judge).play(ScriptedPolicy([KEEPS]), example(0))).reward == 1.0
+    assert (await stage("an answer", judge).play(ScriptedPolicy([KEEPS]), example(0), 1)).reward == 1.0
     assert asked == []
-    assert (await stage("it does", judge).play(ScriptedPolicy([KEEPS]), example(0))).reward == 1.0
+    assert (await stage("it does", judge).play(ScriptedPolicy([KEEPS]), example(0), 1)).reward == 1.0
     assert asked == ["it does"]
 
 
 async def test_penalties_are_taken_off_and_shown() -> None:
     text = "<important_info>[]</important_info><search_complete>True</search_complete>"
-    idle = await stage("no idea", idle_penalty=0.25).play(ScriptedPolicy([text]), example(0))
+    idle = await stage("no idea", idle_penalty=0.25).play(ScriptedPolicy([text]), example(0), 1)
     assert (idle.reward, idle.parts["penalty"], idle.parts["gain"]) == (-0.25, 0.25, 0.0)
 
 
 async def test_the_gold_passages_kept_and_seen_are_counted_where_they_are_known() -> None:
     async def parts(*needed: tuple[str, ...]) -> dict[str, float]:
         example = Example(replace(QUESTION, gold_passages=needed), 0.0, "echo@1")
-        return (await stage("an answer").play(ScriptedPolicy([KEEPS]), example)).parts
+        return (await stage("an answer").play(ScriptedPolicy([KEEPS]), example, 1)).parts
 
     both = await parts(("w1",), ("w2",))  # of which the episode sees both, and keeps the first
     assert (both["coverage"], both["all_kept"], both["all_seen"]) == (0.5, 0, 1)
@@ -93,9 +93,20 @@ async def test_the_gold_passages_kept_and_seen_are_counted_where_they_are_known(
     assert "coverage" not in await parts()
 
 
+async def test_coverage_counts_with_its_weight_until_its_last_step() -> None:
+    half = Example(replace(QUESTION, gold_passages=(("w1",), ("w2",))), 0.0, "echo@1")
+    both = stage("no idea", coverage_weight=0.5, coverage_until=3)
+    worth = [(await both.play(ScriptedPolicy([KEEPS]), half, step)).reward for step in (1, 3, 4)]
+    assert worth == [0.25, 0.25, 0.0]
+    forever = stage("an answer", coverage_weight=0.5)
+    assert (await forever.play(ScriptedPolicy([KEEPS]), half, 10**6)).reward == 1.25
+    unknown = Example(replace(QUESTION, gold_passages=()), 0.0, "echo@1")
+    assert (await forever.play(ScriptedPolicy([KEEPS]), unknown, 1)).reward == 1.0
+
+
 async def test_scores_of_another_generator_are_refused() -> None:
     with pytest.raises(GeneratorError, match="echo@1 answers, but naive RAG was scored with echo@0"):
-        await stage("an answer").play(ScriptedPolicy([KEEPS]), example(0.0, "echo@0"))
+        await stage("an answer").play(ScriptedPolicy([KEEPS]), example(0.0, "echo@0"), 1)
 
 
 class Broken:
@@ -127,7 +138,7 @@ async def test_a_failure_has_no_reward(part: str) -> None:
     }  # fmt: skip
     failing = Stage(FREE, parts["retriever"], parts["generator"], parts["judge"], RewardConfig())
     with pytest.raises(BoundaryError):
-        await failing.play(parts["policy"], example(0.0))
+        await failing.play(parts["policy"], example(0.0), 1)
 
 
 def test_an_example_comes_back_from_its_row() -> None:
@@ -153,7 +164,7 @@ async def test_a_batch_waits_together() -> None:
     generator = GrpcGenerator(f"127.0.0.1:{port}", timeout_s=10)
     slow = Stage(FREE, Retriever(), generator, None, RewardConfig())
     started = time.perf_counter()
-    played = await asyncio.gather(*(slow.play(ScriptedPolicy([KEEPS]), example(0.0, "slow@1")) for _ in range(120)))
+    played = await asyncio.gather(*(slow.play(ScriptedPolicy([KEEPS]), example(0.0, "slow@1"), 1) for _ in range(120)))
     seconds = time.perf_counter() - started
     await generator.close()
     await server.stop(0)
