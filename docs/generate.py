@@ -13,6 +13,7 @@ from typing import Any
 
 from prometheus_client.metrics import MetricWrapperBase
 
+from bench import scoreboard
 from common import metrics
 from common.run_config import RunConfig
 from search_agent.agents import AGENTS
@@ -23,7 +24,7 @@ from services.retriever.settings import RetrieverSettings
 from services.trainer.settings import TrainerSettings
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("docs/*.md",)
+DOCUMENTS = ("docs/*.md", "bench/README.md")
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _SETTINGS = {
     "retriever": RetrieverSettings,
@@ -186,6 +187,11 @@ def metric_names() -> str:
     return table(("metric", "type", "labels", "meaning"), rows)
 
 
+def goals() -> str:
+    """The benchmarks' goals beside the recorded figures."""
+    return table(scoreboard.HEAD, scoreboard.rows())
+
+
 BLOCKS: dict[str, Callable[..., str]] = {
     "routes": routes,
     "body": body,
@@ -194,6 +200,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "settings": settings,
     "run": run,
     "metrics": metric_names,
+    "goals": goals,
 }
 
 
