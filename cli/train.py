@@ -136,10 +136,12 @@ def _promote(args: argparse.Namespace) -> int:
         raise AskError("the gateway's answer broke off; ask again, and the gate goes on where it stopped")
     gate = done["gate"]
     print(f"gate: {gate['outcome'].replace('_', ' ')}: {gate['reason']}")
-    print(
-        f"  candidate {gate['candidate']:.1%}, current {gate['current']:.1%} on {gate['compared']} of {gate['asked']} "
-        f"questions; {gate['wins']} won, {gate['losses']} lost, p = {gate['p']:.2g}; {gate['failed']} failed"
-    )
+    if gate["compared"]:
+        print(
+            f"  candidate {gate['candidate']:.1%}, current {gate['current']:.1%} on {gate['compared']} of "
+            f"{gate['asked']} questions; {gate['wins']} won, {gate['losses']} lost, p = {gate['p']:.2g}; "
+            f"{gate['failed']} failed"
+        )
     verb = f"serves checkpoint {done['checkpoint']} of {done['run']}" if done["promoted"] else "stays as it was"
     print(f"{done['searcher']} {verb}: {done['model']}" + (f" (before: {done['before']})" if done["promoted"] else ""))
     return 0 if done["promoted"] else 1

@@ -12,12 +12,12 @@ from contracts.v1.generator_pb2 import ModelInfoResponse
 from search_agent.errors import Failure, SearcherError, TrainerError
 from search_agent.types import Completion, Sampling, Span
 from services.trainer.candidates import Files
-from services.trainer.promotion import Environment, Limits, Promoter
-from services.trainer.runner import Job, JobState
+from services.trainer.jobs import Job, JobState
+from services.trainer.promotion import Environment, GateLimits, Promoter
 from services.trainer.runs import Runs
 from tests.fakes import Generator, Retriever
 
-LIMITS = Limits(concurrency=2, seconds=30)
+LIMITS = GateLimits(concurrency=2, seconds=30)
 RIGHT = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
 WRONG = "<important_info>[2]</important_info>\n<search_complete>True</search_complete>"
 
@@ -28,7 +28,7 @@ def clock() -> Callable[[], str]:
     return lambda: f"2026-01-01T00:00:{next(seconds):02}Z"
 
 
-class FakeRunner:
+class FakeJobs:
     """Jobs do what a test says they do; `down` is a cluster that does not answer."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class Gates:
         self.failing: Sequence[str] = ()
         self.retriever, self.reader = Retriever(), Reader()
 
-    def promoter(self, limits: Limits = LIMITS) -> Promoter:
+    def promoter(self, limits: GateLimits = LIMITS) -> Promoter:
         @asynccontextmanager
         async def candidates(files: Files, current: ModelInfoResponse) -> AsyncIterator[FakeSearcher]:
             self.served.append(FakeSearcher(files.path or current.path, files.adapter, self.failing))

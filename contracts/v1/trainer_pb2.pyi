@@ -15,6 +15,7 @@ class RunState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOPPED: _ClassVar[RunState]
     FAILED: _ClassVar[RunState]
     CANCELLED: _ClassVar[RunState]
+    DAMAGED: _ClassVar[RunState]
 RUN_STATE_UNSPECIFIED: RunState
 QUEUED: RunState
 RUNNING: RunState
@@ -22,6 +23,7 @@ FINISHED: RunState
 STOPPED: RunState
 FAILED: RunState
 CANCELLED: RunState
+DAMAGED: RunState
 
 class StartRunRequest(_message.Message):
     __slots__ = ("config", "overrides")

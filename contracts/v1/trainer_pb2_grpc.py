@@ -82,7 +82,7 @@ class TrainerServicer(object):
     """
 
     def StartRun(self, request, context):
-        """INVALID_ARGUMENT: the configuration, naming the field as config.FIELD.
+        """INVALID_ARGUMENT: the configuration is wrong; the field is config.FIELD.
         FAILED_PRECONDITION: this service has no Ray cluster to train on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -90,8 +90,8 @@ class TrainerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResumeRun(self, request, context):
-        """A run that stopped, failed or was cancelled goes on from its newest checkpoint.
-        FAILED_PRECONDITION: it is under way or finished, or there is no Ray cluster.
+        """Continues a run that stopped, failed or was cancelled from its newest checkpoint.
+        FAILED_PRECONDITION: the run is in another state, or there is no Ray cluster.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,23 +111,23 @@ class TrainerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """The run as it is, every step so far, then what changes; ends when the run has ended.
+        """The run's state, every step so far, then each change, until the run has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """The run's process is told to stop. A run that has ended stays as it is.
+        """Asks the run's process to stop. A run that has ended stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Promote(self, request, context):
-        """Lets a checkpoint and the searcher answer the run's held-out questions, and puts the checkpoint in the
-        searcher's place if it passes. Progress first, the promotion last. Leaving the call stops it; what was
-        answered is kept, and the next call goes on from there.
+        """Asks a checkpoint and the searcher the run's held-out questions, each with the parameters it was taught, and
+        puts the checkpoint in the searcher's place if it passes. Progress first, the promotion last. Cancelling the
+        call stops the gate; the answers are kept, and the next call continues from them.
         FAILED_PRECONDITION: no such checkpoint or searcher, or the checkpoint is served already.
         RESOURCE_EXHAUSTED: another promotion is under way.
         """
@@ -136,7 +136,7 @@ class TrainerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Puts back what the latest promotion, that is not rolled back yet, replaced.
+        """Restores what the latest promotion replaced; a second call undoes the promotion before it, and so on.
         FAILED_PRECONDITION: there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

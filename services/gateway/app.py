@@ -15,7 +15,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from common import context, metrics
 from common.rag_store import RagStore
 from contracts.v1.retriever_pb2 import Mode as PbMode
-from contracts.v1.trainer_pb2 import ListRunsRequest
 from search_agent.agents import Agent
 from search_agent.errors import BoundaryError
 from search_agent.types import Mode, Turn
@@ -216,7 +215,7 @@ def create_app(
             cache = await _state(backends.cache.store.check())
             states["cache"] = cache if cache == "ok" else f"{cache}; naive RAG runs uncached"
         if trainer:
-            states["trainer"] = await _state(trainer.call("ListRuns", ListRunsRequest()))
+            states["trainer"] = await _state(trainer.runs())
         return JSONResponse({"status": "ready" if ready else "not ready", "backends": states}, 200 if ready else 503)
 
     @app.get("/metrics", tags=["operation"], include_in_schema=False)

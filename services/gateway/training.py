@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import structlog
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from common import client
+from common.codecs import trainer as codec
+from common.training import GateOutcome, GateProgress, Promotion, Run, RunState, TrainingStep
 from contracts.v1 import trainer_pb2 as pb
 from contracts.v1.trainer_pb2_grpc import TrainerStub
 from search_agent.errors import BoundaryError, Failure, TrainerError
@@ -22,8 +24,9 @@ from services.gateway.schemas import Request
 from services.gateway.sse import sse
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
-_LONGEST_S = 7 * 24 * 3600.0  # of a watch and of a gate, which the trainer bounds itself
+_LONGEST_S = 7 * 24 * 3600.0  # longest watch or gate; the trainer bounds a gate itself
 
 
 class TrainerBackend:
@@ -34,14 +37,44 @@ class TrainerBackend:
         self._stub = TrainerStub(self._channel)
         self._timeout_s = timeout_s
 
-    async def call(self, name: str, request: Any) -> Any:
-        return await client.call(getattr(self._stub, name), request, self._timeout_s, TrainerError)
+    async def start(self, config: str, overrides: Mapping[str, Any]) -> Run:
+        values = {field: json.dumps(value) for field, value in overrides.items()}
+        return codec.run_value(await self._call("StartRun", pb.StartRunRequest(config=config, overrides=values)))
 
-    def stream(self, name: str, request: Any) -> AsyncGenerator[Any, None]:
-        return client.stream(getattr(self._stub, name), request, _LONGEST_S, TrainerError)
+    async def runs(self) -> list[Run]:
+        return [codec.run_value(run) for run in (await self._call("ListRuns", pb.ListRunsRequest())).runs]
+
+    async def run(self, id: str) -> Run:
+        return codec.run_value(await self._call("GetRun", pb.RunRequest(id=id)))
+
+    async def cancel(self, id: str) -> Run:
+        return codec.run_value(await self._call("CancelRun", pb.RunRequest(id=id)))
+
+    async def resume(self, id: str) -> Run:
+        return codec.run_value(await self._call("ResumeRun", pb.RunRequest(id=id)))
+
+    async def watch(self, id: str) -> AsyncGenerator[Run | TrainingStep, None]:
+        async with aclosing(self._stream("WatchRun", pb.RunRequest(id=id))) as events:
+            async for event in events:
+                yield codec.run_event_value(event)
+
+    async def promote(self, id: str, checkpoint: int, searcher: str) -> AsyncGenerator[GateProgress | Promotion, None]:
+        request = pb.PromoteRequest(run=id, checkpoint=checkpoint, searcher=searcher)
+        async with aclosing(self._stream("Promote", request)) as events:
+            async for event in events:
+                yield codec.promote_event_value(event)
+
+    async def rollback(self, searcher: str) -> Promotion:
+        return codec.promotion_value(await self._call("Rollback", pb.RollbackRequest(searcher=searcher)))
 
     async def close(self) -> None:
         await self._channel.close()
+
+    async def _call(self, name: str, request: Any) -> Any:
+        return await client.call(getattr(self._stub, name), request, self._timeout_s, TrainerError)
+
+    def _stream(self, name: str, request: Any) -> AsyncGenerator[Any, None]:
+        return client.stream(getattr(self._stub, name), request, _LONGEST_S, TrainerError)
 
 
 class StartRequest(Request):
@@ -64,49 +97,43 @@ class RollbackRequest(Request):
     searcher: str = ""
 
 
-class RunOut(BaseModel):
+class Out(BaseModel):
+    """A response, made of a value whose attributes it names."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class RunOut(Out):
     """`config` is YAML, empty in lists; `checkpoints` are steps."""
 
     id: str
-    state: str
+    state: RunState
     created_at: str
     changed_at: str
     reason: str
     config: str
     checkpoints: list[int]
 
-    @classmethod
-    def of(cls, run: pb.Run) -> RunOut:
-        return cls(
-            id=run.id,
-            state=pb.RunState.Name(run.state).lower(),
-            created_at=run.created_at,
-            changed_at=run.changed_at,
-            reason=run.reason,
-            config=run.config,
-            checkpoints=list(run.checkpoints),
-        )
 
-
-class StepOut(BaseModel):
-    """Numbers by "GROUP/WHAT", the groups and labels of the metrics `search_agent_training_…`."""
+class StepOut(Out):
+    """Metrics by "GROUP/NAME", the groups and labels of the Prometheus metrics `search_agent_training_…`."""
 
     step: int
     metrics: dict[str, float]
 
 
-class ProgressOut(BaseModel):
-    """Answers of both models together."""
+class ProgressOut(Out):
+    """Counts answers of both models together."""
 
     done: int
     failed: int
     total: int
 
 
-class GateOut(BaseModel):
+class GateOut(Out):
     """`candidate`, `current`, `difference` with its 95 % interval `low` to `high`, and `margin` are GenAcc, 0 to 1."""
 
-    outcome: str
+    outcome: GateOutcome
     reason: str
     asked: int
     compared: int
@@ -121,49 +148,35 @@ class GateOut(BaseModel):
     losses: int
     p: float
 
-    @classmethod
-    def of(cls, gate: pb.Gate) -> GateOut:
-        figures = {name: getattr(gate, name) for name in cls.model_fields if name != "outcome"}
-        return cls(outcome=pb.Gate.Outcome.Name(gate.outcome).lower(), **figures)
+
+class RollbackOut(Out):
+    """`model` serves now, `before` did until now."""
+
+    searcher: str
+    model: str
+    before: str
+    at: str
 
 
-class PromotionOut(BaseModel):
-    """`model` serves now, `before` until now. `promoted` is false where the gate was not passed."""
+class PromotionOut(RollbackOut):
+    """`promoted` is false if the gate was not passed."""
 
     promoted: bool
-    searcher: str
-    model: str
-    before: str
     run: str
     checkpoint: int
-    at: str
     gate: GateOut
 
-    @classmethod
-    def of(cls, promotion: pb.Promotion) -> PromotionOut:
-        return cls(
-            promoted=promotion.gate.outcome == pb.Gate.PASSED,
-            searcher=promotion.searcher,
-            model=promotion.model,
-            before=promotion.before,
-            run=promotion.run,
-            checkpoint=promotion.checkpoint,
-            at=promotion.at,
-            gate=GateOut.of(promotion.gate),
-        )
 
-
-class RollbackOut(BaseModel):
-    """`model` serves again, `before` until now."""
-
-    searcher: str
-    model: str
-    before: str
-    at: str
+_OUT: dict[type, tuple[str, type[Out]]] = {
+    Run: ("run", RunOut),
+    TrainingStep: ("step", StepOut),
+    GateProgress: ("progress", ProgressOut),
+    Promotion: ("done", PromotionOut),
+}
 
 
 def routes(trainer: TrainerBackend | None) -> APIRouter:
-    """The routes; without a trainer each answers that there is none."""
+    """Returns the routes; without a trainer each answers that there is none."""
     router = APIRouter(prefix="/v1", tags=["training"])
 
     def backend() -> TrainerBackend:
@@ -171,104 +184,88 @@ def routes(trainer: TrainerBackend | None) -> APIRouter:
             raise problems.NotConfigured("no trainer is configured (GATEWAY_TRAINER)")
         return trainer
 
-    async def call(name: str, request: Any) -> Any:
-        try:
-            return await backend().call(name, request)
-        except BoundaryError as error:
-            count_failure(error)
-            raise
-
-    @router.post("/runs", status_code=201)
-    async def start(body: StartRequest) -> RunOut:
+    @router.post("/runs", status_code=201, response_model=RunOut)
+    async def start(body: StartRequest) -> Run:
         """Starts a training run."""
-        overrides = {field: json.dumps(value) for field, value in body.overrides.items()}
-        return RunOut.of(await call("StartRun", pb.StartRunRequest(config=body.config, overrides=overrides)))
+        return await _counted(backend().start(body.config, body.overrides))
 
-    @router.get("/runs")
-    async def runs() -> list[RunOut]:
+    @router.get("/runs", response_model=list[RunOut])
+    async def runs() -> list[Run]:
         """All runs, newest first."""
-        return [RunOut.of(run) for run in (await call("ListRuns", pb.ListRunsRequest())).runs]
+        return await _counted(backend().runs())
 
-    @router.get("/runs/{id}")
-    async def run(id: str) -> RunOut:
+    @router.get("/runs/{id}", response_model=RunOut)
+    async def run(id: str) -> Run:
         """A run with its configuration."""
-        return RunOut.of(await call("GetRun", pb.RunRequest(id=id)))
+        return await _counted(backend().run(id))
 
-    @router.post("/runs/{id}/cancel")
-    async def cancel(id: str) -> RunOut:
-        """Tells the run to stop; it is cancelled when its process has ended."""
-        return RunOut.of(await call("CancelRun", pb.RunRequest(id=id)))
+    @router.post("/runs/{id}/cancel", response_model=RunOut)
+    async def cancel(id: str) -> Run:
+        """Asks the run to stop; it is cancelled once its process has ended."""
+        return await _counted(backend().cancel(id))
 
-    @router.post("/runs/{id}/resume")
-    async def resume(id: str) -> RunOut:
-        """A run that broke off goes on from its newest checkpoint."""
-        return RunOut.of(await call("ResumeRun", pb.RunRequest(id=id)))
+    @router.post("/runs/{id}/resume", response_model=RunOut)
+    async def resume(id: str) -> Run:
+        """Continues an interrupted run from its newest checkpoint."""
+        return await _counted(backend().resume(id))
 
     @router.get("/runs/{id}/events")
     async def events(id: str) -> StreamingResponse:
-        """Server-Sent Events `run` and `step`: all there were, then what comes, until the run has ended."""
-
-        def named(event: pb.RunEvent) -> tuple[str, BaseModel]:
-            if event.WhichOneof("event") == "run":
-                return "run", RunOut.of(event.run)
-            return "step", StepOut(step=event.step.step, metrics=dict(event.step.metrics))
-
-        return await _streamed(backend().stream("WatchRun", pb.RunRequest(id=id)), named)
+        """Server-Sent Events `run` and `step`: all so far, then new ones until the run has ended."""
+        return await _streamed(backend().watch(id))
 
     @router.post("/runs/{id}/promote", response_model=PromotionOut)
     async def promote(id: str, body: PromoteRequest) -> Any:
         """Puts a checkpoint in the searcher's place if it passes the gate.
 
-        Leaving a stream stops the gate; asked again, it goes on where it stopped.
+        Leaving a stream stops the gate; the next request continues it.
         """
-        request = pb.PromoteRequest(run=id, checkpoint=body.checkpoint or 0, searcher=body.searcher)
-        answers = backend().stream("Promote", request)
+        answers = backend().promote(id, body.checkpoint or 0, body.searcher)
+        return await (_streamed(answers) if body.stream else _counted(_promotion(answers)))
 
-        def named(event: pb.PromoteEvent) -> tuple[str, BaseModel]:
-            if event.WhichOneof("event") == "promotion":
-                return "done", PromotionOut.of(event.promotion)
-            progress = event.progress
-            return "progress", ProgressOut(done=progress.done, failed=progress.failed, total=progress.total)
-
-        if body.stream:
-            return await _streamed(answers, named)
-        try:
-            async for event in answers:
-                name, out = named(event)
-                if name == "done":
-                    return out
-        except BoundaryError as error:
-            count_failure(error)
-            raise
-        raise TrainerError(Failure.BROKEN, "the promotion ended without a result")
-
-    @router.post("/rollback")
-    async def rollback(body: RollbackRequest) -> RollbackOut:
-        """Puts back what the searcher's latest promotion replaced."""
-        done = await call("Rollback", pb.RollbackRequest(searcher=body.searcher))
-        return RollbackOut(searcher=done.searcher, model=done.model, before=done.before, at=done.at)
+    @router.post("/rollback", response_model=RollbackOut)
+    async def rollback(body: RollbackRequest) -> Promotion:
+        """Restores what the searcher's latest promotion replaced."""
+        return await _counted(backend().rollback(body.searcher))
 
     return router
 
 
-async def _streamed(
-    events: AsyncGenerator[Any, None], named: Callable[[Any], tuple[str, BaseModel]]
-) -> StreamingResponse:
-    """The events as they come. What fails before the first one is an ordinary problem, and not an event."""
+async def _promotion(events: AsyncGenerator[GateProgress | Promotion, None]) -> Promotion:
+    """Waits for the last event."""
+    async for event in events:
+        if isinstance(event, Promotion):
+            return event
+    raise TrainerError(Failure.BROKEN, "the promotion ended without a result")
+
+
+async def _counted(call: Awaitable[T]) -> T:
+    """Waits for a call to the trainer, and counts its failure."""
     try:
-        first = await anext(events)
+        return await call
     except BoundaryError as error:
         count_failure(error)
         raise
+
+
+def _event(value: object) -> str:
+    name, out = _OUT[type(value)]
+    return sse(name, out.model_validate(value))
+
+
+async def _streamed(events: AsyncGenerator[Any, None]) -> StreamingResponse:
+    """Streams the events as they come. A failure before the first one is an ordinary problem, not an event."""
+    try:
+        first = await _counted(anext(events))
     except StopAsyncIteration:
         raise TrainerError(Failure.BROKEN, "the stream ended before it began") from None
 
     async def stream() -> AsyncIterator[str]:
         try:
             async with aclosing(events):  # the caller leaving ends the call
-                yield sse(*named(first))
+                yield _event(first)
                 async for event in events:
-                    yield sse(*named(event))
+                    yield _event(event)
         except BoundaryError as error:
             count_failure(error)
             yield sse("error", problems.of_boundary(error))

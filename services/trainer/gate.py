@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ import structlog
 from common.journal import Journal
 from common.pool import each
 from common.run_config import GateConfig
+from common.training import GateOutcome, Verdict
 from search_agent.agents import Agent
 from search_agent.episode import Episode
 from search_agent.errors import BoundaryError, Failure, TrainerError
 from search_agent.grading.judge import Judge, grade
-from search_agent.grading.statistics import Comparison, compare
+from search_agent.grading.statistics import compare
 from search_agent.ports import Generator, Policy, Retriever
 from search_agent.types import Question, Sampling
 
@@ -35,12 +36,6 @@ log = structlog.get_logger()
 class Side(StrEnum):
     CANDIDATE = "candidate"
     CURRENT = "current"
-
-
-class Outcome(StrEnum):
-    PASSED = "passed"
-    NOT_BETTER = "not better"
-    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +56,6 @@ class _Row:
     question: str
     searcher: str
     answered: Answered
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """`failed` counts the questions that one side or both failed, or did not get to. The means of both sides
-    are over the compared questions; None, as `comparison`, where there is none."""
-
-    outcome: Outcome
-    reason: str
-    asked: int
-    failed: int
-    margin: float
-    comparison: Comparison | None = None
-    candidate: float | None = None
-    current: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,35 +143,45 @@ def _digest(question: Question) -> str:
 
 
 def decide(candidate: Sequence[Answered], current: Sequence[Answered], asked: int, terms: GateConfig) -> Verdict:
-    """The verdict over the answers of both sides to `asked` questions."""
-    margin = terms.margin / 100
+    """Returns the verdict over both sides' answers to `asked` questions."""
     found = compare(candidate, current, terms.seed, terms.resamples)
-    failed = asked - (found.count if found else 0)
-    if found is None or failed > terms.max_failed_share * asked:
+    compared = found.count if found else 0
+    failed = asked - compared
+    verdict = Verdict(GateOutcome.INCONCLUSIVE, "", asked, compared, failed, terms.margin / 100)
+    if found:
+        verdict = replace(
+            verdict,
+            candidate=_mean(candidate, current),
+            current=_mean(current, candidate),
+            difference=found.difference.mean,
+            low=found.difference.low,
+            high=found.difference.high,
+            wins=found.wins,
+            losses=found.losses,
+            p=found.p,
+        )
+    if not found or failed > terms.max_failed_share * asked:
         reason = (
             f"{failed} of {asked} questions were not answered by both, more than gate.max_failed_share "
             f"{terms.max_failed_share:g} allows"
         )
-        return Verdict(Outcome.INCONCLUSIVE, reason, asked, failed, margin, found, *_means(candidate, current))
-    difference = found.difference
-    points = f"{difference.mean * 100:+.1f} points [{difference.low * 100:+.1f}, {difference.high * 100:+.1f}]"
-    if difference.mean < margin:
-        outcome, reason = Outcome.NOT_BETTER, f"{points} on {found.count} questions; gate.margin is {terms.margin:g}"
-    elif difference.low <= 0:
-        outcome, reason = Outcome.NOT_BETTER, f"{points} on {found.count} questions; the interval includes zero"
-    else:
-        outcome, reason = Outcome.PASSED, f"{points} on {found.count} questions"
-    return Verdict(outcome, reason, asked, failed, margin, found, *_means(candidate, current))
+        return replace(verdict, reason=reason)
+    result = (
+        f"{verdict.difference * 100:+.1f} points [{verdict.low * 100:+.1f}, {verdict.high * 100:+.1f}] "
+        f"on {compared} questions"
+    )
+    if verdict.difference < verdict.margin:
+        return replace(verdict, outcome=GateOutcome.NOT_BETTER, reason=f"{result}; gate.margin is {terms.margin:g}")
+    if verdict.low <= 0:
+        return replace(verdict, outcome=GateOutcome.NOT_BETTER, reason=f"{result}; the interval includes zero")
+    return replace(verdict, outcome=GateOutcome.PASSED, reason=result)
 
 
-def _means(candidate: Sequence[Answered], current: Sequence[Answered]) -> tuple[float | None, float | None]:
-    both = {row.id for row in candidate} & {row.id for row in current}
-    if not both:
-        return None, None
-    ours, theirs = (
-        sum(row.gen_acc for row in rows if row.id in both) / len(both) for rows in (candidate, current)
-    )  # fmt: skip
-    return ours, theirs
+def _mean(rows: Sequence[Answered], others: Sequence[Answered]) -> float:
+    """Returns the mean GenAcc over the questions that the other side answered too."""
+    both = {row.id for row in others}
+    scores = [row.gen_acc for row in rows if row.id in both]
+    return sum(scores) / len(scores)
 
 
 async def _answer(contest: Contest, question: Question, side: Side) -> Answered:

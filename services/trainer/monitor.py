@@ -11,11 +11,12 @@ import structlog
 
 from common import metrics
 from common.run_config import RunConfig
+from common.training import Run, RunState, TrainingStep
 from search_agent.errors import Failure, TrainerError
 from services.trainer import watch
-from services.trainer.runner import Job, JobState, Runner
-from services.trainer.runs import Run, Runs, RunState
-from services.trainer.watch import MetricsLog, Step
+from services.trainer.jobs import Job, Jobs, JobState
+from services.trainer.runs import Runs
+from services.trainer.watch import MetricsLog
 
 log = structlog.get_logger()
 
@@ -24,29 +25,30 @@ NO_RAY = (
     "no Ray cluster is configured (TRAINER_RAY_ADDRESS); this trainer lists, watches, promotes and rolls back, "
     "but cannot train"
 )
-_LINGER_S = 60.0  # that an ended run stays in Prometheus, for some last scrapes
+_RESUMABLE = (RunState.STOPPED, RunState.FAILED, RunState.CANCELLED)
+_LINGER_S = 60.0  # an ended run stays in Prometheus this long, for the last scrapes
 
 
 class Monitor:
     """The one that moves runs from state to state. Without a runner, nothing is started or stopped."""
 
-    def __init__(self, runs: Runs, runner: Runner | None, poll_s: float) -> None:
-        self._runs, self._runner, self._poll_s = runs, runner, poll_s
+    def __init__(self, runs: Runs, jobs: Jobs | None, poll_s: float) -> None:
+        self._runs, self._jobs, self._poll_s = runs, jobs, poll_s
         self._submitting: set[str] = set()
         self._logs: dict[str, MetricsLog] = {}
         self._ended: dict[str, float] = {}  # runs still in Prometheus, and since when
 
     async def start(self, settings: RunConfig) -> Run:
         """Raises TrainerError."""
-        self._need_runner()
+        self._need_jobs()
         return await self._submit(self._runs.create(settings))
 
     async def resume(self, id: str) -> Run:
         """Raises TrainerError."""
-        self._need_runner()
+        self._need_jobs()
         run = await self.refresh(self._runs.get(id))
-        if not run.state.ended or run.state is RunState.FINISHED:
-            raise TrainerError(Failure.UNSUPPORTED, f"run {id} is {run.state}; only one that broke off goes on")
+        if run.state not in _RESUMABLE:
+            raise TrainerError(Failure.UNSUPPORTED, f"run {id} is {run.state}; only an interrupted run can be resumed")
         return await self._submit(self._runs.again(run))
 
     async def cancel(self, id: str) -> Run:
@@ -54,14 +56,14 @@ class Monitor:
         run = self._runs.get(id)
         if run.state.ended:
             return run
-        await self._need_runner().stop(run.job)
+        await self._need_jobs().stop(run.job)
         return await self.refresh(run)
 
     async def refresh(self, run: Run) -> Run:
         """The run in the state that its job is in now. Raises TrainerError if that cannot be told."""
-        if run.state.ended or run.id in self._submitting or self._runner is None:
+        if run.state.ended or run.id in self._submitting or self._jobs is None:
             return run
-        job = await self._runner.status(run.job)
+        job = await self._jobs.status(run.job)
         state, reason = self._outcome(run, job)
         current = self._runs.get(run.id)
         if current != run or state is run.state:  # somebody else moved it while Ray was asked
@@ -85,13 +87,13 @@ class Monitor:
                 metrics.TRAINER_RUNS.labels(state).set(states[state])
             await asyncio.sleep(self._poll_s)
 
-    async def watch(self, id: str) -> AsyncGenerator[Run | Step, None]:
+    async def watch(self, id: str) -> AsyncGenerator[Run | TrainingStep, None]:
         """The run, all its steps so far, then what changes, until it has ended. Raises TrainerError."""
         run = self._runs.get(id)
         log_file = MetricsLog(self._runs.path(id) / "metrics.jsonl")
         log_file.new()
         yield run
-        for step in sorted(log_file.steps.values(), key=lambda step: step.number):
+        for step in sorted(log_file.steps.values(), key=lambda step: step.step):
             yield step
         while not run.state.ended:
             await asyncio.sleep(self._poll_s)
@@ -121,10 +123,10 @@ class Monitor:
         return run.state
 
     async def _submit(self, run: Run) -> Run:
-        runner = self._need_runner()
+        jobs = self._need_jobs()
         self._submitting.add(run.id)
         try:
-            await runner.submit(run.job, self._runs.path(run.id))
+            await jobs.submit(run.job, self._runs.path(run.id))
         except TrainerError as error:
             self._runs.move(run, RunState.FAILED, f"it was not submitted: {error}")
             raise
@@ -155,16 +157,16 @@ class Monitor:
 
     async def _keep_log(self, run: Run) -> None:
         """The job's output to RUN/log.txt, after that of the run's earlier jobs."""
-        assert self._runner
+        assert self._jobs
         try:
-            text = await self._runner.log(run.job)
+            text = await self._jobs.log(run.job)
         except TrainerError as error:
             log.warning("a job's log cannot be had", run=run.id, error=str(error))
             return
         with (self._runs.path(run.id) / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"== job {run.job}\n{text.rstrip()}\n")
 
-    def _need_runner(self) -> Runner:
-        if self._runner is None:
+    def _need_jobs(self) -> Jobs:
+        if self._jobs is None:
             raise TrainerError(Failure.UNSUPPORTED, NO_RAY)
-        return self._runner
+        return self._jobs

@@ -13,6 +13,7 @@ import structlog
 
 from common.journal import Journal
 from common.run_config import RunConfig
+from common.training import GateOutcome, GateProgress, Promotion, Verdict
 from contracts.v1.generator_pb2 import ModelInfoResponse
 from contracts.v1.retriever_pb2 import IndexInfo
 from evaluation import questions as question_sets
@@ -23,7 +24,7 @@ from search_agent.grading.judge import Judge
 from search_agent.ports import Generator, Retriever
 from services.trainer import gate
 from services.trainer.candidates import Candidates, Files, Searcher
-from services.trainer.gate import Contest, Outcome, Side, Verdict
+from services.trainer.gate import Contest, Side
 from services.trainer.runs import Runs, now
 
 log = structlog.get_logger()
@@ -49,28 +50,6 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Answers, of both sides together."""
-
-    done: int
-    failed: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Promotion:
-    """What serves now. `before` served until now; it is `model` itself where the gate was not passed."""
-
-    searcher: str
-    model: str
-    before: str
-    at: str
-    run: str = ""
-    checkpoint: int = 0
-    verdict: Verdict | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Record:
     """A line of promotions.jsonl as a rollback needs it: `before` tells the model that was replaced."""
 
@@ -80,8 +59,8 @@ class _Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Of a gate: questions at once, and seconds."""
+class GateLimits:
+    """How many questions a gate asks at once, and how many seconds it may take."""
 
     concurrency: int
     seconds: float
@@ -97,7 +76,7 @@ class Promoter:
         searchers: Mapping[str, Searcher],
         candidates: Candidates,
         environments: Callable[[RunConfig], AbstractAsyncContextManager[Environment]],
-        limits: Limits,
+        limits: GateLimits,
         clock: Callable[[], str] = now,
     ) -> None:
         self._runs, self._searchers, self._candidates = runs, searchers, candidates
@@ -105,7 +84,7 @@ class Promoter:
         self._path = folder.absolute() / "promotions.jsonl"
         self._busy = asyncio.Lock()
 
-    async def promote(self, id: str, checkpoint: int, searcher: str) -> AsyncGenerator[Progress | Promotion, None]:
+    async def promote(self, id: str, checkpoint: int, searcher: str) -> AsyncGenerator[GateProgress | Promotion, None]:
         """The gate's progress, then what came of it. `checkpoint` 0 is the newest; `searcher` "" is the method's.
 
         Raises BoundaryError. Leaving early stops the gate, and its answers are kept.
@@ -120,7 +99,7 @@ class Promoter:
             if not current.path:
                 raise TrainerError(Failure.UNSUPPORTED, f"the engine of {name} loads no models")
             files = self._files(id, step, current.engine)
-            queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+            queue: asyncio.Queue[GateProgress | None] = asyncio.Queue()
             judging = asyncio.create_task(self._judge(id, settings, files, target, current, queue))
             judging.add_done_callback(lambda _: queue.put_nowait(None))
             try:
@@ -156,7 +135,7 @@ class Promoter:
         files: Files,
         target: Searcher,
         current: ModelInfoResponse,
-        queue: asyncio.Queue[Progress | None],
+        queue: asyncio.Queue[GateProgress | None],
     ) -> Verdict:
         terms = settings.gate
         try:
@@ -191,7 +170,7 @@ class Promoter:
                 self._runs.path(id) / "gates",
                 self._limits.concurrency,
                 self._limits.seconds,
-                lambda done, failed, total: queue.put_nowait(Progress(done, failed, total)),
+                lambda done, failed, total: queue.put_nowait(GateProgress(done, failed, total)),
             )
 
     async def _settle(
@@ -204,7 +183,7 @@ class Promoter:
         current: ModelInfoResponse,
         verdict: Verdict,
     ) -> Promotion:
-        passed = verdict.outcome is Outcome.PASSED
+        passed = verdict.outcome is GateOutcome.PASSED
         loaded = await target.load(files.path, files.adapter) if passed else current
         promotion = Promotion(name, loaded.model, current.model, self._clock(), id, step, verdict)
         self._record("promote" if passed else "refused", promotion, loaded, current)

@@ -1,66 +1,44 @@
-"""Training runs as they lie on disk: RUNS/ID/run.json beside what the run itself writes."""
+"""Training runs on disk: RUNS/ID/run.json beside the files that the run itself writes."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from common import run_config
 from common.files import write_whole
-from common.run_config import RunConfig
+from common.run_config import ConfigProblem, RunConfig
+from common.training import Run, RunState
 from search_agent.errors import Failure, TrainerError
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _STEP = re.compile(r"global_step_(\d+)")
-
-
-class RunState(StrEnum):
-    QUEUED = "queued"  # Ray has it and has not started it
-    RUNNING = "running"
-    FINISHED = "finished"
-    STOPPED = "stopped"  # by itself, for the reason it gave
-    FAILED = "failed"  # it crashed
-    CANCELLED = "cancelled"
-
-    @property
-    def ended(self) -> bool:
-        return self not in (RunState.QUEUED, RunState.RUNNING)
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Times are RFC 3339 in UTC, so that text order is time order. `job` is the latest job's id at Ray;
-    `jobs` counts them all. `reason` is why it stopped or failed."""
-
-    id: str
-    state: RunState
-    created_at: str
-    changed_at: str
-    jobs: int = 1
-    reason: str = ""
-
-    @property
-    def job(self) -> str:
-        return f"{self.id}-{self.jobs}"
+_RECORD = TypeAdapter(Run)
+_NOT_RECORDED = {"id", "config", "checkpoints"}  # the folder has them
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return _rfc3339(datetime.now(UTC))
+
+
+def _rfc3339(time: datetime) -> str:
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 class Runs:
-    """The runs of a folder, which only this object writes. Every method raises TrainerError."""
+    """The runs of a folder, which nobody else writes. Every method raises TrainerError."""
 
     def __init__(self, folder: Path, clock: Callable[[], str] = now) -> None:
         self._folder, self._clock = folder.absolute(), clock
 
     def create(self, settings: RunConfig) -> Run:
-        """A new run, queued, in a folder of its own."""
+        """Makes a new run, queued, in a folder of its own."""
         at = self._clock()
         first = id = f"{settings.name}-{re.sub('[^0-9]', '', at)}"
         number = 1
@@ -73,46 +51,66 @@ class Runs:
         return run
 
     def path(self, id: str) -> Path:
-        """The run's folder, whether it is there or not."""
+        """Returns the run's folder, whether it exists or not."""
         return self._folder / id
 
     def get(self, id: str) -> Run:
+        """Returns the run as it was recorded, without its configuration and checkpoints.
+
+        A run whose record cannot be read is DAMAGED.
+        """
         file = self.path(id) / "run.json"
-        if not _ID.fullmatch(id) or not file.is_file():
+        if not _ID.fullmatch(id) or not file.exists():
             raise TrainerError(Failure.NOT_FOUND, f"no run is called {id!r}")
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            return Run(file.parent.name, **{**record, "state": RunState(record["state"])})
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainerError(Failure.BROKEN, f"{file}: not a run record: {error!r}") from error
+            return _RECORD.validate_python({**record, "id": id})
+        except (OSError, ValueError, TypeError):
+            at = _rfc3339(datetime.fromtimestamp(self.path(id).stat().st_mtime, UTC))
+            advice = (
+                "its run.json cannot be read: restore the file, or remove the run's folder on the trainer's machine"
+            )
+            return Run(id, RunState.DAMAGED, at, at, reason=advice)
 
     def ids(self) -> list[str]:
-        """Of every run, also of one whose record is broken."""
-        return [file.parent.name for file in self._folder.glob("*/run.json")]
+        """Returns the ids of all runs, damaged ones too."""
+        return [id for file in self._folder.glob("*/run.json") if _ID.fullmatch(id := file.parent.name)]
 
     def all(self) -> list[Run]:
-        """Newest first."""
-        found = [self.get(id) for id in self.ids()]
+        """Returns all runs, newest first, without their configurations."""
+        found = [replace(self.get(id), checkpoints=tuple(self.checkpoints(id))) for id in self.ids()]
         return sorted(found, key=lambda run: (run.created_at, run.id), reverse=True)
 
+    def whole(self, run: Run) -> Run:
+        """Returns the run with its configuration and checkpoints."""
+        return replace(run, config=self._config_text(run.id), checkpoints=tuple(self.checkpoints(run.id)))
+
     def move(self, run: Run, state: RunState, reason: str = "") -> Run:
-        """The run in another state."""
+        """Records that the run is in another state."""
         return self._write(replace(run, state=state, changed_at=self._clock(), reason=reason))
 
     def again(self, run: Run) -> Run:
-        """The run queued once more, for a job that goes on from its newest checkpoint."""
+        """Queues the run once more, for a job that continues from its newest checkpoint."""
         queued = replace(run, state=RunState.QUEUED, changed_at=self._clock(), jobs=run.jobs + 1, reason="")
         return self._write(queued)
 
     def config(self, id: str) -> RunConfig:
-        return run_config.read(self.config_text(id), source=f"{id}/config.yaml")
+        """Returns the run's configuration. One that this version cannot read is UNSUPPORTED."""
+        try:
+            return run_config.read(self._config_text(id), source="config.yaml")
+        except ConfigProblem as problem:
+            message = f"the configuration of run {id} cannot be used: {problem}; start a new run"
+            raise TrainerError(Failure.UNSUPPORTED, message) from None
 
-    def config_text(self, id: str) -> str:
-        """The resolved configuration, YAML."""
-        return (self.path(id) / "config.yaml").read_text(encoding="utf-8")
+    def _config_text(self, id: str) -> str:
+        """Returns the resolved configuration as YAML, empty if there is none."""
+        try:
+            return (self.path(id) / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
 
     def checkpoints(self, id: str) -> list[int]:
-        """The steps that were saved, ascending."""
+        """Returns the steps that were saved, ascending."""
         saved = (_STEP.fullmatch(path.name) for path in self.path(id).glob("checkpoints/*"))
         return sorted(int(found[1]) for found in saved if found)
 
@@ -126,7 +124,6 @@ class Runs:
         return True
 
     def _write(self, run: Run) -> Run:
-        record = asdict(run)
-        del record["id"]
+        record = {name: value for name, value in asdict(run).items() if name not in _NOT_RECORDED}
         write_whole(self.path(run.id) / "run.json", json.dumps(record, indent=1) + "\n")
         return run

@@ -1,7 +1,7 @@
-"""A run's metrics as they come: from verl's log to the steps of WatchRun and to Prometheus.
+"""A run's metrics: from verl's log to the steps of WatchRun and to Prometheus, while they are written.
 
-The tables give each number of verl 0.9.1, and of our own parts of its log (`search/…`), the name "GROUP/WHAT" that
-the contract and the gauges use. What they do not name stays in metrics.jsonl and TensorBoard.
+The tables map each metric of verl 0.9.1, and our own `search/…`, to the name "GROUP/NAME" of the contract and the
+gauges. Metrics without a name there stay in metrics.jsonl and TensorBoard.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import Gauge
 
 from common import lines, metrics
+from common.training import TrainingStep
 
-# A gauge a group; its labels are the run, and what of the group it is.
+# One gauge a group, labelled with the run and the metric's name.
 GAUGES: Mapping[str, Gauge] = {
     "reward": metrics.TRAINING_REWARD,
     "conduct": metrics.TRAINING_CONDUCT,
@@ -70,33 +70,25 @@ _PATTERNS = (
 
 
 def name_of(verl: str) -> str:
-    """ "GROUP/WHAT", or "" for a number that is not shown."""
+    """Returns "GROUP/NAME", or "" for a metric that is not shown."""
     if verl in NAMES:
         return NAMES[verl]
     return next((found.expand(name) for pattern, name in _PATTERNS if (found := pattern.fullmatch(verl))), "")
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What is known of one step, by our names."""
-
-    number: int
-    metrics: dict[str, float]
-
-
 class MetricsLog:
-    """Reads metrics.jsonl as it grows: each call gives what is new. Lines are taken once they are whole.
+    """Reads metrics.jsonl as it grows, whole lines only.
 
-    A step that comes again, as in a resumed run, replaces the one before: `steps` holds the latest of each.
-    A number that a later line of the same step does not name is kept, since verl logs validation by itself.
+    `steps` holds the latest values of each step: a resumed run writes steps again. Lines of one step are merged, since
+    verl logs validation in a line of its own.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._read = path, 0
-        self.steps: dict[int, Step] = {}
+        self.steps: dict[int, TrainingStep] = {}
 
-    def new(self) -> list[Step]:
-        """The steps of new lines, in their order."""
+    def new(self) -> list[TrainingStep]:
+        """Returns the steps of the lines that were added since the last call, in file order."""
         try:
             with self._path.open("rb") as file:
                 if file.seek(0, 2) < self._read:  # another file, begun anew
@@ -108,36 +100,41 @@ class MetricsLog:
             return []
         whole, torn = lines.whole(fresh)
         self._read += len(fresh) - len(torn)
-        found: dict[int, Step] = {}
+        found: dict[int, TrainingStep] = {}
         for line in whole:
             if step := _step(line):
-                before = self.steps.get(step.number)
-                merged = Step(step.number, {**(before.metrics if before else {}), **step.metrics})
-                self.steps[step.number] = found[step.number] = merged
+                before = self.steps.get(step.step)
+                merged = TrainingStep(step.step, {**(before.metrics if before else {}), **step.metrics})
+                self.steps[step.step] = found[step.step] = merged
         return list(found.values())
 
 
-def _step(line: bytes) -> Step | None:
-    """None for a line that is none. One that a killed process tore off has the next process's line at its end."""
+def _step(line: bytes) -> TrainingStep | None:
+    """Returns the step of a line, or None if the line cannot be read.
+
+    A killed process may leave half a line, to which the next process appends its own: the last record counts.
+    """
     try:
         record = json.loads(line[max(0, line.rfind(b'{"step"')) :])
         numbers = {name: float(value) for verl, value in record["data"].items() if (name := name_of(verl))}
-        return Step(int(record["step"]), {name: value for name, value in numbers.items() if math.isfinite(value)})
+        return TrainingStep(
+            int(record["step"]), {name: value for name, value in numbers.items() if math.isfinite(value)}
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def publish(run: str, steps: list[Step]) -> None:
-    """Shows the steps in Prometheus: of each number the newest."""
+def publish(run: str, steps: list[TrainingStep]) -> None:
+    """Publishes the newest value of each metric to Prometheus."""
     for step in steps:
-        metrics.TRAINING_STEP.labels(run).set(step.number)
+        metrics.TRAINING_STEP.labels(run).set(step.step)
         for name, value in step.metrics.items():
             group, _, what = name.partition("/")
             GAUGES[group].labels(run, what).set(value)
 
 
 def withdraw(run: str) -> None:
-    """Takes the run out of Prometheus."""
+    """Removes the run from Prometheus."""
     for gauge in (*GAUGES.values(), metrics.TRAINING_STEP):
         for family in list(gauge.collect()):
             for sample in family.samples:

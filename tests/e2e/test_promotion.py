@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from common.run_config import load
+from common.training import Run, RunState
 from deploy.local import Stack
 from search_agent.grading import answers
-from services.trainer.runs import Run, Runs, RunState
+from services.trainer.runs import Runs
 from tests.lora import write_peft
 
 # Enough of them that a greedy answer which changes with the batch it is decoded in does not turn the gate.

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from common.run_config import load
+from common.training import Run, RunState, TrainingStep
 from search_agent.errors import Failure, TrainerError
+from services.trainer.jobs import JobState, RayJobs
 from services.trainer.monitor import Monitor
-from services.trainer.runner import JobState, RayJobs
-from services.trainer.runs import Run, Runs, RunState
-from services.trainer.watch import Step
+from services.trainer.runs import Runs
 
 # Not imported: Ray reads its token's variables when it is, and other tests here set them first.
 pytestmark = pytest.mark.skipif(
@@ -94,8 +94,8 @@ class Service:
         steps, last = [], run
         async with asyncio.timeout(120):
             async for event in self.monitor.watch(run.id):
-                if isinstance(event, Step):
-                    steps.append(event.number)
+                if isinstance(event, TrainingStep):
+                    steps.append(event.step)
                 else:
                     last = event
         return steps, last
@@ -124,7 +124,7 @@ async def test_a_restarted_service_finds_its_run_and_cancels_it(address: str, tm
         missing: set[RunState | int] = {RunState.RUNNING, 2}
         async with asyncio.timeout(120):
             async for event in service.monitor.watch(run.id):
-                missing.discard(event.number if isinstance(event, Step) else event.state)
+                missing.discard(event.step if isinstance(event, TrainingStep) else event.state)
                 if not missing:
                     break
     async with Service(tmp_path, address) as restarted:

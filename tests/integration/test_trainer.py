@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from common import client, run_config
+from common.training import RunState
 from contracts.v1 import trainer_pb2 as pb
 from contracts.v1.trainer_pb2_grpc import TrainerStub
 from search_agent.agents import AGENTS
@@ -18,23 +19,22 @@ from search_agent.types import Sampling
 from services.gateway.app import create_app
 from services.gateway.asking import Asker, Backends
 from services.gateway.training import TrainerBackend
+from services.trainer.jobs import Job, Jobs, JobState
 from services.trainer.monitor import Monitor
-from services.trainer.runner import Job, JobState, Runner
-from services.trainer.runs import RunState
-from services.trainer.service import Trainer
+from services.trainer.service import TrainerService
 from tests.fakes import Generator, Retriever, Searcher
 from tests.integration.served import Served
-from tests.trainer_fakes import FakeRunner, Gates
+from tests.trainer_fakes import FakeJobs, Gates
 
 
 class World:
     """A trainer over gRPC with everything beneath it in reach, and a gateway that asks it."""
 
-    def __init__(self, folder: Path, runner: Runner | None) -> None:
-        self.folder, self.gates, self.runner = folder, Gates(folder / "runs"), runner or FakeRunner()
+    def __init__(self, folder: Path, jobs: Jobs | None) -> None:
+        self.folder, self.gates, self.cluster = folder, Gates(folder / "runs"), jobs or FakeJobs()
         self.runs = self.gates.runs
-        self.monitor = Monitor(self.runs, runner, 0.01)
-        self.served = Served(folder, Trainer(self.runs, self.monitor, self.gates.promoter()))
+        self.monitor = Monitor(self.runs, jobs, 0.01)
+        self.served = Served(folder, TrainerService(self.runs, self.monitor, self.gates.promoter()))
 
     async def __aenter__(self) -> "World":
         self.stub: TrainerStub = await self.served.__aenter__()
@@ -55,8 +55,8 @@ class World:
 
     @property
     def jobs(self) -> dict[str, Job]:
-        assert isinstance(self.runner, FakeRunner)
-        return self.runner.jobs
+        assert isinstance(self.cluster, FakeJobs)
+        return self.cluster.jobs
 
     def held_out(self) -> str:
         path = self.folder / "held-out.jsonl"
@@ -74,7 +74,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with World(tmp_path, FakeRunner()) as world:
+    async with World(tmp_path, FakeJobs()) as world:
         yield world
 
 

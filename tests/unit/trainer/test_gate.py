@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from common.run_config import GateConfig
+from common.training import GateOutcome
 from search_agent.agents import AGENTS
 from search_agent.errors import Failure, GeneratorError, TrainerError
 from search_agent.types import Question
-from services.trainer.gate import Answered, Contest, Outcome, Side, decide, hold
+from services.trainer.gate import Answered, Contest, Side, decide, hold
 from tests.fakes import Retriever
 from tests.trainer_fakes import FakeSearcher, Reader
 
@@ -28,13 +29,11 @@ def verdict_of(candidate: Sequence[float], current: Sequence[float], asked: int,
 
 def test_better_by_the_margin_with_an_interval_above_zero_passes() -> None:
     verdict = verdict_of([1] * 60 + [0] * 40, [1] * 40 + [0] * 60, 100)
-    assert verdict.outcome is Outcome.PASSED
+    assert verdict.outcome is GateOutcome.PASSED
     assert (verdict.candidate, verdict.current) == (0.6, 0.4)
-    found = verdict.comparison
-    assert found
-    assert (found.count, found.wins, found.losses) == (100, 20, 0)
-    assert found.difference.mean == pytest.approx(0.2)
-    assert 0 < found.difference.low < 0.2 < found.difference.high
+    assert (verdict.compared, verdict.wins, verdict.losses) == (100, 20, 0)
+    assert verdict.difference == pytest.approx(0.2)
+    assert 0 < verdict.low < 0.2 < verdict.high
 
 
 @pytest.mark.parametrize(
@@ -51,15 +50,14 @@ def test_what_does_not_pass(
     candidate: Sequence[float], current: Sequence[float], terms: GateConfig, reason: str
 ) -> None:
     verdict = verdict_of(candidate, current, 100, terms)
-    assert verdict.outcome is Outcome.NOT_BETTER
+    assert verdict.outcome is GateOutcome.NOT_BETTER
     assert reason in verdict.reason
 
 
 def test_the_resamples_and_the_seed_of_the_configuration_count() -> None:
     def interval(**terms: int) -> tuple[float, float]:
-        found = verdict_of([1] * 30 + [0] * 20, [0, 1] * 25, 50, TERMS.model_copy(update=terms)).comparison
-        assert found
-        return found.difference.low, found.difference.high
+        found = verdict_of([1] * 30 + [0] * 20, [0, 1] * 25, 50, TERMS.model_copy(update=terms))
+        return found.low, found.high
 
     assert interval(resamples=100) == interval(resamples=100)
     assert len({interval(resamples=100), interval(resamples=5000), interval(resamples=100, seed=5)}) > 1
@@ -69,19 +67,18 @@ def test_failures_are_counted_and_never_scored() -> None:
     # 10 of 100 have no answer of the current searcher: as wrong answers they would raise the difference
     verdict = verdict_of([1] * 60 + [0] * 40, [0] * 20 + [1] * 70, 100)
     assert verdict.failed == 10
-    assert verdict.comparison
-    assert verdict.comparison.count == 90
+    assert verdict.compared == 90
     assert verdict.current == pytest.approx(70 / 90)
     assert verdict.candidate == pytest.approx(60 / 90)
-    assert verdict.outcome is Outcome.NOT_BETTER
+    assert verdict.outcome is GateOutcome.NOT_BETTER
 
 
 def test_too_many_failures_tell_nothing() -> None:
     verdict = verdict_of([1] * 89, [0] * 89, 100)
-    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.outcome is GateOutcome.INCONCLUSIVE
     assert "11 of 100" in verdict.reason
     nothing = verdict_of([], [], 100)
-    assert (nothing.outcome, nothing.comparison, nothing.failed) == (Outcome.INCONCLUSIVE, None, 100)
+    assert (nothing.outcome, nothing.compared, nothing.failed) == (GateOutcome.INCONCLUSIVE, 0, 100)
 
 
 QUESTIONS = [Question(f"q{number}", f"question {number}?", ("answer",)) for number in range(6)]
@@ -116,25 +113,25 @@ class Seen:
 async def test_both_sides_answer_every_question_through_the_agent(tmp_path: Path) -> None:
     good, bad, seen = FakeSearcher("/good.gguf"), FakeSearcher("/bad.gguf"), Seen()
     verdict = await hold(contest(good, bad), TERMS, tmp_path, 2, 30, seen)
-    assert verdict.outcome is Outcome.PASSED
+    assert verdict.outcome is GateOutcome.PASSED
     assert (verdict.candidate, verdict.current) == (1.0, 0.0)
     assert (good.asked, bad.asked) == (6, 6)
     assert seen.told[0] == (0, 0, 12)
     assert seen.told[-1] == (12, 0, 12)
     reverse = await hold(contest(bad, good), TERMS, tmp_path, 2, 30, seen)
     assert (good.asked, bad.asked) == (6, 6)
-    assert reverse.outcome is Outcome.NOT_BETTER
+    assert reverse.outcome is GateOutcome.NOT_BETTER
 
 
 async def test_a_gate_goes_on_where_it_stopped_and_asks_again_what_failed(tmp_path: Path) -> None:
     good, bad = FakeSearcher("/good.gguf", failing=["question 3", "question 4"]), FakeSearcher("/bad.gguf")
     seen = Seen()
     verdict = await hold(contest(good, bad), TERMS, tmp_path, 1, 30, seen)
-    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.outcome is GateOutcome.INCONCLUSIVE
     assert seen.told[-1] == (10, 2, 12)
     good.failing, good.asked, bad.asked = (), 0, 0
     verdict = await hold(contest(good, bad), TERMS, tmp_path, 1, 30, seen)
-    assert verdict.outcome is Outcome.PASSED
+    assert verdict.outcome is GateOutcome.PASSED
     assert (good.asked, bad.asked) == (2, 0)
 
 
@@ -159,7 +156,7 @@ async def test_a_gate_ends_when_its_time_is_up(tmp_path: Path) -> None:
             await asyncio.sleep(60)
 
     verdict = await hold(contest(Slow("/good.gguf"), FakeSearcher("/bad.gguf")), TERMS, tmp_path, 2, 0.2, Seen())
-    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.outcome is GateOutcome.INCONCLUSIVE
     assert verdict.failed == 6
 
 
@@ -176,4 +173,4 @@ async def test_a_generator_that_is_down_makes_it_inconclusive(tmp_path: Path) ->
     reader.error = GeneratorError(Failure.UNAVAILABLE, "down")
     held = contest(FakeSearcher("/good.gguf"), FakeSearcher("/bad.gguf"), reader)
     verdict = await hold(held, TERMS, tmp_path, 2, 30, Seen())
-    assert (verdict.outcome, verdict.failed) == (Outcome.INCONCLUSIVE, 6)
+    assert (verdict.outcome, verdict.failed) == (GateOutcome.INCONCLUSIVE, 6)

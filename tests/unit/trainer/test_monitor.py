@@ -8,12 +8,12 @@ import pytest
 from prometheus_client import REGISTRY
 
 from common.run_config import load
+from common.training import Run, RunState, TrainingStep
 from search_agent.errors import Failure, TrainerError
+from services.trainer.jobs import Job, JobState
 from services.trainer.monitor import Monitor
-from services.trainer.runner import Job, JobState
-from services.trainer.runs import Run, Runs, RunState
-from services.trainer.watch import Step
-from tests.trainer_fakes import FakeRunner, clock
+from services.trainer.runs import Runs
+from tests.trainer_fakes import FakeJobs, clock
 
 DEMO = load("smollm2-demo")
 
@@ -22,12 +22,12 @@ class World:
     """A folder of runs, a cluster, and the service's monitor, which can be started anew."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.runner = folder, FakeRunner()
+        self.folder, self.cluster = folder, FakeJobs()
         self.restart()
 
     def restart(self) -> None:
         self.runs = Runs(self.folder, clock())
-        self.monitor = Monitor(self.runs, self.runner, poll_s=0.01)
+        self.monitor = Monitor(self.runs, self.cluster, poll_s=0.01)
 
     def write(self, run: Run, step: int, gain: float) -> None:
         with (self.runs.path(run.id) / "metrics.jsonl").open("a") as file:
@@ -66,7 +66,7 @@ def world(tmp_path: Path) -> World:
 async def test_the_state_follows_from_the_job(world: World, job: Job, state: RunState, reason: str) -> None:
     run = await world.monitor.start(DEMO)
     (world.runs.path(run.id) / "reason.txt").write_text("no GPU\n")
-    world.runner.jobs[run.job] = job
+    world.cluster.jobs[run.job] = job
     world.restart()
     moved = await world.monitor.refresh(world.runs.get(run.id))
     assert (moved.state, moved.reason) == (state, reason)
@@ -77,23 +77,23 @@ async def test_the_state_follows_from_the_job(world: World, job: Job, state: Run
 
 async def test_a_run_is_submitted_with_its_folder_and_configuration(world: World) -> None:
     run = await world.monitor.start(DEMO)
-    assert world.runner.folders == {run.job: world.runs.path(run.id)}
-    assert (world.runner.folders[run.job] / "config.yaml").exists()
+    assert world.cluster.folders == {run.job: world.runs.path(run.id)}
+    assert (world.cluster.folders[run.job] / "config.yaml").exists()
 
 
 async def test_a_run_that_cannot_be_submitted_has_failed_and_can_be_resumed(world: World) -> None:
-    world.runner.down = True
+    world.cluster.down = True
     with pytest.raises(TrainerError, match="the cluster is down"):
         await world.monitor.start(DEMO)
     (run,) = world.runs.all()
     assert (run.state, run.reason) == (RunState.FAILED, "it was not submitted: the cluster is down")
-    world.runner.down = False
+    world.cluster.down = False
     assert (await world.monitor.resume(run.id)).job == f"{run.id}-2"
 
 
 async def test_a_cluster_that_does_not_answer_moves_nothing(world: World) -> None:
     run = await world.monitor.start(DEMO)
-    world.runner.down = True
+    world.cluster.down = True
     with pytest.raises(TrainerError, match="down"):
         await world.monitor.refresh(run)
     assert world.runs.get(run.id) == run
@@ -102,7 +102,7 @@ async def test_a_cluster_that_does_not_answer_moves_nothing(world: World) -> Non
 @pytest.mark.parametrize("state", [JobState.WAITING, JobState.RUNNING, JobState.SUCCEEDED])
 async def test_only_a_run_that_broke_off_is_resumed(world: World, state: JobState) -> None:
     run = await world.monitor.start(DEMO)
-    world.runner.jobs[run.job] = Job(state)
+    world.cluster.jobs[run.job] = Job(state)
     with pytest.raises(TrainerError) as caught:
         await world.monitor.resume(run.id)
     assert caught.value.failure is Failure.UNSUPPORTED
@@ -110,7 +110,7 @@ async def test_only_a_run_that_broke_off_is_resumed(world: World, state: JobStat
 
 async def test_cancel(world: World) -> None:
     run = await world.monitor.start(DEMO)
-    world.runner.jobs[run.job] = Job(JobState.RUNNING)
+    world.cluster.jobs[run.job] = Job(JobState.RUNNING)
     cancelled = await world.monitor.cancel(run.id)
     assert cancelled.state is RunState.CANCELLED
     assert await world.monitor.cancel(run.id) == cancelled
@@ -131,7 +131,7 @@ async def test_without_a_cluster_all_but_training_works(world: World) -> None:
 
 async def test_watching_replays_then_follows_to_the_end(world: World) -> None:
     run = await world.monitor.start(DEMO)
-    world.runner.jobs[run.job] = Job(JobState.RUNNING)
+    world.cluster.jobs[run.job] = Job(JobState.RUNNING)
     for step, gain in ((1, 0.1), (2, 0.2), (1, 0.15)):
         world.write(run, step, gain)
     await world.monitor.refresh(run)
@@ -139,17 +139,17 @@ async def test_watching_replays_then_follows_to_the_end(world: World) -> None:
     seen: list[object] = []
     async with asyncio.timeout(5):
         async for event in world.monitor.watch(run.id):
-            seen.append(event if isinstance(event, Step) else event.state)
+            seen.append(event if isinstance(event, TrainingStep) else event.state)
             if len(seen) == 3:
                 world.write(run, 3, 0.3)
-            if event == Step(3, {"reward/gain": 0.3}):
+            if event == TrainingStep(3, {"reward/gain": 0.3}):
                 value = REGISTRY.get_sample_value("search_agent_trainer_runs", {"state": "running"})
                 assert value == 1
                 world.write(run, 4, 0.4)
-                world.runner.jobs[run.job] = Job(JobState.SUCCEEDED, 0)
+                world.cluster.jobs[run.job] = Job(JobState.SUCCEEDED, 0)
     assert seen == [
         RunState.RUNNING,
-        *(Step(number, {"reward/gain": gain}) for number, gain in ((1, 0.15), (2, 0.2), (3, 0.3), (4, 0.4))),
+        *(TrainingStep(number, {"reward/gain": gain}) for number, gain in ((1, 0.15), (2, 0.2), (3, 0.3), (4, 0.4))),
         RunState.FINISHED,
     ]
     await asyncio.sleep(0.05)
@@ -161,7 +161,7 @@ async def test_a_broken_record_hides_no_other_run(world: World) -> None:
     (world.folder / "a-broken").mkdir()
     (world.folder / "a-broken" / "run.json").write_text("{")
     run = await world.monitor.start(DEMO)
-    world.runner.jobs[run.job] = Job(JobState.RUNNING)
+    world.cluster.jobs[run.job] = Job(JobState.RUNNING)
     following = asyncio.create_task(world.monitor.follow())
     async with asyncio.timeout(5):
         await until(world, run, RunState.RUNNING)
@@ -170,15 +170,15 @@ async def test_a_broken_record_hides_no_other_run(world: World) -> None:
 
 async def test_a_restarted_service_follows_what_was_under_way(world: World) -> None:
     run = await world.monitor.start(DEMO)
-    world.runner.jobs[run.job] = Job(JobState.RUNNING)
+    world.cluster.jobs[run.job] = Job(JobState.RUNNING)
     world.restart()
     following = asyncio.create_task(world.monitor.follow())
     async with asyncio.timeout(5):
         await until(world, run, RunState.RUNNING)
-        world.runner.down = True
+        world.cluster.down = True
         await asyncio.sleep(0.05)
-        world.runner.down = False
-        world.runner.jobs[run.job] = Job(JobState.FAILED, 1, "out of memory")
+        world.cluster.down = False
+        world.cluster.jobs[run.job] = Job(JobState.FAILED, 1, "out of memory")
         await until(world, run, RunState.FAILED)
     following.cancel()
 
@@ -186,11 +186,11 @@ async def test_a_restarted_service_follows_what_was_under_way(world: World) -> N
 async def test_watching_a_run_that_has_ended_tells_it_all_and_ends(world: World) -> None:
     run = await world.monitor.start(DEMO)
     world.write(run, 1, 0.1)
-    world.runner.jobs[run.job] = Job(JobState.SUCCEEDED)
+    world.cluster.jobs[run.job] = Job(JobState.SUCCEEDED)
     await world.monitor.refresh(run)
-    world.runner.down = True
+    world.cluster.down = True
     events = [event async for event in world.monitor.watch(run.id)]
-    assert [type(event) for event in events] == [Run, Step]
+    assert [type(event) for event in events] == [Run, TrainingStep]
     with pytest.raises(TrainerError) as caught:
         [event async for event in world.monitor.watch("missing")]
     assert caught.value.failure is Failure.NOT_FOUND

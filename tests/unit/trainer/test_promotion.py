@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from common.run_config import load
+from common.training import GateOutcome, GateProgress, Promotion
 from search_agent.errors import Failure, RetrieverError, TrainerError
-from services.trainer.gate import Outcome
-from services.trainer.promotion import Limits, Progress, Promoter, Promotion
+from services.trainer.promotion import GateLimits, Promoter
 from tests.trainer_fakes import FakeSearcher, Gates
 
 
@@ -28,24 +28,24 @@ def run(gates: Gates, tmp_path: Path) -> str:
     ).id
 
 
-async def promoted(promoter: Promoter, run: str, checkpoint: int = 0) -> tuple[list[Progress], Promotion]:
+async def promoted(promoter: Promoter, run: str, checkpoint: int = 0) -> tuple[list[GateProgress], Promotion]:
     *progress, last = [event async for event in promoter.promote(run, checkpoint, "")]
     assert isinstance(last, Promotion)
-    return [event for event in progress if isinstance(event, Progress)], last
+    return [event for event in progress if isinstance(event, GateProgress)], last
 
 
 async def test_a_better_checkpoint_takes_the_searchers_place_and_is_rolled_back(gates: Gates, run: str) -> None:
     adapter = gates.save(run, 20)
     progress, done = await promoted(gates.promoter(), run)
-    assert progress[-1] == Progress(16, 0, 16)
+    assert progress[-1] == GateProgress(16, 0, 16)
     assert (done.model, done.before, done.checkpoint, done.searcher) == ("good", "base", 20, "searcher")
-    assert done.verdict
-    assert done.verdict.outcome is Outcome.PASSED
+    assert done.gate
+    assert done.gate.outcome is GateOutcome.PASSED
     assert (gates.searcher.path, gates.searcher.adapter) == ("/models/base.gguf", str(adapter))
     assert gates.served[0].path == "/models/base.gguf"  # the adapter was judged on the base that is served
 
     back = await gates.promoter().rollback("")
-    assert (back.model, back.before, back.verdict) == ("base", "good", None)
+    assert (back.model, back.before, back.gate) == ("base", "good", None)
     assert (gates.searcher.path, gates.searcher.adapter) == ("/models/base.gguf", "")
     with pytest.raises(TrainerError, match="searcher has no promotion to roll back") as caught:
         await gates.promoter().rollback("")
@@ -55,12 +55,12 @@ async def test_a_better_checkpoint_takes_the_searchers_place_and_is_rolled_back(
 async def test_what_is_not_better_is_recorded_and_not_loaded(gates: Gates, run: str, tmp_path: Path) -> None:
     gates.save(run, 20, "worse")
     _, done = await promoted(gates.promoter(), run)
-    assert done.verdict
-    assert done.verdict.outcome is Outcome.NOT_BETTER
+    assert done.gate
+    assert done.gate.outcome is GateOutcome.NOT_BETTER
     assert done.model == done.before == "base"
     assert gates.searcher.loads == []
     (record,) = map(json.loads, (tmp_path / "runs" / "promotions.jsonl").read_text().splitlines())
-    assert (record["kind"], record["run"], record["verdict"]["asked"]) == ("refused", run, 8)
+    assert (record["kind"], record["run"], record["gate"]["asked"]) == ("refused", run, 8)
     with pytest.raises(TrainerError, match="no promotion to roll back"):
         await gates.promoter().rollback("")
 
@@ -69,8 +69,8 @@ async def test_too_many_failures_promote_nothing(gates: Gates, run: str) -> None
     gates.save(run, 20)
     gates.failing = ["question 1"]
     _, done = await promoted(gates.promoter(), run)
-    assert done.verdict
-    assert (done.verdict.outcome, done.verdict.failed) == (Outcome.INCONCLUSIVE, 1)
+    assert done.gate
+    assert (done.gate.outcome, done.gate.failed) == (GateOutcome.INCONCLUSIVE, 1)
     assert gates.searcher.loads == []
 
 
@@ -173,10 +173,10 @@ class Slow(FakeSearcher):
 async def test_leaving_stops_the_gate_and_coming_back_goes_on(gates: Gates, run: str) -> None:
     gates.save(run, 20)
     gates.searcher = Slow("/models/base.gguf")
-    promoter = gates.promoter(limits=Limits(1, 30))
+    promoter = gates.promoter(limits=GateLimits(1, 30))
     leaving = promoter.promote(run, 0, "")
     async for event in leaving:
-        if isinstance(event, Progress) and event.done == 6:
+        if isinstance(event, GateProgress) and event.done == 6:
             break
     with pytest.raises(TrainerError) as caught:
         await promoter.rollback("")

@@ -1,12 +1,14 @@
 """Runs on disk: made, moved, found again."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from common.run_config import load
+from common.training import Run, RunState
 from search_agent.errors import Failure, TrainerError
-from services.trainer.runs import Runs, RunState
+from services.trainer.runs import Runs
 from tests.trainer_fakes import clock
 
 DEMO = load("smollm2-demo")
@@ -49,12 +51,37 @@ def test_what_is_no_run_is_not_found(tmp_path: Path, id: str) -> None:
 
 
 @pytest.mark.parametrize("record", ["", "{}", "[]", '{"state": "dreaming", "created_at": "", "changed_at": ""}'])
-def test_a_broken_record_is_named(tmp_path: Path, record: str) -> None:
+def test_a_damaged_record_is_told_and_hides_no_other_run(tmp_path: Path, record: str) -> None:
+    runs = Runs(tmp_path, clock())
+    good = runs.create(DEMO)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "run.json").write_text(record)
-    with pytest.raises(TrainerError, match=r"bad/run\.json") as caught:
-        Runs(tmp_path).all()
-    assert caught.value.failure is Failure.BROKEN
+    found = {run.id: run for run in runs.all()}
+    assert found == {good.id: good, "bad": runs.get("bad")}
+    assert found["bad"].state is RunState.DAMAGED
+    assert "remove the run's folder" in found["bad"].reason
+    assert str(tmp_path) not in found["bad"].reason  # callers learn no path of this machine
+
+
+def test_a_record_of_another_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    record = {"state": "finished", "created_at": "2026-01-01T00:00:00Z", "changed_at": "2026-01-01T00:00:00Z"}
+    (tmp_path / "old" / "run.json").write_text(json.dumps(record | {"colour": "red"}))
+    assert Runs(tmp_path).get("old") == Run("old", RunState.FINISHED, record["created_at"], record["changed_at"])
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "name: x", "a: [b", "\udcff"])
+def test_a_configuration_that_cannot_be_read_is_an_error_of_that_run_alone(tmp_path: Path, text: str | None) -> None:
+    runs = Runs(tmp_path, clock())
+    run, other = runs.create(DEMO), runs.create(DEMO)
+    (runs.path(run.id) / "config.yaml").unlink()
+    if text is not None:
+        (runs.path(run.id) / "config.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(TrainerError, match=f"the configuration of run {run.id} cannot be used") as caught:
+        runs.config(run.id)
+    assert caught.value.failure is Failure.UNSUPPORTED
+    assert runs.whole(run).id == run.id
+    assert runs.config(other.id) == DEMO
 
 
 def test_checkpoints_are_found(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from common.training import TrainingStep
 from services.trainer import watch
-from services.trainer.watch import MetricsLog, Step
+from services.trainer.watch import MetricsLog
 
 
 def line(step: int, **data: float) -> str:
@@ -47,35 +48,35 @@ def test_the_log_is_read_as_it_grows(tmp_path: Path) -> None:
     assert log.new() == []
     second = line(2, search__gain=0.2)
     path.write_text(line(1, search__gain=0.1, unknown__thing=5) + second[:17])
-    assert log.new() == [Step(1, {"reward/gain": 0.1})]
+    assert log.new() == [TrainingStep(1, {"reward/gain": 0.1})]
     assert log.new() == []
     with path.open("a") as file:
         file.write(second[17:])
-    assert log.new() == [Step(2, {"reward/gain": 0.2})]
+    assert log.new() == [TrainingStep(2, {"reward/gain": 0.2})]
 
 
 def test_a_step_that_comes_again_replaces_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(line(1, search__gain=0.1, search__searches=2) + line(2, search__gain=0.2))
     log = MetricsLog(path)
-    assert [step.number for step in log.new()] == [1, 2]
+    assert [step.step for step in log.new()] == [1, 2]
     with path.open("a") as file:
         file.write(line(1, search__gain=0.5))
-    assert log.new() == [Step(1, {"reward/gain": 0.5, "conduct/searches": 2})]
-    assert log.steps[2] == Step(2, {"reward/gain": 0.2})
+    assert log.new() == [TrainingStep(1, {"reward/gain": 0.5, "conduct/searches": 2})]
+    assert log.steps[2] == TrainingStep(2, {"reward/gain": 0.2})
 
 
 def test_a_torn_line_costs_itself_alone(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     torn = line(3, search__gain=0.3)[:20]
     path.write_text(torn + line(3, search__gain=0.4) + "no JSON\n[]\n" + '{"step": 4}\n' + line(5, search__gain=0.5))
-    assert MetricsLog(path).new() == [Step(3, {"reward/gain": 0.4}), Step(5, {"reward/gain": 0.5})]
+    assert MetricsLog(path).new() == [TrainingStep(3, {"reward/gain": 0.4}), TrainingStep(5, {"reward/gain": 0.5})]
 
 
 def test_what_is_no_finite_number_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "data": {"search/gain": NaN, "search/reward": Infinity, "search/accuracy": 1}}\n')
-    assert MetricsLog(path).new() == [Step(1, {"reward/accuracy": 1.0})]
+    assert MetricsLog(path).new() == [TrainingStep(1, {"reward/accuracy": 1.0})]
 
 
 def test_a_file_begun_anew_is_read_from_its_start(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_file_begun_anew_is_read_from_its_start(tmp_path: Path) -> None:
     log = MetricsLog(path)
     log.new()
     path.write_text(line(1, search__gain=0.9))
-    assert log.new() == [Step(1, {"reward/gain": 0.9})]
+    assert log.new() == [TrainingStep(1, {"reward/gain": 0.9})]
     assert log.steps.keys() == {1}
 
 
@@ -92,8 +93,10 @@ def test_prometheus_shows_a_run_until_it_is_withdrawn() -> None:
     def gain(run: str) -> float | None:
         return REGISTRY.get_sample_value("search_agent_training_reward", {"run": run, "part": "gain"})
 
-    watch.publish("w1", [Step(1, {"reward/gain": 0.1}), Step(2, {"reward/gain": 0.2, "seconds/step": 9})])
-    watch.publish("w2", [Step(7, {"reward/gain": 0.7})])
+    watch.publish(
+        "w1", [TrainingStep(1, {"reward/gain": 0.1}), TrainingStep(2, {"reward/gain": 0.2, "seconds/step": 9})]
+    )
+    watch.publish("w2", [TrainingStep(7, {"reward/gain": 0.7})])
     assert gain("w1") == 0.2
     assert REGISTRY.get_sample_value("search_agent_training_seconds", {"run": "w1", "phase": "step"}) == 9
     assert REGISTRY.get_sample_value("search_agent_training_step", {"run": "w1"}) == 2

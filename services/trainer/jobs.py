@@ -1,4 +1,4 @@
-"""What runs a run's process: Ray's job API."""
+"""The jobs that train: one process of `learning.train` on the cluster for each, over Ray's job API."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ class JobState(StrEnum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    STOPPED = "stopped"  # because it was told to
+    STOPPED = "stopped"  # on request
     UNKNOWN = "unknown"  # the cluster has no such job, or no longer
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`exit_code` of a process that ended, None where Ray does not know it; `message` is Ray's."""
+    """A job's state. `exit_code` is None until the process has ended, or if Ray does not know it."""
 
     state: JobState
     exit_code: int | None = None
     message: str = ""
 
 
-class Runner(Protocol):
+class Jobs(Protocol):
     """Runs `learning.train` on a run's folder. Every method raises TrainerError."""
 
     async def submit(self, job: str, folder: Path) -> None:
-        """Under an id that no job has had."""
+        """Submits a job under an id that no job has had."""
         ...
 
     async def status(self, job: str) -> Job: ...
 
     async def stop(self, job: str) -> None:
-        """Returns at once; `status` tells when it has stopped."""
+        """Asks the job to stop and returns at once; `status` tells when it has stopped."""
         ...
 
     async def log(self, job: str) -> str:
-        """What the process has written so far."""
+        """Returns what the process has written so far."""
         ...
 
 
@@ -61,11 +61,11 @@ _STATES = {
 
 
 class RayJobs:
-    """Ray's jobs over its REST API, so that the trainer's service needs no Ray of its own and no GPU.
+    """Jobs of a Ray cluster over its REST API, so that the trainer service needs neither Ray nor a GPU.
 
-    `address` is of Ray's dashboard, http://HEAD:8265. `python` and `start_in` are the cluster's: the Python that
-    has verl, and the folder from which a configuration's relative paths count. Nodes see the folder of runs under
-    the path that it has here. `token` is the cluster's, empty for one that asks for none.
+    `address` is the address of Ray's dashboard, http://HEAD:8265. `python` is the cluster's Python with verl, and
+    `start_in` the cluster's folder that relative paths of a configuration start from. The nodes must see the folder of
+    runs under the same path as this machine. `token` is empty for a cluster without one.
     """
 
     def __init__(self, address: str, python: str, start_in: Path, token: str = "") -> None:
@@ -92,7 +92,7 @@ class RayJobs:
             return Job(JobState.UNKNOWN)
         found = response.json()
         if found["status"] not in _STATES:
-            raise TrainerError(Failure.BROKEN, f"Ray says that job {job} is {found['status']!r}")
+            raise TrainerError(Failure.BROKEN, f"Ray reports an unknown state of job {job}: {found['status']!r}")
         return Job(_STATES[found["status"]], found.get("driver_exit_code"), found.get("message") or "")
 
     async def stop(self, job: str) -> None:
@@ -112,7 +112,7 @@ class RayJobs:
             said = str(error) or type(error).__name__
             raise TrainerError(Failure.UNAVAILABLE, f"the Ray cluster does not answer: {said}") from error
         if response.status_code in (401, 403):
-            raise TrainerError(Failure.UNAVAILABLE, "the Ray cluster wants its token (TRAINER_RAY_TOKEN_FILE)")
+            raise TrainerError(Failure.UNAVAILABLE, "the Ray cluster refuses the token (TRAINER_RAY_TOKEN_FILE)")
         if response.status_code not in (200, accept):
             detail = response.text.strip().splitlines()[-1:] or [""]
             raise TrainerError(Failure.BROKEN, f"Ray answered {response.status_code}: {detail[0]}")
