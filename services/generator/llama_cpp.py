@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -17,16 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import structlog
 
 from common.lines import EventStream
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import FinishReason, Message, Sampling
 from services.generator.engine import EngineInfo, Piece, Request
+from services.generator.hot_swap import HotSwap
 from services.generator.lora import AdapterProblem, heads_of, to_gguf
 from services.generator.settings import GeneratorSettings
-
-log = structlog.get_logger()
 
 LLAMA_PROCESS = str(Path(__file__).with_name("llama_process.py"))
 _FINISH = {"eos": FinishReason.STOP, "word": FinishReason.STOP, "limit": FinishReason.LENGTH}
@@ -49,6 +47,8 @@ def embedded_model() -> Path:
 def _gguf(path: Path, field: str) -> Iterator[BufferedReader]:
     """The file, open at its start. Raises GeneratorError if it is none of GGUF or cannot be read."""
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
+            raise GeneratorError(Failure.INVALID, f"{path} is not a file", field)
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise GeneratorError(Failure.INVALID, f"{path} is not a GGUF file", field)
@@ -110,7 +110,7 @@ class _Server:
     def __init__(self, process: asyncio.subprocess.Process, files: _Files, model: str, url: str) -> None:
         self.process = process
         self.files = files
-        self.model = model
+        self.name = model
         self.context_tokens = 0
         # A fresh connection for each request: llama.cpp closes idle ones, which would lose requests.
         self.http = httpx.AsyncClient(
@@ -119,9 +119,6 @@ class _Server:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             trust_env=False,
         )
-        self._under_way = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @classmethod
     async def start(cls, files: _Files, settings: GeneratorSettings) -> _Server:
@@ -166,19 +163,16 @@ class _Server:
         server.context_tokens = properties["default_generation_settings"]["n_ctx"]
         return server
 
-    @contextmanager
-    def use(self) -> Iterator[None]:
-        """Keeps the server alive; failures to reach it become UNAVAILABLE."""
-        self._under_way += 1
-        self._idle.clear()
-        try:
-            yield
-        except httpx.TransportError as error:
-            raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp does not answer") from error
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
+    @property
+    def path(self) -> str:
+        return str(self.files.path.absolute())
+
+    @property
+    def adapter(self) -> str:
+        return str(self.files.adapter.absolute()) if self.files.adapter else ""
+
+    def dead(self) -> bool:
+        return self.process.returncode is not None
 
     async def render(self, messages: tuple[Message, ...]) -> str:
         """The prompt that the model's chat template makes of the messages."""
@@ -194,12 +188,7 @@ class _Server:
         except httpx.TransportError:
             return False
 
-    async def retire(self) -> None:
-        """Ends the process once no request is under way."""
-        await self._idle.wait()
-        await self.stop()
-
-    async def stop(self) -> None:
+    async def close(self) -> None:
         await self.http.aclose()
         assert self.process.stdin
         self.process.stdin.close()
@@ -253,24 +242,22 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
 
 
 class LlamaCpp:
-    """Serves one model at a time; `load` puts another in its place."""
+    """Serves one model with one adapter at a time; `load` puts others in their place."""
 
-    def __init__(self, server: _Server, settings: GeneratorSettings) -> None:
-        self._server = server
+    def __init__(self, settings: GeneratorSettings) -> None:
         self._settings = settings
-        self._loading = asyncio.Lock()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._watch(server)
+        self._swap: HotSwap[_Server] = HotSwap(self._start)
+        self._watches: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def start(cls, settings: GeneratorSettings) -> LlamaCpp:
         """Loads the model that the settings name. Raises GeneratorError."""
-        files = _Files(Path(settings.model) if settings.model else embedded_model(), settings.adapter)
-        return cls(await _Server.start(files, settings), settings)
+        engine = cls(settings)
+        await engine._swap.begin(settings.model or str(embedded_model()), str(settings.adapter or ""))
+        return engine
 
     async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
-        server = self._server
-        with server.use():
+        with self._swap.use() as server, _unreachable():
             prompt = request.prompt or await server.render(request.messages)
             body = _body(prompt, request.sampling)
             # Leaving this block closes the connection, and llama.cpp then frees the slot.
@@ -283,13 +270,13 @@ class LlamaCpp:
                         raise _refusal(event["error"].get("code", 500), json.dumps(event), request.field)
                     if not event["stop"]:
                         if event["content"]:
-                            yield Piece(event["content"], server.model)
+                            yield Piece(event["content"], server.name)
                         continue
                     if event["stop_type"] not in _FINISH:
                         break
                     yield Piece(
                         text=event["content"],
-                        model=server.model,
+                        model=server.name,
                         finish_reason=_FINISH[event["stop_type"]],
                         prompt_tokens=event["tokens_evaluated"],
                         completion_tokens=event["tokens_predicted"],
@@ -299,64 +286,54 @@ class LlamaCpp:
         raise GeneratorError(Failure.BROKEN, "llama.cpp ended without a finish reason")
 
     async def info(self) -> EngineInfo:
-        server = self._server
+        server = self._swap.now
         if not await server.healthy():
+            if server.dead():
+                self._swap.lost(server)
             raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp does not answer")
-        files = server.files
-        path, adapter = str(files.path.absolute()), str(files.adapter.absolute()) if files.adapter else ""
-        return EngineInfo(server.model, "llama.cpp", server.context_tokens, grammar=True, path=path, adapter=adapter)
+        room = server.context_tokens
+        return EngineInfo(server.name, "llama.cpp", room, grammar=True, path=server.path, adapter=server.adapter)
 
     async def load(self, path: str, adapter: str) -> EngineInfo:
-        """As Engine.load; a load whose caller goes away is still completed."""
-        await asyncio.shield(self._spawn(self._swap(Path(path) if path else None, Path(adapter) if adapter else None)))
+        await self._swap.load(path, adapter)
         return await self.info()
 
     @property
     def pid(self) -> int:
         """The llama.cpp process that takes new requests."""
-        return self._server.process.pid
+        return self._swap.now.process.pid
 
     async def close(self) -> None:
         """Stops llama.cpp and whatever was still under way on it."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._server.stop()
+        for watch in self._watches:
+            watch.cancel()
+        await self._swap.close()
 
-    async def _swap(self, path: Path | None, adapter: Path | None, dead: _Server | None = None) -> None:
-        """Serves `path` (None: the present model) with `adapter`; in place of `dead`, if that is given."""
-        async with self._loading:  # one load at a time: each needs the memory of a second model
-            if dead and dead is not self._server:
-                return
-            files = _Files(path or self._server.files.path, adapter)
-            try:
-                new = await _Server.start(files, self._settings)
-            except GeneratorError as error:
-                # llama.cpp does not say which file it disliked; one that it serves already is not it.
-                field = error.field or ("path" if files.path != self._server.files.path else "adapter")
-                raise GeneratorError(error.failure, error.message, field) from error
-            old, self._server = self._server, new
-            self._watch(new)
-            self._spawn(old.retire())
-            log.info("model loaded", model=new.model, before=old.model)
-
-    def _watch(self, server: _Server) -> None:
-        self._spawn(self._revive(server))
-
-    async def _revive(self, server: _Server) -> None:
-        """Starts the served model again if its process dies, which an odd enough grammar can do."""
-        status = await server.process.wait()
-        if server is not self._server:
-            return
-        log.error("llama.cpp died", model=server.model, status=status)
+    async def _start(self, path: str, adapter: str, beside: _Server | None) -> _Server:
+        """Starts a process of its own, also for another adapter."""
+        files = _Files(Path(path or (beside.path if beside else "")), Path(adapter) if adapter else None)
         try:
-            await self._swap(server.files.path, server.files.adapter, dead=server)
+            server = await _Server.start(files, self._settings)
         except GeneratorError as error:
-            log.error("llama.cpp stays down", error=str(error))
+            # llama.cpp does not say which file it disliked; one that it serves already is not it.
+            suspect = ("adapter" if beside.path == str(files.path.absolute()) else "path") if beside else ""
+            field = error.field or suspect
+            raise GeneratorError(error.failure, error.message, field) from error
+        watch = asyncio.create_task(self._watch(server))
+        self._watches.add(watch)
+        watch.add_done_callback(self._watches.discard)
+        return server
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    async def _watch(self, server: _Server) -> None:
+        """Has the model started again at once if its process dies, which an odd enough grammar can do."""
+        await server.process.wait()
+        self._swap.lost(server)
+
+
+@contextmanager
+def _unreachable() -> Iterator[None]:
+    """Failures to reach llama.cpp become UNAVAILABLE."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp does not answer") from error

@@ -7,24 +7,20 @@ import hashlib
 import itertools
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import structlog
-
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import FinishReason, Sampling
 from services.generator.engine import EngineInfo, Piece, Request
+from services.generator.hot_swap import HotSwap
 from services.generator.settings import GeneratorSettings
 from services.generator.vllm_model import Dead, Delta, VllmModel, first_line, one_line
 
-log = structlog.get_logger()
-
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 _ALIVE_S = 1.0  # between two looks whether a call's model still lives
-_FAIL_S = 30.0  # a dead model's requests fail on their own; this long is waited for them
 
 
 class Model(Protocol):
@@ -54,30 +50,44 @@ class Model(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class _Serving:
-    """A model with an adapter (0: none), and the requests under way on them. `base` names the model alone."""
+@dataclass(eq=False)
+class _Running:
+    """A model in memory, named without its adapters, and what is served of it."""
 
     model: Model
-    path: str
-    adapter_path: str
-    adapter: int
-    base: str
+    folder: str
     name: str
-    under_way: int = 0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    served: set[_Serving] = field(default_factory=set)
+
+
+@dataclass(frozen=True, eq=False)
+class _Serving:
+    """A running model with an adapter, whose number in the model is 0 where there is none."""
+
+    running: _Running
+    adapter: str
+    number: int
+    name: str
 
     def __post_init__(self) -> None:
-        self.idle.set()
+        self.running.served.add(self)
 
-    def __enter__(self) -> None:
-        self.under_way += 1
-        self.idle.clear()
+    @property
+    def path(self) -> str:
+        return self.running.folder
 
-    def __exit__(self, *_: object) -> None:
-        self.under_way -= 1
-        if not self.under_way:
-            self.idle.set()
+    def dead(self) -> bool:
+        return self.running.model.dead()
+
+    async def close(self) -> None:
+        """Takes the adapter out of a model that is served with another; else ends the model."""
+        served = self.running.served
+        if self in served:
+            served.remove(self)
+            if served and self.number and not self.dead():
+                await _answer(self.running.model, self.running.model.remove(self.number))
+        if not served:
+            await asyncio.to_thread(self.running.model.close)
 
 
 class VllmEngine:
@@ -91,12 +101,8 @@ class VllmEngine:
         """`launch` starts the model in a folder, which may take minutes. Raises ValueError."""
         self._settings = settings
         self._launch = launch
-        self._serving: _Serving
-        self._old: list[_Serving] = []  # those that requests may still be under way on
-        self._restart: asyncio.Task[None] | None = None
+        self._swap: HotSwap[_Serving] = HotSwap(self._start)
         self._numbers = itertools.count(1)
-        self._loading = asyncio.Lock()
-        self._tasks: set[asyncio.Task[Any]] = set()
         # A fast tokenizer is not for two threads at once; the event loop is not for long prompts.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokens")
 
@@ -104,17 +110,15 @@ class VllmEngine:
     async def start(cls, settings: GeneratorSettings, launch: Callable[[str], Model] | None = None) -> VllmEngine:
         """Loads the model that the settings name. Raises GeneratorError."""
         engine = cls(settings, launch or (lambda folder: VllmModel(folder, settings)))
-        engine._serving = await engine._start(
-            settings.model, str(settings.adapter.absolute()) if settings.adapter else ""
-        )
+        await engine._swap.begin(settings.model, str(settings.adapter.absolute()) if settings.adapter else "")
         return engine
 
     async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
-        serving = self._serving
-        with serving:
+        with self._swap.use() as serving:
+            model = serving.running.model
             try:
                 loop = asyncio.get_running_loop()
-                prompt = await loop.run_in_executor(self._tokenizing, serving.model.tokens, request)
+                prompt = await loop.run_in_executor(self._tokenizing, model.tokens, request)
             except ValueError as error:
                 raise GeneratorError(Failure.INVALID, first_line(error), request.field) from None
             room = self._settings.context_tokens
@@ -123,7 +127,7 @@ class VllmEngine:
                 raise GeneratorError(Failure.INVALID, counts, request.field)
             written = 0
             try:
-                async with aclosing(serving.model.generate(prompt, request.sampling, serving.adapter)) as deltas:
+                async with aclosing(model.generate(prompt, request.sampling, serving.number)) as deltas:
                     async for delta in deltas:
                         written += delta.tokens
                         if not delta.finish:
@@ -139,46 +143,48 @@ class VllmEngine:
             except RuntimeError as error:
                 raise GeneratorError(Failure.BROKEN, f"vLLM failed: {first_line(error)}") from None
             except Dead:
-                self._lost(serving)
+                self._swap.lost(serving)
                 raise GeneratorError(Failure.UNAVAILABLE, "vLLM died and is started again") from None
 
     async def info(self) -> EngineInfo:
-        serving = self._serving
-        if serving.model.dead():
-            self._lost(serving)
+        serving = self._swap.now
+        if serving.dead():
+            self._swap.lost(serving)
             raise GeneratorError(Failure.UNAVAILABLE, "vLLM died and is started again")
         room = self._settings.context_tokens
-        return EngineInfo(serving.name, "vllm", room, grammar=True, path=serving.path, adapter=serving.adapter_path)
+        return EngineInfo(serving.name, "vllm", room, grammar=True, path=serving.path, adapter=serving.adapter)
 
     async def load(self, path: str, adapter: str) -> EngineInfo:
-        """As Engine.load; a load whose caller goes away is still completed."""
-        await asyncio.shield(self._spawn(self._swap(path, adapter)))
+        await self._swap.load(path, adapter)
         return await self.info()
 
     async def close(self) -> None:
         """Stops vLLM and whatever was still under way on it."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for model in {self._serving.model, *(old.model for old in self._old)}:
-            await asyncio.to_thread(model.close)
+        await self._swap.close()
         self._tokenizing.shutdown()
 
-    async def _start(self, path: str, adapter: str) -> _Serving:
-        """A model of its own, with the adapter."""
+    async def _start(self, path: str, adapter: str, beside: _Serving | None) -> _Serving:
+        """Puts the adapter into the running model where that is the one asked for, else starts the model."""
+        if beside:
+            running = beside.running
+            if await asyncio.to_thread(_is_that, running, path):
+                return await self._with_adapter(running, adapter)
         folder = await asyncio.to_thread(_folder, path)
-        base = await asyncio.to_thread(_identity, folder)
-        name = await asyncio.to_thread(_with_adapter, base, adapter)
+        name = await asyncio.to_thread(_identity, folder)
+        await asyncio.to_thread(_adapted, name, adapter)  # a bad one is told before the model starts
         try:
             model = await asyncio.to_thread(self._launch, folder)
         except Exception as error:  # of whatever kind: a wrong argument is a TypeError, a missing vLLM an ImportError
             raise GeneratorError(Failure.INVALID, f"vLLM does not start: {one_line(error)}", "path") from error
         try:
-            return _Serving(model, folder, adapter, await self._add(model, adapter), base, name)
+            return await self._with_adapter(_Running(model, folder, name), adapter)
         except BaseException:
             await asyncio.to_thread(model.close)
             raise
+
+    async def _with_adapter(self, running: _Running, adapter: str) -> _Serving:
+        name = await asyncio.to_thread(_adapted, running.name, adapter)
+        return _Serving(running, adapter, await self._add(running.model, adapter), name)
 
     async def _add(self, model: Model, adapter: str) -> int:
         """The adapter's number in the model, 0 where there is none."""
@@ -195,62 +201,6 @@ class VllmEngine:
             raise GeneratorError(Failure.UNAVAILABLE, f"vLLM died when it was to take {adapter}") from None
         return number
 
-    async def _swap(self, path: str, adapter: str, dead: _Serving | None = None) -> None:
-        """Serves the model in `path` (empty: the present one) with `adapter`; in place of `dead`, if that is given."""
-        async with self._loading:
-            old = self._serving
-            if dead and dead is not old:
-                return  # another request has seen it as well
-            folder = await asyncio.to_thread(_folder, path) if path else old.path
-            if old.model.dead():
-                await self._bury(old)
-                new = await self._start(folder, adapter)
-            # The weights in memory are those that were read then. Hashing them takes long, and a folder may be
-            # written anew, so they are looked at only where somebody names the folder.
-            elif not path or (folder == old.path and await asyncio.to_thread(_identity, folder) == old.base):
-                name = await asyncio.to_thread(_with_adapter, old.base, adapter)
-                number = await self._add(old.model, adapter)
-                new = _Serving(old.model, folder, adapter, number, old.base, name)
-            else:
-                new = await self._start(folder, adapter)
-            self._serving = new
-            self._old.append(old)
-            self._spawn(self._retire(old))
-            log.info("model loaded", model=new.name, before=old.name)
-
-    async def _retire(self, old: _Serving) -> None:
-        """Frees what a model or adapter took, once no request is under way on it."""
-        await old.idle.wait()
-        self._old.remove(old)
-        if old.model is self._serving.model:
-            if old.adapter:
-                await _answer(old.model, old.model.remove(old.adapter))
-        elif all(other.model is not old.model for other in self._old):  # it may have had another adapter before
-            await asyncio.to_thread(old.model.close)
-
-    async def _bury(self, dead: _Serving) -> None:
-        """Closes a dead model before its successor starts: processes of its that are left hold the GPUs' memory."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(dead.idle.wait(), _FAIL_S)
-        await asyncio.to_thread(dead.model.close)
-
-    def _lost(self, serving: _Serving) -> None:
-        """Starts the served model again, once. If that fails, the next who finds it dead tries again."""
-        if serving is self._serving and (self._restart is None or self._restart.done()):
-            log.error("vLLM died", model=serving.name)
-            self._restart = self._spawn(self._swap(serving.path, serving.adapter_path, dead=serving))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("vLLM is not as asked", error=one_line(error))
-
 
 async def _answer(model: Model, call: Coroutine[Any, Any, None]) -> None:
     """Waits for the call. Raises Dead where the model dies first, since vLLM then leaves calls unanswered."""
@@ -262,6 +212,15 @@ async def _answer(model: Model, call: Coroutine[Any, Any, None]) -> None:
         calling.result()
     finally:
         calling.cancel()
+
+
+def _is_that(running: _Running, path: str) -> bool:
+    """Tells whether the running model is the one in `path` (empty: it is).
+
+    The weights in memory are those that were read at the start. Hashing them takes long, and a folder may be
+    written anew, so they are looked at only where a caller names the folder.
+    """
+    return not path or (_folder(path) == running.folder and _identity(running.folder) == running.name)
 
 
 def _folder(path: str) -> str:
@@ -288,7 +247,7 @@ def _identity(folder: str) -> str:
     return f"{name}@{_digest(folder, '*.safetensors', 'path')}"
 
 
-def _with_adapter(base: str, adapter: str) -> str:
+def _adapted(base: str, adapter: str) -> str:
     """The model's identity with an adapter (empty: none) on top. Raises GeneratorError."""
     return f"{base}+{_digest(adapter, 'adapter_model.safetensors', 'adapter')}" if adapter else base
 

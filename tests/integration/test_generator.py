@@ -293,6 +293,8 @@ async def test_a_failed_load_leaves_the_model_serving(stub, tmp_path):
     before = await stub.ModelInfo(pb.ModelInfoRequest())
     junk, damaged, missing = tmp_path / "junk.gguf", tmp_path / "damaged.gguf", tmp_path / "missing.gguf"
     junk.write_bytes(b"no model at all")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
     with embedded_model().open("rb") as model:
         damaged.write_bytes(model.read(3_000_000))
     invalid, not_found = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
@@ -300,6 +302,8 @@ async def test_a_failed_load_leaves_the_model_serving(stub, tmp_path):
         (pb.LoadModelRequest(path=str(missing)), not_found, "path"),
         (pb.LoadModelRequest(path=str(tmp_path)), invalid, "path"),
         (pb.LoadModelRequest(path=str(junk)), invalid, "path"),
+        (pb.LoadModelRequest(path=str(pipe)), invalid, "path"),
+        (pb.LoadModelRequest(adapter=str(pipe)), invalid, "adapter"),
         (pb.LoadModelRequest(path=str(damaged)), invalid, "path"),
         (pb.LoadModelRequest(adapter=str(missing)), not_found, "adapter"),
         (pb.LoadModelRequest(adapter=str(junk)), invalid, "adapter"),

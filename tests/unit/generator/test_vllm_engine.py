@@ -131,8 +131,8 @@ async def failure(engine: VllmEngine, request: Request) -> GeneratorError:
 
 
 async def settled(engine: VllmEngine) -> None:
-    while engine._tasks:
-        await asyncio.gather(*engine._tasks, return_exceptions=True)
+    while tasks := engine._swap._tasks:
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_text_comes_in_pieces_with_counts_at_the_end(engine):
