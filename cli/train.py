@@ -23,6 +23,8 @@ _SHOWN = (
     ("conduct/malformed", "malformed {:.2f}"),
     ("samples/dropped", "dropped {:.0f}"),
     ("policy/entropy", "entropy {:.3f}"),
+    ("policy/choice_entropy", "choice {:.2f} nat"),
+    ("policy/mixed_groups", "mixed {:.0%}"),
     ("policy/kl_to_base", "kl {:.4f}"),
     ("seconds/step", "{:.1f} s"),
 )

@@ -143,6 +143,9 @@ class RunConfig(_Part):
     retriever_timeout_s: float = Field(30, gt=0)
     generator_timeout_s: float = Field(60, gt=0)
     reward: RewardConfig
+    drop_even_groups: bool = Field(
+        False, description="leave out of a step the questions whose samples are all worth the same; GRPO only"
+    )
     gate: GateConfig
     verl: dict[str, Any] = {}
 
@@ -177,6 +180,12 @@ class RunConfig(_Part):
         for option in self.verl:
             if any(option.removeprefix("+").startswith(ours) for ours in _OURS):
                 raise ConfigProblem(f"verl.{option}", "is set by the trainer")
+        if self.drop_even_groups and not str(self.verl.get("algorithm.adv_estimator")).startswith("grpo"):
+            raise ConfigProblem("drop_even_groups", "only GRPO compares samples of one question")
+        if self.drop_even_groups and self.verl.get("algorithm.filter_groups.enable"):
+            raise ConfigProblem(
+                "drop_even_groups", "verl's algorithm.filter_groups replaces such questions; choose one"
+            )
         prompt, response = (self.verl.get(f"data.max_{part}_length", 512) for part in ("prompt", "response"))
         if prompt + response < params.context_tokens:
             raise ConfigProblem(

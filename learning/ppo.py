@@ -44,6 +44,7 @@ class Sampler(ReplayBuffer):
             smallest_group=terms.smallest_group if training else 1,
             max_failed_share=terms.max_failed_share,
             step=global_steps,
+            drop_even=training and terms.drop_even,
         )
         if settled.dropped:
             tq.kv_clear(keys=[batch.keys[place] for place in settled.dropped], partition_id=partition_id)

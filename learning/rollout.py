@@ -16,8 +16,9 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from common import run_config
 from learning import wiring
 from learning.episodes import Played, Stage, example_of
+from learning.groups import first_choice
 from learning.policy import Limits, TokenPolicy
-from learning.samples import DROPPED
+from learning.samples import CHOICE, DROPPED
 from search_agent.errors import BoundaryError, Failure, SearcherError
 from search_agent.types import Sampling
 
@@ -99,6 +100,7 @@ def _output(played: Played, policy: TokenPolicy, server: _Server) -> AgentLoopOu
         ),
         extra_fields={
             "reward_extra_info": played.parts,
+            CHOICE: first_choice(played.trajectory),
             "min_global_steps": min(server.steps),
             "max_global_steps": max(server.steps),
         },
@@ -116,5 +118,11 @@ def _dropped(reason: str, token: int) -> AgentLoopOutput:
         reward_score=math.nan,
         num_turns=0,
         metrics=AgentLoopMetrics(),
-        extra_fields={DROPPED: reason, "reward_extra_info": {}, "min_global_steps": 0, "max_global_steps": 0},
+        extra_fields={
+            DROPPED: reason,
+            CHOICE: "",
+            "reward_extra_info": {},
+            "min_global_steps": 0,
+            "max_global_steps": 0,
+        },
     )

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from learning.groups import entropy, mixed
+
 DROPPED = "dropped"  # the extra field that holds a dropped sample's reason
+CHOICE = "choice"  # the extra field that names a sample's first choice
 _CRASHED = "the agent loop raised; see the log"
 
 
@@ -32,12 +35,15 @@ def settle(
     smallest_group: int,
     max_failed_share: float,
     step: int,
+    drop_even: bool = False,
 ) -> Settled:
     """Takes the failed samples of a step out of it. Raises RunStopped if they are too many.
 
     `groups` are the prompts that samples belong to, and `fields` their extra fields. `expected` counts all that
     were asked for: those that are missing failed too. A group of fewer than `smallest_group` samples that are
-    left goes as well, since the advantage of a sample without siblings would be its bare reward.
+    left goes as well, since the advantage of a sample without siblings would be its bare reward. With `drop_even`
+    so do groups whose samples are all worth the same, from which nothing is learned; one of them stays where all are
+    even, since verl cannot train on nothing. The metrics are of all samples before even groups go.
     """
     reasons = Counter(str(extra[DROPPED]) for extra in fields if extra.get(DROPPED))
     if missing := expected - len(groups):
@@ -57,8 +63,22 @@ def settle(
     )
     if not kept:
         raise RunStopped(f"step {step}: no prompt has {smallest_group} samples left")
+    lonely = len(groups) - len(kept) - failed + missing
     metrics = means(fields[place]["reward_extra_info"] for place in kept)
-    metrics |= {"search/dropped": float(failed), "search/lonely": float(len(groups) - len(kept) - failed + missing)}
+    members: dict[str, list[int]] = {}
+    for place in kept:
+        members.setdefault(groups[place], []).append(place)
+    together = [places for places in members.values() if len(places) > 1]
+    uneven = [
+        places for places in together if mixed([fields[place]["reward_extra_info"]["reward"] for place in places])
+    ]
+    if together:
+        choices = [[fields[place][CHOICE] for place in places] for places in together]
+        metrics["search/mixed_groups"] = len(uneven) / len(together)
+        metrics["search/choice_entropy"] = statistics.fmean(map(entropy, choices))
+    if drop_even:
+        kept = tuple(sorted(place for places in uneven or together[:1] for place in places))
+    metrics |= {"search/dropped": float(failed), "search/lonely": float(lonely)}
     for boundary, count in Counter(reason.partition(":")[0] for reason in reasons.elements()).items():
         metrics[f"search/dropped_by/{boundary if boundary != _CRASHED else 'crash'}"] = float(count)
     return Settled(kept, tuple(sorted(set(range(len(groups))) - set(kept))), metrics)

@@ -97,6 +97,7 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
     if batch % mini:
         raise ConfigProblem(f"verl.{_MINI_BATCH}", f"{mini} does not divide data.train_batch_size {batch}")
     sampler: dict[str, Any] = {"samples": samples, "smallest_group": 2 if grouped else 1}
+    sampler["drop_even"] = run.drop_even_groups
     sampler["validation_samples"] = int(chosen.get("actor_rollout_ref.rollout.val_kwargs.n", 1))
     if chosen.get(f"{_FILTER}.enable", False):
         in_flight = chosen.get(f"{_FILTER}.max_inflight_gen_batches", 1)

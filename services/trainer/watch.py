@@ -46,6 +46,8 @@ NAMES: Mapping[str, str] = {
     "response_length/mean": "conduct/tokens",
     "search/dropped": "samples/dropped",
     "search/lonely": "samples/lonely",
+    "search/mixed_groups": "policy/mixed_groups",
+    "search/choice_entropy": "policy/choice_entropy",
     "training/filter_groups/evicted_samples": "samples/questions_replaced",
     "actor/entropy_loss": "policy/entropy",
     "actor/kl_loss": "policy/kl_to_base",  # the loss term, with actor.use_kl_loss

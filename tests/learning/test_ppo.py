@@ -26,7 +26,7 @@ from learning import data, train
 from learning.episodes import example_of
 from learning.ppo import MetricsFile
 from learning.rollout import NAME
-from learning.samples import DROPPED, settle
+from learning.samples import CHOICE, DROPPED, settle
 from tests.fakes import Generator, Retriever
 from tests.learning.model import write_model
 
@@ -117,7 +117,7 @@ def test_metrics_are_added_to_what_is_there(tmp_path: Path) -> None:
 
 
 def test_a_dropped_sample_does_not_move_its_groups_baseline() -> None:
-    fields: list[dict[str, Any]] = [{"reward_extra_info": {"reward": score}} for score in (1.0, 0.0, 1.0)]
+    fields: list[dict[str, Any]] = [{"reward_extra_info": {"reward": score}, CHOICE: ""} for score in (1.0, 0.0, 1.0)]
     fields.insert(1, {DROPPED: "retriever: timeout", "reward_extra_info": {}})
     groups = ["a"] * 4
 
