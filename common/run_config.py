@@ -114,6 +114,20 @@ class RewardConfig(_Part):
         return self.coverage_weight if self.coverage_until is None or step <= self.coverage_until else 0.0
 
 
+class StopConfig(_Part):
+    """When a run ends by itself because it no longer learns. A rule that is not set is off."""
+
+    mixed_groups: float | None = Field(
+        default=None, gt=0, le=1, description="least share of the questions whose samples differ in worth"
+    )
+    choice_entropy: float | None = Field(default=None, gt=0, description="least entropy of the first choice, nats")
+    coverage_rise: float | None = Field(
+        default=None, gt=0, le=1, description="least rise of coverage in `coverage_steps`"
+    )
+    coverage_steps: int = Field(default=50, ge=1)
+    window: int = Field(default=5, ge=1, description="steps that each figure is averaged over")
+
+
 class GateConfig(_Part):
     """What a checkpoint must show before it is promoted."""
 
@@ -146,6 +160,7 @@ class RunConfig(_Part):
     drop_even_groups: bool = Field(
         False, description="leave out of a step the questions whose samples are all worth the same; GRPO only"
     )
+    stop: StopConfig = StopConfig()
     gate: GateConfig
     verl: dict[str, Any] = {}
 

@@ -15,7 +15,9 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.logging_utils import configure_verl_logging
 
-from learning.samples import settle
+from common import run_config
+from learning.samples import RunStopped, settle
+from learning.stopping import reason_to_stop
 
 
 class Sampler(ReplayBuffer):
@@ -68,6 +70,15 @@ class MetricsFile:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "data": numbers}) + "\n")
 
+    def steps(self) -> list[dict[str, float]]:
+        """Returns the metrics of the training steps so far, in order; a step that was done again has its latest."""
+        found: dict[int, dict[str, float]] = {}
+        if self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                record = json.loads(line)
+                found.setdefault(record["step"], {}).update(record["data"])
+        return [found[step] for step in sorted(found) if step > 0]  # 0 is the validation before training
+
     def finish(self) -> None:
         """Nothing is held open."""
 
@@ -81,7 +92,7 @@ def _is_number(value: Any) -> bool:
 
 
 class Trainer(PPOTrainerSync):
-    """verl's synchronous trainer, which also writes RUN/metrics.jsonl."""
+    """verl's synchronous trainer, which also writes RUN/metrics.jsonl and obeys the run's stop rules."""
 
     def on_validate_begin(self) -> None:
         self._write_metrics()
@@ -91,10 +102,21 @@ class Trainer(PPOTrainerSync):
         self._write_metrics()
         super().on_train_begin()
 
+    def on_step_end(self) -> None:
+        """Raises RunStopped where the steps before this one break a rule; this one's checkpoint is saved first."""
+        rules = run_config.load(str(self._folder / "config.yaml")).stop
+        if reason := reason_to_stop(self.logger.logger["file"].steps(), rules):
+            self._save_checkpoint()
+            raise RunStopped(f"step {self.global_steps}: {reason}")
+        super().on_step_end()
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.config.trainer.default_local_dir).parent
+
     def _write_metrics(self) -> None:
         # `fit` makes the logger; these are its first hooks after that, and nothing is logged before them
-        run = Path(self.config.trainer.default_local_dir).parent
-        self.logger.logger.setdefault("file", MetricsFile(run / "metrics.jsonl"))
+        self.logger.logger.setdefault("file", MetricsFile(self._folder / "metrics.jsonl"))
 
 
 @ray.remote

@@ -114,6 +114,7 @@ def test_metrics_are_added_to_what_is_there(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 2, 3]
     assert lines[-1]["data"] == {"search/gain": pytest.approx(0.3), "loss": 1.5}
+    assert [step["search/gain"] for step in MetricsFile(path).steps()] == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_a_dropped_sample_does_not_move_its_groups_baseline() -> None:

@@ -136,7 +136,12 @@ def batch_of(questions: list[str], step: int, first: int = 0) -> Any:
 
 
 async def rolled_out(
-    run: Path, target: str, questions: list[str], max_failed_share: float, spare: Sequence[str] = ()
+    run: Path,
+    target: str,
+    questions: list[str],
+    max_failed_share: float,
+    spare: Sequence[str] = (),
+    drop_even: bool = False,
 ) -> tuple[Any, Any, Any]:
     """The step's batch and metrics as verl's trainer gets them, and the tokenizer.
 
@@ -153,7 +158,7 @@ async def rolled_out(
             "verl.actor_rollout_ref.rollout.n": 3, "verl.actor_rollout_ref.rollout.temperature": 1.3,
             "verl.actor_rollout_ref.model.lora_rank": 0,
             "verl.data.train_batch_size": 2, "verl.actor_rollout_ref.actor.ppo_mini_batch_size": 2,
-            "verl.algorithm.filter_groups.enable": bool(spare),
+            "verl.algorithm.filter_groups.enable": bool(spare), "drop_even_groups": drop_even,
         },
     )  # fmt: skip
     (run / "config.yaml").write_text(run_config.dump(settings))
@@ -226,6 +231,15 @@ async def test_questions_that_teach_nothing_are_replaced(queue: None, services: 
     assert sorted(str(uid) for uid in data["uid"]) == ["u0"] * 3 + ["u3"] * 3
     assert metrics["training/filter_groups/evicted_samples"] == 2
     assert metrics["search/reward"] == pytest.approx(1 / 3)
+
+
+async def test_questions_that_teach_nothing_are_left_out(queue: None, services: str, tmp_path: Path) -> None:
+    asked = ["Which river?", "A hopeless one?"]
+    data, metrics, _ = await rolled_out(tmp_path, services, asked, 0.1, drop_even=True)
+    assert sorted(str(uid) for uid in data["uid"]) == ["u0"] * 3
+    assert metrics["search/mixed_groups"] == 0.5
+    assert metrics["search/choice_entropy"] > 0
+    assert metrics["search/reward"] == pytest.approx(1 / 6)  # of all samples
 
 
 async def test_what_failed_is_not_replaced_as_if_it_taught_nothing(queue: None, services: str, tmp_path: Path) -> None:
