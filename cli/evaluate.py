@@ -122,6 +122,7 @@ def _precompute(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from evaluation import precompute, questions, scored_file
+    from evaluation.question_records import line_of
 
     asked = questions.pick(questions.load(args.questions), args.limit, args.seed)
     fields = {"index": args.index or None, "top_k": args.top_k}
@@ -145,7 +146,7 @@ def _precompute(args: argparse.Namespace) -> int:
     outcome = asyncio.run(fill())
     failed = sum(outcome.failures.values())
     if args.failed:
-        args.failed.write_text("".join(f"{questions.line_of(each)}\n" for each in outcome.wrong), encoding="utf-8")
+        args.failed.write_text("".join(f"{line_of(each)}\n" for each in outcome.wrong), encoding="utf-8")
     print(
         f"{outcome.right + len(outcome.wrong):,} questions scored, {outcome.known:,} of them before; "
         f"naive RAG gets {outcome.right:,} right and {len(outcome.wrong):,} wrong"

@@ -1,8 +1,7 @@
-"""Question sets: FlashRAG's by name, files in its shape, and MIRAGE's benchmark.json."""
+"""Question sets: FlashRAG's by name, files, and MIRAGE's benchmark.json; the parts and picks of a set."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import random
@@ -12,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common import records
 from evaluation.errors import BadQuestion, EvaluateProblem
+from evaluation.question_records import question_of
 from search_agent.types import Question
 
 HUB = "RUC-NLPIR/FlashRAG_datasets"
@@ -26,26 +27,31 @@ SETS = {
     "musique": "dev",
     "bamboogle": "test",
 }
-GROUPS = ("dataset", "hops")  # the metadata that reports are divided by
 Download = Callable[[str, str], str]  # (repository, file) -> path
 
 
 def load(spec: str, download: Download | None = None) -> list[Question]:
     """The questions that `spec` names, in order. Raises EvaluateProblem, for a bad line BadQuestion.
 
-    A name of SETS, or NAME/PART; a file of JSON lines, plain or .gz, {"id", "question", "golden_answers"},
-    with "options" (text by letter) and "choice" in place of the gold answers for multiple choice; or MIRAGE's
-    benchmark.json, or benchmark.json#NAME for one of its sets.
+    A name of SETS, or NAME/PART; a file of JSON lines or a JSON array, plain or gzipped, of records that `question_of`
+    reads; or MIRAGE's benchmark.json, or benchmark.json#NAME for one of its sets.
     """
     name, _, part = spec.partition("/")
-    if name in SETS and not Path(spec).exists():
-        return list(_lines(_from_hub(f"{name}/{part or SETS[name]}.jsonl", download or hub_download)))
     file, _, chosen = spec.partition("#")
-    if not Path(file).is_file():
-        raise EvaluateProblem(f"{file}: no such file, and no set of that name; there are {', '.join(SETS)}")
-    if file.endswith(".json"):
-        return list(_mirage(Path(file), chosen))
-    return list(_lines(Path(file)))
+    try:
+        if Path(spec).exists():
+            found = list(_from_file(Path(spec)))
+        elif Path(file).exists():
+            found = list(_from_file(Path(file), chosen))
+        elif name in SETS:
+            found = list(_from_file(_from_hub(f"{name}/{part or SETS[name]}.jsonl", download or hub_download)))
+        else:
+            raise EvaluateProblem(f"{file}: no such file, and no set of that name; there are {', '.join(SETS)}")
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        raise EvaluateProblem(f"{spec}: {getattr(error, 'strerror', None) or error}") from None
+    if not found:
+        raise EvaluateProblem(f"{spec}: has no questions")
+    return found
 
 
 def name_of(spec: str, questions: Sequence[Question]) -> str:
@@ -83,121 +89,51 @@ def _from_hub(file: str, download: Download) -> Path:
         raise EvaluateProblem(f"{HUB}/{file} cannot be fetched from the hub: {reason}") from error
 
 
-def _lines(path: Path) -> Iterator[Question]:
-    number, seen = 0, set[str]()
+def _from_file(path: Path, chosen: str = "") -> Iterator[Question]:
+    """The questions of a file, of the set `chosen` alone where it is a MIRAGE benchmark that has it."""
+    if benchmark := _benchmark(path):
+        yield from _mirage(path, benchmark, chosen)
+        return
+    if chosen:
+        raise EvaluateProblem(f"{path}: not a MIRAGE benchmark, and so without a set {chosen!r}")
+    seen = set[str]()
     try:
-        with path.open("rb") as probe:
-            zipped = probe.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if zipped else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    question = _question(json.loads(line.decode("utf-8-sig")))
-                    if question.id in seen:
-                        raise ValueError(f"duplicate id {question.id!r}")
-                except (ValueError, RecursionError) as error:
-                    raise BadQuestion(path, number, str(error)) from None
-                seen.add(question.id)
-                yield question
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadQuestion(path, number + 1, f"broken gzip stream: {error}") from None
-    except OSError as error:
-        raise EvaluateProblem(f"{path}: {error.strerror or error}") from None
+        for number, (line, record) in enumerate(records.read(path), 1):
+            try:
+                question = question_of(records.parse(record), str(number))
+                if question.id in seen:
+                    raise ValueError(f"duplicate id {question.id!r}")
+            except ValueError as error:
+                raise BadQuestion(path, line, str(error)) from None
+            seen.add(question.id)
+            yield question
+    except records.BrokenFile as error:
+        raise BadQuestion(path, error.line, str(error)) from None
 
 
-def _question(record: Any) -> Question:
-    if not isinstance(record, dict):
-        raise ValueError("not a JSON object")
-    options, choice = record.get("options") or {}, record.get("choice", "")
-    golds = _golds(options, choice) if options else record.get("golden_answers")
-    if not isinstance(golds, list) or not golds or not all(isinstance(gold, str) and gold.strip() for gold in golds):
-        raise ValueError('"golden_answers" is not a list of texts')
-    metadata = record.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
-    article = metadata.get("title")
-    return Question(
-        id=_text(record, "id"),
-        text=_text(record, "question"),
-        golds=tuple(golds),
-        gold_passages=_gold_passages(metadata),
-        options=options,
-        choice=choice,
-        article=article if isinstance(article, str) else "",
-        groups={name: str(value) for name in GROUPS if (value := metadata.get(name)) not in (None, "")},
-    )
-
-
-def _gold_passages(metadata: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """All of "passage_ids", or the one "passage_id"; those that "same_title_ids" lists for one count as it."""
-    needed, alike = metadata.get("passage_ids"), metadata.get("same_title_ids") or {}
-    if not needed:
-        needed = [metadata["passage_id"]] if metadata.get("passage_id") else []
-    if not _are_ids(needed):
-        raise ValueError('"metadata.passage_ids" is not a list of ids')
-    if not isinstance(alike, dict) or not all(map(_are_ids, alike.values())):
-        raise ValueError('"metadata.same_title_ids" does not give a list of ids for an id')
-    return tuple(tuple(map(str, (id, *alike.get(str(id), ())))) for id in dict.fromkeys(needed))
-
-
-def _are_ids(value: object) -> bool:
-    return isinstance(value, list) and all(_is_text(id) or (isinstance(id, int) and id is not True) for id in value)
-
-
-def line_of(question: Question) -> str:
-    """The question as a line that `load` reads."""
-    record: dict[str, Any] = {"id": question.id, "question": question.text, "golden_answers": question.golds}
-    if question.options:
-        record |= {"options": question.options, "choice": question.choice}
-    known = {
-        "passage_ids": [id for id, *_ in question.gold_passages],
-        "same_title_ids": {id: alike for id, *alike in question.gold_passages if alike},
-        "title": question.article,
-    }
-    if metadata := {name: value for name, value in {**known, **question.groups}.items() if value}:
-        record["metadata"] = metadata
-    return json.dumps(record, ensure_ascii=False)
-
-
-def _golds(options: Any, choice: Any) -> list[str]:
-    """The gold answer of a multiple-choice question, "A: text"."""
-    if not isinstance(options, dict) or not all(map(_is_text, options.values())) or choice not in options:
-        raise ValueError("the right letter is not one of the options, text by letter")
-    return [f"{choice}: {options[choice]}"]
-
-
-def _mirage(path: Path, chosen: str) -> Iterator[Question]:
-    """{"medqa": {"0000": {"question", "options": {"A": …}, "answer": "A"}}}; gold is "A: text"."""
+def _benchmark(path: Path) -> Mapping[str, Mapping[str, Any]] | None:
+    """MIRAGE's {"medqa": {"0000": {"question", "options": {"A": …}, "answer": "A"}}}, None if the file is another."""
+    if not path.name.endswith((".json", ".json.gz")):
+        return None
     try:
-        benchmark = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise EvaluateProblem(f"{path}: {error}") from None
-    if not isinstance(benchmark, dict) or not all(isinstance(items, dict) for items in benchmark.values()):
-        raise EvaluateProblem(f"{path}: not a MIRAGE benchmark; question files are JSON lines and end in .jsonl")
+        with records.open_file(path) as file:
+            sets = records.parse(file.read())
+    except (ValueError, EOFError, zlib.error):
+        return None
+    items = [item for each in sets.values() for item in (each.values() if isinstance(each, dict) else (each,))]
+    return sets if all(isinstance(item, dict) for item in items) else None  # type: ignore[return-value]
+
+
+def _mirage(path: Path, benchmark: Mapping[str, Mapping[str, Any]], chosen: str) -> Iterator[Question]:
     if chosen and chosen not in benchmark:
         raise EvaluateProblem(f"{path}: has no set {chosen!r}; there are {', '.join(benchmark)}")
     for name, items in benchmark.items():
         for number, item in items.items() if chosen in ("", name) else ():
+            id = f"{name}/{number}"
             try:
-                options, letter = item["options"], item["answer"]
-                golds = tuple(_golds(options, letter))
-                yield Question(f"{name}/{number}", _text(item, "question"), golds, options=options, choice=letter)
-            except (KeyError, TypeError, ValueError) as error:
-                reason = f"no {error}" if isinstance(error, KeyError) else error
-                raise EvaluateProblem(f"{path}: {name}/{number}: {reason}") from None
-
-
-def _text(record: dict[str, Any], name: str) -> str:
-    value = record.get(name)
-    if isinstance(value, int) and name == "id":
-        return str(value)
-    if not _is_text(value):
-        raise ValueError(f'"{name}" is missing or not a text')
-    return str(value)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+                yield question_of({**item, "id": id}, id)
+            except ValueError as error:
+                raise EvaluateProblem(f"{path}: {id}: {error}") from None
 
 
 def part(asked: Sequence[Question], low: float, high: float) -> list[Question]:

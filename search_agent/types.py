@@ -17,6 +17,9 @@ class Passage:
     score: float = 0.0
 
 
+QUESTION_CHARS = 4000  # the longest question, and the longest option, that the gateway and the readers take
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A question with its gold answers.

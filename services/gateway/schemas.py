@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from search_agent.grading import answers
-from search_agent.types import Mode, Trajectory, Turn
+from search_agent.types import QUESTION_CHARS, Mode, Trajectory, Turn
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=QUESTION_CHARS)]
 
 
 class Request(BaseModel):

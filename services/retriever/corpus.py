@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import codecs
-import gzip
-import json
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
 
+from common import records
 from search_agent.types import Passage
 from services.retriever.errors import BadRecord, BuildRefused
 from services.retriever.hub import PARTS
 
 _ENDINGS = (".jsonl", ".ndjson", ".json")
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def corpus_files(path: Path) -> tuple[list[Path], list[Path]]:
@@ -52,88 +47,21 @@ def read_corpus(path: Path, on_bad: Callable[[BadRecord], None]) -> Iterator[Pas
 
 
 def _read_file(path: Path, seen: set[str], on_bad: Callable[[BadRecord], None]) -> Iterator[Passage]:
-    number = 0
     try:
-        with _open(path) as file:
-            for number, record in _records(file):
-                try:
-                    passage = parse_record(record)
-                    if passage.id in seen:
-                        raise ValueError(f"duplicate id {passage.id!r}")
-                except ValueError as error:
-                    on_bad(BadRecord(path, number, str(error)))
-                    continue
-                seen.add(passage.id)
-                yield passage
-    except gzip.BadGzipFile as error:
-        after = number and str(error).startswith("Not a gzipped file")
-        reason = "bytes that are not gzip follow the gzip stream" if after else f"broken gzip stream: {error}"
-        on_bad(BadRecord(path, number + 1, reason))
-    except (EOFError, zlib.error) as error:
-        on_bad(BadRecord(path, number + 1, f"broken gzip stream: {error}"))
+        for number, record in records.read(path):
+            try:
+                passage = parse_record(record)
+                if passage.id in seen:
+                    raise ValueError(f"duplicate id {passage.id!r}")
+            except ValueError as error:
+                on_bad(BadRecord(path, number, str(error)))
+                continue
+            seen.add(passage.id)
+            yield passage
+    except records.BrokenFile as error:
+        on_bad(BadRecord(path, error.line, str(error)))
     except OSError as error:
         raise BuildRefused(f"{path}: {error.strerror or error}") from error
-
-
-def _open(path: Path) -> BinaryIO:
-    file = path.open("rb")
-    gzipped = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    return cast(BinaryIO, gzip.open(file)) if gzipped else file
-
-
-def _records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yields (line number, record): each line that is not blank, or each item of a JSON array.
-
-    Lines end at line feeds only, so that U+2028 and carriage returns stay inside their record.
-    """
-    first = True
-    for number, line in enumerate(file, start=1):
-        if first:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if not line.strip():
-            continue
-        if first and line.lstrip().startswith(b"["):
-            yield from _items(number, line + file.read())
-            return
-        first = False
-        yield number, line
-
-
-def _items(number: int, array: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yields the items of a JSON array, held in memory, and what remains of it where it is malformed."""
-    try:
-        text = array.decode()
-    except UnicodeDecodeError:
-        yield number, array
-        return
-    decoder = json.JSONDecoder()
-    at = _after_space(text, 0)
-    separator = "["
-    while text[at : at + 1] == separator:
-        start = _after_space(text, at + 1)
-        number += text.count("\n", at, start)
-        at = start
-        if separator == "[" and text[at : at + 1] == "]":
-            break
-        try:
-            _, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            yield number, text[at:].encode()
-            return
-        yield number, text[at:end].encode()
-        start = _after_space(text, end)
-        number += text.count("\n", at, start)
-        at = start
-        separator = ","
-    if (rest := text[at:].rstrip()) != "]":
-        yield number, rest.encode()
-
-
-def _after_space(text: str, at: int) -> int:
-    while text[at : at + 1] in (" ", "\t", "\r", "\n"):
-        at += 1
-    return at
 
 
 def parse_record(record: bytes) -> Passage:
@@ -142,7 +70,7 @@ def parse_record(record: bytes) -> Passage:
     The id is "id" or BEIR's "_id". The text is "text", MedCorp's "content", or "contents": the title on a line of its
     own, in quotes or not, before the text, or the text alone. The title may be missing, null or empty.
     """
-    fields = _fields(record)
+    fields = records.parse(record)
     id = _filled(fields, "_id" if "_id" in fields and "id" not in fields else "id")
     title = "" if fields.get("title") is None else _string(fields, "title")
     title = title if title.strip() else ""
@@ -151,20 +79,6 @@ def parse_record(record: bytes) -> Passage:
     if body == "contents":
         title, text = _split(title, text)
     return Passage(id, title, text)
-
-
-def _fields(record: bytes) -> dict[str, object]:
-    try:
-        fields = json.loads(record.decode())
-    except UnicodeDecodeError as error:
-        reason = "UTF-16, not UTF-8" if record.startswith(_UTF16) else f"invalid UTF-8 at byte {error.start + 1}"
-        raise ValueError(reason) from None
-    except (ValueError, RecursionError) as error:
-        comma = "; a comma follows the object" if record.rstrip().endswith(b"},") else ""
-        raise ValueError(f"not JSON: {error}{comma}") from None
-    if not isinstance(fields, dict):
-        raise ValueError("not a JSON object")
-    return fields
 
 
 def _split(title: str, contents: str) -> tuple[str, str]:
@@ -197,8 +111,4 @@ def _string(fields: dict[str, object], name: str) -> str:
         return str(value)
     if not isinstance(value, str):
         raise ValueError(f'"{name}" is not a string')
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f'"{name}" holds half of a surrogate pair') from None
     return value

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from evaluation.errors import BadQuestion, EvaluateProblem
-from evaluation.questions import SETS, line_of, load, name_of, part, pick, sources
+from evaluation.question_records import line_of
+from evaluation.questions import SETS, load, name_of, part, pick, sources
 from search_agent.types import Question
 
 GOOD = {"id": "a", "question": "Who?", "golden_answers": ["x"]}
 SEVERAL = {"passage_ids": ["p1", "p2"], "same_title_ids": {"p1": ["p3"]}, "dataset": "musique", "hops": 2}
+CHOICE = {"id": "c", "question": "Which?", "options": {"A": "yes", "B": "no"}, "choice": "B"}
 MIRAGE = {
     "medqa": {"0000": {"question": "Which?", "options": {"A": "yes", "B": "no"}, "answer": "B"}},
     "pubmedqa": {"17": {"question": "Does it?", "options": {"A": "yes"}, "answer": "A", "PMID": [1]}},
@@ -45,19 +47,111 @@ def test_the_demo_questions() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "golds"),
+    [
+        ({"golden_answers": [1911]}, ("1911",)),
+        ({"golden_answers": [2.5, "x"]}, ("2.5", "x")),
+        ({"golden_answers": "1911"}, ("1911",)),
+        ({"golden_answers": ["1911", ""]}, ("1911",)),
+        ({"answer": "1911"}, ("1911",)),
+        ({"answers": ["a", "b"]}, ("a", "b")),
+        ({"answers": {"text": ["a", "b"], "answer_start": [1, 2]}}, ("a", "b")),  # SQuAD
+        ({"answer": {"value": "a", "aliases": ["b"], "type": "x"}}, ("a", "b")),  # TriviaQA
+        ({"answer": "a", "answer_aliases": ["b"]}, ("a", "b")),  # MuSiQue
+        ({"golden_answers": ["一九一一年"]}, ("一九一一年",)),
+    ],
+)
+def test_gold_answers_as_people_have_them(tmp_path: Path, fields: dict[str, object], golds: tuple[str, ...]) -> None:
+    record = {"id": "a", "question": "When?", **fields}
+    assert load(str(write(tmp_path / "q.jsonl", record)))[0].golds == golds
+
+
+@pytest.mark.parametrize(
+    ("fields", "letters", "choice"),
+    [
+        ({"options": ["1911", "1950"], "choice": "B"}, "AB", "B"),
+        ({"options": {"A": "1911", "B": "1950"}, "choice": 1}, "AB", "B"),
+        ({"options": {"a": "1911", "b": "1950"}, "choice": "b"}, "AB", "B"),
+        ({"options": {"A": 1911, "D": 1950}, "choice": "D"}, "AD", "D"),
+        ({"choices": ["1911", "1950"], "answer": 1}, "AB", "B"),  # MMLU
+        ({"choices": ["1911", "1950"], "golden_answers": ["1950"]}, "AB", "B"),
+        ({"options": {"A": "1911", "B": "1950"}, "answer": "1950", "answer_idx": "B"}, "AB", "B"),  # MedQA
+        ({"choices": {"text": ["1911", "1950"], "label": ["1", "2"]}, "answerKey": "2"}, "AB", "B"),  # ARC
+    ],
+)
+def test_options_as_people_have_them(tmp_path: Path, fields: dict[str, object], letters: str, choice: str) -> None:
+    (found,) = load(str(write(tmp_path / "q.jsonl", {"id": "a", "question": "When?", **fields})))
+    assert (found.options, found.choice) == (dict(zip(letters, ["1911", "1950"], strict=True)), choice)
+    assert found.golds == (f"{choice}: 1950",)
+
+
+@pytest.mark.parametrize(
+    ("record", "id"),
+    [({"_id": "x"}, "x"), ({"id": 7}, "7"), ({"id": "a/b\nc"}, "a/b\nc"), ({}, "1"), ({"id": None}, "1")],
+)
+def test_ids_as_people_have_them(tmp_path: Path, record: dict[str, object], id: str) -> None:
+    path = write(tmp_path / "q.jsonl", {"question": "Who?\0 ", "answer": "x", **record})
+    assert [(each.id, each.text) for each in load(str(path))] == [(id, "Who?\0")]
+
+
+def test_lines_and_arrays_are_told_apart_by_what_is_in_the_file(tmp_path: Path) -> None:
+    many = [GOOD | {"id": "x\u2028y"}, GOOD | {"id": "b"}]
+    array = tmp_path / "array.jsonl"
+    array.write_text(json.dumps(many, indent=1, ensure_ascii=False), encoding="utf-8")
+    lines = tmp_path / "lines.json"
+    lines.write_text("".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in many), encoding="utf-8")
+    assert load(str(array)) == load(str(lines))
+    assert [each.id for each in load(str(write(tmp_path / "one.json", GOOD)))] == ["a"]
+    array.write_text(json.dumps([GOOD, CHOICE | {"choice": "X"}], indent=1))
+    with pytest.raises(BadQuestion, match=r"array\.jsonl:9: "):
+        load(str(array))
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "[]", "{}"])
+def test_a_file_without_questions_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "q.json"
+    path.write_text(content)
+    with pytest.raises(EvaluateProblem, match=r"q\.json"):
+        load(str(path))
+
+
+def test_a_folder_is_no_question_set(tmp_path: Path) -> None:
+    with pytest.raises(EvaluateProblem, match="Is a directory"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
     ("line", "reason"),
     [
         ("{", "Expecting"),
         ("[1]", "not a JSON object"),
-        (GOOD | {"id": ""}, '"id" is missing'),
+        (json.dumps(GOOD | {"id": "b"}) + ",", "a comma follows the object"),
+        (
+            r'{"id": "b", "question": "Who \ud83d?", "golden_answers": ["x"]}',
+            '"question" holds half of a surrogate pair',
+        ),
+        (r'{"id": "b", "question": "Who?", "golden_answers": ["\udc00"]}', '"golden_answers" holds half of a'),
+        (r'{"id": "b", "question": "Who?", "golden_answers": [NaN]}', "NaN is not a JSON number"),
+        (GOOD | {"id": True}, '"id" is true'),
+        (GOOD | {"id": 1.5}, '"id" is 1.5'),
+        (GOOD | {"id": " "}, '"id" is " "'),
         ({"id": "b", "golden_answers": ["x"]}, '"question" is missing'),
-        (GOOD | {"id": "b", "golden_answers": "x"}, '"golden_answers" is not a list'),
-        (GOOD | {"id": "b", "golden_answers": []}, '"golden_answers" is not a list'),
+        (GOOD | {"id": "b", "question": "x" * 4001}, '"question" has 4,001 characters'),
+        (GOOD | {"id": "b", "golden_answers": []}, "no gold answer"),
+        (GOOD | {"id": "b", "golden_answers": [" "]}, '"golden_answers" holds no answer'),
+        (GOOD | {"id": "b", "golden_answers": [True]}, '"golden_answers" holds true'),
+        (GOOD | {"id": "b", "golden_answers": [None]}, '"golden_answers" holds null'),
+        (GOOD | {"id": "b", "golden_answers": [["x"]]}, "neither a text nor a number"),
         (GOOD, "duplicate id 'a'"),
-        (GOOD | {"id": "b", "metadata": {"passage_ids": "p1"}}, '"metadata.passage_ids" is not a list'),
-        (GOOD | {"id": "b", "metadata": {"passage_ids": [["p1"]]}}, '"metadata.passage_ids" is not a list'),
-        (GOOD | {"id": "b", "metadata": {"same_title_ids": {"p1": "p2"}}}, '"metadata.same_title_ids" does not'),
-        (GOOD | {"id": "b", "options": {"A": "x"}, "choice": "B"}, "not one of the options"),
+        (CHOICE | {"options": {"A": "x"}, "choice": "B"}, '"choice" is "B", which is not one of the options'),
+        (CHOICE | {"choice": 2}, '"choice" is 2'),
+        (CHOICE | {"choice": None}, "no right option"),
+        (CHOICE | {"options": {"AA": "x", "B": "y"}}, '"options" is labelled AA, B'),
+        (CHOICE | {"options": {"a": "x", "A": "y"}}, '"options" is labelled A, A'),
+        (CHOICE | {"options": ["x"] * 27}, "27 options"),
+        (CHOICE | {"options": ["x", ""]}, '"options" is missing or not a text'),
+        (CHOICE | {"options": "x"}, '"options" is neither'),
+        (GOOD | {"id": "b", "metadata": {"passage_ids": "p1"}}, "passage_ids"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: object, reason: str) -> None:
@@ -108,9 +202,9 @@ def test_mirage(tmp_path: Path) -> None:
     with pytest.raises(EvaluateProblem, match="there are medqa, pubmedqa"):
         load(f"{path}#mmlu")
     broken = MIRAGE | {"mmlu": {"3": {"question": "Q", "options": {"A": "x"}, "answer": "C"}}}
-    with pytest.raises(EvaluateProblem, match="mmlu/3: the right letter"):
+    with pytest.raises(EvaluateProblem, match=r'mmlu/3: "answer" is "C"'):
         load(str(write(tmp_path / "bad.json", broken)))
-    with pytest.raises(EvaluateProblem, match="mmlu/4: no 'options'"):
+    with pytest.raises(EvaluateProblem, match="mmlu/4: no gold answer"):
         load(str(write(tmp_path / "bad.json", MIRAGE | {"mmlu": {"4": {"question": "Q"}}})))
 
 
