@@ -1,8 +1,8 @@
-"""Questions through an agent, each at its own pace and in lock-step: `python -m bench.agents --out FILE`.
+"""Runs questions through an agent at their own pace and in lock-step: `python -m bench.agents --out FILE`.
 
-In lock-step all questions wait until each has asked for its next completion, search or answer, or is done; then all of
-these are made at once. That is how rollouts are played batch by batch. Services, models and agent are the same. Where
-there is a GPU, how busy it was is told too, whoever kept it so.
+In lock-step every question waits until all others have asked for their next completion, search or answer, or have
+ended; then all of these calls start at once, as in rollouts that run batch by batch. Services, models and agent are the
+same in both. On a machine with a GPU, the result also has the GPU's utilisation by all processes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 class LockStep:
-    """A barrier that `running` episodes share: their calls begin when each of them waits with one, and end together."""
+    """A barrier for `running` episodes: their calls start when every episode waits with one, and end together."""
 
     def __init__(self, running: int) -> None:
         self._running = running
@@ -50,7 +50,7 @@ class LockStep:
         return await done
 
     def leave(self) -> None:
-        """An episode has ended."""
+        """Takes an episode that has ended out of the barrier."""
         self._running -= 1
         self._begin()
 
@@ -58,7 +58,7 @@ class LockStep:
         if self._waiting and len(self._waiting) == self._running:
             step = asyncio.create_task(self._step(self._waiting))
             self._waiting = []
-            self._steps.add(step)  # the loop itself keeps none alive
+            self._steps.add(step)  # the event loop holds weak references only
             step.add_done_callback(self._steps.discard)
 
     async def _step(self, calls: Sequence[tuple[Awaitable[Any], asyncio.Future[Any]]]) -> None:
@@ -71,7 +71,7 @@ class LockStep:
 
 
 class Synchronous:
-    """The three ports behind a barrier."""
+    """Retriever, policy and generator whose calls go through a barrier."""
 
     def __init__(self, barrier: LockStep, retriever: Retriever, policy: Policy, generator: Generator) -> None:
         self._barrier, self._retriever, self._policy, self._generator = barrier, retriever, policy, generator
@@ -94,9 +94,9 @@ class Synchronous:
 
 @contextmanager
 def gpu_use(command: Sequence[str] = NVIDIA_SMI) -> Iterator[list[float]]:
-    """What share of the time the first GPU is at work while this is entered, in percent.
+    """Samples the first GPU's utilisation in percent while the context is open.
 
-    `command` prints a sample a line. The list is filled at the end, and stays empty without such a program.
+    `command` prints one sample per line. The list is filled on exit, and stays empty if there is no such program.
     """
     percent: list[float] = []
     if not shutil.which(command[0]):
@@ -116,7 +116,7 @@ def gpu_use(command: Sequence[str] = NVIDIA_SMI) -> Iterator[list[float]]:
 async def play(
     agent: Agent, asked: Sequence[str], lock_step: bool, retriever: Retriever, policy: Policy, generator: Generator
 ) -> dict[str, float]:
-    """All questions at once. Questions a second, seconds a question, and the GPU's use in percent."""
+    """Plays all questions at once. Returns questions a second, seconds a question and GPU utilisation in percent."""
     barrier = LockStep(len(asked))
     if lock_step:
         retriever = policy = generator = Synchronous(barrier, retriever, policy, generator)
@@ -147,7 +147,7 @@ async def compare(args: argparse.Namespace) -> dict[str, Any]:
     first = batches.pop()[: max(2, args.limit // 8)]
     await play(agent, first, False, retriever, policy, generator)  # warms up
     found: dict[str, list[dict[str, float]]] = {"own pace": [], "lock-step": []}
-    for batch in batches:  # in turn; no question twice, for which a prefix cache would be warm
+    for batch in batches:  # alternately, and no question twice: the prefix cache would know it
         kind = "own pace" if len(found["own pace"]) == len(found["lock-step"]) else "lock-step"
         found[kind].append(await play(agent, batch, kind == "lock-step", retriever, policy, generator))
         print(kind, {name: round(value, 2) for name, value in found[kind][-1].items()}, flush=True)
@@ -165,10 +165,10 @@ async def compare(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.agents", description=__doc__)
     parser.add_argument("--method", default="s3", choices=AGENTS)
-    parser.add_argument("--parameters", default="{}", help="of the method, as JSON")
+    parser.add_argument("--parameters", default="{}", help="the method's parameters as JSON")
     parser.add_argument("--questions", default="data/demo/qa_dev.jsonl.gz", metavar="SET")
     parser.add_argument("--limit", type=int, default=256, help="questions at once (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="of each kind, in turn (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each kind, alternately (default: %(default)s)")
     parser.add_argument("--retriever", default="127.0.0.1:50051", metavar="HOST:PORT")
     parser.add_argument("--searcher", default="127.0.0.1:50052", metavar="HOST:PORT")
     parser.add_argument("--generator", default="127.0.0.1:50053", metavar="HOST:PORT")

@@ -1,7 +1,7 @@
-"""bm25s and Lucene on the same questions: how often the gold passage is found, and how far they agree.
+"""Compares bm25s with Lucene on the same questions: recall of the gold passage, and agreement of the rankings.
 
-Needs what the image with Lucene has (deploy/README.md). Each row after the first makes bm25s a step more
-like Lucene, so that what each difference is worth can be read from the overlap. Prints a table, then JSON.
+Runs in the image with Lucene (deploy/README.md). Each row after the second makes bm25s one step more like Lucene, so
+that the overlap shows what each difference is worth. Prints a table, then JSON.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def _stem(name: str) -> Callable[[str], str]:
 
 @dataclass(frozen=True)
 class Words:
-    """How bm25s is told to split, stem and weigh."""
+    """How bm25s splits, stems and weighs words."""
 
     label: str
     k1: float = 1.5
     b: float = 0.75
     stemmer: str = "english"  # Snowball's second English stemmer
-    stopwords: frozenset[str] = frozenset(STOPWORDS_EN)  # the 33 that Lucene leaves out too
+    stopwords: frozenset[str] = frozenset(STOPWORDS_EN)  # the same 33 as Lucene's
     pattern: str = r"(?u)\b\w\w+\b"
-    possessive: bool = True  # what stands before 's and the s are two words, of which the s is too short
+    possessive: bool = True  # "Faust's" gives "faust" and "s", and "s" is too short to keep
 
     def split(self, text: str) -> list[str]:
         stem = _stem(self.stemmer)
@@ -89,8 +89,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, default=Path("data/demo/corpus.jsonl.gz"))
     parser.add_argument("--questions", type=Path, default=Path("data/demo/qa_dev.jsonl.gz"))
-    parser.add_argument("--count", type=int, default=500, help="questions, at even distances in the file")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--count", type=int, default=500, help="number of questions, evenly spaced in the file")
+    parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     args = parser.parse_args()
 
     def stop(bad: Exception) -> None:

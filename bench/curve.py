@@ -1,7 +1,7 @@
-"""Learning curves of training runs: `python -m bench.curve RUN… --out FOLDER`.
+"""Draws the learning curves of training runs: `python -m bench.curve RUN… --out FOLDER`.
 
-Writes curve.json (what WatchRun tells of every step) and curve.png: accuracy in training and validation beside naive
-RAG's, entropy, and where a step's seconds go.
+Writes curve.json, with every step as WatchRun reports it, and curve.png: training and validation accuracy beside naive
+RAG's, entropy, and the seconds of a step by phase.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from pathlib import Path
 
 from services.trainer.watch import MetricsLog
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito: for every kind of colour vision
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+)  # Okabe and Ito's palette, which is safe for colour-blind readers
 _FAINT = "#dddddd"
 _PHASES = ("gen", "old_log_prob", "update_actor", "update_weights", "save_checkpoint")
 

@@ -1,7 +1,7 @@
-"""A model folder of a 7B shape without weights, for speed: `python -m bench.dummy_model OUT --tokenizer FOLDER`.
+"""Writes a model folder of a 7B shape without weights: `python -m bench.dummy_model OUT --tokenizer FOLDER`.
 
-Mistral-7B's layers with the vocabulary of the tokenizer's model. vLLM fills it with random numbers:
-GENERATOR_VLLM_ARGUMENTS='{"load_format": "dummy"}'.
+It serves to measure speed. The layers are Mistral-7B's, the vocabulary is the tokenizer's. vLLM fills in random
+weights with GENERATOR_VLLM_ARGUMENTS='{"load_format": "dummy"}'.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def write(folder: Path, tokenizer: Path) -> Path:
         bos_token_id=words.bos_token_id,
         dtype="bfloat16",
     ).save_pretrained(folder)
-    save_file({"none": torch.zeros(1)}, folder / "model.safetensors")  # the service names a model by its weights' bytes
+    save_file(
+        {"none": torch.zeros(1)}, folder / "model.safetensors"
+    )  # the service derives a model's version from its weight files
     return folder
 
 

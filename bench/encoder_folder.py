@@ -1,4 +1,4 @@
-"""A sentence-transformers folder with random weights: for speed, which does not depend on them, and for tests."""
+"""Writes a sentence-transformers folder with random weights, to measure speed and for tests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 def write(
     folder: Path, texts: Iterable[str], hidden: int = 768, layers: int = 12, max_tokens: int = 512, words: int = 30_522
 ) -> Path:
-    """A BERT of that shape (as given, E5-base's) with mean pooling; its vocabulary is learned from `texts`.
+    """Writes a BERT of the given shape (default: E5-base's) with mean pooling and a vocabulary learned from `texts`.
 
-    Needs torch and sentence-transformers. The folder's name should say what it stands for, since prefixes go by it.
+    Needs torch and sentence-transformers. Name the folder after the model it stands for: prefixes depend on the name.
     """
     import sentence_transformers
     import torch

@@ -1,9 +1,9 @@
-"""Passages a second of our encoder and of sentence-transformers itself: `python -m bench.encoding --out FILE`.
+"""Measures passages per second of our encoder and of sentence-transformers: `python -m bench.encoding --out FILE`.
 
-Both encode passages in random order with the same model, a BERT of E5-base's shape with random weights unless
-`--model` names one: as sentence-transformers comes, and in our precision with our choice of attention and the best of
-several batch sizes. Each takes the first so many that it needs `--seconds`, and no more than `--passages`. On a GPU the
-part of its bfloat16 ceiling that we reach is told too; the ceiling is measured, as a product of two large matrices.
+Both encode passages in random order with the same model: the one that `--model` names, or a BERT of E5-base's shape
+with random weights. sentence-transformers runs with its defaults, and in float16 with several batch sizes. Each encoder
+takes as many passages as it encodes in `--seconds`, at most `--passages`. On a GPU the result also has the share of the
+bfloat16 throughput that our encoder reaches; that throughput is measured with a product of two large matrices.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from services.retriever.encoders import PASSAGE_TOKENS, SentenceTransformerEncod
 from services.retriever.passages import PassageStore, embedded_text
 
 THEIR_BATCHES = (32, 128, 512)
-_SIDE = 8192  # of the matrices
+_SIDE = 8192  # rows and columns of the matrices
 _WORDS = 4000  # passages that the vocabulary is learned from
-_FIRST = 2048  # passages that tell how many an encoder can take
+_FIRST = 2048  # passages of the first timing, which decides how many follow
 
 Encode = Callable[[list[str]], object]
 
@@ -49,7 +49,7 @@ def paces(
     first: int = _FIRST,
     clock: Callable[[Encode, list[str]], float] = clock,
 ) -> dict[str, dict[str, float]]:
-    """Passages a second of each kind, and how many it took: as many as `seconds` are enough for, `first` at least."""
+    """Returns each kind's passages per second, and how many it encoded: what `seconds` allow, at least `first`."""
     shares: dict[str, list[str]] = {}
     for kind, work in kinds.items():
         clock(work, texts[:first])  # warms up
@@ -57,7 +57,7 @@ def paces(
         shares[kind] = texts[: max(first, int(speed * seconds))]
         print(f"{kind}: {speed:.0f} passages/s at first", flush=True)
     took: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for _ in range(rounds):  # in turn, since what else runs on the machine changes
+    for _ in range(rounds):  # alternately, since the machine's other load changes
         for kind, work in kinds.items():
             took[kind].append(clock(work, shares[kind]))
             print(f"{kind}: {len(shares[kind])} passages in {took[kind][-1]:.2f} s", flush=True)
@@ -82,7 +82,7 @@ def ceiling() -> float:
 
 
 def operations(lengths: Sequence[int], hidden: int, layers: int) -> float:
-    """Of a BERT's layers over texts of so many tokens: weights, and each token's attention to its text."""
+    """Counts the floating-point operations of a BERT's layers over texts of these lengths in tokens."""
     return float(sum(layers * (24 * hidden**2 * each + 4 * hidden * each**2) for each in lengths))
 
 
@@ -126,11 +126,19 @@ def measure(folder: str, texts: list[str], seconds: float, rounds: int, first: i
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.encoding", description=__doc__)
     parser.add_argument("--model", default="", help="a hub id or folder; not set: E5-base's shape, random weights")
-    parser.add_argument("--index", type=Path, default=Path("data/demo/indexes/demo"), help="whose passages are used")
-    parser.add_argument("--passages", type=int, default=65_536, help="at most; repeated where there are fewer")
+    parser.add_argument(
+        "--index", type=Path, default=Path("data/demo/indexes/demo"), help="index whose passages are encoded"
+    )
+    parser.add_argument(
+        "--passages", type=int, default=65_536, help="upper limit; passages repeat if the index has fewer"
+    )
     parser.add_argument("--first", type=int, default=_FIRST, help="passages to warm up with (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each encoder and round (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="seconds per encoder and round (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds; the result is their median (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     known = [embedded_text(passage) for passage in PassageStore(args.index)]

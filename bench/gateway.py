@@ -1,7 +1,7 @@
-"""The gateway's own cost: requests over HTTP to a gateway whose backends answer at once: python -m bench.gateway
+"""Measures the gateway's own cost, with backends that answer at once: `python -m bench.gateway`.
 
-p50 and p99 are one client's round trips, which hold the client's and the stub backends' time as well. The cache
-is a redis-server of its own.
+p50 and p99 are round trips of one client over HTTP; they include the time of the client and of the stub backends. The
+cache is a redis-server that the benchmark starts.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Model(GeneratorServicer):
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used, user and system."""
+    """Returns the processor time, user and system, that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -61,7 +61,7 @@ Body = Callable[[], dict[str, Any]]
 
 
 async def measure(client: httpx.AsyncClient, path: str, body: Body | None, calls: int, at_once: int) -> list[float]:
-    """Milliseconds of each call; without a body it is a GET."""
+    """Returns the milliseconds of each call. Without a body it is a GET."""
 
     async def worker() -> list[float]:
         times = []
@@ -76,12 +76,12 @@ async def measure(client: httpx.AsyncClient, path: str, body: Body | None, calls
 
 
 def same(**fields: Any) -> Body:
-    """The same request every time."""
+    """Makes the same request every time."""
     return lambda: fields
 
 
 def new(**fields: Any) -> Body:
-    """Another question every time."""
+    """Makes a request with a new question every time."""
     number = itertools.count()
     return lambda: {**fields, "question": f"question {next(number)}"}
 

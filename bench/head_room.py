@@ -1,7 +1,7 @@
-"""What choosing passages is worth to a reader: `python -m bench.head_room --out FILE`.
+"""Measures how much a reader gains if the right passage is chosen: `python -m bench.head_room --out FILE`.
 
-The same generator reads, for each question, nothing, the first passages of a ranking, each of the first 8 alone, and
-the gold passage alone and among others. Answers are right by `span_match`.
+For each question the same generator reads nothing, the first passages of a ranking, each of the first 8 alone, and the
+gold passage alone and among others. `span_match` decides which answers are right.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DEPTH = 20
 async def rows_of(
     question: Question, retriever: GrpcRetriever, generator: GrpcGenerator, tokens: int
 ) -> dict[str, float]:
-    """1.0 or 0.0 for each thing that is read; rows of the gold passage only where it is in the first 20."""
+    """Scores each way to read, 1.0 or 0.0. The gold passage is read only where it is among the first 20."""
     (ranking,) = await retriever.search([question.text], _DEPTH, "", Mode.DENSE)
 
     async def right(passages: Sequence[Passage]) -> float:
@@ -79,8 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.head_room", description=__doc__)
     parser.add_argument("--questions", default="data/demo/qa_dev.jsonl.gz", metavar="SET")
     parser.add_argument("--limit", type=int, default=1500, help="questions (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="chooses them, as `search-agent evaluate` does")
-    parser.add_argument("--tokens", type=int, default=64, help="of an answer (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the questions, as in `search-agent evaluate`")
+    parser.add_argument("--tokens", type=int, default=64, help="longest answer (default: %(default)s)")
     parser.add_argument("--concurrency", type=int, default=128, help="questions at once (default: %(default)s)")
     parser.add_argument("--retriever", default="127.0.0.1:50051", metavar="HOST:PORT")
     parser.add_argument("--generator", default="127.0.0.1:50053", metavar="HOST:PORT")

@@ -1,8 +1,8 @@
-"""Changes a generator service's model while it is asked: `python -m bench.load_model --to ADAPTER… --out FILE`.
+"""Changes a generator service's model under load: `python -m bench.load_model --to ADAPTER… --out FILE`.
 
-`--callers` ask all the time; every few seconds LoadModel puts the next of `--to` in place. An entry is an adapter, or
-"MODEL:ADAPTER" for another model; "" is the model without an adapter. Counts what failed, which model answered, and how
-long a request took at most.
+`--callers` ask without a pause; every few seconds LoadModel puts the next entry of `--to` in place. An entry is an
+adapter, or "MODEL:ADAPTER" for another model; "" is the model without an adapter. Counts failures and the answers of
+each model, and finds the slowest answer.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.load_model", description=__doc__)
     parser.add_argument("--generator", default="127.0.0.1:50053", metavar="HOST:PORT")
-    parser.add_argument("--to", nargs="+", required=True, metavar="ADAPTER", help="in turn")
+    parser.add_argument(
+        "--to", nargs="+", required=True, metavar="ADAPTER", help="adapters or models to load, one after another"
+    )
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS")
     parser.add_argument("--max-tokens", type=int, default=24)

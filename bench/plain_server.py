@@ -1,7 +1,7 @@
 """A retrieval server of the reference's design over one of our indexes: `python -m bench.plain_server INDEX --port N`.
 
-One request at a time, and a batch only within a request, as the server of s3 and Search-R1 works; with our encoder
-and index, so that only the design differs. `POST /retrieve` takes {"queries", "topk", "return_scores"}.
+Like the server of s3 and Search-R1 it handles one request at a time and batches only within a request. It uses our
+encoder and index, so that only the design differs. `POST /retrieve` takes {"queries", "topk", "return_scores"}.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.plain_server", description=__doc__)
     parser.add_argument("index", type=Path, help="folder of the index")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--gpus", type=int, default=0, help="that hold the vectors (default: none)")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs that hold the vectors (default: none)")
     args = parser.parse_args()
     index = Index(args.index, verify_checksums=False, gpus=torch_devices(args.gpus) if args.gpus else ())
-    # Connections are left open: one that is closed between two rounds would fail the first request of the next.
+    # Keeps connections open: one that closed between two rounds would fail the next round's first request.
     uvicorn.run(application(index), host="127.0.0.1", port=args.port, log_level="warning", timeout_keep_alive=24 * 3600)
 
 

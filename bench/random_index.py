@@ -1,8 +1,8 @@
-"""An index of random vectors, to measure what depends on its size only: `python -m bench.random_index`.
+"""Writes an index of random vectors, to measure costs that depend on size only: `python -m bench.random_index`.
 
-Random vectors of length 1 in float16 and the same 16 short passages over and over, in the folder that `index build`
-would make; its encoder has E5-base's shape and random weights (or is the folder given), so that any question can be
-asked of it.
+The folder is like one that `index build` makes: random float16 vectors of length 1, and the same 16 short passages over
+and over. Its encoder is the folder given, or one of E5-base's shape with random weights, so that the index answers any
+question.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WORDS = 4000  # passages that the encoder's vocabulary is learned from
 
 
 def write(count: int, dim: int, encoder: Path, name: str, out: Path, seed: int = 0) -> Path:
-    """The index's folder. Vectors are drawn on a GPU where there is one. `count` must be a multiple of BLOCK."""
+    """Writes the index and returns its folder. Draws on a GPU if there is one. `count` must be a multiple of BLOCK."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
     with folders.new_index(out, name, force=True) as work:
@@ -43,7 +43,7 @@ def write(count: int, dim: int, encoder: Path, name: str, out: Path, seed: int =
 
 
 def _passages(blocks: int, folder: Path) -> None:
-    """One block, as often as asked; compressing millions of them anew would take longer than all else."""
+    """Writes one compressed block `blocks` times: compressing millions would take longer than everything else."""
     with PassageWriter(folder) as writer:
         for number in range(BLOCK):
             writer.add(Passage(f"p{number}", f"Passage {number}", "It is made up."))
@@ -55,10 +55,12 @@ def _passages(blocks: int, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.random_index", description=__doc__)
     parser.add_argument("--vectors", type=int, default=1_000_000)
-    parser.add_argument("--encoder", type=Path, help="a folder of sentence-transformers (default: made, 768 numbers)")
-    parser.add_argument("--dim", type=int, default=768, help="of the encoder's vectors (default: %(default)s)")
+    parser.add_argument("--encoder", type=Path, help="a sentence-transformers folder (default: one is made)")
+    parser.add_argument(
+        "--dim", type=int, default=768, help="dimensions of the encoder's vectors (default: %(default)s)"
+    )
     parser.add_argument("--name", default="random")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of index folders")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to put the index folder in")
     args = parser.parse_args()
     if args.vectors < 1 or args.vectors % BLOCK:
         parser.error(f"--vectors must be a multiple of {BLOCK}")

@@ -1,9 +1,8 @@
-"""A cross-encoder for RETRIEVER_RERANKER: `python -m bench.reranker --model DIR --adapter DIR --out DIR`.
+"""Trains a cross-encoder for RETRIEVER_RERANKER: `python -m bench.reranker --model DIR --adapter DIR --out DIR`.
 
-What choosing passages by a searcher is compared with, where no other cross-encoder can be had: the same base model,
-also begun from the reading adapter, and learned from the same questions and the same negatives. Held-out figures are
-of the folder as the retriever loads it. A killed run begins anew, since it is a matter of minutes; a folder that is
-there already is only measured.
+It is the baseline for a searcher that chooses passages: the same base model, also started from the reading adapter,
+trained on the same questions and negatives. Held-out figures come from the folder as the retriever loads it. Training
+takes minutes, so a killed run starts again; a folder that exists is only measured.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ from search_agent.types import Mode, Passage, Question
 from services.retriever.passages import embedded_text
 from services.retriever.rerankers import Reranker, load_reranker
 
-DEPTH = 20  # how far down the dense ranking passages are taken from, as for the searcher's warm start
+DEPTH = 20  # ranks of the dense ranking that passages are drawn from, as for the searcher's warm start
 LEARNED, HELD_OUT = (0.0, 0.8), (0.8, 1.0)  # parts of the articles
-_MAX_TOKENS = 1024  # of a pair; longer passages are cut
+_MAX_TOKENS = 1024  # per pair; longer passages are cut
 _AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to learn. One step reads about `batch_tokens` tokens, padding included."""
+    """Training settings. One step reads about `batch_tokens` tokens, padding included."""
 
     learning_rate: float = field(default=5e-5, metadata={"help": "at its peak; it rises for 5 %% of the steps"})
     epochs: int = field(default=2, metadata={"help": "times that every question is read, with other negatives"})
@@ -59,7 +58,7 @@ class Ranked(NamedTuple):
 
 
 async def rankings(asked: Sequence[Question], retriever: Retriever) -> list[Ranked]:
-    """The first DEPTH of the dense ranking for each question, in their order. Raises RetrieverError."""
+    """Returns the first DEPTH passages of the dense ranking for each question, in order. Raises RetrieverError."""
     from tqdm import tqdm
 
     found: dict[str, Sequence[Passage]] = {}
@@ -74,9 +73,9 @@ async def rankings(asked: Sequence[Question], retriever: Retriever) -> list[Rank
 
 
 def groups(ranked: Sequence[Ranked], epoch: int, settings: Settings) -> list[list[tuple[str, str]]]:
-    """For each question its pairs (question, passage): the right passage, then negatives drawn for this epoch.
+    """Returns each question's pairs (question, passage): the right passage, then negatives drawn for this epoch.
 
-    Questions whose right passage is not found, or with too few passages beside it, are left out.
+    Leaves out questions whose right passage was not found, or that have too few other passages.
     """
     drawn = []
     for question, found in ranked:
@@ -90,11 +89,11 @@ def groups(ranked: Sequence[Ranked], epoch: int, settings: Settings) -> list[lis
 
 
 def pair_tokenizer(folder: Path) -> Any:
-    """The model's tokenizer, which makes of a pair (question, passage) the reader's prompt over that passage.
+    """Returns the model's tokenizer, which turns a pair (question, passage) into the reader's prompt.
 
-    The question stands before the passage too, so that the passage is read with it in mind. The form is in the
-    tokenizer's post-processor, which every library that encodes a pair applies. There is no chat template:
-    sentence-transformers would use it instead. The last token is never the padding, before which the score is read.
+    The question also stands before the passage, so that the passage's tokens attend to it. The form lives in the
+    tokenizer's post-processor, which every library applies to a pair. The chat template is removed, because
+    sentence-transformers would use it instead. Padding is on the right; the score is read at the last real token.
     """
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer
@@ -122,7 +121,7 @@ def pair_tokenizer(folder: Path) -> Any:
 
 
 def begin(folder: Path, adapter: Path | None) -> Any:
-    """The base model with the adapter merged into it and a new head of one score, in float32."""
+    """Returns the base model with the adapter merged in and a new head with one output, in float32."""
     import torch
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -139,7 +138,7 @@ def begin(folder: Path, adapter: Path | None) -> Any:
 
 
 def scores(model: Any, pairs: Sequence[Sequence[int]]) -> Any:
-    """float32 tensor (pairs,) for pairs of token ids: in bfloat16 up to the head where the model is on a GPU."""
+    """Returns a float32 tensor (pairs,) for pairs of token ids. On a GPU the body runs in bfloat16."""
     import torch
 
     ids = torch.full((len(pairs), max(map(len, pairs))), model.config.pad_token_id)
@@ -148,15 +147,16 @@ def scores(model: Any, pairs: Sequence[Sequence[int]]) -> Any:
     last = torch.tensor([len(pair) - 1 for pair in pairs])
     device = model.device
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        # padding is at the end, where causal attention never looks, so no attention mask is needed
+        # padding is on the right, which causal attention never sees, so no mask is needed
         hidden = model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state
     return model.score(hidden[torch.arange(len(pairs), device=device), last.to(device)].float()).squeeze(-1)
 
 
 def train(folder: Path, adapter: Path | None, ranked: Sequence[Ranked], out: Path, settings: Settings) -> None:
-    """Writes OUT, a model folder with training.json and losses.jsonl, in whole or not at all.
+    """Writes OUT, a model folder with training.json and losses.jsonl, atomically.
 
-    The loss is that of the right passage among its question's. Raises EvaluateProblem if there is none to learn from.
+    The loss is the cross-entropy of the right passage among its question's. Raises EvaluateProblem if no question is
+    usable.
     """
     import torch
     from tqdm import tqdm
@@ -219,7 +219,7 @@ def train(folder: Path, adapter: Path | None, ranked: Sequence[Ranked], out: Pat
 
 
 def measure(ranked: Sequence[Ranked], reranker: Reranker) -> dict[str, float]:
-    """Per cent of questions whose gold passage is found, or first, in the dense ranking and after reranking it."""
+    """Returns the percentage of questions whose gold passage is found, and is first, before and after reranking."""
     from tqdm import tqdm
 
     counts: dict[str, int] = {}
@@ -243,12 +243,14 @@ def measure(ranked: Sequence[Ranked], reranker: Reranker) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.reranker", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder")
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help="merged into it first (default: none)")
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="adapter to merge into the model first (default: none)"
+    )
     parser.add_argument("--questions", default="data/demo/qa_train.jsonl.gz", metavar="SET")
     parser.add_argument("--limit", type=int, help="questions to learn from (default: all of their part)")
     parser.add_argument("--held-out", type=int, default=400, help="questions of other articles (default: %(default)s)")
     parser.add_argument("--retriever", default="127.0.0.1:50051", metavar="HOST:PORT")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cross-encoder")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the cross-encoder")
     supervised.add_settings(parser, Settings)
     args = parser.parse_args()
     settings = supervised.settings_of(args, Settings)

@@ -1,8 +1,7 @@
-"""Our retriever and a server of the reference's design, side by side: `python -m bench.retrieval --out FILE`.
+"""Compares our retriever with a server of the reference's design: `python -m bench.retrieval --out FILE`.
 
-Starts both over the same index and encoder, and asks them in turn from 1 to 256 callers, each of which asks a question
-of its own and, when it has the passages, the next. Prints a table and writes it as JSON, with what a merged batch of
-ours spends its time on.
+Starts both over the same index and encoder and asks them alternately, with 1 to 256 callers. Each caller asks its own
+questions one after another. Prints a table and writes JSON, which also has the time of our merged batches by stage.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def started(stack: ExitStack, *command: str, **environment: str) -> None:
 
 
 async def answers(ask: Ask) -> None:
-    """Until the server answers a first question."""
+    """Waits until the server answers a first question."""
     limit = time.monotonic() + START_S
     while True:
         try:
@@ -57,7 +56,7 @@ async def answers(ask: Ask) -> None:
 
 
 async def measure(ask: Ask, texts: Iterator[str], callers: int, seconds: float) -> dict[str, float]:
-    """Queries per second and milliseconds a query; calls under way at the end are waited for and counted."""
+    """Returns queries per second and milliseconds per query. Waits for calls in flight at the end and counts them."""
     took: list[float] = []
     began = time.perf_counter()
 
@@ -77,7 +76,7 @@ async def measure(ask: Ask, texts: Iterator[str], callers: int, seconds: float) 
 
 
 def totals(metrics: str) -> dict[str, float]:
-    """Of our retriever so far, from its /metrics: batches, queries, and milliseconds by stage."""
+    """Reads our retriever's totals from its /metrics: batches, queries, and milliseconds by stage."""
     found: dict[str, float] = {}
     for sample in (each for family in text_string_to_metric_families(metrics) for each in family.samples):
         if sample.name == "search_agent_retriever_batch_queries_count":
@@ -90,7 +89,7 @@ def totals(metrics: str) -> dict[str, float]:
 
 
 def a_batch(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
-    """The mean between two totals."""
+    """Returns the mean batch between two totals."""
     batches = after["batches"] - before["batches"]
     return {name: (total - before.get(name, 0)) / batches for name, total in after.items() if name != "batches"}
 
@@ -125,7 +124,7 @@ async def compare(args: argparse.Namespace, ours: int, plain: int, metrics: int)
         for callers in args.callers:
             found = []
             for _ in range(args.rounds):
-                # in turn, since what else runs on the machine changes by the minute
+                # alternately, since the machine's other load changes by the minute
                 found.append([await measure_ours(callers), await measure(ask_plain, texts, callers, args.seconds)])
             middle = sorted(found, key=lambda pair: pair[0]["queries_per_s"] / pair[1]["queries_per_s"])[
                 len(found) // 2
@@ -148,10 +147,16 @@ def main() -> None:
     parser.add_argument("--index", type=Path, default=Path("data/demo/indexes/demo"), metavar="FOLDER")
     parser.add_argument("--questions", default="data/demo/qa_dev.jsonl.gz", metavar="SET")
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 16, 32, 64, 128, 256])
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each server and round (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="seconds per server and round (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds; the result is their median (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--gpus", type=int, default=0, help="that hold the vectors, for both (default: none)")
+    parser.add_argument(
+        "--gpus", type=int, default=0, help="GPUs that hold the vectors of both servers (default: none)"
+    )
     args = parser.parse_args()
     ours, plain, metrics = free_port(), free_port(), free_port()
     with ExitStack() as stack:

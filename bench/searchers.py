@@ -1,7 +1,7 @@
-"""Searchers beside naive RAG: `python -m bench.searchers WORK [--out FOLDER]`, from what `on_gpu.sh compare` left.
+"""Compares searchers with naive RAG, from the rows of `on_gpu.sh compare`: `python -m bench.searchers WORK`.
 
-Writes searchers.json and searchers.md: each searcher against naive RAG with the same kind of retrieval and as many
-passages as it keeps on average, and against whichever naive row is best.
+Writes searchers.json and searchers.md. Each searcher is paired with naive RAG of the same retrieval and of as many
+passages as it keeps on average, and with the best naive row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from search_agent.grading.statistics import Comparison, compare
 
 
 def retrieval_of(method: str) -> set[str]:
-    """As in "s3:mode=hybrid, warm": what it says of mode and reranking, nothing for the default."""
+    """Returns the retrieval parts of a method such as "s3:mode=hybrid, warm": here {"mode=hybrid"}."""
     return {part for part in method.split(",")[0].split(":") if part.startswith(("mode=", "rerank="))}
 
 
@@ -28,7 +28,7 @@ def against(found: Comparison | None) -> str:
 
 
 def report(work: Path, seed: int) -> tuple[list[str], dict[str, object]]:
-    """Markdown lines, and the same as data."""
+    """Returns the report as Markdown lines and as data."""
     methods: dict[str, list[Row]] = {}
     for row in journal.read(work / "compare-naive" / "rows.jsonl", Row):
         methods.setdefault(row.method, []).append(row)

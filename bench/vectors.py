@@ -1,8 +1,8 @@
-"""Flat search on one GPU against the time of reading the vectors once: `python -m bench.vectors --out FILE`.
+"""Compares exact search on one GPU with the time to read the vectors once: `python -m bench.vectors --out FILE`.
 
-Random vectors of length 1 in float16: milliseconds of a call of the retriever's own search (queries in and results out
-included), of FAISS's brute force over the same memory where faiss-gpu is installed, and of reading them, which is the
-floor. `--device cpu` tries it out where there is no GPU.
+Over random float16 vectors of length 1 it times a call of the retriever's own search (queries in, results out), FAISS's
+brute force over the same memory if faiss-gpu is installed, and one read of the memory, which is the floor. `--device
+cpu` runs it without a GPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CALLS, _WARM_UP = 10, 2
 
 
 class Drawn:
-    """Rows of a table of random vectors that is never held whole."""
+    """Rows of a random table that is never in memory as a whole."""
 
     def __init__(self, count: int, dim: int, device: str) -> None:
         self.shape = (count, dim)
@@ -39,7 +39,7 @@ class Drawn:
 
 
 class Device(TorchDevice):
-    """A GPU, or the CPU as one; `table` is what it holds."""
+    """A GPU, or the CPU in its place, which holds `table`."""
 
     def free_bytes(self) -> int:
         return super().free_bytes() if torch.cuda.is_available() else 1 << 40
@@ -64,7 +64,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 def brute_force(table: torch.Tensor, top_k: int) -> Callable[[np.ndarray], object] | None:
-    """FAISS's, or None where it has no GPU."""
+    """Returns FAISS's brute-force search over `table`, or None if FAISS has no GPU."""
     try:
         faiss: Any = importlib.import_module("faiss")
         importlib.import_module("faiss.contrib.torch_utils")
@@ -94,7 +94,7 @@ def measure(count: int, args: argparse.Namespace) -> list[dict[str, Any]]:
             row["faiss_ms"] = milliseconds(lambda asked=asked: theirs(asked))  # type: ignore[misc]
         exact = torch.from_numpy(asked).to(args.device) @ device.table[: 1 << 20].float().T
         best = exact.topk(args.top_k).values.cpu().numpy()
-        row["exact"] = bool((index.search(asked, args.top_k)[0] >= best - 1e-3).all())  # over more rows: not below
+        row["exact"] = bool((index.search(asked, args.top_k)[0] >= best - 1e-3).all())  # more rows: never lower
         rows.append(row)
         print(json.dumps(row), flush=True)
     return rows

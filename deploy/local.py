@@ -1,4 +1,4 @@
-"""The whole stack as local processes: `make demo` and `make up`, and what the end-to-end tests start."""
+"""Runs the whole stack as local processes, for `make demo`, `make up` and the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from cli.rest import AskError
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / ".run"
 START_LIMIT_S = 120
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before this machine
-# Any setting of a service can be given in the environment; these are what it needs and might not be given.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy
+# The environment may set any setting of a service; these are the ones that a service requires.
 DEFAULTS = {
     "RETRIEVER_INDEXES": str(ROOT / "data" / "demo" / "indexes"),
 }
-ADAPTERS = ROOT / "data" / "demo" / "adapters"  # of the embedded model
+ADAPTERS = ROOT / "data" / "demo" / "adapters"  # for the embedded model
 ADAPTER_OF = {"searcher": ADAPTERS / "searcher", "generator": ADAPTERS / "reader"}
-# As the searcher's adapter has learned to be asked, and as docker-compose.yml has it.
+# The parameters that the searcher's adapter was trained with; docker-compose.yml has the same.
 METHODS = {
     "s3": {
         "max_turns": 1,
@@ -48,7 +48,7 @@ DEMO_QUESTIONS = (
 
 
 class StartError(Exception):
-    """The stack did not come up; the message says what to do."""
+    """The stack did not start; the message says what to do."""
 
 
 def free_port() -> int:
@@ -58,7 +58,7 @@ def free_port() -> int:
 
 
 class Stack:
-    """Retriever, searcher, generator, trainer, gateway, and Redis where it is installed."""
+    """Retriever, searcher, generator, trainer and gateway as processes, and Redis if it is installed."""
 
     def __init__(self, port: int, logs: Path = LOGS) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -89,9 +89,9 @@ class Stack:
         self._wait()
 
     def start(self, name: str) -> None:
-        """Starts one service, as it was or after it died."""
+        """Starts one service, at first or after it died."""
         if name == "redis" and not shutil.which("redis-server"):
-            print("redis-server is not installed: naive RAG runs uncached", flush=True)
+            print("redis-server is not installed, so naive RAG runs uncached", flush=True)
             return
         with (self.logs / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
@@ -100,7 +100,7 @@ class Stack:
                 env=DEFAULTS | {"TRAINER_RUNS": str(self.logs / "runs")} | os.environ | self._addresses(name),
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches us, and we stop them in order
+                start_new_session=True,  # Ctrl-C then reaches this process only, which stops the services in order
             )
 
     def _command(self, name: str) -> list[str]:
@@ -113,12 +113,12 @@ class Stack:
 
     @property
     def _adapted(self) -> bool:
-        """Whether the models are the embedded one with the demo's adapters, and none of the caller's."""
+        """True unless the caller chose a model, an adapter, an engine or parameters."""
         chosen = {"GENERATOR_ENGINE", "GENERATOR_MODEL", "GENERATOR_ADAPTER", "GATEWAY_METHODS"}
         return not chosen & set(os.environ)
 
     def _addresses(self, name: str) -> dict[str, str]:
-        """Where a service listens, and where it finds the others."""
+        """Returns the variables that say where a service listens and where it finds the others."""
         at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
         if name == "gateway":
             return {
@@ -141,7 +141,7 @@ class Stack:
         return {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port()), **own}
 
     def _wait(self) -> None:
-        """Until the gateway says that all backends answer."""
+        """Waits until the gateway reports that all backends answer."""
         began, limit = time.monotonic(), time.monotonic() + START_LIMIT_S
         said: set[str] = set()
         while True:
@@ -160,7 +160,7 @@ class Stack:
             time.sleep(0.2)
 
     def readiness(self) -> dict[str, str]:
-        """What /readyz says of each backend; empty while the gateway does not answer."""
+        """Returns the state of each backend from /readyz; empty while the gateway does not answer."""
         try:
             with _DIRECT.open(f"{self.url}/readyz", timeout=5) as response:
                 return dict(json.load(response)["backends"])
@@ -175,7 +175,7 @@ class Stack:
         return "\n".join(f"    {line}" for line in lines)
 
     def stop(self) -> None:
-        """Stops all, the door first."""
+        """Stops all services, the gateway first."""
         for name in reversed(list(self.processes)):
             process = self.processes.pop(name)
             process.terminate()
@@ -187,22 +187,22 @@ class Stack:
 
 
 def demo_questions() -> list[tuple[str, list[str]]]:
-    """Questions of the demo corpus with their gold answers."""
+    """Returns questions about the demo corpus with their gold answers."""
     with gzip.open(ROOT / "data" / "demo" / "qa_dev.jsonl.gz", "rt", encoding="utf-8") as lines:
         rows = {row["id"]: row for row in map(json.loads, lines)}
     return [(rows[id]["question"], rows[id]["golden_answers"]) for id in DEMO_QUESTIONS]
 
 
 def demo(url: str, questions: list[tuple[str, list[str]]]) -> None:
-    """Each question through s3 and naive RAG, beside the gold answer where it is known."""
-    print("\nSearcher and generator are SmolLM2-135M with an adapter each, for choosing and for reading.")
+    """Asks each question by s3 and by naive RAG, and shows the gold answer if it is known."""
+    print("\nSearcher and generator are SmolLM2-135M, each with an adapter: one chooses passages, one reads them.")
     for question, golds in questions:
         print(f"\nQ: {question}")
         ours = show(ask(url, question, "s3"))
         *_, (_, rag) = ask(url, question, "naive_rag")
         print(f"  s3        : {ours['answer']}")
         print(f"  naive RAG : {rag['answer']}")
-        print(f"  gold      : {' | '.join(golds) or 'not known'}", flush=True)
+        print(f"  gold      : {' | '.join(golds) or 'unknown'}", flush=True)
 
 
 def main() -> int:
@@ -211,7 +211,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8080, help="the gateway's port")
     parser.add_argument("--question", help="ask this instead of the demo's questions")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the stack is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, which stops the stack
     print(f"starting (logs in {LOGS.relative_to(ROOT)}/)", flush=True)
     try:
         with Stack(args.port) as stack:

@@ -1,4 +1,4 @@
-"""Backends of the gateway without a network."""
+"""Fakes of the gateway's backends, without a network."""
 
 from __future__ import annotations
 

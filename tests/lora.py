@@ -1,4 +1,4 @@
-"""A LoRA adapter for the embedded model, as llama.cpp loads it and as PEFT writes it."""
+"""Writes LoRA adapters for the embedded model, in llama.cpp's format and in PEFT's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 
 def write_peft(folder: Path) -> None:
-    """The like of `write_lora` on query and output projections, as a PEFT folder."""
+    """Writes a similar adapter on query and output projections as a PEFT folder."""
     noise, width, rank = np.random.default_rng(0), 576, 2
     tensors = {
         f"base_model.model.model.layers.0.self_attn.{part}.lora_{side}.weight": noise.normal(size=shape).astype("f2")
@@ -26,7 +26,7 @@ def write_peft(folder: Path) -> None:
 
 
 def write_lora(path: Path) -> None:
-    """A LoRA of rank 2 with noise, on the output projection of SmolLM2's first layer."""
+    """Writes a LoRA of rank 2 with random weights on the output projection of SmolLM2's first layer."""
     width, rank, name = 576, 2, "blk.0.attn_output.weight"
     noise = random.Random(0)
 

@@ -1,4 +1,4 @@
-"""What a gateway answers, made up from the request, and a server that answers it."""
+"""A gateway that makes its answers up from the request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def methods() -> list[dict[str, Any]]:
 
 
 def answer_to(body: dict[str, Any]) -> dict[str, Any]:
-    """The same for the same question: some answers are right, and s3 has more of them."""
+    """Returns the same answer for the same question. Some answers are right; s3 has more of them."""
     number = sum(body["question"].encode())
     right = number % (2 if body["method"] == "s3" else 3) == 0
     kept = ["p0", "p1", "p2"] if body["method"] == "naive_rag" else ["p1", "p0"]
@@ -40,7 +40,7 @@ def answer_to(body: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def stub_gateway(delay_s: float) -> Iterator[tuple[str, Counter[tuple[str, str]]]]:
-    """Its address, and how often each (question, method) was asked."""
+    """Serves while the context is open. Gives its address, and the number of calls of each (question, method)."""
     asked: Counter[tuple[str, str]] = Counter()
 
     class Handler(BaseHTTPRequestHandler):
@@ -69,7 +69,7 @@ def stub_gateway(delay_s: float) -> Iterator[tuple[str, Counter[tuple[str, str]]
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
-        def handle_error(self, *_: object) -> None: ...  # a killed client is expected
+        def handle_error(self, *_: object) -> None: ...  # tests kill clients
 
     server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -1,4 +1,4 @@
-"""What the trainer's service works with, without Ray or models."""
+"""Fakes of what the trainer's service works with, without Ray or models."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ WRONG = "<important_info>[2]</important_info>\n<search_complete>True</search_com
 
 
 def clock() -> Callable[[], str]:
-    """A second passes from each look to the next."""
+    """Returns a clock that advances by a second at each look."""
     seconds = itertools.count()
     return lambda: f"2026-01-01T00:00:{next(seconds):02}Z"
 
 
 class FakeJobs:
-    """Jobs do what a test says they do; `down` is a cluster that does not answer."""
+    """Runs jobs that do what a test says; with `down`, the cluster does not answer."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
@@ -59,9 +59,9 @@ class FakeJobs:
 
 
 class FakeSearcher:
-    """A searcher whose adapters are folders that hold its model's name; "good" keeps the right passage.
+    """A searcher whose adapter folders hold the model's name; "good" keeps the right passage.
 
-    `failing` are words of questions that it fails.
+    It fails questions that contain a word of `failing`.
     """
 
     def __init__(self, path: str, adapter: str = "", failing: Sequence[str] = ()) -> None:
@@ -91,7 +91,7 @@ class FakeSearcher:
 
 
 class Reader(Generator):
-    """Says what stands in the passage it is given, so that choosing passages is what counts."""
+    """Answers with the text of its passage, so that only the choice of passages matters."""
 
     def __init__(self) -> None:
         super().__init__("")
@@ -104,7 +104,7 @@ class Reader(Generator):
 
 
 class Gates:
-    """Makes promoters over a folder, and keeps what they were wired with."""
+    """Makes promoters over a folder, and records what they were wired with."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.runs = folder, Runs(folder, clock())
@@ -127,7 +127,7 @@ class Gates:
         return Promoter(self.runs, self.folder, searchers, candidates, environment, limits, clock())
 
     def save(self, run: str, step: int, adapter: str = "good") -> Path:
-        """A checkpoint's adapter."""
+        """Writes a checkpoint's adapter."""
         folder = self.runs.path(run) / "checkpoints" / f"global_step_{step}" / "lora_adapter"
         folder.mkdir(parents=True)
         (folder / "name").write_text(adapter)

@@ -1,4 +1,4 @@
-"""`check_prometheus.py URL`: targets are up, rules evaluate, and after questions the dashboards show data."""
+"""Checks a Prometheus, `check_prometheus.py URL`: targets are up, rules evaluate, and dashboards have data."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The whole stack, over REST: SEARCH_AGENT_URL if it is set, else local processes started for the tests."""
+"""Gives tests the whole stack over REST: the one at SEARCH_AGENT_URL, or local processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deploy.local import Stack, free_port
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Local processes, which a test may stop and start."""
+    """Starts local processes, which a test may stop and start."""
     with Stack(free_port(), logs=tmp_path_factory.mktemp("logs")) as running:
         yield running
 

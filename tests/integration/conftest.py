@@ -1,4 +1,4 @@
-"""Real servers for the tests beside this file."""
+"""Real servers for the integration tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deploy.local import free_port
 
 
 class RedisServer:
-    """A server of its own, which a test may stop and start again."""
+    """A redis-server that a test may stop and start again."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

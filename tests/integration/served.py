@@ -1,4 +1,4 @@
-"""A trainer service in this process, over real gRPC."""
+"""Serves a trainer in this process over real gRPC."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TO_ASK = {"::": "::1"}  # a server that listens everywhere is asked on the loop
 
 
 class Served:
-    """Serves while the context is open, which gives a stub."""
+    """Serves while the context is open, which gives a client stub."""
 
     def __init__(
         self, folder: Path, servicer: TrainerServicer, max_in_flight: int = 8, settings: TrainerSettings | None = None

@@ -14,7 +14,7 @@ from tests.integration.conftest import RedisServer
 
 
 class Gateway:
-    """Asks naive RAG over fakes through a real cache, and counts the generator's calls."""
+    """Runs naive RAG over fakes through a real cache, and counts the generator's calls."""
 
     def __init__(self, cache: RagCache) -> None:
         self.retriever, self.generator = Retriever(), Generator("an answer")

@@ -25,12 +25,12 @@ SAYS = [Span(Author.ENVIRONMENT, "What is the capital of France?")]
 
 
 def served(path: str, engine: str = "llama.cpp") -> ModelInfoResponse:
-    """What the searcher says of itself."""
+    """Returns what the searcher reports about its model."""
     return ModelInfoResponse(engine=engine, path=path)
 
 
 def serves(adapter: Path) -> bool:
-    """Whether a llama.cpp process was started with the adapter and still runs."""
+    """True if a llama.cpp process that was started with the adapter still runs."""
     found = False
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -76,7 +76,7 @@ async def test_a_searcher_on_vllm_needs_a_service_for_candidates(tmp_path: Path)
 
 
 class Loads:
-    """An engine that says what it has loaded."""
+    """An engine that records what it has loaded."""
 
     def __init__(self) -> None:
         self.files = ("/models/other.gguf", "")
@@ -92,12 +92,12 @@ class Loads:
         return await self.info()
 
     async def close(self) -> None:
-        """Nothing to stop."""
+        """Does nothing: there is nothing to stop."""
 
 
 @pytest.fixture
 async def spare() -> AsyncIterator[tuple[Loads, str]]:
-    """A service for candidates, and its address."""
+    """Serves candidates, and gives the address."""
     engine = Loads()
     service = GeneratorService(engine, 64, Remembered())
     settings = GeneratorSettings(port=0)

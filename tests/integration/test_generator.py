@@ -72,7 +72,7 @@ def finished(reason: str) -> float:
 
 
 async def refused(call: object) -> tuple[grpc.StatusCode, str, str]:
-    """Code, details and field of a call that must fail."""
+    """Makes a call that must fail. Returns its code, details and field."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value.code(), caught.value.details(), dict(caught.value.trailing_metadata()).get(FIELD_KEY)

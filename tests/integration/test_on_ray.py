@@ -122,7 +122,7 @@ async def test_a_failure_is_counted_as_it_is_here(cluster: Any, tmp_path: Path) 
 
 @asynccontextmanager
 async def dying(endpoints: Endpoints, text: str, marker: Path, times: int) -> AsyncIterator[Ask]:
-    """An asker whose process ends at a question, that many times, once the others under way have been asked."""
+    """Returns an asker whose process dies at a question, `times` times, once the other questions have been asked."""
     async with run.asking(endpoints) as ask:
 
         async def work(task: run.Task) -> Row:

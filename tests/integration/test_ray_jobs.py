@@ -55,7 +55,7 @@ if done == 0:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Of the job API of a cluster of one node, gone afterwards."""
+    """Starts a cluster of one node and gives the address of its job API."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     cluster = subprocess.Popen(
@@ -69,7 +69,7 @@ def address() -> Iterator[str]:
 
 
 class Service:
-    """What the trainer's service has: runs, jobs, and the monitor that follows them."""
+    """The parts of the trainer's service: runs, jobs, and the monitor that follows them."""
 
     def __init__(self, folder: Path, address: str, token: str = TOKEN, start_in: Path | None = None) -> None:
         if start_in is None:
@@ -90,7 +90,7 @@ class Service:
         await self.jobs.close()
 
     async def end_of(self, run: Run) -> tuple[list[int], Run]:
-        """The steps and the last state."""
+        """Returns the steps and the last state of a run."""
         steps, last = [], run
         async with asyncio.timeout(120):
             async for event in self.monitor.watch(run.id):

@@ -28,7 +28,7 @@ from tests.trainer_fakes import FakeJobs, Gates
 
 
 class World:
-    """A trainer over gRPC with everything beneath it in reach, and a gateway that asks it."""
+    """A trainer over gRPC with its fakes in reach, and a gateway that calls it."""
 
     def __init__(self, folder: Path, jobs: Jobs | None) -> None:
         self.folder, self.gates, self.cluster = folder, Gates(folder / "runs"), jobs or FakeJobs()

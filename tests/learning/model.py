@@ -1,4 +1,4 @@
-"""A model folder as transformers saves it, with a tokenizer of bytes and no weights."""
+"""Writes a model folder as transformers saves it, with a byte tokenizer and no weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEMPLATE = (
 
 
 def write_model(folder: Path) -> Path:
-    """Makes the folder; it is enough for verl's configurations and agent loops."""
+    """Writes the folder; it is enough for verl's configurations and agent loops."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""What bench.agents measures with, over a program in nvidia-smi's place."""
+"""bench.agents: its barrier, and its GPU samples from a program in nvidia-smi's place."""
 
 from __future__ import annotations
 

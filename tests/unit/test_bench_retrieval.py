@@ -1,4 +1,4 @@
-"""What bench.retrieval reads from our retriever's metrics."""
+"""bench.retrieval reads our retriever's metrics."""
 
 from __future__ import annotations
 

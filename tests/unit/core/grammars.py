@@ -1,4 +1,4 @@
-"""A grammar as a regular expression, to compare it with what is rendered and parsed."""
+"""Turns a grammar into a regular expression, to compare it with what is rendered and parsed."""
 
 import json
 import re
@@ -7,7 +7,7 @@ GBNF_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|\w+|\{[^}]*\}|[
 
 
 def regex_of(grammar: str) -> re.Pattern[str]:
-    """The grammar has no recursion, so that its rules can be put into one another until none is left."""
+    """Returns the grammar as one expression: it has no recursion, so its rules can be substituted into one another."""
     rules = dict(line.split(" ::= ") for line in grammar.splitlines())
 
     def translate(body: str) -> str:

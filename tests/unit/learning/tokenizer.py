@@ -35,6 +35,6 @@ class ByteTokenizer:
 
 
 def written(text: str) -> list[int]:
-    """How the scripted model writes a text: bytes, and an end of message where the text says [END]."""
+    """Returns a text as the scripted model writes it: its bytes, and an end of message in place of [END]."""
     body, ended, _ = text.partition("[END]")
     return list(body.encode()) + ([END] if ended else [])
