@@ -1,8 +1,9 @@
-"""The scoreboard: every goal of goals.json beside the figure that the recorded results hold.
+"""The scoreboard, which compares goals.json with the recorded results, and the README's headline table.
 
-An entry names its result file and points to the figure with a JSON Pointer (RFC 6901): `now`, divided by `over` where
-the goal is a ratio. The goal is one of `at_least`, `at_most`, `above` and `below`; an entry without one only reports.
-`run` points to a part of the file that has a device, a date or a command of its own; the entry may name them too.
+An entry of goals.json names its result file and points to the figure with a JSON Pointer (RFC 6901): `now`, divided by
+`over` where the goal is a ratio. The goal is one of `at_least`, `at_most`, `above` and `below`; an entry without one
+only reports. `run` points to a part of the file that has a device, a date or a command of its own; the entry may name
+them too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 RESULTS = Path(__file__).with_name("results")
 GOALS = Path(__file__).with_name("goals.json")
+HEADLINE = Path(__file__).with_name("headline.json")
 _TESTS = {
     "at_least": ("≥ ", lambda now, goal: now >= goal),
     "at_most": ("≤ ", lambda now, goal: now <= goal),
@@ -24,13 +26,35 @@ HEAD = ("what", "goal", "now", "", "device", "date", "command")
 
 
 def rows() -> list[tuple[str, ...]]:
-    """One row per goal, in HEAD's columns."""
-    goals = json.loads(GOALS.read_text(encoding="utf-8"))
-    return [row(goal, json.loads((RESULTS / goal["result"]).read_text(encoding="utf-8"))) for goal in goals]
+    """Returns one row per goal, in HEAD's columns."""
+    return [row(goal, _read(RESULTS / goal["result"])) for goal in _read(GOALS)]
+
+
+def headline() -> list[tuple[str, ...]]:
+    """Returns a row per entry of headline.json: what, passages read, accuracy, gain over naive RAG of equal size."""
+    return [
+        (
+            str(entry["what"]),
+            f"{found['documents']:.0f}",
+            _interval(found["gen_acc"]),
+            _interval(found["against"]["same"]["difference"], "+") if found["against"]["same"] else "",
+        )
+        for entry in _read(HEADLINE)
+        for found in (value(_read(RESULTS / entry["result"]), entry["row"]),)
+    ]
+
+
+def _interval(estimate: Mapping[str, float], sign: str = "") -> str:
+    mean, low, high = (f"{estimate[name] * 100:{sign}.1f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def row(goal: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[str, ...]:
-    """One goal beside its figure in `result`. Raises LookupError if a pointer names nothing."""
+    """Returns one goal beside its figure in `result`. Raises LookupError if a pointer names nothing."""
     now = value(result, goal["now"]) / (value(result, goal["over"]) if "over" in goal else 1)
     about = {**result, **(value(result, goal["run"]) if "run" in goal else {}), **goal}
     target, verdict = "", ""
@@ -46,7 +70,7 @@ def _shown(goal: Mapping[str, Any], figure: float) -> str:
 
 
 def value(document: Any, pointer: str) -> Any:
-    """The value that a JSON Pointer names. Raises LookupError where there is none."""
+    """Returns the value that a JSON Pointer names. Raises LookupError if there is none."""
     for part in pointer.split("/")[1:]:
         part = part.replace("~1", "/").replace("~0", "~")
         document = document[int(part)] if isinstance(document, list) else document[part]

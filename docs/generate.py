@@ -24,7 +24,7 @@ from services.retriever.settings import RetrieverSettings
 from services.trainer.settings import TrainerSettings
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("docs/*.md", "bench/README.md")
+DOCUMENTS = ("README.md", "docs/*.md", "bench/README.md")
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _SETTINGS = {
     "retriever": RetrieverSettings,
@@ -192,6 +192,12 @@ def goals() -> str:
     return table(scoreboard.HEAD, scoreboard.rows())
 
 
+def headline() -> str:
+    """The README's table of results."""
+    head = ("1,500 questions about articles that no model was trained on", "passages read", "right answers, %")
+    return table((*head, "gain over naive RAG of equal size, points"), scoreboard.headline())
+
+
 BLOCKS: dict[str, Callable[..., str]] = {
     "routes": routes,
     "body": body,
@@ -201,6 +207,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "run": run,
     "metrics": metric_names,
     "goals": goals,
+    "headline": headline,
 }
 
 

@@ -106,7 +106,7 @@ def hold_out(stack: Stack, golds: dict[str, str]) -> None:
 
 
 def answers_of(stack: Stack, run: Run) -> dict[str, dict[str, str]]:
-    """What each searcher answered in the run's gates, by question."""
+    """Returns each searcher's answers in the run's gates, by question."""
     found: dict[str, dict[str, str]] = {}
     for path in (stack.logs / "runs" / run.id / "gates").glob("*.jsonl"):
         for row in map(json.loads, path.read_text().splitlines()):

@@ -1,4 +1,4 @@
-"""What a journal finds in a file that was written before, in whole or not."""
+"""A journal reads files that were written earlier, whole or damaged."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a configuration may say, and the field that is named where it may not."""
+"""Run configurations: what is accepted, and the field that an error names."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What travels between the one who asks for a run and the actors that ask the questions."""
+"""Errors survive the way from an actor to the command that started it."""
 
 import pickle
 

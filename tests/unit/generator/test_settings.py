@@ -1,4 +1,4 @@
-"""What a wrong setting says at start."""
+"""A wrong setting is named at start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the teacher gives to learn from."""
+"""The examples that the teacher writes."""
 
 from dataclasses import replace
 from pathlib import Path
