@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: help demo up test test-torch test-compose check docs protos lock clean
 
-help: ## what there is
+help: ## lists these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 .venv/.local: requirements/local.txt pyproject.toml
@@ -15,13 +15,13 @@ help: ## what there is
 	@deploy/install.sh dev
 	@touch .venv/.local $@
 
-demo: .venv/.local ## the stack as local processes, questions asked and answered (QUESTION="…" for your own)
+demo: .venv/.local ## starts the stack as local processes, asks questions, stops (QUESTION="…" asks yours)
 	@$(BIN)/python -m deploy.local demo --port $(PORT) $(if $(QUESTION),--question "$(QUESTION)")
 
-up: .venv/.local ## the stack as local processes, until Ctrl-C
+up: .venv/.local ## runs the stack as local processes until Ctrl-C
 	@$(BIN)/python -m deploy.local up --port $(PORT)
 
-test: .venv/.dev ## unit, integration and end-to-end tests
+test: .venv/.dev ## runs unit, integration and end-to-end tests
 	@command -v redis-server >/dev/null || deploy/ci/install-redis.sh
 	@$(BIN)/python -m pytest
 
@@ -31,28 +31,28 @@ test: .venv/.dev ## unit, integration and end-to-end tests
 	@.venv-trainer/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/trainer-test.txt
 	@touch $@
 
-test-torch: .venv-trainer/.done ## what needs torch: the trainer with the real verl, encoder and GPU search, on a CPU
+test-torch: .venv-trainer/.done ## runs the tests that need torch, on a CPU: training with the real verl, encoders, GPU search
 	@.venv-trainer/bin/python -m pytest tests/learning tests/unit/learning tests/unit/trainer tests/unit/retriever/test_torch_encoder.py \
 		tests/unit/retriever/test_torch_device.py tests/unit/retriever/test_torch_benchmarks.py
 
 test-compose: .venv/.dev ## builds the images and tests the stack in containers
 	@deploy/ci/test-compose.sh
 
-check: .venv/.dev ## formatting, lint, types, stubs that match their protos, tables that match the code
+check: .venv/.dev ## checks format, lint, types, and that stubs match their protos and tables the code
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@deploy/ci/check-stubs.sh
 	@$(BIN)/python -m docs.generate --check
 
-docs: .venv/.dev ## the generated tables of docs/, README.md and bench/README.md
+docs: .venv/.dev ## writes the generated tables of README.md, docs/ and bench/README.md
 	@$(BIN)/python -m docs.generate
 
-protos: .venv/.dev ## the stubs anew from contracts/v1/*.proto
+protos: .venv/.dev ## generates the stubs from contracts/v1/*.proto
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. contracts/v1/*.proto
 
-lock: .venv/.dev ## requirements/*.txt anew from pyproject.toml
+lock: .venv/.dev ## compiles requirements/*.txt from pyproject.toml
 	@deploy/lock.sh
 
-clean: ## removes what the commands above made
+clean: ## removes what these commands made
 	rm -rf .venv .venv-trainer .run *.egg-info

@@ -1,23 +1,22 @@
 #!/usr/bin/env bash
-# The demo on a machine with a GPU, vllm and verl, as processes. A phase that was stopped goes on where it was.
+# Runs the demo as processes on a machine with a GPU, vLLM and verl. A phase that was stopped resumes.
 #
-#   bench/on_gpu.sh WORK serve                retriever, vLLM and the reading adapter, which other phases then use
-#   bench/on_gpu.sh WORK services             all services, vectors and vLLM in their own processes: s3 on 500 questions,
-#                                             then models changed under load
-#   bench/on_gpu.sh WORK agents [FLAGS…]      256 questions at their own pace and in lock-step: SmolLM2, and a 7B shape
-#   bench/on_gpu.sh WORK evaluate             every method on 500 dev questions: untrained searcher, reading adapter
-#   bench/on_gpu.sh WORK head-room            what choosing passages is worth to the reading adapter
-#   bench/on_gpu.sh WORK adapters             both of the demo's adapters, made anew
-#   bench/on_gpu.sh WORK reranker [FLAGS…]    a cross-encoder from the reader, which compare then has naive RAG use too
+#   bench/on_gpu.sh WORK serve                serves retriever, vLLM and the reading adapter for the other phases
+#   bench/on_gpu.sh WORK services             runs all services with vLLM in their processes: s3 on 500 questions, then
+#                                             models changed under load
+#   bench/on_gpu.sh WORK agents [FLAGS…]      plays 256 questions at their own pace and in lock-step: SmolLM2, a 7B shape
+#   bench/on_gpu.sh WORK evaluate             asks 500 dev questions by every method, with an untrained searcher
+#   bench/on_gpu.sh WORK head-room            measures how much the reader gains from the right passage
+#   bench/on_gpu.sh WORK adapters             trains both of the demo's adapters
+#   bench/on_gpu.sh WORK reranker [FLAGS…]    trains a cross-encoder from the reader, which compare then includes
 #   bench/on_gpu.sh WORK train SEED [FIELD=VALUE…]   reinforcement from the warm start
-#   bench/on_gpu.sh WORK compare NAME…        naive RAG and searchers (smollm2, warm, trained-SEED), all with the reader
+#   bench/on_gpu.sh WORK compare NAME…        asks naive RAG and searchers: smollm2, warm, trained-SEED
 #
-# What does not answer yet, a phase starts itself. Two run side by side with other PORTS (a number added to each
-# port; Linux gives ports from 32768 to 60999 to connections, so that one may be taken now and then, and none is with
-# PORTS=12000) and, if there are two GPUs, CUDA_VISIBLE_DEVICES. Two `train` phases need one Ray cluster, which RAY_ADDRESS
-# names: in clusters of their own on one host, runs would share verl's sockets for weights. WORK/logs holds what each
-# process said. PYTHON chooses the interpreter, GGUF the model (default: the embedded one), VLLM_FLAGS more options
-# for vLLM.
+# A phase starts the services that do not answer yet. To run two phases side by side, give one of them PORTS, a number
+# that is added to each port, and with two GPUs CUDA_VISIBLE_DEVICES. PORTS=12000 stays clear of the ports from 32768 to
+# 60999, which Linux uses for connections. Two `train` phases need one Ray cluster, named by RAY_ADDRESS: in separate
+# clusters on one host they would share verl's sockets for weights. WORK/logs has the output of each process. PYTHON
+# chooses the interpreter, GGUF the model (default: the embedded one), and VLLM_FLAGS adds options for vLLM.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mkdir -p "$1/logs" && cd "$1" && pwd)
@@ -78,9 +77,9 @@ start_retriever() {
 
 start_model() { # one vLLM for the base model and its adapters
     up $vllm && return
-    # The size of its cache is given, since what others take while it starts would be counted as its own.
-    # Sampling and tuning by flashinfer compile at the first start, where it is installed; so does all that vLLM
-    # compiles, without which graphs of decoding still work.
+    # The cache's size is fixed: vLLM would count memory that others take while it starts as its own. flashinfer's
+    # sampler and tuning, and vLLM's compilation, are off because they compile at the first start; CUDA graphs for
+    # decoding still work.
     # shellcheck disable=SC2086
     start vllm env VLLM_USE_FLASHINFER_SAMPLER=0 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 "$python" -m vllm.entrypoints.openai.api_server --model "$base" \
         --served-model-name smollm2 --port $vllm --max-model-len 8192 --max-num-seqs 256 --stream-interval 16 \
@@ -90,7 +89,7 @@ start_model() { # one vLLM for the base model and its adapters
     ready vllm http://127.0.0.1:$vllm/health 300
 }
 
-load() { # load NAME: an adapter into vLLM, where it is not there yet
+load() { # load NAME: an adapter into vLLM, unless it is there
     curl -sf http://127.0.0.1:$vllm/v1/models | grep -q "\"$1\"" && return
     curl -sSf http://127.0.0.1:$vllm/v1/load_lora_adapter -H 'content-type: application/json' \
         -d "{\"lora_name\": \"$1\", \"lora_path\": \"$work/$1\"}" >>"$work/logs/$phase-load.log"
@@ -123,12 +122,12 @@ start_gateway() { # start_gateway GENERATOR METHODS: a port, and parameters as J
         GATEWAY_GENERATOR=127.0.0.1:$1 GATEWAY_MAX_IN_FLIGHT=256 GATEWAY_PORT=$gateway \
         GATEWAY_METHODS="$2" "$python" -m services.gateway
     ready gateway http://127.0.0.1:$gateway/readyz 60
-    # /readyz asks the services, and only an answer asks the model behind them
+    # /readyz asks the services only; an answer also asks the model behind them
     curl -sSf http://127.0.0.1:$gateway/v1/answer -H 'content-type: application/json' \
         -d '{"question": "Who found radium?"}' >"$work/logs/$phase-first-answer.json"
 }
 
-serves_reranker() { # serves_reranker FOLDER: the retriever, which may be one that was running, scores with it
+serves_reranker() { # serves_reranker FOLDER: succeeds if the retriever, perhaps an earlier one, uses it
     curl -sf http://127.0.0.1:$gateway/v1/indexes | grep -q "\"reranker\": *\"$1\""
 }
 
@@ -143,7 +142,7 @@ evaluate() { # evaluate OUT METHODS ARGUMENTS...
     said "$1: $(wc -l <"$work/$1/rows.jsonl") answers"
 }
 
-run_of() { # run_of NAME FIELD=VALUE...: WORK/NAME.yaml, a training run's configuration, the demo's with changes
+run_of() { # run_of NAME FIELD=VALUE...: writes WORK/NAME.yaml, the demo's training run with these changes
     "$python" - "${@:2}" >"$work/$1.draft" <<'P'
 import sys
 
@@ -158,8 +157,8 @@ P
 }
 
 exec 9>"$work/logs/lock"
-flock 9 # phases that begin together make this once
-if [[ $phase != adapters ]]; then # those of the demo, where they are not made here
+flock 9 # phases that start together do this once
+if [[ $phase != adapters ]]; then # the demo's, unless they are made here
     [[ -d $work/reader ]] || cp -r data/demo/adapters/reader "$work/reader"
     [[ -d $work/warm ]] || cp -r data/demo/adapters/searcher "$work/warm"
 fi
@@ -193,7 +192,7 @@ services)
     change load-model "$base-again:$work/warm"
     ;;
 agents)
-    # A lone graph for each of these numbers of requests is what a start has time for.
+    # A start has time for one graph for each of these numbers of requests.
     graphs='"compilation_config": {"mode": "none", "cudagraph_mode": "full_decode_only",
         "cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64, 128, 256]}'
     "$python" -m bench.dummy_model "$work/seven" --tokenizer "$base" >"$work/logs/$phase-shape.log" 2>&1
@@ -241,16 +240,16 @@ adapters)
             "${@:3}" >"$work/logs/$1.log" 2>&1
         said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
     }
-    # Articles from 0.6 on are new to the reader, so that reinforcement sees how it reads what it does not know; the
-    # gate's are the last (0.95), which neither has seen.
+    # Articles from 0.6 on are new to the reader, so that reinforcement sees how it reads unseen text. The gate uses the
+    # last ones, from 0.95, which neither model has seen.
     [[ -f $work/reader/adapter_model.safetensors ]] || teach reading reading
     learn reader reading --epochs 2
-    # It starts from the reader, whose states tell passages apart to some degree already.
+    # The searcher starts from the reader, which already tells passages apart to some degree.
     teach drawn searching --draws 2
     teach more searching --draws 3 --seed 7 --part 0 0.8
     learn drawn drawn --start "$work/reader" --epochs 1 --batch-tokens 12288
     learn more more --start "$work/drawn" --epochs 1 --batch-tokens 16384 --learning-rate 3e-4
-    # Then articles that it has not seen, with rankings of both kinds, and a little of what it has.
+    # Then articles that it has not seen, with dense and hybrid rankings, and a little of what it has.
     run_of hybrid agent_parameters.mode=hybrid
     teach dense searching --draws 3 --seed 21 --part 0.8 0.95
     teach hybrid searching --draws 3 --seed 22 --part 0.8 0.95 --config "$work/hybrid.yaml"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv and installs one lock of requirements/ and the project into it: deploy/install.sh local|dev
+# Creates .venv and installs a lock of requirements/ and the project: deploy/install.sh local|dev
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -11,7 +11,7 @@ if [ ! -x .venv/bin/pip ]; then
     "$python" -m venv .venv >/dev/null || { rm -rf .venv; fail "no virtual environment (Debian: apt-get install python3-venv)"; }
 fi
 echo "installing requirements/$1.txt into .venv"
-# --no-deps: the lock is the whole list
+# --no-deps: the lock is complete
 .venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r "requirements/$1.txt" ||
     fail "the download or installation failed; see above, and run the command again to go on"
 .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Makes the images that ours build on and run beside available: pulled where a registry can be reached,
-# otherwise stand-ins of the same names made from Debian's packages. Grafana has no package in Debian and
-# so no stand-in.
+# Provides the images that ours build on and run beside. Pulls them if a registry is reachable, and otherwise builds
+# stand-ins with the same names from Debian's packages. Grafana has no Debian package and so no stand-in.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -14,12 +13,11 @@ have() {
         { echo "$1: cannot be pulled, making a stand-in"; return 1; }
 }
 
-# Debian's Python, with the certificate authorities that this machine was given besides Debian's own, so
-# that builds reach what this machine reaches.
+# Debian's Python, with this machine's own certificate authorities, so that builds reach what this machine reaches.
 make_python() {
     local root
     root=$(mktemp -d)
-    # shellcheck disable=SC2064 # the value of now is meant
+    # shellcheck disable=SC2064 # expands now on purpose
     trap "rm -rf '$root'" EXIT
     debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip bookworm "$root" >"$root.log" ||
         { tail -n 20 "$root.log" >&2; exit 1; }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The integration tests talk to a real Redis server; this installs Debian's where there is none.
+# Installs Debian's Redis server, which the integration tests use, unless there is one.
 set -eu
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     echo "error: redis-server is not installed (Debian: sudo apt-get install redis-server)" >&2

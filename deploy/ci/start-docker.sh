@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that a Docker daemon answers; on a bare Debian machine, as root, installs and starts one.
+# Makes sure that a Docker daemon answers. As root on a bare Debian machine, installs and starts one.
 set -euo pipefail
 
 log=/var/log/dockerd.log
@@ -8,10 +8,10 @@ if ! docker info >/dev/null 2>&1; then
     if ! command -v dockerd >/dev/null || ! command -v docker-compose >/dev/null; then
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -qq
-        # With its recommended packages: docker.io cannot start containers without some of them.
+        # With recommended packages: docker.io cannot start containers without some of them.
         apt-get install -y -qq docker.io docker-compose debootstrap iptables
     fi
-    if ! docker info >/dev/null 2>&1; then # where an init system runs, the package has started it
+    if ! docker info >/dev/null 2>&1; then # the package starts it if there is an init system
         echo "Starting dockerd (log: $log)"
         nohup dockerd >"$log" 2>&1 </dev/null &
     fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the images, starts the system (all but Grafana), asks it questions, takes it down again.
+# Builds the images, starts the stack without Grafana, tests it end to end, and takes it down.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -10,7 +10,7 @@ python=python3
 [[ -x .venv/bin/python ]] && python=.venv/bin/python
 
 step "docker"
-deploy/ci/start-docker.sh # installs what there is not
+deploy/ci/start-docker.sh # installs Docker if it is missing
 compose=(docker-compose)
 command -v docker-compose >/dev/null || compose=(docker compose)
 docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0 # Debian has no buildx
@@ -60,7 +60,7 @@ trap finish EXIT
 trap 'exit 130' INT TERM
 
 step "up"
-mapfile -t services < <("${compose[@]}" config --services | grep -vx -e grafana -e candidate) # the one has no stand-in, the other no work
+mapfile -t services < <("${compose[@]}" config --services | grep -vx -e grafana -e candidate) # grafana has no stand-in, candidate is idle
 timeout 300 "${compose[@]}" up -d "${services[@]}"
 
 step "wait for $gateway/readyz"
@@ -69,7 +69,7 @@ for _ in $(seq 60); do
     sleep 2
 done
 echo "$ready"
-grep -q '"cache":"ok"' <<<"$ready" # a gateway without its cache is ready too
+grep -q '"cache":"ok"' <<<"$ready" # the gateway is ready without its cache too
 "${compose[@]}" ps
 
 step "test"

@@ -1,7 +1,7 @@
 FROM python:3.11-slim-bookworm
 
 LABEL org.opencontainers.image.title="search-agent gateway" \
-      org.opencontainers.image.description="the public REST door" \
+      org.opencontainers.image.description="the public REST API" \
       org.opencontainers.image.licenses="Apache-2.0"
 
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore

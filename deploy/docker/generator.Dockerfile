@@ -7,8 +7,8 @@ LABEL org.opencontainers.image.title="search-agent generator" \
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore
 
 WORKDIR /app
-# "generator-gpu" has vLLM in the place of llama.cpp. llama.cpp's wheel expects the system's OpenMP; what vLLM
-# compiles for the GPU at its start needs a C compiler.
+# "generator-gpu" has vLLM instead of llama.cpp. llama.cpp's wheel expects the system's OpenMP; vLLM needs a C compiler
+# at its start.
 ARG LOCK=generator
 RUN apt-get update && \
     if [ "$LOCK" = generator-gpu ]; then set -- gcc g++ libc6-dev; else set -- libgomp1; fi && \
@@ -23,7 +23,7 @@ COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
 COPY common common
 COPY services/generator services/generator
-# the embedded model in the form that vLLM reads
+# the embedded model in the format that vLLM reads
 RUN if [ "$LOCK" = generator-gpu ]; then \
         python3 -m services.generator.base_model /usr/share/search-agent/models/smollm2-135m-instruct && \
         chmod -R a+rX /usr/share/search-agent/models; \

@@ -7,15 +7,15 @@ LABEL org.opencontainers.image.title="search-agent trainer-gpu" \
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore
 
 WORKDIR /app
-# What Triton and vLLM compile for the GPU at their start needs a C compiler.
+# Triton and vLLM need a C compiler at their start.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --home-dir /app --no-create-home app
 COPY requirements/trainer-gpu.txt requirements.txt
-# The lock is complete and hashed; a package without a wheel would need a compiler, so it is an error. It goes into
-# two layers, torch with CUDA and the rest, since a layer takes twice its size of disk while it is written.
+# The lock is complete and hashed; a package without a wheel would need a compiler, so it is an error. There are two
+# layers, torch with CUDA and the rest, because a layer takes twice its size on disk while it is written.
 RUN awk '/^[a-z]/ { first = /^(cuda|nvidia|setuptools|torch|triton)/ } first' requirements.txt >first.txt && \
     python3 -m pip install --no-cache-dir --no-deps --only-binary :all: -r first.txt && rm first.txt
-# Of antlr4's runtime there is only the source, which is Python; setuptools, which makes a wheel of it, is the lock's.
+# antlr4's runtime has no wheel, only Python source; the lock's setuptools builds one.
 RUN python3 -m pip install --no-cache-dir --no-deps --only-binary :all: --no-binary antlr4-python3-runtime \
     --no-build-isolation -r requirements.txt
 COPY data/demo/adapters /usr/share/search-agent/adapters
@@ -28,7 +28,7 @@ COPY services/generator services/generator
 COPY learning learning
 COPY services/trainer services/trainer
 COPY data/demo/qa_*.jsonl.gz data/demo/
-# the embedded model, in the form that verl and vLLM read
+# the embedded model in the format that verl and vLLM read
 RUN python3 -m services.generator.base_model /usr/share/search-agent/models/smollm2-135m-instruct && \
     chmod -R a+rX /usr/share/search-agent/models
 RUN install -d -o app /var/lib/search-agent/runs /var/cache/search-agent
