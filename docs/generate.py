@@ -112,15 +112,17 @@ def _openapi() -> dict[str, Any]:
 
 
 def routes() -> str:
-    """Every route with its request body, response and purpose."""
-    rows = []
+    """Every route with its request body, response and purpose, by tag."""
+    found: dict[str, list[tuple[str, ...]]] = {}
     for path, operations in _openapi()["paths"].items():
         for verb, operation in operations.items():
             body = operation.get("requestBody", {})
             success = next(answer for code, answer in operation["responses"].items() if code.startswith("2"))
             purpose = " ".join(operation.get("description", operation["summary"]).split())
-            rows.append((f"`{verb.upper()} {path}`", _named(body), _named(success), purpose))
-    return table(("route", "body", "response", "purpose"), rows)
+            row = (f"`{verb.upper()} {path}`", _named(body), _named(success), purpose)
+            found.setdefault(operation["tags"][0], []).append(row)
+    tags = sorted(found, key=lambda tag: tag in ("training", "operation"))  # the questions come first
+    return table(("route", "body", "response", "purpose"), (row for tag in tags for row in found[tag]))
 
 
 def _named(message: Schema) -> str:
