@@ -24,9 +24,8 @@ from typing import Any, TypeVar
 from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
 from evaluation import questions
 from search_agent.agents import AGENTS, Agent
-from search_agent.episode import Episode
-from search_agent.ports import Generator, Policy, Retriever
-from search_agent.types import Completion, Message, Mode, Passage, Sampling, Span
+from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Passage, Question, Retrieval, Sampling, Span
+from search_agent.world import World
 
 TIMEOUT_S = 600.0
 ANSWER_TOKENS = 64
@@ -73,23 +72,27 @@ class LockStep:
 class Synchronous:
     """Retriever, policy and generator whose calls go through a barrier."""
 
-    def __init__(self, barrier: LockStep, retriever: Retriever, policy: Policy, generator: Generator) -> None:
-        self._barrier, self._retriever, self._policy, self._generator = barrier, retriever, policy, generator
+    def __init__(self, barrier: LockStep, world: World) -> None:
+        self._barrier, self._world = barrier, world
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
-    ) -> list[tuple[Passage, ...]]:
-        return await self._barrier.call(self._retriever.search(queries, top_k, index, mode, rerank))
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+        return await self._barrier.call(self._world.retriever.search(queries, how))
+
+    async def indexes(self) -> Sequence[IndexInfo]:
+        return await self._world.retriever.indexes()
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
-        return await self._barrier.call(self._policy.complete(spans, sampling))
+        return await self._barrier.call(self._world.searcher.complete(spans, sampling))
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
         async def all_of_it() -> list[Completion]:
-            return [piece async for piece in self._generator.stream(messages, sampling)]
+            return [piece async for piece in self._world.generator.stream(messages, sampling)]
 
         for piece in await self._barrier.call(all_of_it()):
             yield piece
+
+    async def info(self) -> ModelInfo:
+        return await self._world.generator.info()
 
 
 @contextmanager
@@ -113,19 +116,17 @@ def gpu_use(command: Sequence[str] = NVIDIA_SMI) -> Iterator[list[float]]:
             percent += [float(line) for line in printed if line.strip().isdigit()]
 
 
-async def play(
-    agent: Agent, asked: Sequence[str], lock_step: bool, retriever: Retriever, policy: Policy, generator: Generator
-) -> dict[str, float]:
+async def play(agent: Agent, asked: Sequence[Question], lock_step: bool, world: World) -> dict[str, float]:
     """Plays all questions at once. Returns questions a second, seconds a question and GPU utilisation in percent."""
     barrier = LockStep(len(asked))
     if lock_step:
-        retriever = policy = generator = Synchronous(barrier, retriever, policy, generator)
+        ports = Synchronous(barrier, world)
+        world = World(ports, ports, ports)
     took: list[float] = []
 
-    async def one(question: str) -> None:
-        episode = Episode(agent.name, question, retriever, policy, generator)
+    async def one(question: Question) -> None:
         try:
-            await agent.answered(episode, Sampling(max_tokens=ANSWER_TOKENS))
+            await agent.play(question, world, Sampling(max_tokens=ANSWER_TOKENS))
         finally:
             barrier.leave()
         took.append(time.perf_counter() - began)
@@ -143,13 +144,14 @@ async def compare(args: argparse.Namespace) -> dict[str, Any]:
     policy, generator = GrpcPolicy(args.searcher, TIMEOUT_S), GrpcGenerator(args.generator, TIMEOUT_S)
     agent = AGENTS[args.method].with_params(json.loads(args.parameters))
     asked = questions.pick(questions.load(args.questions), args.limit * (2 * args.rounds + 1), 0)
-    batches = [[each.text for each in asked[at : at + args.limit]] for at in range(0, len(asked), args.limit)]
+    batches = [asked[at : at + args.limit] for at in range(0, len(asked), args.limit)]
     first = batches.pop()[: max(2, args.limit // 8)]
-    await play(agent, first, False, retriever, policy, generator)  # warms up
+    world = World(retriever, policy, generator)
+    await play(agent, first, False, world)  # warms up
     found: dict[str, list[dict[str, float]]] = {"own pace": [], "lock-step": []}
     for batch in batches:  # alternately, and no question twice: the prefix cache would know it
         kind = "own pace" if len(found["own pace"]) == len(found["lock-step"]) else "lock-step"
-        found[kind].append(await play(agent, batch, kind == "lock-step", retriever, policy, generator))
+        found[kind].append(await play(agent, batch, kind == "lock-step", world))
         print(kind, {name: round(value, 2) for name, value in found[kind][-1].items()}, flush=True)
     for backend in (retriever, policy, generator):
         await backend.close()

@@ -18,7 +18,7 @@ from common.pool import each
 from evaluation import questions as question_sets
 from search_agent.episode import answer_prompt
 from search_agent.grading.answers import span_match
-from search_agent.types import Message, Mode, Passage, Question, Sampling
+from search_agent.types import Message, Passage, Question, Retrieval, Sampling
 
 _DEPTH = 20
 
@@ -27,7 +27,7 @@ async def rows_of(
     question: Question, retriever: GrpcRetriever, generator: GrpcGenerator, tokens: int
 ) -> dict[str, float]:
     """Scores each way to read, 1.0 or 0.0. The gold passage is read only where it is among the first 20."""
-    (ranking,) = await retriever.search([question.text], _DEPTH, "", Mode.DENSE)
+    (ranking,) = await retriever.search([question.text], Retrieval(_DEPTH))
 
     async def right(passages: Sequence[Passage]) -> float:
         messages = [Message("user", answer_prompt("answer", question.text, passages))]

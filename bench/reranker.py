@@ -28,9 +28,9 @@ from learning.warm_start import supervised
 from learning.warm_start.teach import right_passage
 from search_agent import prompts
 from search_agent.errors import RetrieverError
-from search_agent.ports import Retriever
 from search_agent.tags import ANSWER_LINE
-from search_agent.types import Mode, Passage, Question
+from search_agent.types import Passage, Question, Retrieval
+from search_agent.world import Retriever
 from services.retriever.passages import embedded_text
 from services.retriever.rerankers import Reranker, load_reranker
 
@@ -65,7 +65,7 @@ async def rankings(asked: Sequence[Question], retriever: Retriever) -> list[Rank
     with tqdm(total=len(asked), unit="question", desc="rankings") as bar:
 
         async def work(question: Question) -> None:
-            (found[question.id],) = await retriever.search([question.text], DEPTH, "", Mode.DENSE)
+            (found[question.id],) = await retriever.search([question.text], Retrieval(DEPTH))
             bar.update()
 
         await each(asked, work, _AT_ONCE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpx
 
@@ -10,6 +12,7 @@ from common.backends import GrpcGenerator, GrpcRetriever
 from common.http import client
 from common.judge import JudgeEndpoint
 from common.run_config import RewardConfig, RunConfig
+from search_agent.world import World
 
 
 def retriever_of(run: RunConfig) -> GrpcRetriever:
@@ -26,3 +29,14 @@ def judge_of(terms: RewardConfig) -> JudgeEndpoint | None:
         return None
     http = client(httpx.AsyncClient, terms.judge.url, timeout=terms.judge.timeout_s)
     return JudgeEndpoint(http, terms.judge.url, terms.judge.model, os.environ.get("JUDGE_API_KEY", ""))
+
+
+@asynccontextmanager
+async def world_of(run: RunConfig) -> AsyncIterator[World]:
+    """Opens the world of a run, without its searcher, and closes its channels at the end."""
+    retriever, generator = retriever_of(run), generator_of(run)
+    try:
+        yield World(retriever, generator=generator, judge=judge_of(run.reward))
+    finally:
+        await retriever.close()
+        await generator.close()

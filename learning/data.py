@@ -9,35 +9,24 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from common.files import write_whole
 from common.journal import Journal
 from common.pool import each
 from common.run_config import ConfigProblem, RunConfig
-from contracts.v1.generator_pb2 import ModelInfoResponse
-from contracts.v1.retriever_pb2 import IndexInfo
 from evaluation import questions as question_sets
 from learning.episodes import Example, row_of
 from search_agent.agents import AGENTS
-from search_agent.episode import Episode
-from search_agent.errors import BoundaryError, CacheError, Failure, SearcherError
-from search_agent.grading.judge import Judge, grade
-from search_agent.ports import Generator, Retriever
+from search_agent.errors import BoundaryError, CacheError, Failure, RetrieverError
+from search_agent.grading.judge import grade
 from search_agent.rag_cache import RagKey
-from search_agent.types import Completion, Question, Sampling, Span
+from search_agent.types import IndexInfo, Question, Sampling
+from search_agent.world import World
 
 TRAIN, VALIDATION, FACTS = "train.parquet", "validation.parquet", "facts.json"
 SOURCE = "search"  # verl logs validation as val-aux/SOURCE/…
 _CONCURRENCY = 64
-
-
-class RetrieverService(Retriever, Protocol):
-    async def indexes(self) -> Sequence[IndexInfo]: ...
-
-
-class GeneratorService(Generator, Protocol):
-    async def info(self) -> ModelInfoResponse: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +44,19 @@ class Facts:
     reranker: str = ""
 
     @classmethod
-    async def of(
-        cls, run: RunConfig, retriever: RetrieverService, generator: GeneratorService, judge: Judge | None
-    ) -> Facts:
-        """What the services serve now. Raises ConfigProblem for an index that is not served, BoundaryError."""
-        indexes, model = await asyncio.gather(retriever.indexes(), generator.info())
-        for index in indexes:
-            if index.name == run.index or (not run.index and index.is_default):
-                about = getattr(judge, "facts", None)
-                reranker = index.reranker if run.method.params.rerank else ""
-                return cls(index.name, index.version, index.encoder, model.model, about, reranker)
-        raise ConfigProblem("index", f"the retriever serves no index {run.index!r}")
+    def of(cls, run: RunConfig, index: IndexInfo, generator: str, world: World) -> Facts:
+        about = getattr(world.judge, "facts", None)
+        reranker = index.reranker if run.method.params.rerank else ""
+        return cls(index.name, index.version, index.encoder, generator, about, reranker)
 
 
-async def prepare(
-    run: RunConfig, folder: Path, retriever: RetrieverService, generator: GeneratorService, judge: Judge | None
-) -> None:
+async def prepare(run: RunConfig, folder: Path, world: World) -> None:
     """Makes the files of `folder`, or checks that those there are of the services as they are now.
 
     The same run, services and seed give the same files. Raises ConfigProblem, EvaluateProblem, BoundaryError.
     """
-    facts = await Facts.of(run, retriever, generator, judge)
+    index, model = await asyncio.gather(_index(run, world), world.generator.info())
+    facts = Facts.of(run, index, model.model, world)
     if (folder / FACTS).exists():
         before = Facts(**json.loads((folder / FACTS).read_text(encoding="utf-8")))
         if before != facts and run.reward.kind != "exact_match":
@@ -88,7 +69,7 @@ async def prepare(
     if run.reward.kind == "exact_match":
         scores: Mapping[int, Score] = {}
     else:
-        scores = await _Scorer(run, folder, facts, retriever, generator, judge).scores(asked)
+        scores = await _Scorer(run, folder, facts, index, world).scores(asked)
         # a question that could not be scored is left out: it has no reward
         training, validation = (
             [question for question in half if id(question) in scores] for half in (training, validation)
@@ -102,6 +83,15 @@ async def prepare(
             [_row(place, question, facts, scores.get(id(question))) for place, question in enumerate(chosen)],
         )
     write_whole(folder / FACTS, json.dumps(asdict(facts)))
+
+
+async def _index(run: RunConfig, world: World) -> IndexInfo:
+    try:
+        return await world.index(run.index)
+    except RetrieverError as error:
+        if error.failure is Failure.NOT_FOUND:
+            raise ConfigProblem("index", error.message) from None
+        raise
 
 
 def everything(run: RunConfig) -> list[Question]:
@@ -165,17 +155,9 @@ Look = Callable[[str, str], Awaitable[Mapping[str, Any] | None]]  # (digest, que
 class _Scorer:
     """Naive-RAG scores: of `precompute` where it has them, of this run's journal, or made now."""
 
-    def __init__(
-        self,
-        run: RunConfig,
-        folder: Path,
-        facts: Facts,
-        retriever: Retriever,
-        generator: Generator,
-        judge: Judge | None,
-    ) -> None:
-        self._run, self._facts, self._judge = run, facts, judge
-        self._retriever, self._generator = retriever, generator
+    def __init__(self, run: RunConfig, folder: Path, facts: Facts, index: IndexInfo, world: World) -> None:
+        self._run, self._facts, self._index, self._world = run, facts, index, world
+        self._answer = Sampling(max_tokens=run.reward.answer_tokens)
         searches = run.method.params  # the gain is the searcher's, not that of what ranks for it
         self._agent = AGENTS["naive_rag"].with_params(
             {
@@ -225,32 +207,12 @@ class _Scorer:
         return found
 
     def _key(self, question: Question) -> str:
-        facts = self._facts
-        return RagKey.of(
-            self._agent.params,
-            self._agent.prompt,
-            question.text,
-            question.options,
-            None,
-            reranker=facts.reranker,
-            corpus=facts.index,
-            index_version=facts.index_version,
-            encoder=facts.encoder,
-            generator=facts.generator,
-            max_tokens=self._run.reward.answer_tokens,
-        ).digest()
+        key = RagKey.of(self._agent, question, self._index, self._facts.generator, self._answer.max_tokens)
+        return key.digest()
 
     async def _score(self, question: Question) -> float:
-        episode = Episode("naive_rag", question.text, self._retriever, _Nobody(), self._generator, question.options)
-        trajectory = await self._agent.answered(episode, Sampling(max_tokens=self._run.reward.answer_tokens))
-        return await grade(question, trajectory.answer or "", self._judge)
-
-
-class _Nobody:
-    """The searcher of naive RAG, which has none."""
-
-    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
-        raise SearcherError(Failure.UNSUPPORTED, "naive RAG asks no searcher")
+        trajectory = await self._agent.play(question, self._world, self._answer)
+        return await grade(question, trajectory.answer or "", self._world.judge)
 
 
 async def _store(scores: str) -> tuple[Look, Callable[[], Awaitable[None]]]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from common.run_config import RewardConfig
 from search_agent.agents import Agent
-from search_agent.episode import Episode
 from search_agent.errors import Failure, GeneratorError
 from search_agent.grading import answers, reward
 from search_agent.grading.evidence import coverage
-from search_agent.grading.judge import Judge, grade
-from search_agent.ports import Generator, Policy, Retriever
+from search_agent.grading.judge import grade
 from search_agent.types import Question, Sampling, Trajectory
+from search_agent.world import Policy, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +35,10 @@ class Played:
 
 
 class Stage:
-    """Where episodes are played: the services and the reward. It holds no state between episodes."""
+    """Plays episodes in a world, each with its own searcher, and rewards them. It holds no state between episodes."""
 
-    def __init__(
-        self, agent: Agent, retriever: Retriever, generator: Generator, judge: Judge | None, terms: RewardConfig
-    ) -> None:
-        self._agent, self._retriever, self._generator = agent, retriever, generator
-        self._judge, self._terms = judge, terms
+    def __init__(self, agent: Agent, world: World, terms: RewardConfig) -> None:
+        self._agent, self._world, self._terms = agent, world, terms
         self._penalties = reward.Penalties(
             terms.everything_penalty,
             terms.copied_penalty,
@@ -53,13 +49,12 @@ class Stage:
 
     async def play(self, policy: Policy, example: Example, step: int) -> Played:
         """Plays an episode of a training step. Raises BoundaryError; a failure has no reward."""
-        question = example.question
-        episode = Episode(self._agent.name, question.text, self._retriever, policy, self._generator, question.options)
-        trajectory = await self._agent.answered(episode, Sampling(max_tokens=self._terms.answer_tokens))
+        world, answer = replace(self._world, searcher=policy), Sampling(max_tokens=self._terms.answer_tokens)
+        trajectory = await self._agent.play(example.question, world, answer)
         worth, parts = await self._worth(example, trajectory, trajectory.answer or "")
         conduct = reward.Conduct.of(trajectory)
         cost = conduct.cost(self._penalties)
-        parts |= evidence_kept(question, trajectory)
+        parts |= evidence_kept(example.question, trajectory)
         worth += self._terms.coverage_at(step) * parts.get("coverage", 0.0)
         parts |= {name: float(value) for name, value in asdict(conduct).items()}
         return Played(trajectory, worth - cost, parts | {"penalty": cost, "reward": worth - cost})
@@ -71,7 +66,7 @@ class Stage:
         if example.rag is None or trajectory.models != (example.generator,):
             message = f"{' and '.join(trajectory.models)} answers, but naive RAG was scored with {example.generator}"
             raise GeneratorError(Failure.INVALID, message)
-        ours = await grade(example.question, answer, self._judge)
+        ours = await grade(example.question, answer, self._world.judge)
         gain = reward.gain_beyond_rag(ours, example.rag)
         worth = gain if self._terms.kind == "gain" else reward.gain_plus_accuracy(ours, example.rag)
         return worth, {"accuracy": ours, "rag_accuracy": example.rag, "gain": gain}

@@ -207,12 +207,8 @@ def _check_device() -> None:
 
 
 async def _prepare(run: RunConfig, folder: Path) -> None:
-    retriever, generator = run_services.retriever_of(run), run_services.generator_of(run)
-    try:
-        await data.prepare(run, folder, retriever, generator, run_services.judge_of(run.reward))
-    finally:
-        await retriever.close()
-        await generator.close()
+    async with run_services.world_of(run) as world:
+        await data.prepare(run, folder, world)
 
 
 def _run(chosen: DictConfig, folder: Path) -> None:

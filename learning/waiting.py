@@ -9,8 +9,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from search_agent.errors import BoundaryError, Failure
-from search_agent.ports import Generator, Retriever
-from search_agent.types import Completion, Message, Mode, Passage, Sampling
+from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Passage, Retrieval, Sampling
+from search_agent.world import Generator, Retriever
 
 _FIRST_S, _LONGEST_S = 0.1, 5.0
 
@@ -35,15 +35,16 @@ class PatientRetriever:
     def __init__(self, retriever: Retriever, limit_s: float) -> None:
         self._retriever, self._limit_s = retriever, limit_s
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
-    ) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
         patience = _Patience(self._limit_s)
         while True:
             try:
-                return await self._retriever.search(queries, top_k, index, mode, rerank)
+                return await self._retriever.search(queries, how)
             except BoundaryError as error:
                 await patience.wait(error)
+
+    async def indexes(self) -> Sequence[IndexInfo]:
+        return await self._retriever.indexes()
 
 
 class PatientGenerator:
@@ -62,6 +63,9 @@ class PatientGenerator:
             except BoundaryError as error:  # a full service refuses before the first piece
                 await patience.wait(error)
 
+    async def info(self) -> ModelInfo:
+        return await self._generator.info()
+
 
 class SharedRetriever:
     """Retriever port: sends once what many ask for. All samples of a group begin with the same query.
@@ -73,14 +77,15 @@ class SharedRetriever:
         self._retriever, self._limit = retriever, limit
         self._asked: dict[tuple[object, ...], asyncio.Future[list[tuple[Passage, ...]]]] = {}
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
-    ) -> list[tuple[Passage, ...]]:
-        key = (*queries, top_k, index, mode, rerank)
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+        key = (*queries, how)
         asked = self._asked.get(key)
         if asked is None or (asked.done() and (asked.cancelled() or asked.exception())):
-            asked = asyncio.ensure_future(self._retriever.search(queries, top_k, index, mode, rerank))
+            asked = asyncio.ensure_future(self._retriever.search(queries, how))
             self._asked[key] = asked
             if len(self._asked) > self._limit:
                 del self._asked[next(iter(self._asked))]
         return list(await asyncio.shield(asked))  # one who is cancelled does not cancel the others
+
+    async def indexes(self) -> Sequence[IndexInfo]:
+        return await self._retriever.indexes()

@@ -6,6 +6,7 @@ from common import run_services
 from common.run_config import RunConfig
 from learning.episodes import Stage
 from learning.waiting import PatientGenerator, PatientRetriever, SharedRetriever
+from search_agent.world import World
 
 _SEARCHES_KEPT = 20_000  # of some 5 kB each
 
@@ -15,4 +16,5 @@ def stage_of(run: RunConfig) -> Stage:
     patient = PatientRetriever(run_services.retriever_of(run), run.retriever_timeout_s)
     retriever = SharedRetriever(patient, _SEARCHES_KEPT)
     generator = PatientGenerator(run_services.generator_of(run), run.generator_timeout_s)
-    return Stage(run.method, retriever, generator, run_services.judge_of(run.reward), run.reward)
+    world = World(retriever, generator=generator, judge=run_services.judge_of(run.reward))
+    return Stage(run.method, world, run.reward)

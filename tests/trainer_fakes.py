@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from common.run_config import RunConfig
-from contracts.v1.generator_pb2 import ModelInfoResponse
 from search_agent.errors import Failure, SearcherError, TrainerError
-from search_agent.types import Completion, Sampling, Span
+from search_agent.types import Completion, ModelInfo, Sampling, Span
+from search_agent.world import World
 from services.trainer.candidates import Files
 from services.trainer.jobs import Job, JobState
-from services.trainer.promotion import Environment, GateLimits, Promoter
+from services.trainer.promotion import GateLimits, Promoter
 from services.trainer.runs import Runs
 from tests.fakes import Generator, Retriever
 
@@ -79,12 +79,10 @@ class FakeSearcher:
             raise SearcherError(Failure.TIMEOUT, "too slow")
         return Completion(RIGHT if self.model == "good" else WRONG, model=self.model)
 
-    async def info(self) -> ModelInfoResponse:
-        return ModelInfoResponse(
-            model=self.model, engine=self.engine, grammar=True, path=self.path, adapter=self.adapter
-        )
+    async def info(self) -> ModelInfo:
+        return ModelInfo(model=self.model, engine=self.engine, grammar=True, path=self.path, adapter=self.adapter)
 
-    async def load(self, path: str, adapter: str) -> ModelInfoResponse:
+    async def load(self, path: str, adapter: str) -> ModelInfo:
         self.loads.append((path, adapter))
         self.path, self.adapter = path or self.path, adapter
         return await self.info()
@@ -115,16 +113,16 @@ class Gates:
 
     def promoter(self, limits: GateLimits = LIMITS) -> Promoter:
         @asynccontextmanager
-        async def candidates(files: Files, current: ModelInfoResponse) -> AsyncIterator[FakeSearcher]:
+        async def candidates(files: Files, current: ModelInfo) -> AsyncIterator[FakeSearcher]:
             self.served.append(FakeSearcher(files.path or current.path, files.adapter, self.failing))
             yield self.served[-1]
 
         @asynccontextmanager
-        async def environment(settings: RunConfig) -> AsyncIterator[Environment]:
-            yield Environment(self.retriever, self.reader, None)
+        async def world(settings: RunConfig) -> AsyncIterator[World]:
+            yield World(self.retriever, generator=self.reader)
 
         searchers = {"searcher": self.searcher}
-        return Promoter(self.runs, self.folder, searchers, candidates, environment, limits, clock())
+        return Promoter(self.runs, self.folder, searchers, candidates, world, limits, clock())
 
     def save(self, run: str, step: int, adapter: str = "good") -> Path:
         """Writes a checkpoint's adapter."""

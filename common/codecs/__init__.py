@@ -1,0 +1,25 @@
+"""Values of the core as messages of the contracts and back: a module a contract, used by its client and its service.
+
+A message and its value have fields of the same names, so that a new field is copied without a line here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+T = TypeVar("T")
+
+
+def fields_of(value: Any, **converted: Any) -> dict[str, Any]:
+    """Returns a dataclass's fields by name, for its message; `converted` replaces what is not copied."""
+    copied = {field.name: getattr(value, field.name) for field in fields(value) if field.name not in converted}
+    return copied | converted
+
+
+def value_of(kind: type[T], message: Message, **converted: Any) -> T:
+    """Builds a dataclass from its message; `converted` are the fields that are not copied."""
+    names = [field.name for field in fields(kind) if field.name not in converted]  # type: ignore[arg-type]
+    return kind(**{name: getattr(message, name) for name in names}, **converted)

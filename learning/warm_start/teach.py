@@ -11,7 +11,8 @@ import argparse
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common import run_services
@@ -21,12 +22,12 @@ from evaluation.errors import EvaluateProblem
 from evaluation.questions import part
 from learning.data import everything
 from search_agent import tags
-from search_agent.agents import s3
-from search_agent.episode import Episode, answer_prompt
-from search_agent.errors import Failure, GeneratorError, RetrieverError
+from search_agent.agents import AGENTS, s3
+from search_agent.episode import answer_prompt
+from search_agent.errors import RetrieverError
 from search_agent.grading.answers import span_match
-from search_agent.ports import Retriever
-from search_agent.types import Author, Completion, Message, Mode, Passage, Question, Sampling, Span
+from search_agent.types import Author, Completion, IndexInfo, Passage, Question, Retrieval, Sampling, Span
+from search_agent.world import Retriever, World
 
 UNKNOWN = "I do not know."
 _DEPTH = 20  # how far down the ranking the gold passage and passages without an answer are looked for
@@ -67,11 +68,12 @@ class Teacher:
         self._question, self._retriever = question, retriever
         self._block: tuple[Passage, ...] = ()
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
-    ) -> list[tuple[Passage, ...]]:
-        (self._block,) = found = await self._retriever.search(queries, top_k, index, mode, rerank)
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+        (self._block,) = found = await self._retriever.search(queries, how)
         return found
+
+    async def indexes(self) -> Sequence[IndexInfo]:
+        return await self._retriever.indexes()
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         """A complete move that keeps the best passage."""
@@ -86,16 +88,8 @@ class Teacher:
 async def searching(question: Question, retriever: Retriever, parameters: s3.S3Params) -> list[Span]:
     """The teacher's episode on a question, which is not answered. Raises RetrieverError."""
     teacher = Teacher(question, retriever)
-    episode = Episode("s3", question.text, teacher, teacher, _Nobody())
-    await s3.search(episode, parameters)
-    return episode.spans
-
-
-class _Nobody:
-    """The generator of an episode that ends with its search."""
-
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
-        raise GeneratorError(Failure.UNSUPPORTED, "the teacher asks no generator")
+    agent = replace(AGENTS["s3"], params=parameters)
+    return list((await agent.play(question, World(teacher, teacher))).spans)
 
 
 class _Drawn:
@@ -109,13 +103,14 @@ class _Drawn:
         self._right, self._order = right, random.Random(seed)
         self._others = [passage for passage in ranking if passage is not right]
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
-    ) -> list[tuple[Passage, ...]]:
-        others = min(self._order.randint(1, max(1, top_k - 1)), len(self._others))
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+        others = min(self._order.randint(1, max(1, how.top_k - 1)), len(self._others))
         block = [self._right, *self._order.sample(self._others, others)]
         self._order.shuffle(block)
         return [tuple(block)] * len(queries)
+
+    async def indexes(self) -> Sequence[IndexInfo]:
+        return []
 
 
 async def lesson(
@@ -128,7 +123,7 @@ async def lesson(
     """
     if what == "searching" and not draws:
         return [await searching(question, retriever, parameters)]
-    (found,) = await retriever.search([question.text], _DEPTH, parameters.index, parameters.mode, parameters.rerank)
+    (found,) = await retriever.search([question.text], replace(parameters, top_k=_DEPTH))
     right = right_passage(question, found)
     if what == "searching":
         blocks = [_Drawn(found, right, f"{seed} {draw} {question.id}") for draw in range(draws)] if right else []

@@ -10,7 +10,8 @@ from typing import Any, get_args, get_type_hints
 
 from search_agent.agents import cot, deep_retrieval, direct, ircot, naive_rag, s3, search_o1, search_r1
 from search_agent.episode import Episode
-from search_agent.types import Sampling, StopReason, Trajectory
+from search_agent.types import Event, Found, Question, Sampling, StopReason, Trajectory
+from search_agent.world import World
 
 # A tenth of a millisecond, which every request would pay.
 _types_of: Callable[[type], dict[str, Any]] = cache(get_type_hints)
@@ -26,16 +27,25 @@ class Agent:
     search: Callable[[Episode, Any], Awaitable[StopReason]]
     prompt: str = "answer"
 
-    async def run(self, episode: Episode) -> None:
-        """Searches until the method stops. Raises BoundaryError."""
-        episode.stop_reason = await self.search(episode, self.params)
+    async def play(
+        self,
+        question: Question,
+        world: World,
+        answer: Sampling | None = None,
+        max_documents: int | None = None,
+        tell: Callable[[Event], None] = lambda event: None,
+    ) -> Trajectory:
+        """Searches for the question and, if `answer` says how, lets it be answered.
 
-    async def answered(self, episode: Episode, sampling: Sampling) -> Trajectory:
-        """Runs the episode and answers, for callers that have no use for the pieces. Raises BoundaryError."""
-        await self.run(episode)
-        async for _ in episode.answer(self.prompt, sampling):
-            pass
-        return episode.trajectory()
+        `max_documents` is the passage budget of the answer. `tell` hears each event as it happens. Raises
+        BoundaryError.
+        """
+        episode = Episode(self.name, question, world, max_documents, tell)
+        stop_reason = await self.search(episode, self.params)
+        tell(Found(episode.documents))
+        if answer:
+            await episode.answer(self.prompt, answer)
+        return episode.trajectory(stop_reason)
 
     def with_params(self, overrides: Mapping[str, object]) -> Agent:
         """The agent with some parameters replaced. ValueError ("field: reason") for one that it does not

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from search_agent import gbnf, prompts, tags
 from search_agent.agents.dialogue import SearcherParams
 from search_agent.episode import Episode
-from search_agent.types import Mode, StopReason, Turn
+from search_agent.types import MODES_HELP, Mode, StopReason, Turn
 
 ANSWER = "answer"
 STOPS = (tags.closing(ANSWER),)
@@ -19,7 +19,7 @@ STOPS = (tags.closing(ANSWER),)
 
 @dataclass(frozen=True)
 class DeepRetrievalParams(SearcherParams):
-    mode: Mode = field(default=Mode.BM25, metadata={"help": "dense, bm25 or hybrid"})
+    mode: Mode = field(default=Mode.BM25, metadata={"help": MODES_HELP})
 
 
 def render_rewriting(thought: str, query: str) -> str:
@@ -57,8 +57,8 @@ def parse_rewriting(text: str) -> tuple[str, str]:
 async def search(episode: Episode, params: DeepRetrievalParams) -> StopReason:
     """One rewriting and one retrieval, all of it kept. A malformed rewriting finds nothing."""
     # The question is its own example: a weak model that copies it searches as plain retrieval does.
-    example = render_rewriting("A document with the answer would use these words.", episode.question)
-    episode.observe(prompts.render("deep_retrieval", question=episode.question, example=example))
+    example = render_rewriting("A document with the answer would use these words.", episode.question.text)
+    episode.observe(prompts.render("deep_retrieval", question=episode.question.text, example=example))
     await episode.complete(params.sampling(rewriting_grammar(), STOPS))
     query, error = parse_rewriting(episode.spans[-1].text)
     passages = await episode.retrieve(query, params) if query else ()

@@ -71,8 +71,8 @@ def parse_step(text: str) -> Step:
 async def search(episode: Episode, params: IrcotParams) -> StopReason:
     """Retrieves by the question, then by each sentence until one says that it is enough. All is kept."""
     # The question is its own example: a weak model that copies it searches as plain retrieval does.
-    example = render_step(Step(f"It must be found out: {episode.question}"))
-    query = episode.question
+    example = render_step(Step(f"It must be found out: {episode.question.text}"))
+    query = episode.question.text
     block = await episode.retrieve(query, params)
     episode.record(Turn(query, block, block))
     information = tags.render_information(block, params.observation_chars)

@@ -15,6 +15,6 @@ class NaiveRagParams(Retrieval):
 
 async def search(episode: Episode, params: NaiveRagParams) -> StopReason:
     """One retrieval, all of it kept."""
-    passages = await episode.retrieve(episode.question, params)
-    episode.record(Turn(episode.question, passages, passages))
+    passages = await episode.retrieve(episode.question.text, params)
+    episode.record(Turn(episode.question.text, passages, passages))
     return StopReason.COMPLETE

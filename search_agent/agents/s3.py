@@ -38,11 +38,11 @@ class S3Params(DialogueParams):
 async def search(episode: Episode, params: S3Params) -> StopReason:
     """Retrieves by the question, then lets the policy select and search until it is done."""
     example_search = tags.render_move(tags.Move((2, 5), "a short search for what is still missing"))
-    query, block = episode.question, await episode.retrieve(episode.question, params)
+    query, block = episode.question.text, await episode.retrieve(episode.question.text, params)
     episode.observe(
         prompts.render(
             "s3",
-            question=episode.question,
+            question=episode.question.text,
             max_selected=params.max_selected,
             example_complete=tags.render_move(tags.Move((1,), complete=True)),
             example_search=example_search,

@@ -75,11 +75,11 @@ async def search(episode: Episode, params: SearchR1Params) -> StopReason:
     if answers:
         episode.own_answer = ""
     # The question is its own example: a weak model that copies it searches as plain retrieval does.
-    example = render_step("I do not know this yet.", Step(episode.question))
+    example = render_step("I do not know this yet.", Step(episode.question.text))
     episode.observe(
         prompts.render(
             "search_r1",
-            question=episode.question,
+            question=episode.question.text,
             example_search=example,
             example_answer=render_step("Now I know it.", Step(answer="a few words")),
             begin_information=tags.opening(tags.INFORMATION),

@@ -14,22 +14,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common import context, metrics
 from common.rag_store import RagStore
-from contracts.v1.retriever_pb2 import Mode as PbMode
 from search_agent.agents import Agent
 from search_agent.errors import BoundaryError
-from search_agent.types import Mode, Turn
+from search_agent.types import Event, Found, Piece, Question, Retrieval, Turn
+from search_agent.world import Searcher
 from services.gateway import problems, schemas
-from services.gateway.asking import (
-    Asker,
-    Backends,
-    Delta,
-    Done,
-    Event,
-    Found,
-    Question,
-    SearcherBackend,
-    count_failure,
-)
+from services.gateway.asking import Asker, Backends, Done, count_failure
 from services.gateway.observed import Observed
 from services.gateway.sse import sse
 from services.gateway.training import TrainerBackend, routes
@@ -85,8 +75,8 @@ def create_app(
     async def search(body: schemas.SearchRequest, request: Request) -> schemas.SearchResponse:
         """Finds and keeps the passages for a question."""
         agent = agent_for(body)
-        question = Question(body.question, max_documents=body.max_documents)
-        done = await _unless_client_leaves(request, _last(asker.ask(agent, question, False)))
+        asked = asker.ask(agent, Question(_request_id(), body.question), body.max_documents, with_answer=False)
+        done = await _unless_client_leaves(request, _last(asked))
         return schemas.SearchResponse.of(_request_id(), done.trajectory)
 
     @app.post(
@@ -98,14 +88,15 @@ def create_app(
     async def answer(body: schemas.AnswerRequest, request: Request) -> Any:
         """Finds passages and answers from them; `stream` gives Server-Sent Events."""
         agent = agent_for(body)
-        question = Question(body.question, body.options, body.max_documents)
+        question = Question(_request_id(), body.question, options=body.options)
+        asked = asker.ask(agent, question, body.max_documents, with_answer=True)
         if not body.stream:
-            done = await _unless_client_leaves(request, _last(asker.ask(agent, question, True)))
+            done = await _unless_client_leaves(request, _last(asked))
             return schemas.AnswerResponse.answered(_request_id(), done.trajectory, done.cached, done.cache_key)
 
         async def stream() -> AsyncIterator[str]:
             try:
-                async for event in asker.ask(agent, question, True):
+                async for event in asked:
                     yield sse(*_event(event))
             except BoundaryError as error:
                 yield sse("error", problems.of_boundary(error))
@@ -118,7 +109,8 @@ def create_app(
     @app.post("/v1/retrieve", tags=["retrieval"])
     async def retrieve(body: schemas.RetrieveRequest) -> schemas.RetrieveResponse:
         """The best passages for each query, best first."""
-        ranked = await _counted(backends.retriever.search(body.queries, body.top_k, body.index, body.mode, body.rerank))
+        how = Retrieval(body.top_k, body.index, body.mode, body.rerank)
+        ranked = await _counted(backends.retriever.search(body.queries, how))
         return schemas.RetrieveResponse(
             results=[
                 [schemas.PassageOut(id=p.id, title=p.title, text=p.text, score=p.score) for p in passages]
@@ -129,7 +121,7 @@ def create_app(
     @app.post("/retrieve", tags=["retrieval"])
     async def compatible_retrieve(body: schemas.CompatibleRetrieveRequest) -> dict[str, Any]:
         """The retrieval protocol of s3 and Search-R1, so that their clients work unchanged."""
-        ranked = await _counted(backends.retriever.search(body.queries, body.topk or 3, "", Mode.DENSE))
+        ranked = await _counted(backends.retriever.search(body.queries, Retrieval(body.topk or 3)))
         results: list[list[dict[str, Any]]] = []
         for passages in ranked:
             documents = [{"id": p.id, "contents": f"{p.title}\n{p.text}"} for p in passages]
@@ -151,22 +143,8 @@ def create_app(
     @app.get("/v1/indexes", tags=["about"])
     async def indexes() -> list[schemas.IndexOut]:
         """The indexes that the retriever serves."""
-        return [
-            schemas.IndexOut(
-                name=index.name,
-                version=index.version,
-                passages=index.passages,
-                dim=index.dim,
-                kind=index.kind,
-                encoder=index.encoder,
-                modes=[PbMode.Name(mode).lower() for mode in index.modes],
-                default=index.is_default,
-                source=index.source,
-                licence=index.licence,
-                reranker=index.reranker,
-            )
-            for index in await _counted(backends.retriever.indexes())
-        ]
+        served = await _counted(backends.retriever.indexes())
+        return [schemas.IndexOut.model_validate(index, from_attributes=True) for index in served]
 
     @app.get("/v1/cache", tags=["cache"])
     async def cache_statistics() -> schemas.CacheOut:
@@ -225,9 +203,9 @@ def create_app(
     return app
 
 
-def _searchers(backends: Backends) -> dict[str, SearcherBackend]:
+def _searchers(backends: Backends) -> dict[str, Searcher]:
     """Each searcher once: "searcher", and "searcher:method,…" for one that only those methods have."""
-    methods: dict[SearcherBackend, list[str]] = {backends.searcher: []}
+    methods: dict[Searcher, list[str]] = {backends.searcher: []}
     for method, searcher in backends.searchers.items():
         methods.setdefault(searcher, []).append(method)
     return {
@@ -240,7 +218,7 @@ def _request_id() -> str:
     return dict(context.metadata())[context.REQUEST_ID]
 
 
-async def _last(events: AsyncIterator[Event]) -> Done:
+async def _last(events: AsyncIterator[Event | Done]) -> Done:
     """Runs the question to its end."""
     async for event in events:
         if isinstance(event, Done):
@@ -290,13 +268,13 @@ async def _unless_client_leaves(request: Request, work: Awaitable[T]) -> T:
             await watcher
 
 
-def _event(event: Event) -> tuple[str, Any]:
+def _event(event: Event | Done) -> tuple[str, Any]:
     match event:
         case Turn():
             return "turn", schemas.TurnOut.of(event)
         case Found():
-            return "documents", {"documents": schemas.documents_of(event.trajectory), "cached": event.cached}
-        case Delta():
+            return "documents", {"documents": schemas.documents_of(event.documents), "cached": event.cached}
+        case Piece():
             return "answer.delta", {"text": event.text}
         case Done():
             return "done", schemas.AnswerResponse.answered(

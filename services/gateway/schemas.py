@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from search_agent.grading import answers
-from search_agent.types import QUESTION_CHARS, Mode, Trajectory, Turn
+from search_agent.types import QUESTION_CHARS, Document, Mode, Trajectory, Turn
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=QUESTION_CHARS)]
 
@@ -53,7 +54,7 @@ class RetrieveRequest(Request):
     queries: Annotated[list[Text], Field(min_length=1, max_length=256)]
     top_k: Annotated[int, Field(ge=1, le=1000)] = 8
     index: str = ""
-    mode: Mode = Mode.DENSE
+    mode: Mode = Mode.AUTO
     rerank: Annotated[int, Field(ge=0, le=100)] = 0
 
 
@@ -130,7 +131,7 @@ class SearchResponse(BaseModel):
             id=id,
             method=trajectory.method,
             question=trajectory.question,
-            documents=documents_of(trajectory),
+            documents=documents_of(trajectory.documents),
             turns=[TurnOut.of(turn) for turn in trajectory.turns],
             stop_reason=trajectory.stop_reason,
             usage=UsageOut(**{f: getattr(trajectory.usage, f) for f in UsageOut.model_fields}),
@@ -199,17 +200,17 @@ class IndexOut(BaseModel):
     dim: int
     kind: str
     encoder: str
-    modes: list[str]
-    default: bool
+    modes: list[Mode]
+    default: bool = Field(validation_alias="is_default")
     source: str
     licence: str
     reranker: str
 
 
-def documents_of(trajectory: Trajectory) -> list[DocumentOut]:
-    """The kept passages with the turn that kept each."""
+def documents_of(documents: Sequence[Document]) -> list[DocumentOut]:
+    """Returns the kept passages with the turn that kept each."""
     return [
         DocumentOut(id=p.id, title=p.title, text=p.text, score=p.score, turn=document.turn)
-        for document in trajectory.documents
+        for document in documents
         for p in (document.passage,)
     ]

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from search_agent.types import FinishReason, Message, Sampling
+from search_agent.types import Completion, Message, ModelInfo, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,48 +26,18 @@ class Request:
         return "messages" if self.messages else "prompt"
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of the text. Only the last has a finish reason; it also has the counts (tokens) and `stop`.
-
-    `stop` is the stop string that ended the text; empty where none did or the engine does not tell.
-    """
-
-    text: str
-    model: str
-    finish_reason: FinishReason | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    stop: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
-    """`model` is "name@version". `context_tokens` is what one request may hold, 0 where not known.
-
-    `path` and `adapter` are what `load` takes to load the same again, empty where the engine has no files.
-    """
-
-    model: str
-    engine: str
-    context_tokens: int
-    grammar: bool
-    path: str = ""
-    adapter: str = ""
-
-
 class Engine(Protocol):
     """One language model. Every method raises GeneratorError."""
 
-    def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+    def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         """Yields the text as it is written. Closing the iterator stops the work at once."""
         ...
 
-    async def info(self) -> EngineInfo:
+    async def info(self) -> ModelInfo:
         """Answers only while the engine can be used."""
         ...
 
-    async def load(self, path: str, adapter: str) -> EngineInfo:
+    async def load(self, path: str, adapter: str) -> ModelInfo:
         """Puts another model (empty: the same) and LoRA adapter (empty: none) in place.
 
         Requests under way finish on the old model. If it fails, the old model stays.

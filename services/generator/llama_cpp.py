@@ -20,8 +20,8 @@ import httpx
 
 from common.lines import EventStream
 from search_agent.errors import Failure, GeneratorError
-from search_agent.types import FinishReason, Message, Sampling
-from services.generator.engine import EngineInfo, Piece, Request
+from search_agent.types import Completion, FinishReason, Message, ModelInfo, Sampling
+from services.generator.engine import Request
 from services.generator.hot_swap import HotSwap
 from services.generator.lora import AdapterProblem, heads_of, to_gguf
 from services.generator.settings import GeneratorSettings
@@ -256,7 +256,7 @@ class LlamaCpp:
         await engine._swap.begin(settings.model or str(embedded_model()), str(settings.adapter or ""))
         return engine
 
-    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+    async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         with self._swap.use() as server, _unreachable():
             prompt = request.prompt or await server.render(request.messages)
             body = _body(prompt, request.sampling)
@@ -270,11 +270,11 @@ class LlamaCpp:
                         raise _refusal(event["error"].get("code", 500), json.dumps(event), request.field)
                     if not event["stop"]:
                         if event["content"]:
-                            yield Piece(event["content"], server.name)
+                            yield Completion(event["content"], None, model=server.name)
                         continue
                     if event["stop_type"] not in _FINISH:
                         break
-                    yield Piece(
+                    yield Completion(
                         text=event["content"],
                         model=server.name,
                         finish_reason=_FINISH[event["stop_type"]],
@@ -285,16 +285,16 @@ class LlamaCpp:
                     return
         raise GeneratorError(Failure.BROKEN, "llama.cpp ended without a finish reason")
 
-    async def info(self) -> EngineInfo:
+    async def info(self) -> ModelInfo:
         server = self._swap.now
         if not await server.healthy():
             if server.dead():
                 self._swap.lost(server)
             raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp does not answer")
         room = server.context_tokens
-        return EngineInfo(server.name, "llama.cpp", room, grammar=True, path=server.path, adapter=server.adapter)
+        return ModelInfo(server.name, "llama.cpp", room, grammar=True, path=server.path, adapter=server.adapter)
 
-    async def load(self, path: str, adapter: str) -> EngineInfo:
+    async def load(self, path: str, adapter: str) -> ModelInfo:
         await self._swap.load(path, adapter)
         return await self.info()
 

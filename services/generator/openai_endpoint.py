@@ -10,8 +10,8 @@ from typing import Any
 import openai
 
 from search_agent.errors import Failure, GeneratorError
-from search_agent.types import FinishReason
-from services.generator.engine import EngineInfo, Piece, Request
+from search_agent.types import Completion, FinishReason, ModelInfo
+from services.generator.engine import Request
 from services.generator.settings import GeneratorSettings
 
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
@@ -45,7 +45,7 @@ class OpenAIEndpoint:
             timeout=settings.openai_timeout_s,
         )
 
-    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+    async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         body = self._body(request)
         finish, stop, prompt_tokens, completion_tokens = None, "", 0, 0
         with self._failures(request):
@@ -58,19 +58,19 @@ class OpenAIEndpoint:
                     for choice in chunk.choices or ():
                         text = choice.delta.content if request.messages else choice.text
                         if text:
-                            yield Piece(text, self._model)
+                            yield Completion(text, None, model=self._model)
                         if choice.finish_reason:
                             finish = choice.finish_reason
                             reason = getattr(choice, "stop_reason", None)  # vLLM tells; a token id is no string
                             stop = reason if isinstance(reason, str) else ""
         if finish not in _FINISH:
             raise GeneratorError(Failure.BROKEN, f"the endpoint ended with finish reason {finish or 'none'}")
-        yield Piece("", self._model, _FINISH[finish], prompt_tokens, completion_tokens, stop)
+        yield Completion("", _FINISH[finish], prompt_tokens, completion_tokens, stop, self._model)
 
-    async def info(self) -> EngineInfo:
-        return EngineInfo(self._model, "openai", 0, grammar=self._dialect != "plain")
+    async def info(self) -> ModelInfo:
+        return ModelInfo(self._model, "openai", 0, grammar=self._dialect != "plain")
 
-    async def load(self, path: str, adapter: str) -> EngineInfo:
+    async def load(self, path: str, adapter: str) -> ModelInfo:
         raise GeneratorError(Failure.UNSUPPORTED, "the model of an OpenAI endpoint is not ours to change")
 
     async def close(self) -> None:

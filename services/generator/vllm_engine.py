@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from search_agent.errors import Failure, GeneratorError
-from search_agent.types import FinishReason, Sampling
-from services.generator.engine import EngineInfo, Piece, Request
+from search_agent.types import Completion, FinishReason, ModelInfo, Sampling
+from services.generator.engine import Request
 from services.generator.hot_swap import HotSwap
 from services.generator.settings import GeneratorSettings
 from services.generator.vllm_model import Dead, Delta, VllmModel, first_line, one_line
@@ -113,7 +113,7 @@ class VllmEngine:
         await engine._swap.begin(settings.model, str(settings.adapter.absolute()) if settings.adapter else "")
         return engine
 
-    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+    async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         with self._swap.use() as serving:
             model = serving.running.model
             try:
@@ -131,10 +131,10 @@ class VllmEngine:
                     async for delta in deltas:
                         written += delta.tokens
                         if not delta.finish:
-                            yield Piece(delta.text, serving.name)
+                            yield Completion(delta.text, None, model=serving.name)
                         elif delta.finish in _FINISH:
                             reason = _FINISH[delta.finish]
-                            yield Piece(delta.text, serving.name, reason, len(prompt), written, delta.stop)
+                            yield Completion(delta.text, reason, len(prompt), written, delta.stop, serving.name)
                         else:
                             raise GeneratorError(Failure.BROKEN, f"vLLM ended with finish reason {delta.finish}")
             except ValueError as error:
@@ -146,15 +146,15 @@ class VllmEngine:
                 self._swap.lost(serving)
                 raise GeneratorError(Failure.UNAVAILABLE, "vLLM died and is started again") from None
 
-    async def info(self) -> EngineInfo:
+    async def info(self) -> ModelInfo:
         serving = self._swap.now
         if serving.dead():
             self._swap.lost(serving)
             raise GeneratorError(Failure.UNAVAILABLE, "vLLM died and is started again")
         room = self._settings.context_tokens
-        return EngineInfo(serving.name, "vllm", room, grammar=True, path=serving.path, adapter=serving.adapter)
+        return ModelInfo(serving.name, "vllm", room, grammar=True, path=serving.path, adapter=serving.adapter)
 
-    async def load(self, path: str, adapter: str) -> EngineInfo:
+    async def load(self, path: str, adapter: str) -> ModelInfo:
         await self._swap.load(path, adapter)
         return await self.info()
 

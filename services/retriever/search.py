@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from common import metrics
 from search_agent.errors import Failure, RetrieverError
-from search_agent.types import Mode, Passage
+from search_agent.types import IndexInfo, Mode, Passage, Retrieval
+from search_agent.world import index_named
 from services.retriever.batcher import Batcher
 from services.retriever.encoders import Encoder
 from services.retriever.fusion import DEPTH, Ranking, fuse
@@ -146,29 +147,21 @@ class BatchedRetriever:
         settings: RetrieverSettings,
         reranker: Reranker | None = None,
     ) -> None:
-        self.indexes = indexes
-        self.default = default
-        self.reranker = reranker.name if reranker else ""
+        ranker = reranker.name if reranker else ""
+        self._indexes = [_info(index, default, ranker) for index in indexes.values()]
         self._settings = settings
         self._batcher: Batcher[Query, tuple[Passage, ...]] = Batcher(
             Searcher(indexes, encoders, reranker), settings.max_batch, settings.max_queued
         )
 
-    def resolve(self, name: str) -> Index:
-        """The index called `name`, or the default where it is empty."""
-        try:
-            return self.indexes[name or self.default]
-        except KeyError:
-            known = ", ".join(sorted(self.indexes))
-            raise RetrieverError(Failure.NOT_FOUND, f"no index {name!r}; there are: {known}", "index") from None
+    async def indexes(self) -> Sequence[IndexInfo]:
+        return self._indexes
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
-    ) -> list[tuple[Passage, ...]]:
-        """For each query up to top_k passages; BM25 finds fewer where fewer share a word with the query.
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+        """Returns up to `how.top_k` passages a query; BM25 finds fewer where fewer share a word with the query.
 
-        With `rerank`, max(rerank, top_k) passages of the mode's ranking are scored by the cross-encoder, and
-        its best top_k are the answer.
+        With `how.rerank`, the cross-encoder scores max(rerank, top_k) passages of the mode's ranking, and its best
+        `top_k` are the answer.
         """
         limits = self._settings
         if not queries:
@@ -180,24 +173,44 @@ class BatchedRetriever:
         for number, query in enumerate(queries):
             if not query.strip():
                 raise RetrieverError(Failure.INVALID, "the query is empty", f"queries[{number}]")
-        if not 1 <= top_k <= limits.max_top_k:
-            raise RetrieverError(Failure.INVALID, f"{top_k} is not between 1 and {limits.max_top_k}", "top_k")
-        manifest = self.resolve(index).manifest
-        if mode not in manifest.modes:
+        if not 1 <= how.top_k <= limits.max_top_k:
+            raise RetrieverError(Failure.INVALID, f"{how.top_k} is not between 1 and {limits.max_top_k}", "top_k")
+        index = index_named(self._indexes, how.index)
+        mode = index.mode(how.mode)
+        if mode not in index.modes:
             raise RetrieverError(
                 Failure.UNSUPPORTED,
-                f"index {manifest.name!r} was built without {mode} search",
+                f"index {index.name!r} was built without {mode} search; it has {', '.join(index.modes)}",
                 "mode",
             )
-        if rerank and not self.reranker:
+        if how.rerank and not index.reranker:
             raise RetrieverError(
                 Failure.UNSUPPORTED, "the retriever has no reranker; RETRIEVER_RERANKER names one", "rerank"
             )
-        if rerank and max(rerank, top_k) > limits.max_rerank:
+        if how.rerank and max(how.rerank, how.top_k) > limits.max_rerank:
             raise RetrieverError(
-                Failure.INVALID, f"{max(rerank, top_k)} passages, at most {limits.max_rerank} can be reranked", "rerank"
+                Failure.INVALID,
+                f"{max(how.rerank, how.top_k)} passages, at most {limits.max_rerank} can be reranked",
+                "rerank",
             )
-        return await self._batcher.submit([Query(query, top_k, manifest.name, mode, rerank) for query in queries])
+        return await self._batcher.submit([Query(query, how.top_k, index.name, mode, how.rerank) for query in queries])
 
     async def close(self) -> None:
         await self._batcher.close()
+
+
+def _info(index: Index, default: str, reranker: str) -> IndexInfo:
+    found = index.manifest
+    return IndexInfo(
+        name=found.name,
+        version=found.version,
+        passages=found.count,
+        dim=found.dim,
+        kind=found.kind,
+        encoder=found.encoder,
+        modes=found.modes,
+        is_default=found.name == default,
+        source=found.source,
+        licence=found.licence,
+        reranker=reranker,
+    )

@@ -9,9 +9,10 @@ import grpc
 import structlog
 
 from common import metrics
-from contracts.v1 import retriever_pb2, retriever_pb2_grpc
-from search_agent.errors import Failure, RetrieverError
+from common.codecs import retriever as codec
+from contracts.v1 import retriever_pb2_grpc
 from search_agent.types import Mode
+from search_agent.world import index_named
 from services.retriever.encoders import Encoder, load_encoder
 from services.retriever.errors import EncoderUnavailable, IndexRefused
 from services.retriever.gpu import Device, torch_devices
@@ -23,16 +24,9 @@ from services.retriever.settings import RetrieverSettings
 log = structlog.get_logger()
 FULL_NAME = "v1.Retriever"
 
-_MODES = {
-    retriever_pb2.MODE_UNSPECIFIED: Mode.DENSE,
-    retriever_pb2.DENSE: Mode.DENSE,
-    retriever_pb2.BM25: Mode.BM25,
-    retriever_pb2.HYBRID: Mode.HYBRID,
-}
-
 
 class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
-    """Translates between messages and the core's types."""
+    """The contract over the retriever."""
 
     def __init__(self, retriever: BatchedRetriever) -> None:
         self._retriever = retriever
@@ -40,47 +34,13 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
     def register(self, server: grpc.aio.Server) -> None:
         retriever_pb2_grpc.add_RetrieverServicer_to_server(self, server)
 
-    async def Search(self, request: Any, context: Any) -> retriever_pb2.SearchResponse:
-        if request.mode not in _MODES:
-            raise RetrieverError(Failure.INVALID, f"unknown mode {request.mode}", "mode")
-        found = await self._retriever.search(
-            request.queries, request.top_k, request.index, _MODES[request.mode], request.rerank
-        )
-        manifest = self._retriever.resolve(request.index).manifest
-        return retriever_pb2.SearchResponse(
-            results=[
-                retriever_pb2.RankedPassages(
-                    passages=[
-                        retriever_pb2.Passage(id=hit.id, title=hit.title, text=hit.text, score=hit.score)
-                        for hit in passages
-                    ]
-                )
-                for passages in found
-            ],
-            index=manifest.name,
-            index_version=manifest.version,
-        )
+    async def Search(self, request: Any, context: Any) -> Any:
+        how = codec.retrieval_of(request)
+        found = await self._retriever.search(request.queries, how)
+        return codec.search_response(found, index_named(await self._retriever.indexes(), how.index))
 
-    async def ListIndexes(self, request: Any, context: Any) -> retriever_pb2.ListIndexesResponse:
-        manifests = [index.manifest for index in self._retriever.indexes.values()]
-        return retriever_pb2.ListIndexesResponse(
-            indexes=[
-                retriever_pb2.IndexInfo(
-                    name=manifest.name,
-                    version=manifest.version,
-                    passages=manifest.count,
-                    dim=manifest.dim,
-                    kind=manifest.kind,
-                    encoder=manifest.encoder,
-                    modes=[retriever_pb2.Mode.Value(mode.name) for mode in manifest.modes],
-                    is_default=manifest.name == self._retriever.default,
-                    source=manifest.source,
-                    licence=manifest.licence,
-                    reranker=self._retriever.reranker,
-                )
-                for manifest in manifests
-            ]
-        )
+    async def ListIndexes(self, request: Any, context: Any) -> Any:
+        return codec.indexes_response(await self._retriever.indexes())
 
 
 def assemble(

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.backends import GrpcPolicy
-from contracts.v1.generator_pb2 import ModelInfoResponse
 from search_agent.errors import Failure, SearcherError, TrainerError
-from search_agent.ports import Policy
+from search_agent.types import ModelInfo
+from search_agent.world import Searcher
 
 _START_LIMIT_S = 300.0
 _STOP_LIMIT_S = 15.0
@@ -29,11 +29,10 @@ class Files:
     adapter: str
 
 
-class Searcher(Policy, Protocol):
-    """A searcher service that can load models. Every method raises SearcherError."""
+class LoadableSearcher(Searcher, Protocol):
+    """A searcher whose service can load models. Every method raises SearcherError."""
 
-    async def info(self) -> ModelInfoResponse: ...
-    async def load(self, path: str, adapter: str) -> ModelInfoResponse: ...
+    async def load(self, path: str, adapter: str) -> ModelInfo: ...
 
 
 class Candidates(Protocol):
@@ -42,11 +41,11 @@ class Candidates(Protocol):
     Raises BoundaryError.
     """
 
-    def __call__(self, files: Files, current: ModelInfoResponse) -> AbstractAsyncContextManager[Searcher]: ...
+    def __call__(self, files: Files, current: ModelInfo) -> AbstractAsyncContextManager[LoadableSearcher]: ...
 
 
 @asynccontextmanager
-async def own_process(files: Files, current: ModelInfoResponse) -> AsyncIterator[Searcher]:
+async def own_process(files: Files, current: ModelInfo) -> AsyncIterator[LoadableSearcher]:
     """A llama.cpp generator service of this machine's, on a free port, gone afterwards. Its settings are GENERATOR_…
 
     vLLM takes GPUs whole, which the trainer does not have: its candidates need a service that was given some.
@@ -82,7 +81,7 @@ def at(target: str, timeout_s: float) -> Candidates:
     """Candidates are loaded into the generator service at `target`, which serves nothing else."""
 
     @asynccontextmanager
-    async def serve(files: Files, current: ModelInfoResponse) -> AsyncIterator[Searcher]:
+    async def serve(files: Files, current: ModelInfo) -> AsyncIterator[LoadableSearcher]:
         candidate = GrpcPolicy(target, timeout_s)
         try:
             engine = (await candidate.info()).engine

@@ -23,12 +23,11 @@ from common.pool import each
 from common.run_config import GateConfig
 from common.training import GateOutcome, Verdict
 from search_agent.agents import Agent
-from search_agent.episode import Episode
 from search_agent.errors import BoundaryError, Failure, TrainerError
-from search_agent.grading.judge import Judge, grade
+from search_agent.grading.judge import grade
 from search_agent.grading.statistics import compare
-from search_agent.ports import Generator, Policy, Retriever
 from search_agent.types import Question, Sampling
+from search_agent.world import Policy, World
 
 log = structlog.get_logger()
 
@@ -60,17 +59,18 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """What is asked, of whom, and how. `models` ("name@version") are of the two searchers, `generator_model` is of
-    the generator. `facts` are all else that answers depend on."""
+    """What is asked, of whom, and how. Both sides play in `world`, each with its own searcher.
+
+    `models` ("name@version") are those of the two searchers, `generator_model` the generator's. `facts` are
+    everything else that the answers depend on.
+    """
 
     questions: Sequence[Question]
     agent: Agent
     policies: Mapping[Side, Policy]
     models: Mapping[Side, str]
-    retriever: Retriever
-    generator: Generator
+    world: World
     generator_model: str
-    judge: Judge | None
     answer_tokens: int
     facts: Mapping[str, Any]
 
@@ -185,13 +185,10 @@ def _mean(rows: Sequence[Answered], others: Sequence[Answered]) -> float:
 
 
 async def _answer(contest: Contest, question: Question, side: Side) -> Answered:
-    agent = contest.agent
-    episode = Episode(
-        agent.name, question.text, contest.retriever, contest.policies[side], contest.generator, question.options
-    )
-    trajectory = await agent.answered(episode, Sampling(max_tokens=contest.answer_tokens))
+    world = replace(contest.world, searcher=contest.policies[side])
+    trajectory = await contest.agent.play(question, world, Sampling(max_tokens=contest.answer_tokens))
     if strangers := set(trajectory.models) - {contest.models[side], contest.generator_model}:
         raise TrainerError(Failure.UNAVAILABLE, f"{', '.join(strangers)} was loaded while the gate was held; try again")
     answer = trajectory.answer or ""
-    right = await grade(question, answer, contest.judge)
+    right = await grade(question, answer, world.judge)
     return Answered(question.id, right, answer, len(trajectory.documents))

@@ -3,50 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
 from common.journal import Journal
 from common.run_config import RunConfig
 from common.training import GateOutcome, GateProgress, Promotion, Verdict
-from contracts.v1.generator_pb2 import ModelInfoResponse
-from contracts.v1.retriever_pb2 import IndexInfo
 from evaluation import questions as question_sets
 from evaluation.errors import EvaluateProblem
 from search_agent.agents import AGENTS
 from search_agent.errors import Failure, TrainerError
-from search_agent.grading.judge import Judge
-from search_agent.ports import Generator, Retriever
+from search_agent.types import ModelInfo
+from search_agent.world import World
 from services.trainer import gate
-from services.trainer.candidates import Candidates, Files, Searcher
+from services.trainer.candidates import Candidates, Files, LoadableSearcher
 from services.trainer.gate import Contest, Side
 from services.trainer.runs import Runs, now
 
 log = structlog.get_logger()
 
 DEFAULT = "searcher"  # the name of the searcher of methods that have none of their own
-
-
-class GateRetriever(Retriever, Protocol):
-    async def indexes(self) -> Sequence[IndexInfo]: ...
-
-
-class GateGenerator(Generator, Protocol):
-    async def info(self) -> ModelInfoResponse: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """What both sides of the gate search with, and are judged by."""
-
-    retriever: GateRetriever
-    generator: GateGenerator
-    judge: Judge | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +53,14 @@ class Promoter:
         self,
         runs: Runs,
         folder: Path,
-        searchers: Mapping[str, Searcher],
+        searchers: Mapping[str, LoadableSearcher],
         candidates: Candidates,
-        environments: Callable[[RunConfig], AbstractAsyncContextManager[Environment]],
+        worlds: Callable[[RunConfig], AbstractAsyncContextManager[World]],
         limits: GateLimits,
         clock: Callable[[], str] = now,
     ) -> None:
         self._runs, self._searchers, self._candidates = runs, searchers, candidates
-        self._environments, self._limits, self._clock = environments, limits, clock
+        self._worlds, self._limits, self._clock = worlds, limits, clock
         self._path = folder.absolute() / "promotions.jsonl"
         self._busy = asyncio.Lock()
 
@@ -133,8 +113,8 @@ class Promoter:
         id: str,
         settings: RunConfig,
         files: Files,
-        target: Searcher,
-        current: ModelInfoResponse,
+        target: LoadableSearcher,
+        current: ModelInfo,
         queue: asyncio.Queue[GateProgress | None],
     ) -> Verdict:
         terms = settings.gate
@@ -145,24 +125,22 @@ class Promoter:
             raise TrainerError(Failure.UNSUPPORTED, str(error), "config.gate.questions") from None
         parameters = {"index": settings.index, **settings.agent_parameters, "constrained": terms.constrained}
         async with (
-            self._environments(settings) as environment,
+            self._worlds(settings) as world,
             self._candidates(files, current) as candidate,
         ):
-            info, generator = await candidate.info(), await environment.generator.info()
+            info, generator = await candidate.info(), await world.generator.info()
             if info.model == current.model:
                 raise TrainerError(Failure.UNSUPPORTED, f"{current.model} is served already")
-            indexes = {index.name: index.version for index in await environment.retriever.indexes()}
+            indexes = {index.name: index.version for index in await world.retriever.indexes()}
             contest = Contest(
                 questions=asked,
                 agent=AGENTS[settings.agent].with_params(parameters),
                 policies={Side.CANDIDATE: candidate, Side.CURRENT: target},
                 models={Side.CANDIDATE: info.model, Side.CURRENT: current.model},
-                retriever=environment.retriever,
-                generator=environment.generator,
+                world=world,
                 generator_model=generator.model,
-                judge=environment.judge,
                 answer_tokens=settings.reward.answer_tokens,
-                facts={"indexes": indexes, "judge": getattr(environment.judge, "facts", None)},
+                facts={"indexes": indexes, "judge": getattr(world.judge, "facts", None)},
             )
             return await gate.hold(
                 contest,
@@ -178,9 +156,9 @@ class Promoter:
         id: str,
         step: int,
         name: str,
-        target: Searcher,
+        target: LoadableSearcher,
         files: Files,
-        current: ModelInfoResponse,
+        current: ModelInfo,
         verdict: Verdict,
     ) -> Promotion:
         passed = verdict.outcome is GateOutcome.PASSED
@@ -190,7 +168,7 @@ class Promoter:
         return promotion
 
     async def _restore(
-        self, name: str, target: Searcher, current: ModelInfoResponse, before: Mapping[str, str]
+        self, name: str, target: LoadableSearcher, current: ModelInfo, before: Mapping[str, str]
     ) -> Promotion:
         loaded = await target.load(before["path"], before["adapter"])
         promotion = Promotion(name, loaded.model, current.model, self._clock())
@@ -202,7 +180,7 @@ class Promoter:
             raise TrainerError(Failure.OVERLOADED, "another promotion or rollback is under way")
         return self._busy
 
-    def _searcher(self, name: str) -> Searcher:
+    def _searcher(self, name: str) -> LoadableSearcher:
         if name not in self._searchers:
             there = f"there are {', '.join(self._searchers)}" if self._searchers else "set TRAINER_SEARCHER"
             raise TrainerError(Failure.UNSUPPORTED, f"no searcher is called {name!r}; {there}", "searcher")
@@ -234,7 +212,7 @@ class Promoter:
         journal.close()
         return journal.found
 
-    def _record(self, kind: str, promotion: Promotion, after: ModelInfoResponse, before: ModelInfoResponse) -> None:
+    def _record(self, kind: str, promotion: Promotion, after: ModelInfo, before: ModelInfo) -> None:
         log.info("promotion", kind=kind, searcher=promotion.searcher, model=promotion.model, before=promotion.before)
         journal = Journal(self._path, _Record)
         try:
@@ -243,6 +221,6 @@ class Promoter:
             journal.close()
 
 
-def _model(info: ModelInfoResponse) -> dict[str, str]:
+def _model(info: ModelInfo) -> dict[str, str]:
     """What tells a model, and loads it again."""
     return {"model": info.model, "path": info.path, "adapter": info.adapter}

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from services.trainer import candidates
 from services.trainer.candidates import Candidates
 from services.trainer.jobs import RayJobs
 from services.trainer.monitor import Monitor
-from services.trainer.promotion import DEFAULT, Environment, GateLimits, Promoter
+from services.trainer.promotion import DEFAULT, GateLimits, Promoter
 from services.trainer.runs import Runs
 from services.trainer.settings import TrainerSettings
 
@@ -91,16 +91,6 @@ def _json(field: str, value: str) -> Any:
         raise ConfigProblem(field, f"{value!r} is not JSON") from None
 
 
-@asynccontextmanager
-async def _environment(settings: RunConfig) -> AsyncIterator[Environment]:
-    retriever, generator = run_services.retriever_of(settings), run_services.generator_of(settings)
-    try:
-        yield Environment(retriever, generator, run_services.judge_of(settings.reward))
-    finally:
-        await retriever.close()
-        await generator.close()
-
-
 async def serve(settings: TrainerSettings) -> None:
     """Wires and serves until told to stop. Runs go on without this service, and are found again."""
     settings.runs.mkdir(parents=True, exist_ok=True)
@@ -116,7 +106,7 @@ async def serve(settings: TrainerSettings) -> None:
     if settings.candidate:
         serving = candidates.at(settings.candidate, settings.searcher_timeout_s)
     limits = GateLimits(settings.gate_concurrency, settings.gate_limit_s)
-    promoter = Promoter(runs, settings.runs, searchers, serving, _environment, limits)
+    promoter = Promoter(runs, settings.runs, searchers, serving, run_services.world_of, limits)
     register = partial(add_TrainerServicer_to_server, TrainerService(runs, monitor, promoter))
     following = asyncio.create_task(monitor.follow())
     try:

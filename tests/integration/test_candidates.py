@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from common import server
-from contracts.v1.generator_pb2 import ModelInfoResponse
 from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
 from search_agent.errors import Failure, TrainerError
-from search_agent.types import Author, FinishReason, Sampling, Span
-from services.generator.engine import EngineInfo, Piece, Request
+from search_agent.types import Author, Completion, FinishReason, ModelInfo, Sampling, Span
+from services.generator.engine import Request
 from services.generator.llama_cpp import embedded_model
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
@@ -24,9 +23,9 @@ from tests.lora import write_lora
 SAYS = [Span(Author.ENVIRONMENT, "What is the capital of France?")]
 
 
-def served(path: str, engine: str = "llama.cpp") -> ModelInfoResponse:
+def served(path: str, engine: str = "llama.cpp") -> ModelInfo:
     """Returns what the searcher reports about its model."""
-    return ModelInfoResponse(engine=engine, path=path)
+    return ModelInfo("m@1", engine, path=path)
 
 
 def serves(adapter: Path) -> bool:
@@ -81,13 +80,13 @@ class Loads:
     def __init__(self) -> None:
         self.files = ("/models/other.gguf", "")
 
-    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
-        yield Piece(" ".join(self.files), "m@1", FinishReason.STOP)
+    async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
+        yield Completion(" ".join(self.files), FinishReason.STOP, model="m@1")
 
-    async def info(self) -> EngineInfo:
-        return EngineInfo("m@1", "fake", 0, True, *self.files)
+    async def info(self) -> ModelInfo:
+        return ModelInfo("m@1", "fake", 0, True, *self.files)
 
-    async def load(self, path: str, adapter: str) -> EngineInfo:
+    async def load(self, path: str, adapter: str) -> ModelInfo:
         self.files = (path, adapter)
         return await self.info()
 

@@ -10,9 +10,9 @@ from common import server
 from common.backends import GrpcPolicy
 from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
 from search_agent.agents import AGENTS
-from search_agent.episode import Episode
-from search_agent.testing import EchoGenerator, ListRetriever
-from search_agent.types import Author, Completion, Passage, Sampling, Span, StopReason
+from search_agent.testing import ListRetriever
+from search_agent.types import Author, Completion, Passage, Question, Sampling, Span, StopReason
+from search_agent.world import World
 from services.generator.llama_cpp import LlamaCpp
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
@@ -52,9 +52,9 @@ async def policy() -> AsyncIterator[Curious]:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 async def test_every_turn_is_well_formed(policy: Curious, temperature: float) -> None:
     retriever = ListRetriever(PASSAGES)
-    episode = Episode("s3", "Who was born near the river?", retriever, policy, EchoGenerator("x"))
-    await AGENTS["s3"].with_params({"temperature": temperature}).run(episode)
-    trajectory = episode.trajectory()
+    question = Question("q", "Who was born near the river?")
+    agent = AGENTS["s3"].with_params({"temperature": temperature})
+    trajectory = await agent.play(question, World(retriever, policy))
     assert trajectory.stop_reason is StopReason.COMPLETE  # the last turn's grammar allows nothing else
     assert [turn.error for turn in trajectory.turns] == [""] * 3
     assert all(turn.query for turn in trajectory.turns)

@@ -27,6 +27,7 @@ from learning.episodes import example_of
 from learning.ppo import MetricsFile
 from learning.rollout import NAME
 from learning.samples import CHOICE, DROPPED, settle
+from search_agent.world import World
 from tests.fakes import Generator, Retriever
 from tests.learning.model import write_model
 
@@ -92,7 +93,7 @@ async def test_verls_dataset_reads_our_rows(tmp_path: Path) -> None:
     run = run_config.load(
         "smollm2-demo", {"data.questions": str(path), "data.part": (0, 1), "data.validation": 3, "data.keep": "all"}
     )
-    await data.prepare(run, tmp_path / "data", Retriever(), Generator("x"), None)
+    await data.prepare(run, tmp_path / "data", World(Retriever(), generator=Generator("x")))
     tokenizer = omega_conf_to_dataclass(whole.actor_rollout_ref.model).tokenizer
     dataset = create_rl_dataset(whole.data.train_files, whole.data, tokenizer, None, is_train=True)
     assert len(dataset) == 6

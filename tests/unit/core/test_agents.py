@@ -3,12 +3,26 @@
 import pytest
 
 from search_agent.agents import AGENTS
-from search_agent.episode import Episode
 from search_agent.errors import Failure, RetrieverError
 from search_agent.testing import EchoGenerator, ListRetriever, ScriptedPolicy
-from search_agent.types import Author, Completion, Mode, Passage, Sampling, StopReason, Trajectory
+from search_agent.types import (
+    Author,
+    Completion,
+    Event,
+    Found,
+    Mode,
+    Passage,
+    Piece,
+    Question,
+    Sampling,
+    StopReason,
+    Trajectory,
+    Turn,
+)
+from search_agent.world import World
 
 PASSAGES = [Passage(f"p{n}", f"Title {n}", f"text {word}") for n, word in enumerate(["zero", "one", "two", "three"])]
+QUESTION = Question("q", "text zero")
 DONE = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
 
 
@@ -21,9 +35,8 @@ def searching(query: str, chosen: str = "[1]") -> str:
 
 async def run(texts: list[str | Completion], method: str = "s3", **params: object) -> tuple[Trajectory, ScriptedPolicy]:
     policy = ScriptedPolicy(texts)
-    episode = Episode(method, "text zero", ListRetriever(PASSAGES), policy, EchoGenerator("an answer"))
-    await AGENTS[method].with_params({"top_k": 2, **params} if method != "direct" else params).run(episode)
-    return episode.trajectory(), policy
+    agent = AGENTS[method].with_params({"top_k": 2, **params} if method != "direct" else params)
+    return await agent.play(QUESTION, World(ListRetriever(PASSAGES), policy)), policy
 
 
 def ids(trajectory: Trajectory) -> list[str]:
@@ -117,12 +130,9 @@ async def test_a_free_model_that_never_goes_on_is_invalid() -> None:
 async def test_the_passage_budget_cuts_what_is_read_and_not_what_is_kept() -> None:
     generator = EchoGenerator("x")
     policy = ScriptedPolicy([searching("text one"), DONE])
-    episode = Episode("s3", "text zero", ListRetriever(PASSAGES), policy, generator, max_documents=1)
-    await AGENTS["s3"].with_params({"top_k": 2}).run(episode)
-    assert [piece async for piece in episode.answer("answer", Sampling(8))]
-    trajectory = episode.trajectory()
+    world = World(ListRetriever(PASSAGES), policy, generator)
+    trajectory = await AGENTS["s3"].with_params({"top_k": 2}).play(QUESTION, world, Sampling(8), max_documents=1)
     assert ids(trajectory) == ["p0"]
-    assert len(episode.passages) == 2
     assert [len(turn.selected) for turn in trajectory.turns] == [1, 1]
     assert "Title 1" not in generator.prompts[0]
 
@@ -142,11 +152,11 @@ async def test_direct_searches_nothing() -> None:
 
 async def test_the_answer_reads_the_documents_and_counts() -> None:
     generator = EchoGenerator("an answer")
-    episode = Episode("naive_rag", "text zero", ListRetriever(PASSAGES), ScriptedPolicy([]), generator)
-    await AGENTS["naive_rag"].run(episode)
-    pieces = [piece async for piece in episode.answer("answer", Sampling(8))]
-    assert pieces == ["an ", "answer "]
-    trajectory = episode.trajectory()
+    told: list[Event] = []
+    world = World(ListRetriever(PASSAGES), generator=generator)
+    trajectory = await AGENTS["naive_rag"].play(QUESTION, world, Sampling(8), tell=told.append)
+    turn = Turn("text zero", trajectory.passages, trajectory.passages)
+    assert told == [turn, Found(trajectory.documents), Piece("an "), Piece("answer ")]
     assert trajectory.answer == "an answer"
     assert trajectory.usage.prompt_tokens == 20
     assert trajectory.models == ("echo@1",)
@@ -156,9 +166,8 @@ async def test_the_answer_reads_the_documents_and_counts() -> None:
 
 async def test_without_documents_the_generator_is_asked_directly() -> None:
     generator = EchoGenerator("x")
-    episode = Episode("direct", "why $5 {x}?", ListRetriever([]), ScriptedPolicy([]), generator)
-    await AGENTS["direct"].run(episode)
-    assert [piece async for piece in episode.answer("answer", Sampling(8))]
+    world = World(ListRetriever([]), generator=generator)
+    await AGENTS["direct"].play(Question("q", "why $5 {x}?"), world, Sampling(8))
     assert "documents" not in generator.prompts[0]
     assert "why $5 {x}?" in generator.prompts[0]
 
@@ -168,10 +177,10 @@ async def test_a_failed_retrieval_is_an_error_and_not_a_text() -> None:
         async def search(self, *_: object) -> list[tuple[Passage, ...]]:  # type: ignore[override]
             raise RetrieverError(Failure.UNAVAILABLE, "down")
 
-    episode = Episode("s3", "q", Broken([]), ScriptedPolicy([DONE]), EchoGenerator("x"))
+    policy, generator = ScriptedPolicy([DONE]), EchoGenerator("x")
     with pytest.raises(RetrieverError):
-        await AGENTS["s3"].run(episode)
-    assert episode.spans == []
+        await AGENTS["s3"].play(QUESTION, World(Broken([]), policy, generator), Sampling(8))
+    assert policy.calls == generator.prompts == []
 
 
 @pytest.mark.parametrize(
@@ -180,7 +189,7 @@ async def test_a_failed_retrieval_is_an_error_and_not_a_text() -> None:
         ({"max_turns": 0}, "max_turns: must be between 1 and 20"),
         ({"top_k": "8"}, "top_k: must be of type int"),
         ({"top_k": True}, "top_k: must be of type int"),
-        ({"mode": "sparse"}, "mode: must be one of dense, bm25, hybrid"),
+        ({"mode": "sparse"}, "mode: must be one of auto, dense, bm25, hybrid"),
         ({"unselected_block": "some"}, "unselected_block: must be one of none, all"),
         ({"depth": 3}, "depth: the method s3 has no such parameter"),
     ],
@@ -203,5 +212,5 @@ def test_parameters_and_their_schema() -> None:
         "maximum": 20,
         "description": "information blocks",
     }
-    assert schema["mode"]["enum"] == ["dense", "bm25", "hybrid"]
+    assert schema["mode"]["enum"] == ["auto", "dense", "bm25", "hybrid"]
     assert AGENTS["s3"].params.max_turns == 3

@@ -3,10 +3,21 @@
 import pytest
 
 from search_agent.agents import AGENTS, deep_retrieval, ircot, search_o1, search_r1
-from search_agent.episode import Episode
 from search_agent.errors import BoundaryError, Failure, RetrieverError, SearcherError
 from search_agent.testing import EchoGenerator, ListRetriever, ScriptedPolicy
-from search_agent.types import Author, Completion, FinishReason, Mode, Passage, Sampling, StopReason, Trajectory
+from search_agent.types import (
+    Author,
+    Completion,
+    FinishReason,
+    Mode,
+    Passage,
+    Piece,
+    Question,
+    Sampling,
+    StopReason,
+    Trajectory,
+)
+from search_agent.world import World
 
 PASSAGES = [Passage(f"p{n}", f"Title {n}", f"text {word}") for n, word in enumerate(["zero", "one", "two", "three"])]
 ANSWER = Sampling(max_tokens=8)
@@ -15,14 +26,22 @@ ANSWER = Sampling(max_tokens=8)
 class Ran:
     """A method that has run over scripted texts, and the fakes it ran on."""
 
-    pieces: list[str]
     trajectory: Trajectory
 
     def __init__(self, method: str, texts: list[str | Completion], answer: str, **params: object) -> None:
         self.agent = AGENTS[method].with_params(params)
         self.policy, self.generator = ScriptedPolicy(texts), EchoGenerator(answer)
         self.retriever = ListRetriever(PASSAGES)
-        self.episode = Episode(method, "text zero", self.retriever, self.policy, self.generator)
+        self.pieces: list[str] = []
+
+    async def play(self) -> None:
+        world = World(self.retriever, self.policy, self.generator)
+        self.trajectory = await self.agent.play(
+            Question("q", "text zero"),
+            world,
+            ANSWER,
+            tell=lambda event: self.pieces.append(event.text) if isinstance(event, Piece) else None,
+        )
 
     @property
     def ids(self) -> list[str]:
@@ -35,9 +54,7 @@ class Ran:
 
 async def run(method: str, texts: list[str | Completion], answer: str = "an answer", **params: object) -> Ran:
     ran = Ran(method, texts, answer, **params)
-    await ran.agent.run(ran.episode)
-    ran.pieces = [piece async for piece in ran.episode.answer(ran.agent.prompt, ANSWER)]
-    ran.trajectory = ran.episode.trajectory()
+    await ran.play()
     return ran
 
 
@@ -101,7 +118,7 @@ async def test_ircot_has_so_many_rounds() -> None:
 async def test_ircot_nudges_after_a_malformed_round() -> None:
     ran = await run("ircot", ["hm", sentence("so", True)])
     assert ran.errors == ["", "no sentence; enough is neither True nor False"]
-    assert "not understood" in ran.episode.spans[-2].text
+    assert "not understood" in ran.trajectory.spans[-2].text
     assert ran.trajectory.stop_reason is StopReason.COMPLETE
     assert (await run("ircot", ["hm"] * 4)).trajectory.stop_reason is StopReason.INVALID
 
@@ -152,9 +169,9 @@ async def test_search_o1_does_not_keep_a_digest_of_nothing(digest: str) -> None:
 
 async def test_search_o1_condenses_nothing_where_nothing_was_found() -> None:
     ran = Ran("search_o1", [lacking("text one"), "Thus."], "")
-    ran.episode = Episode("search_o1", "q", ListRetriever([]), ran.policy, ran.generator)
-    await ran.agent.run(ran.episode)
-    assert ran.episode.stop_reason is StopReason.COMPLETE
+    ran.retriever = ListRetriever([])
+    await ran.play()
+    assert ran.trajectory.stop_reason is StopReason.COMPLETE
     assert search_o1.NOTHING in ran.policy.calls[1][0][-1].text
 
 
@@ -220,7 +237,7 @@ async def test_search_r1_that_searches_to_the_end_has_no_answer() -> None:
 async def test_search_r1_nudges_after_a_malformed_turn() -> None:
     ran = await run("search_r1", ["hm", FOUND])
     assert ran.errors == ["neither a search nor an answer"]
-    assert "not understood" in ran.episode.spans[-2].text
+    assert "not understood" in ran.trajectory.spans[-2].text
     assert ran.trajectory.stop_reason is StopReason.COMPLETE
     assert (await run("search_r1", ["hm"] * 4)).trajectory.stop_reason is StopReason.INVALID
 
@@ -287,7 +304,7 @@ async def test_a_failure_is_an_error_and_not_a_text(method: str, kind: type[Boun
     retriever = ListRetriever(PASSAGES) if works else broken
     policy = broken if works else ScriptedPolicy([MOVES[method]])
     with pytest.raises(kind):
-        await AGENTS[method].run(Episode(method, "q", retriever, policy, EchoGenerator("x")))
+        await AGENTS[method].play(Question("q", "q"), World(retriever, policy))
 
 
 @pytest.mark.parametrize("method", MOVES)

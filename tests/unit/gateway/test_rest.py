@@ -89,7 +89,7 @@ async def test_rerank_reaches_the_retriever(rest: Rest) -> None:
     assert (await rest.post("/v1/search", question="q", method="naive_rag", rerank=20)).status_code == 200
     assert (await rest.post("/v1/search", question="q", method="naive_rag")).status_code == 200
     assert (await rest.post("/v1/search", question="q", method="s3", rerank=30)).status_code == 200
-    assert rest.retriever.reranked == [10, 20, 0, 30, 30]  # s3 searches twice
+    assert [how.rerank for how in rest.retriever.asked] == [10, 20, 0, 30, 30]  # s3 searches twice
 
 
 @pytest.mark.parametrize("method", ["naive_rag", "direct"])

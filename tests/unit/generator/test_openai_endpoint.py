@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from search_agent.errors import Failure, GeneratorError
-from search_agent.types import FinishReason, Message, Sampling
-from services.generator.engine import EngineInfo, Piece, Request
+from search_agent.types import Completion, FinishReason, Message, ModelInfo, Sampling
+from services.generator.engine import Request
 from services.generator.openai_endpoint import OpenAIEndpoint
 from services.generator.settings import GeneratorSettings
 
@@ -111,7 +111,7 @@ async def engine_for(url: str, **settings: Any) -> AsyncIterator[OpenAIEndpoint]
     await engine.close()
 
 
-async def collect(endpoint: Endpoint, request: Request = CHAT, **settings: Any) -> list[Piece]:
+async def collect(endpoint: Endpoint, request: Request = CHAT, **settings: Any) -> list[Completion]:
     async with engine_for(endpoint.url, **settings) as engine:
         return [piece async for piece in engine.stream(request)]
 
@@ -134,9 +134,9 @@ async def test_chat(endpoint, key_file):
     sampling = Sampling(max_tokens=5, temperature=0.5, top_p=0.75, seed=3, stop=("\n",))
     pieces = await collect(endpoint, Request(sampling, messages=(Message("user", "Hi"),)), openai_api_key_file=key_file)
     assert pieces == [
-        Piece("Hel", "big@remote"),
-        Piece("lo", "big@remote"),
-        Piece("", "big@remote", FinishReason.STOP, 9, 2),
+        Completion("Hel", None, model="big@remote"),
+        Completion("lo", None, model="big@remote"),
+        Completion("", FinishReason.STOP, 9, 2, model="big@remote"),
     ]
     assert endpoint.paths == ["/v1/chat/completions"]
     assert endpoint.keys == [f"Bearer {KEY}"]
@@ -159,7 +159,8 @@ async def test_a_prompt_goes_to_completions(endpoint):
     choice = {"index": 0, "text": "Hello", "finish_reason": "length"}
     endpoint.answers = [events({"choices": [choice]}, USAGE, "[DONE]")]
     pieces = await collect(endpoint, Request(Sampling(max_tokens=2), prompt="Say"))
-    assert pieces == [Piece("Hello", "big@remote"), Piece("", "big@remote", FinishReason.LENGTH, 9, 2)]
+    ended = Completion("", FinishReason.LENGTH, 9, 2, model="big@remote")
+    assert pieces == [Completion("Hello", None, model="big@remote"), ended]
     assert endpoint.paths == ["/v1/completions"]
     assert endpoint.bodies[0]["prompt"] == "Say"
 
@@ -278,7 +279,7 @@ async def test_leaving_hangs_up(endpoint):
 
 async def test_the_model_is_not_ours():
     async with engine_for("http://127.0.0.1:9/v1", openai_dialect="vllm") as engine:
-        assert await engine.info() == EngineInfo("big@remote", "openai", 0, grammar=True)
+        assert await engine.info() == ModelInfo("big@remote", "openai", 0, grammar=True)
         with pytest.raises(GeneratorError) as caught:
             await engine.load("other", "")
     assert caught.value.failure is Failure.UNSUPPORTED

@@ -19,16 +19,16 @@ from common.server import start
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
 from search_agent.errors import Failure, GeneratorError
-from search_agent.types import FinishReason, Message, Sampling
-from services.generator.engine import EngineInfo, Piece, Request
+from search_agent.types import Completion, FinishReason, Message, ModelInfo, Sampling
+from services.generator.engine import Request
 from services.generator.remembered import Loaded, Remembered
 from services.generator.service import GeneratorService, parse
 from services.generator.settings import GeneratorSettings
 
 PIECES = (
-    Piece("The ", "fake@1"),
-    Piece("answ", "fake@1"),
-    Piece("er", "fake@1", FinishReason.LENGTH, prompt_tokens=7, completion_tokens=3, stop="!"),
+    Completion("The ", None, model="fake@1"),
+    Completion("answ", None, model="fake@1"),
+    Completion("er", FinishReason.LENGTH, prompt_tokens=7, completion_tokens=3, stop="!", model="fake@1"),
 )
 
 
@@ -36,7 +36,7 @@ class FakeEngine:
     """Writes `pieces`, then raises `error` if there is one. Where `patience` is set, waits before the second."""
 
     def __init__(
-        self, pieces: tuple[Piece, ...] = PIECES, error: Exception | None = None, patience: float = 0.0
+        self, pieces: tuple[Completion, ...] = PIECES, error: Exception | None = None, patience: float = 0.0
     ) -> None:
         self.pieces = pieces
         self.error = error
@@ -45,7 +45,7 @@ class FakeEngine:
         self.started = asyncio.Event()
         self.stopped = asyncio.Event()
 
-    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+    async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         self.started.set()
         try:
             for number, piece in enumerate(self.pieces):
@@ -57,16 +57,16 @@ class FakeEngine:
         finally:
             self.stopped.set()
 
-    async def info(self) -> EngineInfo:
+    async def info(self) -> ModelInfo:
         if self.error:
             raise self.error
-        return EngineInfo("fake@1", "llama.cpp", 512, grammar=True)
+        return ModelInfo("fake@1", "llama.cpp", 512, grammar=True)
 
-    async def load(self, path: str, adapter: str) -> EngineInfo:
+    async def load(self, path: str, adapter: str) -> ModelInfo:
         if self.error:
             raise self.error
         self.loads.append((path, adapter))
-        return EngineInfo("fake@2", "llama.cpp", 1024, grammar=True, path=path, adapter=adapter)
+        return ModelInfo("fake@2", "llama.cpp", 1024, grammar=True, path=path, adapter=adapter)
 
     async def close(self) -> None: ...
 
@@ -247,7 +247,7 @@ async def test_cancelling_stops_the_engine_and_is_counted(method):
 
 
 async def test_leaving_between_pieces_stops_the_engine():
-    engine = FakeEngine(tuple(Piece("x" * 100_000, "fake@1") for _ in range(1000)))
+    engine = FakeEngine(tuple(Completion("x" * 100_000, None, model="fake@1") for _ in range(1000)))
     async with serving(engine) as stub:
         call = stub.GenerateStream(request())
         await call.read()  # the rest fills the pipe, so the service waits in a write

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from search_agent.errors import Failure, GeneratorError
-from search_agent.types import FinishReason, Message, Sampling
-from services.generator.engine import Piece, Request
+from search_agent.types import Completion, FinishReason, Message, Sampling
+from services.generator.engine import Request
 from services.generator.settings import GeneratorSettings
 from services.generator.vllm_engine import VllmEngine
 from services.generator.vllm_model import Dead, Delta, tokens
@@ -112,11 +112,11 @@ async def engine(folders):
     await engine.close()
 
 
-async def pieces(engine: VllmEngine, request: Request = ASK) -> list[Piece]:
+async def pieces(engine: VllmEngine, request: Request = ASK) -> list[Completion]:
     return [piece async for piece in engine.stream(request)]
 
 
-async def begun(engine: VllmEngine) -> tuple[FakeModel, AsyncGenerator[Piece, None], str]:
+async def begun(engine: VllmEngine) -> tuple[FakeModel, AsyncGenerator[Completion, None], str]:
     """A request that waits for its model's `go`: the only model, the rest of the text, and the name it answers by."""
     (model,) = engine.launcher.models
     model.go.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from learning import data
 from learning.data import FACTS, TRAIN, VALIDATION, keep, prepare, split
 from learning.episodes import example_of
 from search_agent.errors import Failure, RetrieverError
-from search_agent.types import Mode, Passage, Question
+from search_agent.types import Passage, Question, Retrieval
+from search_agent.world import World
 from tests.fakes import Generator, Retriever
 
 
@@ -65,7 +67,7 @@ def test_what_naive_rag_fails_is_kept_with_a_share_of_the_rest() -> None:
 async def test_coverage_is_no_reward_where_no_gold_passage_is_known(tmp_path: Path) -> None:
     run = written(tmp_path, **{"reward.coverage_weight": 1.0})
     with pytest.raises(ConfigProblem, match=r"reward\.coverage_weight"):
-        await prepare(run, tmp_path / "data", Retriever(), Generator("x"), None)
+        await prepare(run, tmp_path / "data", World(Retriever(), generator=Generator("x")))
 
 
 class Sometimes(Generator):
@@ -97,7 +99,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 async def test_rows_have_the_shape_that_verl_reads(tmp_path: Path) -> None:
     run = written(tmp_path)
-    await prepare(run, tmp_path / "data", Retriever(), Sometimes(), None)
+    await prepare(run, tmp_path / "data", World(Retriever(), generator=Sometimes()))
     training, validation = (rows(tmp_path / "data" / name) for name in (TRAIN, VALIDATION))
     assert len(training) == 24  # six questions of each of the four articles left that naive RAG fails
     row = training[0]
@@ -112,40 +114,40 @@ async def test_rows_have_the_shape_that_verl_reads(tmp_path: Path) -> None:
         assert each["extra_info"]["rag_key"].startswith("rag:demo:v1:")
     assert {row["extra_info"]["rag_gen_acc"] for row in validation} == {0.0, 1.0}  # validation is not filtered
     again = tmp_path / "again"
-    await prepare(run, again, Retriever(), Sometimes(), None)
+    await prepare(run, again, World(Retriever(), generator=Sometimes()))
     assert rows(again / TRAIN) == training
 
 
 async def test_a_run_that_goes_on_keeps_its_rows_and_refuses_other_services(tmp_path: Path) -> None:
     run, folder = written(tmp_path), tmp_path / "data"
-    await prepare(run, folder, Retriever(), Sometimes(), None)
+    await prepare(run, folder, World(Retriever(), generator=Sometimes()))
     before = (folder / TRAIN).read_bytes()
     generator = Sometimes()
-    await prepare(run, folder, Retriever(), generator, None)
+    await prepare(run, folder, World(Retriever(), generator=generator))
     assert (folder / TRAIN).read_bytes() == before
     assert generator.prompts == []
     generator.model = "echo@2"
     with pytest.raises(ConfigProblem, match="echo@2"):
-        await prepare(run, folder, Retriever(), generator, None)
+        await prepare(run, folder, World(Retriever(), generator=generator))
     rebuilt = Retriever()
     rebuilt.version = "v2"
     with pytest.raises(ConfigProblem, match="v2"):
-        await prepare(run, folder, rebuilt, Sometimes(), None)
+        await prepare(run, folder, World(rebuilt, generator=Sometimes()))
 
 
 async def test_scores_that_were_made_are_not_made_again(tmp_path: Path) -> None:
     run, folder = written(tmp_path), tmp_path / "data"
-    await prepare(run, folder, Retriever(), Sometimes(), None)
+    await prepare(run, folder, World(Retriever(), generator=Sometimes()))
     (folder / FACTS).unlink()  # killed before the end
     generator = Sometimes()
-    await prepare(run, folder, Retriever(), generator, None)
+    await prepare(run, folder, World(Retriever(), generator=generator))
     assert generator.prompts == []
     assert (folder / FACTS).exists()
 
 
 async def test_scores_of_precompute_are_taken_where_they_are_of_the_same_versions(tmp_path: Path) -> None:
     run, folder = written(tmp_path), tmp_path / "data"
-    await prepare(run, folder, Retriever(), Sometimes(), None)
+    await prepare(run, folder, World(Retriever(), generator=Sometimes()))
     exported = tmp_path / "rag.parquet"
     scores = [json.loads(line) for line in (folder / "naive_rag.jsonl").read_text().splitlines()]
     data.write(exported, [
@@ -155,12 +157,12 @@ async def test_scores_of_precompute_are_taken_where_they_are_of_the_same_version
     ])  # fmt: skip
     run = written(tmp_path, **{"data.scores": str(exported)})
     generator = Sometimes()
-    await prepare(run, tmp_path / "second", Retriever(), generator, None)
+    await prepare(run, tmp_path / "second", World(Retriever(), generator=generator))
     assert generator.prompts == []
     assert rows(tmp_path / "second" / TRAIN) == rows(folder / TRAIN)
     stale = Retriever()
     stale.version = "v2"  # every digest is another one
-    await prepare(run, tmp_path / "third", stale, generator, None)
+    await prepare(run, tmp_path / "third", World(stale, generator=generator))
     assert len(generator.prompts) == 60
 
 
@@ -171,29 +173,27 @@ class Failing(Retriever):
         super().__init__()
         self._failing = failing
 
-    async def search(
-        self, queries: Any, top_k: int, index: str, mode: Mode, rerank: int = 0
-    ) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
         if int(queries[0].split()[1].strip("?")) < self._failing:
             raise RetrieverError(Failure.TIMEOUT, "it did not answer in time")
-        return await super().search(queries, top_k, index, mode, rerank)
+        return await super().search(queries, how)
 
 
 async def test_a_question_that_could_not_be_scored_is_left_out(tmp_path: Path) -> None:
     run = written(tmp_path, **{"data.keep": "all"})
-    await prepare(run, tmp_path / "data", Failing(6), Sometimes(), None)
+    await prepare(run, tmp_path / "data", World(Failing(6), generator=Sometimes()))
     found = rows(tmp_path / "data" / TRAIN) + rows(tmp_path / "data" / VALIDATION)
     assert {each["extra_info"]["id"] for each in found} == {f"q{n}" for n in range(6, 60)}
     with pytest.raises(ConfigProblem, match="7 of 60 questions: 7 × retriever: it did not answer in time"):
-        await prepare(run, tmp_path / "other", Failing(7), Sometimes(), None)
+        await prepare(run, tmp_path / "other", World(Failing(7), generator=Sometimes()))
 
 
 async def test_naive_rag_is_reranked_where_the_searcher_is(tmp_path: Path) -> None:
     plain, retriever = Retriever(), Retriever()
-    await prepare(written(tmp_path, **{"data.keep": "all"}), tmp_path / "plain", plain, Sometimes(), None)
+    await prepare(written(tmp_path, **{"data.keep": "all"}), tmp_path / "plain", World(plain, generator=Sometimes()))
     run = written(tmp_path, **{"data.keep": "all", "agent_parameters.rerank": 20})
-    await prepare(run, tmp_path / "reranked", retriever, Sometimes(), None)
-    assert (set(plain.reranked), set(retriever.reranked)) == ({0}, {20})
+    await prepare(run, tmp_path / "reranked", World(retriever, generator=Sometimes()))
+    assert [{how.rerank for how in each.asked} for each in (plain, retriever)] == [{0}, {20}]
     facts = [json.loads((tmp_path / each / FACTS).read_text()) for each in ("plain", "reranked")]
     assert [each["reranker"] for each in facts] == ["", "ranker"]
 
@@ -203,7 +203,7 @@ async def test_without_naive_rag_nothing_is_scored(tmp_path: Path) -> None:
     path.write_text("".join(f'{{"id": "{n}", "question": "Q {n}", "golden_answers": ["x"]}}\n' for n in range(30)))
     run = run_config.load("search-r1", {"data.questions": str(path), "data.validation": 5, "index": "demo"})
     generator = Generator("x")
-    await prepare(run, tmp_path / "data", Retriever(), generator, None)
+    await prepare(run, tmp_path / "data", World(Retriever(), generator=generator))
     assert generator.prompts == []
     assert len(rows(tmp_path / "data" / TRAIN)) == 25
 
@@ -214,7 +214,7 @@ async def test_without_naive_rag_nothing_is_scored(tmp_path: Path) -> None:
 )  # fmt: skip
 async def test_what_cannot_be_is_named(tmp_path: Path, overrides: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigProblem) as problem:
-        await prepare(written(tmp_path, **overrides), tmp_path / "data", Retriever(), Sometimes(), None)
+        await prepare(written(tmp_path, **overrides), tmp_path / "data", World(Retriever(), generator=Sometimes()))
     assert problem.value.field == named
 
 
@@ -223,4 +223,4 @@ async def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path) -> None:
     with (tmp_path / "questions.jsonl").open("a") as file:
         file.write('{"id": "x"}\n')
     with pytest.raises(BadQuestion, match=r"questions\.jsonl:61"):
-        await prepare(run, tmp_path / "data", Retriever(), Sometimes(), None)
+        await prepare(run, tmp_path / "data", World(Retriever(), generator=Sometimes()))

@@ -21,6 +21,7 @@ from search_agent.errors import BoundaryError, Failure, GeneratorError, JudgeErr
 from search_agent.grading.judge import Judge
 from search_agent.testing import ScriptedPolicy
 from search_agent.types import Completion, Message, Question, Sampling
+from search_agent.world import World
 from tests.fakes import Generator, Retriever
 
 KEEPS = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
@@ -29,7 +30,7 @@ FREE = AGENTS["s3"].with_params({"constrained": False})
 
 
 def stage(answer: str, judge: Judge | None = None, **terms: Any) -> Stage:
-    return Stage(FREE, Retriever(), Generator(answer), judge, RewardConfig(**terms))
+    return Stage(FREE, World(Retriever(), generator=Generator(answer), judge=judge), RewardConfig(**terms))
 
 
 def example(rag: float, generator: str = "echo@1") -> Example:
@@ -56,7 +57,7 @@ async def test_an_episode_is_worth_what_it_gains(kind: str, answer: str, rag: fl
 
 async def test_a_searcher_that_answers_itself_is_worth_its_exact_match() -> None:
     agent = AGENTS["search_r1"].with_params({"constrained": False, "answerer": "searcher"})
-    own = Stage(agent, Retriever(), Generator("unused"), None, RewardConfig(kind="exact_match"))
+    own = Stage(agent, World(Retriever(), generator=Generator("unused")), RewardConfig(kind="exact_match"))
     for said, worth in (("An answer!", 1.0), ("an answer, I think", 0.0)):
         played = await own.play(ScriptedPolicy([f"<answer>{said}</answer>"]), Example(QUESTION), 1)
         assert played.reward == worth
@@ -136,7 +137,7 @@ async def test_a_failure_has_no_reward(part: str) -> None:
         "retriever": Retriever(), "policy": ScriptedPolicy([KEEPS]), "generator": Generator("no"), "judge": None,
         part: broken,
     }  # fmt: skip
-    failing = Stage(FREE, parts["retriever"], parts["generator"], parts["judge"], RewardConfig())
+    failing = Stage(FREE, World(parts["retriever"], generator=parts["generator"], judge=parts["judge"]), RewardConfig())
     with pytest.raises(BoundaryError):
         await failing.play(parts["policy"], example(0.0), 1)
 
@@ -162,7 +163,7 @@ async def test_a_batch_waits_together() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     generator = GrpcGenerator(f"127.0.0.1:{port}", timeout_s=10)
-    slow = Stage(FREE, Retriever(), generator, None, RewardConfig())
+    slow = Stage(FREE, World(Retriever(), generator=generator), RewardConfig())
     started = time.perf_counter()
     played = await asyncio.gather(*(slow.play(ScriptedPolicy([KEEPS]), example(0.0, "slow@1"), 1) for _ in range(120)))
     seconds = time.perf_counter() - started

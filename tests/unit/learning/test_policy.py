@@ -12,12 +12,21 @@ from common.backends import GrpcPolicy
 from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
 from learning.policy import Limits, TokenPolicy
 from search_agent.agents import AGENTS, Agent
-from search_agent.episode import Episode
 from search_agent.errors import Failure, SearcherError
-from search_agent.ports import Policy
-from search_agent.testing import EchoGenerator, ListRetriever
-from search_agent.types import Author, FinishReason, Passage, Sampling, Span, Trajectory
-from services.generator.engine import EngineInfo, Piece, Request
+from search_agent.testing import ListRetriever
+from search_agent.types import (
+    Author,
+    Completion,
+    FinishReason,
+    ModelInfo,
+    Passage,
+    Question,
+    Sampling,
+    Span,
+    Trajectory,
+)
+from search_agent.world import Policy, World
+from services.generator.engine import Request
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
 from tests.unit.learning.tokenizer import END, TAIL, ByteTokenizer, written
@@ -158,7 +167,7 @@ class ServedModel:
         self._texts = iter(texts)
         self.prompts: list[str] = []
 
-    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+    async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         user, *continued = request.messages
         self.prompts.append("".join(message.content for message in (user, *continued)))
         text, ended, _ = next(self._texts).partition("[END]")
@@ -166,12 +175,12 @@ class ServedModel:
         found = [(text.find(stop), stop) for stop in request.sampling.stop if stop in text]
         where, stop = min(found, default=(len(text), ""))
         reason = FinishReason.STOP if stop or ended else FinishReason.LENGTH
-        yield Piece(text[:where], "served@1", reason, 1, 1, stop)
+        yield Completion(text[:where], reason, 1, 1, stop, model="served@1")
 
-    async def info(self) -> EngineInfo:
+    async def info(self) -> ModelInfo:
         raise NotImplementedError
 
-    async def load(self, path: str, adapter: str) -> EngineInfo:
+    async def load(self, path: str, adapter: str) -> ModelInfo:
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -199,9 +208,7 @@ SCRIPTS = {
 
 
 async def played(agent: Agent, policy: Policy) -> Trajectory:
-    episode = Episode(agent.name, "Where is the river?", ListRetriever(PASSAGES), policy, EchoGenerator("x"))
-    await agent.run(episode)
-    return episode.trajectory()
+    return await agent.play(Question("q", "Where is the river?"), World(ListRetriever(PASSAGES), policy))
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)

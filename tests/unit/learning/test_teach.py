@@ -8,7 +8,7 @@ from learning.warm_start.teach import UNKNOWN, lessons, reading, searching, writ
 from search_agent import tags
 from search_agent.agents import s3
 from search_agent.testing import ListRetriever
-from search_agent.types import Author, Passage, Question
+from search_agent.types import Author, Passage, Question, Retrieval
 
 GOLD = Passage("gold", "Radium", "Radium was found by Marie Curie in 1898.")
 OTHERS = [Passage(f"p{n}", f"Title {n}", f"Text number {n} of something else.") for n in range(9)]
@@ -41,7 +41,7 @@ async def chosen(question: Question, passages: list[Passage]) -> str:
     assert not move.error
     assert move.selected
     assert len(move.selected) == 1
-    shown = await ListRetriever(passages).search([question.text], 8, "", s3.S3Params().mode)
+    shown = await ListRetriever(passages).search([question.text], Retrieval(8, "", s3.S3Params().mode))
     return shown[0][move.selected[0] - 1].id
 
 
@@ -68,7 +68,7 @@ async def test_lessons_are_of_what_is_reranked_if_the_searches_are() -> None:
     retriever = ListRetriever([*OTHERS, GOLD])
     for what, draws in (("reading", 0), ("searching", 0), ("searching", 1)):
         await lessons(what, [QUESTION], retriever, s3.S3Params(rerank=20), draws, 0)
-    assert retriever.reranked == [20, 20, 20]
+    assert [how.rerank for how in retriever.asked] == [20, 20, 20]
 
 
 async def test_drawn_blocks_hold_the_right_passage_anywhere_among_others() -> None:

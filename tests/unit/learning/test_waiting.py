@@ -9,7 +9,7 @@ import pytest
 from learning import waiting
 from learning.waiting import PatientGenerator, PatientRetriever, SharedRetriever
 from search_agent.errors import Failure, GeneratorError, RetrieverError
-from search_agent.types import Completion, Message, Mode, Passage, Sampling
+from search_agent.types import Completion, IndexInfo, Message, Mode, ModelInfo, Passage, Retrieval, Sampling
 
 
 class Busy:
@@ -23,12 +23,16 @@ class Busy:
         self.left -= 1
         return self.left >= 0
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, index: str, mode: Mode, rerank: int = 0
-    ) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
         if self._refuse():
             raise RetrieverError(self.failure, "full")
         return [()]
+
+    async def indexes(self) -> Sequence[IndexInfo]:
+        return []
+
+    async def info(self) -> ModelInfo:
+        return ModelInfo("busy@1")
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
         if self._refuse():
@@ -48,7 +52,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_full_service_is_asked_again() -> None:
     full = Busy(3)
-    assert await PatientRetriever(full, 5).search(["q"], 1, "", Mode.DENSE) == [()]
+    assert await PatientRetriever(full, 5).search(["q"], Retrieval(1, "", Mode.DENSE)) == [()]
     assert full.calls == 4
     full = Busy(3)
     assert await answer(PatientGenerator(full, 5)) == "an answer"
@@ -61,7 +65,7 @@ async def test_there_is_a_limit() -> None:
         await answer(PatientGenerator(Busy(1000), 0.2))
     assert time.monotonic() - started < 1
     with pytest.raises(RetrieverError, match="full"):
-        await PatientRetriever(Busy(1000), 0.2).search(["q"], 1, "", Mode.DENSE)
+        await PatientRetriever(Busy(1000), 0.2).search(["q"], Retrieval(1, "", Mode.DENSE))
 
 
 async def test_other_failures_are_not_waited_for() -> None:
@@ -75,13 +79,13 @@ async def test_other_failures_are_not_waited_for() -> None:
 async def test_a_search_of_many_is_sent_once() -> None:
     idle = Busy(0)
     shared = SharedRetriever(idle, 2)
-    together = (shared.search(["q"], 3, "", Mode.DENSE) for _ in range(16))
+    together = (shared.search(["q"], Retrieval(3, "", Mode.DENSE)) for _ in range(16))
     assert await asyncio.gather(*together) == [[()]] * 16
-    await shared.search(["q"], 3, "", Mode.DENSE)
+    await shared.search(["q"], Retrieval(3, "", Mode.DENSE))
     assert idle.calls == 1
     for query, top_k in (("other", 3), ("q", 4)):  # the second pushes the first query out
-        await shared.search([query], top_k, "", Mode.DENSE)
-    await shared.search(["q"], 3, "", Mode.DENSE)
+        await shared.search([query], Retrieval(top_k, "", Mode.DENSE))
+    await shared.search(["q"], Retrieval(3, "", Mode.DENSE))
     assert idle.calls == 4
 
 
@@ -89,8 +93,8 @@ async def test_a_search_that_failed_is_sent_again() -> None:
     broken = Busy(1, Failure.TIMEOUT)
     shared = SharedRetriever(broken, 2)
     with pytest.raises(RetrieverError):
-        await shared.search(["q"], 3, "", Mode.DENSE)
-    assert await shared.search(["q"], 3, "", Mode.DENSE) == [()]
+        await shared.search(["q"], Retrieval(3, "", Mode.DENSE))
+    assert await shared.search(["q"], Retrieval(3, "", Mode.DENSE)) == [()]
 
 
 async def test_one_who_leaves_does_not_take_the_search_along() -> None:
@@ -100,7 +104,7 @@ async def test_one_who_leaves_does_not_take_the_search_along() -> None:
             return [()]
 
     shared = SharedRetriever(Slow(0), 2)
-    leaves, stays = (asyncio.create_task(shared.search(["q"], 3, "", Mode.DENSE)) for _ in range(2))
+    leaves, stays = (asyncio.create_task(shared.search(["q"], Retrieval(3, "", Mode.DENSE))) for _ in range(2))
     await asyncio.sleep(0)
     leaves.cancel()
     assert await stays == [()]

@@ -16,7 +16,7 @@ import pytest
 
 from cli.index import PUBLISHED_NAMES
 from cli.main import main
-from search_agent.types import Mode
+from search_agent.types import Mode, Retrieval
 from services.retriever.errors import BuildRefused, DownloadFailed
 from services.retriever.hub import Hub
 from services.retriever.index import Index
@@ -84,11 +84,11 @@ async def test_the_published_index_is_downloaded_joined_and_served(
 
     encoder = FakeEncoder(ENCODER, DIM)
     retriever = assemble(RetrieverSettings(indexes=out), {ENCODER: encoder}.__getitem__)
-    for mode in Mode:
-        [found] = await retriever.search([text(1234)], 3, "wiki-18", mode)
+    for mode in (Mode.DENSE, Mode.BM25, Mode.HYBRID):
+        [found] = await retriever.search([text(1234)], Retrieval(3, "wiki-18", mode))
         assert (found[0].id, found[0].title, found[0].text) == ("1234", "Title 1234", "common word1234 text")
-    manifest = retriever.resolve("").manifest
-    assert (manifest.kind, manifest.encoder, manifest.count, manifest.dim) == ("flat", ENCODER, COUNT, DIM)
+    [served] = await retriever.indexes()
+    assert (served.kind, served.encoder, served.passages, served.dim) == ("flat", ENCODER, COUNT, DIM)
     await retriever.close()
     convert = ["index", "convert", str(out / "wiki-18"), "--kind", "sq8", "--name", "small", "--out", str(out)]
     assert main(convert) == 0

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cli.main import main
-from search_agent.types import Mode
+from search_agent.types import Mode, Retrieval
+from search_agent.world import index_named
 from services.retriever import dense, kinds
 from services.retriever import manifest as manifests
 from services.retriever.build import Plan, build
@@ -187,12 +188,12 @@ async def test_indexes_of_several_kinds_and_encoders_are_served_together(ladder:
     encoders = {"fake": FakeEncoder(), "wide": FakeEncoder("wide", dim=24)}
     retriever = assemble(RetrieverSettings(indexes=tmp_path, default_index=SQ8), encoders.__getitem__)
     text = "Title 7\ncommon word7 text"
-    asked = [(name, mode) for name in ("", SQ8, HNSW, "other") for mode in Mode]
-    answers = await asyncio.gather(*(retriever.search([text], 4, name, mode) for name, mode in asked))
+    asked = [(name, mode) for name in ("", SQ8, HNSW, "other") for mode in (Mode.DENSE, Mode.BM25, Mode.HYBRID)]
+    answers = await asyncio.gather(*(retriever.search([text], Retrieval(4, name, mode)) for name, mode in asked))
     assert [ranked[0].id for [ranked] in answers] == ["p7"] * len(asked)
     assert {len(batch) for batch in encoders["wide"].query_batches} == {1}
-    manifest = retriever.resolve("other").manifest
-    assert (manifest.kind, manifest.encoder, manifest.dim) == (FLAT, "wide", 24)
+    other = index_named(await retriever.indexes(), "other")
+    assert (other.kind, other.encoder, other.dim) == (FLAT, "wide", 24)
     await retriever.close()
 
 

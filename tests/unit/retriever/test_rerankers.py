@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from search_agent.errors import Failure, RetrieverError
-from search_agent.types import Mode
+from search_agent.types import Mode, Retrieval
 from services.retriever.errors import RerankerUnavailable
 from services.retriever.rerankers import CrossEncoderReranker, load_reranker
 from services.retriever.search import BatchedRetriever
@@ -52,41 +52,43 @@ def retriever(folder: Path, reranker: FakeReranker) -> BatchedRetriever:
 
 @pytest.mark.parametrize("mode", Mode)
 async def test_the_best_of_a_mode_s_ranking_are_ranked_anew(retriever: BatchedRetriever, mode: Mode) -> None:
-    [plain] = await retriever.search(["common text"], 10, "", mode)
-    [found] = await retriever.search(["common text"], 3, "", mode, rerank=10)
+    [plain] = await retriever.search(["common text"], Retrieval(10, "", mode))
+    [found] = await retriever.search(["common text"], Retrieval(3, "", mode, rerank=10))
     numbers = sorted((int(hit.id[1:]) for hit in plain), reverse=True)[:3]
     assert [hit.id for hit in found] == [f"p{number}" for number in numbers]
     assert [hit.score for hit in found] == numbers
 
 
 async def test_at_least_top_k_are_ranked_anew(retriever: BatchedRetriever) -> None:
-    [found] = await retriever.search(["common"], 20, "", Mode.BM25, rerank=1)
+    [found] = await retriever.search(["common"], Retrieval(20, "", Mode.BM25, rerank=1))
     assert [hit.id for hit in found] == [f"p{number}" for number in range(19, -1, -1)]
-    assert await retriever.search(["zebra"], 5, "", Mode.BM25, rerank=5) == [()]
+    assert await retriever.search(["zebra"], Retrieval(5, "", Mode.BM25, rerank=5)) == [()]
 
 
 async def test_concurrent_callers_share_one_call_and_get_their_own(
     retriever: BatchedRetriever, reranker: FakeReranker
 ) -> None:
     asked = [("common", 1 + n % 4, n % 3 * 8) for n in range(24)]
-    alone = [await retriever.search([text], k, "", Mode.BM25, rerank) for text, k, rerank in asked]
+    alone = [await retriever.search([text], Retrieval(k, "", Mode.BM25, rerank)) for text, k, rerank in asked]
     reranker.batches.clear()
-    together = await asyncio.gather(*(retriever.search([text], k, "", Mode.BM25, rerank) for text, k, rerank in asked))
+    together = await asyncio.gather(
+        *(retriever.search([text], Retrieval(k, "", Mode.BM25, rerank)) for text, k, rerank in asked)
+    )
     assert together == alone
     assert [len(batch) for batch in reranker.batches] == [16]  # of one query, each pair once
     reranker.batches.clear()
-    await retriever.search(["common"], 5, "", Mode.DENSE)
+    await retriever.search(["common"], Retrieval(5, "", Mode.DENSE))
     assert reranker.batches == []
 
 
 async def test_wrong_requests(folder: Path, retriever: BatchedRetriever) -> None:
     for top_k, rerank in ((1, 31), (31, 1)):
         with pytest.raises(RetrieverError, match="31 passages, at most 30 can be reranked") as caught:
-            await retriever.search(["a"], top_k, "", Mode.DENSE, rerank)
+            await retriever.search(["a"], Retrieval(top_k, "", Mode.DENSE, rerank))
         assert (caught.value.failure, caught.value.field) == (Failure.INVALID, "rerank")
     without = assemble(RetrieverSettings(indexes=folder), lambda _: FakeEncoder())
     with pytest.raises(RetrieverError, match="RETRIEVER_RERANKER names one") as caught:
-        await without.search(["a"], 1, "", Mode.DENSE, 10)
+        await without.search(["a"], Retrieval(1, "", Mode.DENSE, 10))
     assert (caught.value.failure, caught.value.field) == (Failure.UNSUPPORTED, "rerank")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from search_agent.errors import Failure, RetrieverError
-from search_agent.types import Mode, Passage
+from search_agent.types import Mode, Passage, Retrieval
 from services.retriever.errors import EncoderUnavailable, IndexRefused
 from services.retriever.search import BatchedRetriever
 from services.retriever.service import assemble
@@ -44,7 +44,7 @@ def passage_text(n: int) -> str:
 
 
 async def test_dense_finds_the_nearest(retriever: BatchedRetriever) -> None:
-    [found] = await retriever.search([passage_text(7)], 3, "", Mode.DENSE)
+    [found] = await retriever.search([passage_text(7)], Retrieval(3, "", Mode.DENSE))
     assert found[0] == Passage("p7", "Title 7", "common word7 text", found[0].score)
     assert found[0].score == pytest.approx(1, abs=1e-3)
     assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
@@ -52,7 +52,7 @@ async def test_dense_finds_the_nearest(retriever: BatchedRetriever) -> None:
 
 
 async def test_bm25_gives_only_what_shares_a_word(retriever: BatchedRetriever, encoder: FakeEncoder) -> None:
-    found = await retriever.search(["word7 WORDS", "common", "zebra", "the", "?!"], 50, "", Mode.BM25)
+    found = await retriever.search(["word7 WORDS", "common", "zebra", "the", "?!"], Retrieval(50, "", Mode.BM25))
     assert [hit.id for hit in found[0]] == ["p7"]
     assert [hit.id for hit in found[1]] == [f"p{n}" for n in range(40)]  # ties in corpus order
     assert found[2:] == [(), (), ()]
@@ -61,18 +61,18 @@ async def test_bm25_gives_only_what_shares_a_word(retriever: BatchedRetriever, e
 
 
 async def test_hybrid_fuses_both(retriever: BatchedRetriever) -> None:
-    [found] = await retriever.search([passage_text(7)], 50, "", Mode.HYBRID)
+    [found] = await retriever.search([passage_text(7)], Retrieval(50, "", Mode.HYBRID))
     assert found[0].id == "p7"
     assert found[0].score == pytest.approx(2 / 61)
     assert len({hit.id for hit in found}) == 40
-    [unknown] = await retriever.search(["zebra"], 5, "", Mode.HYBRID)
-    [dense] = await retriever.search(["zebra"], 5, "", Mode.DENSE)
+    [unknown] = await retriever.search(["zebra"], Retrieval(5, "", Mode.HYBRID))
+    [dense] = await retriever.search(["zebra"], Retrieval(5, "", Mode.DENSE))
     assert [hit.id for hit in unknown] == [hit.id for hit in dense]
 
 
 async def test_more_than_there_is_gives_all_there_is(retriever: BatchedRetriever) -> None:
-    for mode in Mode:
-        [found] = await retriever.search(["common"], 50, "main", mode)
+    for mode in (Mode.DENSE, Mode.BM25, Mode.HYBRID):
+        [found] = await retriever.search(["common"], Retrieval(50, "main", mode))
         assert len(found) == 40
 
 
@@ -81,16 +81,19 @@ async def test_concurrent_requests_share_encodes_and_get_their_own(
 ) -> None:
     modes = [Mode.DENSE, Mode.BM25, Mode.HYBRID]
     asked = [(passage_text(n % 10), 1 + n % 7, modes[n % 3]) for n in range(60)]
-    alone = [(await retriever.search([text], k, "", mode))[0] for text, k, mode in asked]
+    alone = [(await retriever.search([text], Retrieval(k, "", mode)))[0] for text, k, mode in asked]
     encoder.query_batches.clear()
-    merged = await asyncio.gather(*(retriever.search([text], k, "", mode) for text, k, mode in asked))
+    merged = await asyncio.gather(*(retriever.search([text], Retrieval(k, "", mode)) for text, k, mode in asked))
     assert [[hit.id for hit in found] for [found] in merged] == [[hit.id for hit in each] for each in alone]
     assert [len(batch) for batch in encoder.query_batches] == [10]  # 40 queries, 10 of them distinct
 
 
 async def test_a_query_that_breaks_the_encoder_fails_alone(retriever: BatchedRetriever) -> None:
     results = await asyncio.gather(
-        *(retriever.search([text], 1, "", Mode.DENSE) for text in (passage_text(1), "poison", passage_text(2))),
+        *(
+            retriever.search([text], Retrieval(1, "", Mode.DENSE))
+            for text in (passage_text(1), "poison", passage_text(2))
+        ),
         return_exceptions=True,
     )
     assert results[0][0][0].id == "p1"  # type: ignore[index]
@@ -122,7 +125,7 @@ async def test_wrong_requests_name_the_field(
     field: str,
 ) -> None:
     with pytest.raises(RetrieverError) as caught:
-        await retriever.search(queries, top_k, index, mode)
+        await retriever.search(queries, Retrieval(top_k, index, mode))
     assert (caught.value.failure, caught.value.field) == (failure, field)
 
 
@@ -133,9 +136,15 @@ async def test_an_index_without_vectors_needs_no_encoder(tmp_path: Path) -> None
         raise AssertionError(name)
 
     retriever = assemble(RetrieverSettings(indexes=tmp_path), load)
-    assert retriever.default == "words"
-    [found] = await retriever.search(["word3"], 5, "", Mode.BM25)
-    assert [hit.id for hit in found] == ["p3"]
+    assert [(index.name, index.is_default, index.modes) for index in await retriever.indexes()] == [
+        ("words", True, (Mode.BM25,))
+    ]
+    for mode in (Mode.BM25, Mode.AUTO):
+        [found] = await retriever.search(["word3"], Retrieval(5, "", mode))
+        assert [hit.id for hit in found] == ["p3"]
+    with pytest.raises(RetrieverError, match="without hybrid search; it has bm25") as caught:
+        await retriever.search(["word3"], Retrieval(5, "", Mode.HYBRID))
+    assert (caught.value.failure, caught.value.field) == (Failure.UNSUPPORTED, "mode")
 
 
 def test_the_default_index_must_be_told_and_exist(folder: Path) -> None:

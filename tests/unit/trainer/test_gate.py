@@ -12,6 +12,7 @@ from common.training import GateOutcome
 from search_agent.agents import AGENTS
 from search_agent.errors import Failure, GeneratorError, TrainerError
 from search_agent.types import Question
+from search_agent.world import World
 from services.trainer.gate import Answered, Contest, Side, decide, hold
 from tests.fakes import Retriever
 from tests.trainer_fakes import FakeSearcher, Reader
@@ -91,10 +92,8 @@ def contest(candidate: FakeSearcher, current: FakeSearcher, reader: Reader | Non
         agent=AGENTS["s3"].with_params({"max_turns": 1}),
         policies={Side.CANDIDATE: candidate, Side.CURRENT: current},
         models={Side.CANDIDATE: candidate.model, Side.CURRENT: current.model},
-        retriever=Retriever(),
-        generator=reader,
+        world=World(Retriever(), generator=reader),
         generator_model=reader.model,
-        judge=None,
         answer_tokens=8,
         facts={},
     )

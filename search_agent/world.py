@@ -1,0 +1,92 @@
+"""What an agent acts on: the ports to retriever, searcher and generator, and the judge that grades its answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from search_agent.errors import Failure, GeneratorError, RetrieverError, SearcherError
+from search_agent.grading.judge import Judge
+from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Passage, Retrieval, Sampling, Span
+
+
+class Policy(Protocol):
+    """The searcher: continues a dialogue of spans.
+
+    Serving renders the spans to text; training feeds token ids and masks the environment's. Text the
+    policy wrote is never edited. Raises SearcherError.
+    """
+
+    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion: ...
+
+
+class Searcher(Policy, Protocol):
+    """A policy that a service serves. Every method raises SearcherError."""
+
+    async def info(self) -> ModelInfo:
+        """Returns the model that is served."""
+        ...
+
+
+class Retriever(Protocol):
+    """Ranks passages. Every method raises RetrieverError."""
+
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+        """Returns up to `how.top_k` passages for each query, best first."""
+        ...
+
+    async def indexes(self) -> Sequence[IndexInfo]:
+        """Returns the indexes that are served, the default one among them."""
+        ...
+
+
+class Generator(Protocol):
+    """The frozen model that answers. Every method raises GeneratorError."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
+        """Yields pieces of text; the last one carries the finish reason and the usage."""
+        ...
+
+    async def info(self) -> ModelInfo:
+        """Returns the model that is served."""
+        ...
+
+
+class Absent:
+    """The searcher of a method that has none, or the generator where nothing is answered."""
+
+    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
+        raise SearcherError(Failure.UNSUPPORTED, "there is no searcher here")
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
+        raise GeneratorError(Failure.UNSUPPORTED, "there is no generator here")
+
+    async def info(self) -> ModelInfo:
+        raise GeneratorError(Failure.UNSUPPORTED, "there is no generator here")
+
+
+_ABSENT = Absent()
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything outside an agent. Without a judge, an answer is right only if a gold answer stands in it."""
+
+    retriever: Retriever
+    searcher: Policy = _ABSENT
+    generator: Generator = _ABSENT
+    judge: Judge | None = None
+
+    async def index(self, name: str) -> IndexInfo:
+        """Returns the index of that name; the empty name means the default one. Raises RetrieverError."""
+        return index_named(await self.retriever.indexes(), name)
+
+
+def index_named(served: Sequence[IndexInfo], name: str) -> IndexInfo:
+    """Returns the index of that name; the empty name means the default one. Raises RetrieverError."""
+    for index in served:
+        if index.name == name or (not name and index.is_default):
+            return index
+    names = ", ".join(sorted(index.name for index in served))
+    raise RetrieverError(Failure.NOT_FOUND, f"no index {name!r}; there are: {names}", "index")
