@@ -1,0 +1,68 @@
+"""Commands and variables in the documents are ones that the code accepts."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cli.main import COMMANDS
+from services.gateway.settings import GatewaySettings
+from services.generator.settings import GeneratorSettings
+from services.retriever.settings import RetrieverSettings
+from services.trainer.settings import TrainerSettings
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = (ROOT / "README.md", ROOT / "deploy" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+SETTINGS = (GatewaySettings, GeneratorSettings, RetrieverSettings, TrainerSettings)
+
+
+def shell_commands() -> list[list[str]]:
+    """Every command of every sh block, split into words, without comments and variables set before it."""
+    found = []
+    for document in DOCUMENTS:
+        for block in re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                found.append([word for word in words if not re.fullmatch(r"[A-Z_]+=.*", word)])
+    return found
+
+
+def arguments_of(program: str) -> list[list[str]]:
+    return [words[1:] for words in shell_commands() if words and Path(words[0]).name == program]
+
+
+@pytest.mark.parametrize("arguments", arguments_of("search-agent"), ids=" ".join)
+def test_search_agent_accepts_the_command(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(required=True)
+    for name, _, add_arguments in COMMANDS:
+        add_arguments(commands.add_parser(name))
+    assert parser.parse_args(arguments).run
+
+
+@pytest.mark.parametrize("arguments", arguments_of("python"), ids=" ".join)
+def test_the_module_exists(arguments: list[str]) -> None:
+    assert arguments[0] == "-m"
+    assert importlib.util.find_spec(arguments[1])
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(arguments_of("search-agent")) > 10
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_variables_are_settings_or_are_read_by_compose(document: Path) -> None:
+    known = {
+        f"{settings.model_config['env_prefix']}{field}".upper()
+        for settings in SETTINGS
+        for field in settings.model_fields
+    }
+    for file in ("docker-compose.yml", "deploy/compose.gpu.yml"):
+        known |= set(re.findall(r"\$\{(\w+)", (ROOT / file).read_text(encoding="utf-8")))
+    named = re.findall(r"\b(?:GATEWAY|GENERATOR|RETRIEVER|SEARCHER|TRAINER)_[A-Z_]+\b", document.read_text("utf-8"))
+    assert set(named) <= known
