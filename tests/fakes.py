@@ -16,7 +16,7 @@ PASSAGES = [
 
 
 class Retriever(ListRetriever):
-    """Serves PASSAGES as the index "demo" in a version that a test may change; `error` makes it fail."""
+    """Serves PASSAGES as the index "demo", whose version a test may change; fails with `error` if it is set."""
 
     def __init__(self) -> None:
         super().__init__(PASSAGES)

@@ -1,4 +1,4 @@
-"""Data of one's own in the shapes of s3 and MIRAGE: corpus to index, a stack over it, questions to a report."""
+"""A user's own data in the formats of s3 and MIRAGE: corpus to index, a stack over it, questions to a report."""
 
 from __future__ import annotations
 

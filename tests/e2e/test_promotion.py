@@ -1,4 +1,4 @@
-"""A checkpoint is promoted into the searcher of a running stack and rolled back, while questions go on."""
+"""A checkpoint is promoted into the searcher of a running stack and rolled back while questions are asked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from search_agent.grading import answers
 from services.trainer.runs import Runs
 from tests.lora import write_peft
 
-# Enough of them that a greedy answer which changes with the batch it is decoded in does not turn the gate.
+# Enough of them that the gate does not turn on a greedy answer that depends on its batch.
 QUESTIONS = [
     "What is a normal force?",
     "Who wrote Faerie Queene?",
@@ -32,7 +32,7 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module")
 def run(stack: Stack) -> Run:
-    """A run that has ended, as a cluster would have left it: its checkpoint is a LoRA of noise."""
+    """Writes a run that has ended, as a cluster would leave it. Its checkpoint is a LoRA of random weights."""
     runs = Runs(stack.logs / "runs")
     settings = load(
         "smollm2-demo",
@@ -53,7 +53,7 @@ def run(stack: Stack) -> Run:
 
 
 class Asking:
-    """Questions asked one after the other beside the test."""
+    """Asks questions one after another beside the test."""
 
     def __init__(self, url: str) -> None:
         self._url, self._stop = url, threading.Event()
@@ -70,7 +70,7 @@ class Asking:
                 self.failed.append(response.text)
 
     def until(self, model: str) -> None:
-        """Waits for an answer that is begun from now on and has this searcher's passages."""
+        """Waits for an answer that starts from now on and has this searcher's passages."""
         asked = len(self.models)
         for _ in range(600):
             if any(models[0] == model for models in self.models[asked:]):
@@ -96,7 +96,7 @@ def promote(stack: Stack, run: Run) -> dict[str, Any]:
 
 
 def hold_out(stack: Stack, golds: dict[str, str]) -> None:
-    """The gate's questions, each with one gold answer."""
+    """Writes the gate's questions, each with one gold answer."""
     lines = [
         {"id": str(number), "question": question, "golden_answers": [golds[str(number)]]}
         for number, question in enumerate(QUESTIONS)
@@ -121,7 +121,7 @@ def test_promotion_and_rollback_while_questions_go_on(stack: Stack, run: Run) ->
     assert (refused["promoted"], refused["model"], refused["gate"]["outcome"]) == (False, base, "not_better")
     assert (refused["gate"]["compared"], refused["gate"]["failed"]) == (len(QUESTIONS), 0)
 
-    # Noise is no better than what is served, but on questions whose right answers are its own.
+    # Random weights are no better than what is served, except on questions whose gold answers are their own.
     sides = answers_of(stack, run)
     ours = sides.pop(base)
     ((noise, theirs),) = sides.items()

@@ -85,12 +85,12 @@ async def test_a_changed_part_misses(gateway: Gateway, change: str) -> None:
         "a budget that cuts nothing": {"max_documents": 3},
     }.get(change, {})
     _, was_cached = await gateway.ask(**options)  # type: ignore[arg-type]
-    # the default index asked for by its name is the same index
+    # naming the default index changes nothing
     assert was_cached == (change in ("index by name", "a budget that cuts nothing"))
 
 
 async def test_an_answer_of_another_model_than_the_key_names_is_not_stored(gateway: Gateway) -> None:
-    gateway.generator.model = "promoted@2"  # told at look-up, while the answer still came from echo@1
+    gateway.generator.model = "promoted@2"  # the look-up saw the new model, while the answer still came from echo@1
     await gateway.ask()
     _, was_cached = await gateway.ask()
     assert not was_cached

@@ -65,7 +65,7 @@ async def test_a_base_model_of_another_machine_is_told(tmp_path: Path) -> None:
 
 
 async def test_a_searcher_on_vllm_needs_a_service_for_candidates(tmp_path: Path) -> None:
-    whole = tmp_path / "model.gguf"  # which llama.cpp would start with, beside a searcher that is none of it
+    whole = tmp_path / "model.gguf"  # llama.cpp would start with this one, which is not the searcher's
     whole.touch()
     for files in (Files("", str(tmp_path)), Files(str(whole), "")):
         with pytest.raises(TrainerError, match=r"engine is vllm.*GENERATOR_ENGINE=vllm.*TRAINER_CANDIDATE") as caught:

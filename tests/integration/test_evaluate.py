@@ -26,7 +26,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     questions = tmp_path / "q.jsonl"
-    # one wording twice: rows go by id, never by text
+    # the same text twice: rows are keyed by id, never by text
     texts = [f"question {n}" for n in range(39)] + ["question 0"]
     lines = [json.dumps({"id": f"q{n}", "question": text, "golden_answers": ["gold"]}) for n, text in enumerate(texts)]
     questions.write_text("\n".join(lines))
@@ -46,14 +46,14 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> 
         process = start(url, questions, killed, "--concurrency", "2")
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-        assert sum(asked.values()) <= 80 + 2  # of the questions under way when it was killed
+        assert sum(asked.values()) <= 80 + 2  # questions in flight when it was killed
         process = start(url, questions, whole)
         process.communicate(timeout=60)
     assert rows(killed) == rows(whole)
     assert len(rows(killed)) == 80
     assert all(row in rows(killed) for row in before)
     assert "| s3 " in out
-    # rows arrive in another order, and the figures do not move
+    # rows arrive in another order, and the figures stay
     assert (killed / "report.json").read_text() == (whole / "report.json").read_text()
     for plot in ("accuracy-searches.png", "accuracy-tokens.png"):
         assert (whole / plot).read_bytes().startswith(b"\x89PNG")

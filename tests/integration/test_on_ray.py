@@ -1,4 +1,4 @@
-"""`evaluate` and `precompute` on a Ray cluster of two nodes: the same results, whatever dies meanwhile."""
+"""`evaluate` and `precompute` on a Ray cluster of two nodes give the same results, whatever dies meanwhile."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ Ask = Callable[[run.Task], Awaitable[Row]]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as environment:
-        # a token of its own: no one else on the network gets in, and no file in the home folder counts
+        # its own token keeps others on the network out, and overrides files in the home folder
         environment.setenv("RAY_AUTH_MODE", "token")
         environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        from ray.cluster_utils import Cluster  # which reads the environment when it is imported
+        from ray.cluster_utils import Cluster  # reads the environment when it is imported
 
         settings = {"num_cpus": 1, "object_store_memory": 80 << 20}
         made = Cluster(initialize_head=True, head_node_args={**settings, "include_dashboard": False})
@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_and_ends_as_it_would_here(cluster: Any, tmp_path: 
         process = start(url, questions, there, "--ray", cluster.address)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-        assert sum(asked.values()) <= 40 + 4  # of the questions under way when it was killed
+        assert sum(asked.values()) <= 40 + 4  # questions in flight when it was killed
         assert only_the_bar(err), err
         start(url, questions, here).communicate(timeout=60)
     assert rows(there) == rows(here)
@@ -154,7 +154,7 @@ async def test_an_actor_that_dies(cluster: Any, tmp_path: Path, times: int) -> N
     if times == 1:
         assert len(found) == len(outcome.rows) == 40
         assert not outcome.failures
-    else:  # what ends its actor every time is a failure, and so may be what was under way beside it every time
+    else:  # a question that kills its actor every time fails, and so may one that was in flight beside it
         assert ("q7", "s3") not in found
         assert {what for _, _, what in outcome.failures} == {"ray: unavailable"}
         assert sum(outcome.failures.values()) == 40 - len(found) <= 4
@@ -177,7 +177,7 @@ def test_a_node_that_dies(cluster: Any, tmp_path: Path) -> None:
     assert Counter((row["id"], row["method"]) for row in rows(tmp_path)).total() == 60
     assert len({(row["id"], row["method"]) for row in rows(tmp_path)}) == 60
     assert only_the_bar(err)
-    assert out.startswith("# "), out  # and nothing of Ray's before the report
+    assert out.startswith("# "), out  # and no output of Ray before the report
 
 
 async def test_precomputing(cluster: Any, redis_server: RedisServer) -> None:

@@ -1,4 +1,4 @@
-"""Precomputing naive RAG into a real Redis through a gateway over fakes; counting, clearing, Parquet."""
+"""Precomputes naive RAG into a real Redis through a gateway over fakes; counts, clears, and moves Parquet."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUESTIONS = [Question(f"q{n}", f"question {n}", ("answer",) if n % 3 else ("othe
 
 
 class Stack:
-    """The gateway's application over fakes and a real Redis, and a store of our own on the same Redis."""
+    """The gateway's application over fakes and a real Redis, and a store on the same Redis."""
 
     def __init__(self, url: str) -> None:
         self.retriever, self.generator = Retriever(), Generator("an answer")
@@ -83,7 +83,7 @@ async def test_a_run_that_failed_midway_goes_on(stack: Stack) -> None:
     await stack.fill(QUESTIONS[:5])
     stack.generator.error = GeneratorError(Failure.UNAVAILABLE, "down")
     broken = await stack.fill()
-    assert broken.failures == {"generator: unavailable": 12}  # its version cannot be asked, so that nothing is trusted
+    assert broken.failures == {"generator: unavailable": 12}  # its version is unknown, so nothing is trusted
     assert not broken.wrong
     stack.generator.error = None
     healed = await stack.fill()
@@ -107,7 +107,7 @@ async def test_what_is_scored_outlives_the_cache(stack: Stack) -> None:
     assert await stack.store._redis.ttl(key) == -1
     result = await stack.store.get(key)
     assert result is not None
-    await stack.gateway_store.put(key, result)  # as another gateway does that asked at the same time
+    await stack.gateway_store.put(key, result)  # as another gateway does at the same time
     assert await stack.store._redis.ttl(key) == -1
     await stack.http.post("/v1/answer", json={"question": "unscored", "method": "naive_rag"})
     assert 0 < await stack.store._redis.ttl(await cached_key(stack, "unscored")) <= 60
@@ -197,7 +197,7 @@ async def test_the_judges_verdict_is_part_of_the_score(stack: Stack) -> None:
         judge = JudgeEndpoint(http, "http://judge/v1", "judge-1", "secret")
         assert (await stack.fill()).right == 8
         outcome = await stack.fill(judge=judge)
-        assert (outcome.right, outcome.known) == (12, 0)  # scores without the judge are not its
+        assert (outcome.right, outcome.known) == (12, 0)  # scores without the judge do not count as the judge's
         assert (await stack.fill(judge=judge)).known == 12
 
 

@@ -23,7 +23,7 @@ PASSAGES = [Passage(f"p{n}", title, f"{title} lies near place {n}.") for n, titl
 
 
 class Curious:
-    """Takes completion out of the grammar wherever searching on is allowed."""
+    """Removes the end from the grammar wherever another search is allowed."""
 
     def __init__(self, policy: GrpcPolicy) -> None:
         self._policy = policy
@@ -60,5 +60,5 @@ async def test_every_turn_is_well_formed(policy: Curious, temperature: float) ->
     assert all(turn.query for turn in trajectory.turns)
     assert retriever.queries == [turn.query for turn in trajectory.turns]
     assert [span.author for span in trajectory.spans] == [Author.ENVIRONMENT, Author.POLICY] * 3
-    # each turn continues the same assistant message: its prompt is the one before and more
+    # each turn continues the same assistant message: its prompt begins with the one before
     assert policy.prompt_tokens == sorted(set(policy.prompt_tokens))

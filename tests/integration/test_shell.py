@@ -32,7 +32,7 @@ async def test_health_and_reflection(tmp_path: Path) -> None:
 
 
 class Scripted(TrainerServicer):
-    """Raises, waits or tells the ids it was called with."""
+    """Raises, waits, or returns the ids it was called with."""
 
     def __init__(self, error: Exception | None = None, wait: asyncio.Event | None = None) -> None:
         self._error, self._wait = error, wait

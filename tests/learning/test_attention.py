@@ -1,4 +1,4 @@
-"""Our attention against transformers' own, which masks the padding."""
+"""Our attention gives what transformers' own gives, which masks the padding."""
 
 from __future__ import annotations
 

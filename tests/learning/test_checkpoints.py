@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run with one checkpoint of a LoRA on a tiny model, on one GPU's worth of FSDP."""
+    """Writes a run with one checkpoint of a LoRA on a tiny model, as FSDP on one GPU saves it."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -50,7 +50,7 @@ def test_a_checkpoint_becomes_an_adapter_for_llama_cpp(run: Path, tmp_path: Path
     assert len(found) == 2 * 7 * 2  # layers, projections, sides
     np.testing.assert_array_equal(found["blk.1.ffn_down.weight.lora_b"], saved[name].bfloat16().half().numpy())
     assert reader.fields["adapter.lora.alpha"].parts[-1][0] == 8
-    write_adapters(run / "checkpoints")  # what is there stays
+    write_adapters(run / "checkpoints")  # files that exist stay
 
 
 def test_a_checkpoint_without_an_adapter_is_refused(run: Path, tmp_path: Path) -> None:

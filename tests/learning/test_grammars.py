@@ -1,4 +1,4 @@
-"""The grammars under xgrammar, which holds vLLM's models to them, with the embedded model's tokenizer."""
+"""The grammars under xgrammar, which vLLM uses, with the embedded model's tokenizer."""
 
 import statistics
 import time

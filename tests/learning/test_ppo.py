@@ -1,4 +1,4 @@
-"""verl's trainer as we use it: configurations it accepts, the log that goes on, and where a run resumes."""
+"""verl's trainer as we use it: configurations it accepts, a log that continues, and where a run resumes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from search_agent.world import World
 from tests.fakes import Generator, Retriever
 from tests.learning.model import write_model
 
-# verl asks vLLM, which is not here, how large an adapter it may be
+# verl asks vLLM for the greatest adapter rank, and vLLM is not installed here
 
 
 def composed(folder: Path, name: str, overrides: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The benchmark's cross-encoder on a tiny model: what it learns is what the retriever scores with."""
+"""The benchmark's cross-encoder on a tiny model: the retriever scores with what it learned."""
 
 import json
 from dataclasses import replace

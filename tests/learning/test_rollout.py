@@ -48,8 +48,10 @@ IDLE = "<important_info>[]</important_info>\n<search_complete>True</search_compl
 
 
 class Services(RetrieverServicer, GeneratorServicer):
-    """Both services: three passages for every query, an answer where the right one is read. A question that says
-    "broken" finds no retriever."""
+    """Serves retriever and generator: three passages for every query, and an answer if the right one is read.
+
+    A question that contains "broken" finds no retriever.
+    """
 
     async def Search(self, request: Any, context: Any) -> Any:
         if "broken" in request.queries[0]:
@@ -64,8 +66,11 @@ class Services(RetrieverServicer, GeneratorServicer):
 
 
 class ScriptedServer:
-    """In place of verl's engine client: the first sample of a prompt searches well, the others keep nothing. To a
-    question that says "hopeless" none searches."""
+    """Takes the place of verl's engine client.
+
+    The first sample of a prompt searches well, the others keep nothing. For a question that contains "hopeless" none
+    searches.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -110,7 +115,7 @@ async def services() -> AsyncIterator[str]:
 
 
 def batch_of(questions: list[str], step: int, first: int = 0) -> Any:
-    """A batch as verl's dataset and trainer hand it to the agent loops; prompts are numbered from `first`."""
+    """Returns a batch as verl hands it to the agent loops; prompts are numbered from `first`."""
     rows = []
     for place, text in enumerate(questions):
         example = Example(Question(f"q{place}", text, ("Vistula",)), 0.0, "frozen@1")
@@ -222,7 +227,7 @@ async def test_what_failed_is_not_in_the_batch(queue: None, services: str, tmp_p
     data, metrics, _ = await rolled_out(tmp_path, services, ["Which river?", "Is it broken?"], 0.6)
     assert sorted(str(uid) for uid in data["uid"]) == ["u0"] * 3
     assert metrics["search/dropped"] == metrics["search/dropped_by/retriever"] == 3
-    assert metrics["search/reward"] == pytest.approx(1 / 3)  # the failed ones do not weigh in
+    assert metrics["search/reward"] == pytest.approx(1 / 3)  # failed samples do not count
 
 
 async def test_questions_that_teach_nothing_are_replaced(queue: None, services: str, tmp_path: Path) -> None:
@@ -250,7 +255,7 @@ async def test_what_failed_is_not_replaced_as_if_it_taught_nothing(queue: None, 
 def test_a_run_that_stops_in_rays_process_says_so_here(queue: None) -> None:
     with pytest.raises(RayTaskError) as ended:
         ray.get(ray.remote(num_cpus=0)(settle).remote(["a"], [{DROPPED: "judge: timeout"}], 1, 1, 0.5, 4))
-    assert isinstance(ended.value.cause, RunStopped)  # what learning/train.py tells crashes by
+    assert isinstance(ended.value.cause, RunStopped)  # learning/train.py recognises crashes by it
     assert "step 4" in str(ended.value.cause)
 
 

@@ -1,4 +1,4 @@
-"""Adapters learned from examples on a tiny model, and their form for llama.cpp."""
+"""Adapters trained on examples with a tiny model, and their format for llama.cpp."""
 
 import json
 import os
@@ -117,7 +117,7 @@ def test_a_bad_example_is_named(tmp_path: Path) -> None:
 
 
 def test_the_gguf_adapter_turns_as_llama_cpp_turns(model: Path, tmp_path: Path) -> None:
-    """Attention scores under llama.cpp's rotation of neighbours equal those of transformers' rotation of halves."""
+    """llama.cpp rotates neighbouring dimensions and transformers halves; the attention scores are equal."""
     from safetensors.numpy import load_file
 
     train(model, EXAMPLES, tmp_path, replace(QUICK, epochs=1))
@@ -139,7 +139,7 @@ def test_the_gguf_adapter_turns_as_llama_cpp_turns(model: Path, tmp_path: Path) 
         a, b = x[..., 0::2], x[..., 1::2]
         return np.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
 
-    # some adapter of both sides: an untrained B is zero
+    # random on both sides, since an untrained B is zero
     noise = np.random.default_rng(0).normal(size=(heads * size, 4))
     prefix = "base_model.model.model.layers.1.self_attn"
     for part, name in (("q_proj", "attn_q"), ("k_proj", "attn_k")):

@@ -41,7 +41,7 @@ def test_in_lock_step_no_call_begins_before_all_wait() -> None:
         second = asyncio.create_task(barrier.call(work("second")))
         await asyncio.sleep(0.01)
         assert began == []
-        barrier.leave()  # the third is done: the others are all that there is to wait for
+        barrier.leave()  # the third has left, so the step waits for the other two
         assert await asyncio.gather(first, second) == ["first", "second"]
 
     asyncio.run(play())

@@ -36,7 +36,7 @@ METRICS = {
     for family in metric.describe()
 }
 SERIES = {name + suffix: labels for name, (kind, labels) in METRICS.items() for suffix in SUFFIXES[kind]}
-SCRAPED = {"le", "service", "job", "instance"}  # labels that the scrape or the histogram adds
+SCRAPED = {"le", "service", "job", "instance"}  # added by the scrape or the histogram
 
 
 def expressions() -> Iterator[Any]:

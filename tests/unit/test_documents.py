@@ -22,7 +22,7 @@ SETTINGS = (GatewaySettings, GeneratorSettings, RetrieverSettings, TrainerSettin
 
 
 def shell_commands() -> list[list[str]]:
-    """Every command of every sh block, split into words, without comments and variables set before it."""
+    """Returns the words of every command in every sh block, without comments and leading variables."""
     found = []
     for document in DOCUMENTS:
         for block in re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):

@@ -22,7 +22,7 @@ def section(heading: str) -> str:
 
 
 def folders_on_the_map() -> Iterator[str]:
-    """Paths without the final slash, in order. An indented line names folders inside the one above."""
+    """Yields paths without the final slash, in order. An indented line names folders inside the one above."""
     outer = ""
     for line in re.findall(r"```\n(.*?)```", section("The map"), re.DOTALL)[0].splitlines():
         names = [name.removesuffix("/") for name in re.split(r"  +", line.strip())[0].split()]
