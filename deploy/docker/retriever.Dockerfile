@@ -25,6 +25,8 @@ COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
 COPY common common
 COPY services/retriever services/retriever
+# search-agent index
+COPY cli cli
 
 USER app
 ENV RETRIEVER_HOST=0.0.0.0 RETRIEVER_PORT=50051 RETRIEVER_METRICS_PORT=9101

@@ -26,7 +26,6 @@ COPY common common
 COPY evaluation evaluation
 COPY services/generator services/generator
 COPY learning learning
-COPY services/trainer services/trainer
 COPY data/demo/qa_*.jsonl.gz data/demo/
 # the embedded model in the format that verl and vLLM read
 RUN python3 -m services.generator.base_model /usr/share/search-agent/models/smollm2-135m-instruct && \

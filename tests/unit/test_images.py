@@ -1,0 +1,60 @@
+"""Every image holds the modules that its programs import, and no folder of code besides."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILES = {path.name.removesuffix(".Dockerfile"): path for path in (ROOT / "deploy/docker").glob("*.Dockerfile")}
+# Programs that no line of the Dockerfile names.
+STARTED = {
+    "retriever": ["cli.index"],  # deploy/README.md builds indexes in it
+    "trainer": ["services.generator"],  # serves candidates to the gate
+    "trainer-gpu": ["learning.train", "learning.ppo", "learning.rollout"],  # the job, and what verl loads by name
+}
+
+
+def file_of(module: str) -> Path | None:
+    path = ROOT.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def reached(modules: list[str]) -> set[str]:
+    """Returns the files of this repository that the modules import, directly or not."""
+    found: set[Path] = set()
+    left = list(modules)
+    while left:
+        name = left.pop()
+        packages = [name.rsplit(".", dots)[0] for dots in range(1, name.count(".") + 1)]
+        for module in (name, f"{name}.__main__", *packages):
+            file = file_of(module)
+            if file and file not in found:
+                found.add(file)
+                left += imports(file)
+    return {file.relative_to(ROOT).as_posix() for file in found}
+
+
+@pytest.mark.parametrize("image", sorted(DOCKERFILES))
+def test_an_image_holds_what_its_programs_import_and_no_more(image: str) -> None:
+    text = DOCKERFILES[image].read_text(encoding="utf-8")
+    sources = [source for line in re.findall(r"(?m)^COPY (?:--\S+ )?(.+) \S+$", text) for source in line.split()]
+    code = [source for source in sources if list(ROOT.joinpath(source).glob("**/*.py")) or source.endswith(".py")]
+    programs = [*re.findall(r'-m[", ]+([a-z_]+(?:\.[a-z_]+)+)', text), *STARTED.get(image, [])]
+    needed = reached(programs)
+    assert needed
+    assert [file for file in sorted(needed) if not any(file == c or file.startswith(f"{c}/") for c in code)] == []
+    assert [c for c in code if not any(file == c or file.startswith(f"{c}/") for file in needed)] == []
