@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from common.settings import Target
 from search_agent.agents import AGENTS, Agent
+from search_agent.types import ModelCard
 
 FOLDER = Path(__file__).with_name("run_configs")
 
@@ -173,6 +175,12 @@ class RunConfig(_Part):
         one of another policy. A model that cannot write the protocol is warmed up instead.
         """
         return AGENTS[self.agent].with_params({"constrained": False, "index": self.index, **self.agent_parameters})
+
+    def card(self, part: tuple[float, float] | None = None) -> ModelCard:
+        """Returns what a searcher learns from the run's questions, those of `part` or the run's own."""
+        low, high = part or self.data.part
+        names = (Path(name).name if Path(name).suffix else name for name in self.data.questions)
+        return replace(self.method.card(), data=tuple(f"{name} {low:g}-{high:g}" for name in names))
 
     @model_validator(mode="after")
     def _agrees(self) -> RunConfig:

@@ -14,10 +14,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import run_config, run_services
+from common import lines, model_card, run_config, run_services, stored
 from common.run_config import ConfigProblem, RunConfig
 from evaluation.errors import EvaluateProblem
 from learning import data
@@ -183,20 +184,42 @@ def train(folder: Path) -> None:
         _run(chosen, folder)
     finally:
         if run.verl.get("actor_rollout_ref.model.lora_rank"):
-            write_adapters(folder / "checkpoints")
+            write_adapters(folder, run)
 
 
-def write_adapters(checkpoints: Path) -> None:
-    """Each checkpoint's LoRA adapter in PEFT's form, as CHECKPOINT/lora_adapter, which searchers load."""
-    for checkpoint in checkpoints.glob("global_step_*"):
+def write_adapters(folder: Path, run: RunConfig) -> None:
+    """Writes each checkpoint's LoRA adapter, with its card, as CHECKPOINT/lora_adapter, which searchers load."""
+    for checkpoint in (folder / "checkpoints").glob("global_step_*"):
         if (checkpoint / "lora_adapter").exists():
             continue
         merged = checkpoint / "merged.draft"  # the whole model comes along, and is not kept
         where = ["--local_dir", str(checkpoint / "actor"), "--target_dir", str(merged)]
         merge = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp", *where]
         subprocess.run(merge, check=True, env=os.environ | {"VERL_USE_EXTERNAL_MODULES": _ATTENTION})
+        start, figures = Path(run.adapter) if run.adapter else None, _figures(folder / "metrics.jsonl", checkpoint.name)
+        card = model_card.trained(run.card(), Path(run.base_model), start, figures)
+        model_card.write(merged / "lora_adapter", card)
         (merged / "lora_adapter").rename(checkpoint / "lora_adapter")
         shutil.rmtree(merged)
+
+
+def _figures(log: Path, checkpoint: str) -> dict[str, float]:
+    """Returns the step of a checkpoint, and the run's own metrics of that step."""
+    step = int(checkpoint.rpartition("_")[2])
+    figures: dict[str, float] = {"step": step}
+    for line in lines.whole(log.read_bytes())[0] if log.exists() else ():
+        record = stored.read(_Logged, line)
+        if record and record.step == step:
+            figures |= {name: value for name, value in record.data.items() if name.startswith(("search/", "val-"))}
+    return figures
+
+
+@dataclass(frozen=True, slots=True)
+class _Logged:
+    """A line of metrics.jsonl."""
+
+    step: int
+    data: dict[str, float]
 
 
 def _check_device() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,26 @@ class IndexInfo:
     def mode(self, asked: Mode) -> Mode:
         """Returns the mode that `asked` means on this index."""
         return next(iter(self.modes), Mode.DENSE) if asked is Mode.AUTO else asked
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a model was taught, and so how to ask it.
+
+    `method` is empty for a model that was taught none, such as a reading adapter. `parameters` are the method's,
+    `prompt_version` is the hash of its prompt, `base_model` the hash of the base model's weights. `data` names what it
+    was trained on, and `figures` what was measured of it.
+    """
+
+    method: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    prompt_version: str = ""
+    base_model: str = ""
+    data: tuple[str, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+UNTAUGHT = ModelCard()  # nothing is known of what the model was taught
 
 
 @dataclass(frozen=True, slots=True)

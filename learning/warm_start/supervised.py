@@ -1,7 +1,8 @@
 """`python -m learning.warm_start.supervised`: a LoRA adapter from examples, for a warm start or the reading adapter.
 
-Examples are JSON lines {"spans": [["environment", text], ["policy", text], …]}: what the policy wrote is
-learned, what the environment wrote is read.
+Examples are JSON lines {"spans": [["environment", text], ["policy", text], …]}: the model learns what the policy wrote
+and reads what the environment wrote. A line {"card": {…}} says what the examples teach; it goes into the adapter's
+search_agent.json.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import random
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from search_agent.types import Author, Span
+from common import model_card, stored
+from search_agent.types import UNTAUGHT, Author, ModelCard, Span
 
 Chosen = TypeVar("Chosen")
 
@@ -44,15 +46,48 @@ class Example(NamedTuple):
 
 
 def read_spans(file: Path) -> list[list[Span]]:
-    """The examples of a file. Raises ValueError naming file and line."""
+    """Returns the examples of a file. Raises ValueError naming file and line."""
     examples = []
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                examples.append([Span(Author(author), str(text)) for author, text in json.loads(line)["spans"]])
+                found = json.loads(line)
+                if "card" not in found:
+                    examples.append([Span(Author(author), str(text)) for author, text in found["spans"]])
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{file}:{number}: not an example: {error!r}") from error
     return examples
+
+
+@dataclass(frozen=True, slots=True)
+class _CardLine:
+    card: ModelCard
+
+
+def read_card(file: Path) -> ModelCard:
+    """Returns what the examples of a file teach; parameters on which its cards differ are left out.
+
+    Raises ValueError for cards of different methods, naming file and line.
+    """
+    whole = None
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.startswith(b'{"card":'):
+                continue
+            if (found := stored.read(_CardLine, line)) is None:
+                raise ValueError(f"{file}:{number}: not a card")
+            card = found.card
+            if whole and (card.method, card.prompt_version) != (whole.method, whole.prompt_version):
+                raise ValueError(
+                    f"{file}:{number}: teaches another method or prompt: {card.method!r} after {whole.method!r}"
+                )
+            whole = _both(whole, card) if whole else card
+    return whole or UNTAUGHT
+
+
+def _both(one: ModelCard, other: ModelCard) -> ModelCard:
+    same = {name: value for name, value in one.parameters.items() if other.parameters.get(name) == value}
+    return replace(one, parameters=same, data=tuple(dict.fromkeys((*one.data, *other.data))))
 
 
 def encode(tokenizer: Any, spans: Sequence[Span]) -> Example:
@@ -91,8 +126,9 @@ def train(
     settings: Settings,
     start: Path | None = None,
     stops: Collection[int] = (),
+    taught: ModelCard = UNTAUGHT,
 ) -> None:
-    """Writes a PEFT adapter of all linear layers to OUT, with settings.json and losses.jsonl beside it.
+    """Writes a PEFT adapter of all linear layers to OUT, with search_agent.json, settings.json and losses.jsonl.
 
     `start` is an adapter to begin with, which brings its own rank. The adapter as it is after each of the steps `stops`
     goes to OUT/step-STEP: a warm start for reinforcement is one that is not sure of itself yet. Goes on from
@@ -124,9 +160,11 @@ def train(
     steps = list(batches([len(each.ids) for each in encoded], settings))
     warm = max(1, len(steps) // 20)
 
-    def write(folder: Path) -> None:
+    def write(folder: Path, step: int) -> None:
         half = {name: weight.half() for name, weight in get_peft_model_state_dict(model).items()}
         model.save_pretrained(folder, state_dict=half)  # float16 is exact enough for an adapter, and half the size
+        figures = {"examples": len(encoded), "steps": step}
+        model_card.write(folder, model_card.trained(taught, model_folder, start, figures))
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.json").write_text(json.dumps(asdict(settings) | {"examples": len(encoded)}, indent=1) + "\n")
@@ -168,14 +206,14 @@ def train(
             bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
             bar.update()
             if step + 1 in stops:
-                write(out / f"step-{step + 1}")
+                write(out / f"step-{step + 1}", step + 1)
             if (step + 1) % settings.save_steps == 0:
                 draft = checkpoint.with_suffix(".draft")
                 adapter = get_peft_model_state_dict(model)
                 torch.save({"step": step + 1, "adapter": adapter, "optimizer": optimizer.state_dict()}, draft)
                 losses.flush()
                 os.replace(draft, checkpoint)
-    write(out)
+    write(out, len(steps))
     checkpoint.unlink(missing_ok=True)
 
 
@@ -209,7 +247,9 @@ def main() -> None:
     args = parser.parse_args()
     settings = settings_of(args, Settings)
     try:
-        train(args.model, read_spans(args.examples), args.out, settings, args.start, args.stop)
+        train(
+            args.model, read_spans(args.examples), args.out, settings, args.start, args.stop, read_card(args.examples)
+        )
     except (ValueError, OSError) as error:
         raise SystemExit(f"learning.warm_start.supervised: {error}") from error
 

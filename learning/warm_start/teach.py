@@ -12,7 +12,7 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from common import run_services
@@ -26,7 +26,18 @@ from search_agent.agents import AGENTS, s3
 from search_agent.episode import answer_prompt
 from search_agent.errors import RetrieverError
 from search_agent.grading.answers import span_match
-from search_agent.types import Author, Completion, IndexInfo, Passage, Question, Retrieval, Sampling, Span
+from search_agent.types import (
+    UNTAUGHT,
+    Author,
+    Completion,
+    IndexInfo,
+    ModelCard,
+    Passage,
+    Question,
+    Retrieval,
+    Sampling,
+    Span,
+)
 from search_agent.world import Retriever, World
 
 UNKNOWN = "I do not know."
@@ -153,9 +164,10 @@ async def lessons(
     return [example for question in asked for example in found[question.id]]
 
 
-def write(examples: Sequence[Sequence[Span]], out: Path) -> None:
-    """The file that `learning.warm_start.supervised` reads."""
-    lines = ({"spans": [[span.author, span.text] for span in example]} for example in examples)
+def write(examples: Sequence[Sequence[Span]], out: Path, taught: ModelCard = UNTAUGHT) -> None:
+    """Writes the file that `learning.warm_start.supervised` reads; `taught` says what the examples teach."""
+    spans = ({"spans": [[span.author, span.text] for span in example]} for example in examples)
+    lines = ({"card": asdict(taught)}, *spans)
     out.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), encoding="utf-8")
 
 
@@ -200,7 +212,10 @@ def main() -> None:
         settings = load(args.config, {"retriever": args.retriever} if args.retriever else None)
         if not isinstance(parameters := settings.method.params, s3.S3Params):
             raise ConfigProblem("agent", f"the teacher plays s3, not {settings.agent}")
-        write(examples := asyncio.run(run(settings, parameters)), args.out)
+        taught = settings.card(tuple(args.part))
+        if args.what == "reading":
+            taught = ModelCard(data=taught.data)
+        write(examples := asyncio.run(run(settings, parameters)), args.out, taught)
         print(f"{args.out}: {len(examples):,} examples")
     except (ConfigProblem, EvaluateProblem, RetrieverError, OSError) as error:
         raise SystemExit(f"learning.warm_start.teach: {error}") from None

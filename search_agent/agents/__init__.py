@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
+from search_agent import prompts
 from search_agent.agents import cot, deep_retrieval, direct, ircot, naive_rag, s3, search_o1, search_r1
 from search_agent.episode import Episode
-from search_agent.types import Event, Found, Question, Sampling, StopReason, Trajectory
+from search_agent.types import Event, Found, ModelCard, Question, Sampling, StopReason, Trajectory
 from search_agent.world import World
 
+# Parameters of where and how a searcher is asked, which do not depend on what it was taught.
+_NOT_TAUGHT = ("index", "constrained", "temperature")
 # A tenth of a millisecond, which every request would pay.
 _types_of: Callable[[type], dict[str, Any]] = cache(get_type_hints)
 
@@ -75,6 +78,18 @@ class Agent:
                     raise ValueError(f"{name}: must be between {low} and {'any' if high is None else high}")
             checked[name] = value
         return replace(self, params=replace(self.params, **checked))
+
+    def card(self) -> ModelCard:
+        """Returns the card of a searcher that was taught this method with these parameters."""
+        parameters = {name: value for name, value in asdict(self.params).items() if name not in _NOT_TAUGHT}
+        return ModelCard(self.name, parameters, prompts.version(self.name))
+
+    def as_taught(self, card: ModelCard) -> Agent:
+        """Returns the agent with the parameters that its searcher was taught; another method's card changes nothing.
+
+        Raises ValueError as `with_params` does.
+        """
+        return self.with_params(card.parameters) if card.method == self.name else self
 
     def schema(self) -> dict[str, object]:
         """JSON Schema of the parameters, with the defaults in force."""

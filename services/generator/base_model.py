@@ -10,8 +10,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from common import model_card
 from search_agent.errors import GeneratorError
-from services.generator.llama_cpp import embedded_model
+from search_agent.types import ModelCard
+from services.generator.llama_cpp import digest, embedded_model
 
 
 def unpack(gguf: Path, folder: Path) -> Path:
@@ -39,6 +41,7 @@ def unpack(gguf: Path, folder: Path) -> Path:
     model.hf_quantizer = None
     model.save_pretrained(draft)
     tokenizer_of(gguf, model.config.eos_token_id).save_pretrained(draft)
+    model_card.write(draft, ModelCard(base_model=digest(gguf)))
     draft.rename(folder)
     return folder
 

@@ -60,8 +60,8 @@ def _gguf(path: Path, field: str) -> Iterator[BufferedReader]:
         raise GeneratorError(Failure.INVALID, f"cannot read {path}: {error.strerror}", field) from error
 
 
-def _digest(path: Path, field: str) -> str:
-    """12 hex digits that stand for a GGUF file's bytes."""
+def digest(path: Path, field: str = "path") -> str:
+    """Returns 12 hexadecimal digits that stand for a GGUF file's bytes. Raises GeneratorError naming the field."""
     with _gguf(path, field) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
@@ -81,9 +81,9 @@ class _Files:
 
     def identity(self) -> str:
         """ "name@version"; the version tells the model and its adapter apart by their bytes."""
-        version = _digest(self.path, "path")
+        version = digest(self.path, "path")
         if self.adapter:
-            version += "+" + _digest(self.adapter, "adapter")
+            version += "+" + digest(self.adapter, "adapter")
         return f"{self.path.stem}@{version}"
 
     @asynccontextmanager

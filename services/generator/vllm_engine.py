@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from common import model_card
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, FinishReason, ModelInfo, Sampling
 from services.generator.engine import Request
@@ -253,15 +253,11 @@ def _adapted(base: str, adapter: str) -> str:
 
 
 def _digest(folder: str, pattern: str, field: str) -> str:
-    """12 hex digits that stand for the bytes of a folder's weights."""
-    files = sorted(Path(folder).glob(pattern))
-    if not files:
+    """Returns 12 hexadecimal digits that stand for the bytes of a folder's weights. Raises GeneratorError."""
+    try:
+        version = model_card.digest(Path(folder).glob(pattern))
+    except OSError as error:
+        raise GeneratorError(Failure.INVALID, f"cannot read {error.filename}: {error.strerror}", field) from error
+    if not version:
         raise GeneratorError(Failure.NOT_FOUND, f"no {pattern} in {folder}", field)
-    whole = hashlib.sha256()
-    for path in files:
-        try:
-            with path.open("rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise GeneratorError(Failure.INVALID, f"cannot read {path}: {error.strerror}", field) from error
-    return whole.hexdigest()[:12]
+    return version

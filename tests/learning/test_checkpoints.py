@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 import pytest
 
-from common import run_config
+from common import model_card, run_config
 from learning.train import write_adapters
 from services.generator.lora import AdapterProblem, Heads, to_gguf
 from tests.learning.model import write_model
@@ -41,8 +41,14 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_checkpoint_becomes_an_adapter_for_llama_cpp(run: Path, tmp_path: Path) -> None:
     checkpoint = run / "checkpoints" / "global_step_4"
-    write_adapters(run / "checkpoints")
+    settings = run_config.load(str(run / "config.yaml"))
+    (run / "metrics.jsonl").write_text('{"step": 4, "data": {"search/gain": 0.25, "actor/lr": 1}}\n{"step": 5, "da')
+    write_adapters(run, settings)
     assert sorted(path.name for path in checkpoint.iterdir()) == ["actor", "lora_adapter"]
+    card = model_card.read(checkpoint / "lora_adapter")
+    assert (card.method, card.data) == ("s3", ("qa_train.jsonl.gz 0.6-0.95",))
+    assert settings.method.as_taught(card) == settings.method
+    assert (card.base_model, card.figures) == (model_card.base_of(tmp_path / "base"), {"step": 4, "search/gain": 0.25})
     reader = gguf.GGUFReader(to_gguf(checkpoint / "lora_adapter", Heads(2, 2), tmp_path / "adapter.gguf"))
     saved = torch.load(checkpoint / "actor" / "model_world_size_1_rank_0.pt")
     name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.default.weight"
@@ -50,7 +56,7 @@ def test_a_checkpoint_becomes_an_adapter_for_llama_cpp(run: Path, tmp_path: Path
     assert len(found) == 2 * 7 * 2  # layers, projections, sides
     np.testing.assert_array_equal(found["blk.1.ffn_down.weight.lora_b"], saved[name].bfloat16().half().numpy())
     assert reader.fields["adapter.lora.alpha"].parts[-1][0] == 8
-    write_adapters(run / "checkpoints")  # files that exist stay
+    write_adapters(run, settings)  # files that exist stay
 
 
 def test_a_checkpoint_without_an_adapter_is_refused(run: Path, tmp_path: Path) -> None:
