@@ -1,4 +1,4 @@
-"""Commands and variables in the documents are ones that the code accepts."""
+"""Documents name commands, variables and files that exist."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from services.trainer.settings import TrainerSettings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (ROOT / "README.md", ROOT / "deploy" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+FILES = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 SETTINGS = (GatewaySettings, GeneratorSettings, RetrieverSettings, TrainerSettings)
 
 
@@ -66,3 +68,10 @@ def test_variables_are_settings_or_are_read_by_compose(document: Path) -> None:
         known |= set(re.findall(r"\$\{(\w+)", (ROOT / file).read_text(encoding="utf-8")))
     named = re.findall(r"\b(?:GATEWAY|GENERATOR|RETRIEVER|SEARCHER|TRAINER)_[A-Z_]+\b", document.read_text("utf-8"))
     assert set(named) <= known
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+def test_files_of_code_exist(document: Path) -> None:
+    named = re.findall(r"`(?:\.\./)?([\w/.-]+\.(?:py|sh|proto|toml))\b", document.read_text(encoding="utf-8"))
+    missing = [name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in FILES)]
+    assert missing == []
