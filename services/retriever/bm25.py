@@ -1,34 +1,81 @@
-"""BM25 behind one interface: bm25s, embedded, or Lucene as Pyserini ships it. A manifest names which."""
+"""The BM25 backends. Each is an object; a new one is a module with its class and a line in BACKENDS."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from services.retriever import lexical, lucene
 from services.retriever.fusion import Ranking
-
-BM25S, LUCENE, NONE = "bm25s", "lucene", ""
-BACKENDS = (BM25S, LUCENE, NONE)
+from services.retriever.lexical import Bm25s
+from services.retriever.lucene import Lucene
 
 
 class Bm25(Protocol):
+    """An opened BM25 index."""
+
     def search(self, queries: Sequence[str], k: int) -> list[Ranking]:
-        """For each query up to k rows that share a word with it, best first; ties in corpus order."""
+        """Returns for each query up to k rows that share a word with it, best first; ties in corpus order."""
         ...
 
 
-def build(backend: str, texts: Iterable[str], folder: Path) -> None:
-    """Writes the backend's files into a folder of their own inside `folder`. Raises LibraryMissing."""
-    (lucene if backend == LUCENE else lexical).build(texts, folder)
+class Backend(Protocol):
+    """A library that makes and searches BM25 indexes. `about` is one line for people."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def about(self) -> str: ...
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """What a new index is made with, which its manifest keeps."""
+        ...
+
+    def check(self, given: Mapping[str, str]) -> None:
+        """Raises ValueError unless `given` are parameters of this backend."""
+        ...
+
+    def files(self, present: Iterable[str]) -> frozenset[str]:
+        """Returns the files of an index, as paths in its folder; where names vary, those that are `present`."""
+        ...
+
+    def build(self, texts: Iterable[str], folder: Path) -> None:
+        """Writes the files of a new index into `folder`. Raises LibraryMissing."""
+        ...
+
+    def open(self, folder: Path, count: int, given: Mapping[str, str]) -> Bm25 | None:
+        """Returns the index over `count` passages in `folder`. Raises IndexRefused or LibraryMissing."""
+        ...
 
 
-def load(backend: str, folder: Path, count: int) -> Bm25 | None:
-    """The BM25 index over `count` passages in `folder`; None without one.
+class _Without:
+    """No BM25 at all."""
 
-    Raises IndexRefused or LibraryMissing.
-    """
-    if backend == NONE:
+    name, about = "", "no BM25"
+    parameters: Mapping[str, str] = {}
+
+    def check(self, given: Mapping[str, str]) -> None:
+        if given:
+            raise ValueError(f"without BM25 there are no parameters of it, not {dict(given)}")
+
+    def files(self, present: Iterable[str]) -> frozenset[str]:
+        return frozenset()
+
+    def build(self, texts: Iterable[str], folder: Path) -> None:
+        pass
+
+    def open(self, folder: Path, count: int, given: Mapping[str, str]) -> None:
         return None
-    return lucene.Lucene(folder, count) if backend == LUCENE else lexical.Lexical(folder, count)
+
+
+BM25S, LUCENE, NONE = Bm25s(), Lucene(), _Without()
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (BM25S, LUCENE, NONE)}
+
+
+def named(name: str) -> Backend:
+    """Returns the backend called `name` in a manifest. Raises ValueError."""
+    if name not in BACKENDS:
+        raise ValueError(f"BM25 by {name!r} is not supported, only {', '.join(map(repr, BACKENDS))}")
+    return BACKENDS[name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,11 +15,14 @@ from typing import Literal, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from services.retriever import bm25, dense, folders, kinds, lucene
+from services.retriever import bm25, dense, folders, kinds
 from services.retriever import manifest as manifests
+from services.retriever.bm25 import Backend
 from services.retriever.corpus import corpus_files, read_corpus
 from services.retriever.encoders import Encoder
 from services.retriever.errors import BadRecord, BuildRefused
+from services.retriever.kinds import Kind
+from services.retriever.manifest import Manifest
 from services.retriever.passages import BLOBS, PassageStore, PassageWriter, embedded_text
 
 _ENCODED_AT_ONCE = 2  # batches: the next is made ready while one is under way
@@ -35,15 +37,15 @@ Result = TypeVar("Result")
 class Plan:
     """What to build. `vectors` is a .npy file of (passages, dim) vectors to take instead of encoding.
 
-    `kind` is one of kinds.KINDS, "flat" without an encoder; `bm25` one of bm25.BACKENDS.
+    `kind` is "flat" without an encoder.
     """
 
     corpus: Path
     name: str
     out: Path
     encoder: str  # empty: no vectors, BM25 only
-    kind: str = kinds.FLAT
-    bm25: str = bm25.BM25S
+    kind: Kind = kinds.FLAT
+    bm25: Backend = bm25.BM25S
     source: str = ""
     licence: str = ""
     on_error: Literal["stop", "skip"] = "stop"
@@ -70,8 +72,8 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
     Raises BadRecord, BuildRefused or EncoderUnavailable. Until the end everything happens in
     `out`/NAME.building, which stays after a failure so that the next build can use its vectors.
     """
-    if not plan.encoder and (plan.kind != kinds.FLAT or plan.bm25 == bm25.NONE):
-        raise BuildRefused(f"without vectors there is no kind {plan.kind}, and BM25 is all there is")
+    if not plan.encoder and (plan.kind is not kinds.FLAT or plan.bm25 is bm25.NONE):
+        raise BuildRefused(f"without vectors there is no kind {plan.kind.name}, and BM25 is all there is")
     with folders.new_index(plan.out, plan.name, plan.force) as work:
         _, others = corpus_files(plan.corpus)
         if others:
@@ -82,22 +84,25 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
         parameters: dict[str, int] = {}
         vectors = ""
         if encoder:
+            for prefix, text in encoder.parameters.items():
+                say(f"{prefix.replace('_', ' ')} of {encoder.name}: {text!r}")
             if plan.vectors:
-                _copy_vectors(plan.vectors, encoder, store, work / dense.VECTORS, skipped.count)
+                _copy_vectors(plan.vectors, encoder, store, work / kinds.VECTORS, skipped.count)
             else:
                 _encode(encoder, store, work, say)
-            vectors = dense.VECTORS if plan.kind == kinds.FLAT else dense.FAISS
-            if vectors == dense.FAISS:
-                parameters = kinds.parameters(plan.kind, len(store), encoder.dim)
-                rows = dense.Stored(work / dense.VECTORS, kinds.FLAT, len(store), encoder.dim)
-                say(f"building {plan.kind} {parameters or ''}".rstrip())
+            vectors = plan.kind.files[0]
+            if vectors != kinds.VECTORS:
+                parameters = plan.kind.parameters(len(store), encoder.dim)
+                rows = dense.Stored(work / kinds.VECTORS, kinds.FLAT, len(store), encoder.dim)
+                say(f"building {plan.kind.name} {parameters or ''}".rstrip())
                 dense.write(rows, plan.kind, parameters, work / vectors)
         index_words(plan.bm25, store, work)
-        about = folders.About(
-            plan.name, encoder.name if encoder else "", encoder.dim if encoder else 0, len(store),
-            plan.source, plan.licence, plan.kind, plan.bm25, parameters,
+        manifest = Manifest(
+            plan.name, encoder.name if encoder else "", encoder.dim if encoder else 0, len(store), plan.source,
+            plan.licence, plan.kind.name, parameters, plan.bm25.name, plan.bm25.parameters,
+            encoder.parameters if encoder else {},
         )  # fmt: skip
-        folders.seal(work, about, vectors)
+        folders.seal(work, manifest, vectors)
     if skipped.count:
         say(f"skipped {skipped.count} bad lines, the first of them:")
         for line in skipped.first:
@@ -105,13 +110,9 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
     return plan.out / plan.name
 
 
-def index_words(backend: str, store: PassageStore, work: Path) -> None:
-    """The BM25 index of all passages, by one of bm25.BACKENDS."""
-    shutil.rmtree(work / lucene.FOLDER, ignore_errors=True)  # what a killed build left of it
-    if backend == bm25.NONE:
-        return
-    texts = tqdm(map(embedded_text, store), "BM25", total=len(store), unit=" passages", disable=None)
-    bm25.build(backend, texts, work)
+def index_words(backend: Backend, store: PassageStore, work: Path) -> None:
+    """Writes the BM25 index of all passages."""
+    backend.build(tqdm(map(embedded_text, store), "BM25", total=len(store), unit=" passages", disable=None), work)
 
 
 def store_passages(corpus: Path, on_error: Literal["stop", "skip"], work: Path) -> Skipped:
@@ -135,10 +136,11 @@ def store_passages(corpus: Path, on_error: Literal["stop", "skip"], work: Path) 
 
 def _encode(encoder: Encoder, store: PassageStore, work: Path, say: Callable[[str], None]) -> None:
     """Appends vectors batch by batch to a .npy file whose header already states the final shape."""
-    path = work / dense.VECTORS
+    path = work / kinds.VECTORS
     owner = {
         "passages": manifests.describe(work / BLOBS).sha256,
         "encoder": encoder.name,
+        **encoder.parameters,
         "dim": encoder.dim,
     }
     done = _resumable(work, owner, encoder.at_once, say)
@@ -176,10 +178,10 @@ def _resumable(work: Path, owner: dict[str, object], batch: int, say: Callable[[
     """How many rows of vectors an earlier build left that are of use: whole batches only."""
     try:
         earlier = json.loads((work / _PROGRESS).read_text())
-        with (work / dense.VECTORS).open("rb") as file:
+        with (work / kinds.VECTORS).open("rb") as file:
             np.lib.format.read_magic(file)
             (rows, dim), _, _ = np.lib.format.read_array_header_1_0(file)
-            written = (work / dense.VECTORS).stat().st_size - file.tell()
+            written = (work / kinds.VECTORS).stat().st_size - file.tell()
     except (OSError, ValueError):
         return 0
     if earlier != owner:

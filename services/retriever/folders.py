@@ -5,14 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-from services.retriever import bm25, dense, kinds, lucene
+from services.retriever import dense, kinds
 from services.retriever import manifest as manifests
 from services.retriever.errors import BuildRefused
+from services.retriever.kinds import Kind
 from services.retriever.manifest import Manifest
 
 
@@ -35,76 +36,44 @@ def new_index(out: Path, name: str, force: bool) -> Iterator[Path]:
         _replace(target, work)
 
 
-@dataclass(frozen=True, slots=True)
-class About:
-    """What a manifest says that its files do not. `encoder` is empty and `dim` 0 without vectors."""
-
-    name: str
-    encoder: str
-    dim: int
-    count: int
-    source: str
-    licence: str
-    kind: str = kinds.FLAT
-    bm25: str = bm25.BM25S
-    parameters: Mapping[str, int] | None = None
-
-
-def seal(work: Path, about: About, vectors: str) -> None:
-    """Removes what is no part of the index, writes the manifest, and makes sure that all is on disk.
+def seal(work: Path, manifest: Manifest, vectors: str) -> None:
+    """Removes what is no part of the index, completes and writes the manifest, and makes sure that all is on disk.
 
     `vectors` is the name of the file with the vectors, empty without.
     """
-    names = manifests.file_names(vectors, about.bm25)
-    if about.bm25 == bm25.LUCENE:
-        names |= {f"{lucene.FOLDER}/{path.name}" for path in (work / lucene.FOLDER).iterdir()}
+    present = {path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file()}
+    names = manifests.file_names(vectors, manifest.bm25, present)
     for path in sorted(work.rglob("*"), reverse=True):  # a folder after what is in it
         if path.is_file() and path.relative_to(work).as_posix() not in names:
             path.unlink()
         elif path.is_dir() and not any(path.iterdir()):
             path.rmdir()
     files = {name: manifests.describe(work / name) for name in sorted(names)}
-    parameters = dict(about.parameters or {})
-    manifest = Manifest(
-        name=about.name,
-        version=manifests.content_hash(files, about.encoder, about.kind, parameters),
-        encoder=about.encoder,
-        dim=about.dim,
-        count=about.count,
-        modes=manifests.modes_of(bool(vectors), bool(about.bm25)),
-        source=about.source,
-        licence=about.licence,
-        files=files,
-        kind=about.kind,
-        parameters=parameters,
-        bm25=about.bm25,
-    )
-    manifests.write(work, manifest)
+    sealed = replace(manifest, files=files, modes=manifests.modes_of(bool(vectors), bool(manifest.bm25)))
+    manifests.write(work, replace(sealed, version=manifests.version_of(sealed)))
     for path in [*work.rglob("*"), work]:
         _sync(path)
 
 
-def convert(folder: Path, manifest: Manifest, kind: str, name: str, out: Path, force: bool) -> Path:
-    """Another rung over the vectors of an existing index, whose `manifest` was read; nothing is encoded.
+def convert(folder: Path, manifest: Manifest, kind: Kind, name: str, out: Path, force: bool) -> Path:
+    """Makes another kind from the vectors of an existing index, whose `manifest` was read; nothing is encoded.
 
     All files but the vectors are hard links where the file system can, else copies. Raises BuildRefused.
     """
     if not manifest.dim:
         raise BuildRefused(f"{folder}: has no vectors")
-    rows = dense.Stored(folder / manifest.vectors, manifest.kind, manifest.count, manifest.dim)
+    source = kinds.KINDS[manifest.kind]
+    rows = dense.exact_rows(folder / manifest.vectors, source, manifest.count, manifest.dim)
     if (out / name).resolve() == folder.resolve():
         raise BuildRefused(f"{folder}: an index cannot be converted onto itself; choose another --name or --out")
     with new_index(out, name, force) as work:
-        shutil.rmtree(work / lucene.FOLDER, ignore_errors=True)
+        for left in work.iterdir():  # of a killed build; nothing of it can be told from this index's files
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         for file in manifest.files.keys() - {manifest.vectors}:
             _link(folder / file, work / file)
-        parameters = kinds.parameters(kind, manifest.count, manifest.dim)
-        dense.write(rows, kind, parameters, work / dense.FAISS)
-        about = About(
-            name, manifest.encoder, manifest.dim, manifest.count, manifest.source, manifest.licence,
-            kind, manifest.bm25, parameters,
-        )  # fmt: skip
-        seal(work, about, dense.FAISS)
+        parameters = kind.parameters(manifest.count, manifest.dim)
+        dense.write(rows, kind, parameters, work / kinds.FAISS)
+        seal(work, replace(manifest, name=name, kind=kind.name, parameters=parameters), kinds.FAISS)
     return out / name
 
 

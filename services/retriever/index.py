@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from search_agent.types import Mode, Passage
-from services.retriever import bm25
+from services.retriever import bm25, kinds
 from services.retriever import manifest as manifests
 from services.retriever.dense import Dense
 from services.retriever.errors import IndexRefused
@@ -21,8 +21,8 @@ from services.retriever.passages import PassageStore
 class Index:
     """Opens and checks the index in `folder`. Raises IndexRefused.
 
-    The vectors of a kind "flat" that was built here are widened to float32 in memory (4 x dim bytes a
-    passage); all else is memory-mapped. With `gpus` they have the vectors.
+    Files are memory-mapped, but for the vectors of a kind "flat" that was built here: they are widened to float32
+    in memory (4 x dim bytes a passage). With `gpus`, they hold the vectors.
     """
 
     def __init__(self, folder: Path, verify_checksums: bool = True, gpus: Sequence[Device] = ()) -> None:
@@ -33,11 +33,11 @@ class Index:
             raise IndexRefused(
                 folder / manifests.MANIFEST, f"count is {count}, but {len(self._store)} passages are stored"
             )
-        self._bm25 = bm25.load(self.manifest.bm25, folder, count)
+        made = self.manifest
+        self._bm25 = bm25.BACKENDS[made.bm25].open(folder, count, made.bm25_parameters)
         self._dense: Dense | None = None
         if Mode.DENSE in self.manifest.modes:
-            made = self.manifest
-            self._dense = Dense(folder / made.vectors, made.kind, count, made.dim, made.parameters, gpus)
+            self._dense = Dense(folder / made.vectors, kinds.KINDS[made.kind], count, made.dim, made.parameters, gpus)
 
     def dense(self, vectors: np.ndarray, k: int) -> list[Ranking]:
         """Nearest rows by inner product for each row of `vectors`, float32 (queries, dim)."""

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from services.retriever import dense, kinds
+from services.retriever import dense
 from services.retriever.errors import BuildRefused
+from services.retriever.kinds import FLAT, Kind
 from services.retriever.rows import Rows
 
 _CHUNK = 65_536
@@ -50,40 +51,37 @@ class Rung:
 
 
 def measure(
-    rows: Rows, queries: np.ndarray, wanted: Sequence[str], scratch: Path, top_k: int, seconds: float,
+    rows: Rows, queries: np.ndarray, wanted: Sequence[Kind], scratch: Path, top_k: int, seconds: float,
     say: Callable[[str], None], gpus: int = 0,
 ) -> list[Rung]:  # fmt: skip
     """Builds each kind over `rows` in `scratch`, flat first, and measures it in a fresh process.
 
-    `queries` are float32 (queries, dim); each speed is measured for `seconds` at most. With `gpus`, kinds.ON_GPUS are
-    measured a second time, held by so many GPUs.
+    `queries` are float32 (queries, dim); each speed is measured for `seconds` at most. With `gpus`, a kind that can be
+    held by GPUs is measured a second time, held by so many.
     """
     count, dim = rows.shape
     np.save(scratch / "queries.npy", queries)
     rungs: list[Rung] = []
     truth: np.ndarray | None = None
-    for kind in [kinds.FLAT, *(kind for kind in wanted if kind != kinds.FLAT)]:
-        say(f"{kind}: building")
-        parameters = kinds.parameters(kind, count, dim)
-        path = scratch / (dense.VECTORS if kind == kinds.FLAT else dense.FAISS)
+    for kind in [FLAT, *(kind for kind in wanted if kind is not FLAT)]:
+        say(f"{kind.name}: building")
+        parameters = kind.parameters(count, dim)
+        path = scratch / kind.files[0]
         started = time.perf_counter()
-        if kind == kinds.FLAT:
-            _store(rows, path)
-        else:
-            dense.write(rows, kind, parameters, path)
+        dense.write(rows, kind, parameters, path)
         build_s = time.perf_counter() - started
-        say(f"{kind}: built in {build_s:.1f} s, measuring")
+        say(f"{kind.name}: built in {build_s:.1f} s, measuring")
         asked = {
-            "path": str(path), "kind": kind, "count": count, "dim": dim, "parameters": parameters,
+            "path": str(path), "kind": kind.name, "count": count, "dim": dim, "parameters": parameters,
             "queries": str(scratch / "queries.npy"), "top_k": top_k, "seconds": seconds,
             "found": str(scratch / "found.npy"),
         }  # fmt: skip
-        for held_by in (0, gpus) if gpus and kind in kinds.ON_GPUS else (0,):
+        for held_by in (0, gpus) if gpus and kind.gpus else (0,):
             measured = _probe({**asked, "gpus": held_by})
             found = np.load(scratch / "found.npy")
             truth = found if truth is None else truth
             size = path.stat().st_size
-            rungs.append(Rung(kind, parameters, size, build_s=build_s, recall=_recall(truth, found), **measured))
+            rungs.append(Rung(kind.name, parameters, size, build_s=build_s, recall=_recall(truth, found), **measured))
             say(_row(rungs[-1]))
         path.unlink()
     return rungs
@@ -92,13 +90,6 @@ def measure(
 def _recall(truth: np.ndarray, found: np.ndarray) -> float:
     shared = [len({*a} & {*b} - {-1}) for a, b in zip(truth.tolist(), found.tolist(), strict=True)]
     return sum(shared) / max(1, int((truth >= 0).sum()))
-
-
-def _store(rows: Rows, path: Path) -> None:
-    copy = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=rows.shape, version=(1, 0))
-    for start in range(0, rows.shape[0], _CHUNK):
-        copy[start : start + _CHUNK] = rows[start : start + _CHUNK]
-    copy.flush()
 
 
 def _probe(asked: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,61 @@ from typing import Any
 from services.retriever.errors import IndexRefused, LibraryMissing
 from services.retriever.fusion import Ranking
 
-FOLDER = "lucene"
-FILE = re.compile(rf"{FOLDER}/[A-Za-z0-9_]+(\.[A-Za-z0-9]+)?")
+_FOLDER = "lucene"
+_FILE = re.compile(rf"{_FOLDER}/[A-Za-z0-9_]+(\.[A-Za-z0-9]+)?")
 _BATCH = 1000  # documents handed to the JVM at a time
 
 
+class Lucene:
+    """The backend. Its analyzer stems English words and takes ideographs one by one."""
+
+    name, about = "lucene", "Pyserini's, with Java 17; English stems, and ideographs one by one"
+    parameters: Mapping[str, str] = {}
+
+    def check(self, given: Mapping[str, str]) -> None:
+        if given:
+            raise ValueError(f"lucene has no parameters, not {dict(given)}")
+
+    def files(self, present: Iterable[str]) -> frozenset[str]:
+        found = {name for name in present if _FILE.fullmatch(name)}
+        if not any(name.startswith(f"{_FOLDER}/segments_") for name in found):
+            found.add(f"{_FOLDER}/segments_1")  # there is no index without one
+        return frozenset(found)
+
+    def build(self, texts: Iterable[str], folder: Path) -> None:
+        """Writes the files. The bytes differ from build to build: segments have random ids."""
+        path = folder / _FOLDER
+        shutil.rmtree(path, ignore_errors=True)  # of a killed build
+        indexer = _java("io.anserini.index.SimpleIndexer")(str(path), False, 1)
+        numbered = (json.dumps({"id": f"{row:010d}", "contents": text}) for row, text in enumerate(texts))
+        while batch := list(islice(numbered, _BATCH)):
+            indexer.addRawDocuments(batch)
+        indexer.close(True)
+        (path / "write.lock").unlink(missing_ok=True)
+
+    def open(self, folder: Path, count: int, given: Mapping[str, str]) -> _Opened:
+        return _Opened(folder / _FOLDER, count)
+
+
+class _Opened:
+    """A Lucene index over `count` passages."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        start = _java("io.anserini.search.SimpleSearcher")
+        try:
+            self._searcher = start(str(folder))
+        except Exception as error:  # a Java exception, of whatever kind
+            reason = str(error).strip().splitlines()[0]
+            raise IndexRefused(folder, f"unreadable: {reason}") from error
+        if (indexed := self._searcher.get_total_num_docs()) != count:
+            raise IndexRefused(folder, f"indexes {indexed} passages, not {count}")
+
+    def search(self, queries: Sequence[str], k: int) -> list[Ranking]:
+        return [[(int(hit.docid), float(hit.score)) for hit in self._searcher.search(query, k)] for query in queries]
+
+
 def _java(name: str) -> Any:
-    """A class of Anserini's jar. The first call starts the JVM, for the whole life of the process."""
+    """Returns a class of Anserini's jar. The first call starts the JVM, for the whole life of the process."""
     try:
         config = importlib.import_module("jnius_config")
         if not config.vm_running:
@@ -30,32 +79,3 @@ def _java(name: str) -> Any:
             f"Lucene cannot be started ({error!r}); it needs Java 17 and: pip install pyjnius && "
             "pip install --no-deps pyserini==0.22.1, or the image built with --build-arg LOCK=retriever-lucene"
         ) from error
-
-
-def build(texts: Iterable[str], folder: Path) -> None:
-    """Writes the files of `folder`/lucene. The bytes differ from build to build: segments have random ids."""
-    path = folder / FOLDER
-    indexer = _java("io.anserini.index.SimpleIndexer")(str(path), False, 1)
-    numbered = (json.dumps({"id": f"{row:010d}", "contents": text}) for row, text in enumerate(texts))
-    while batch := list(islice(numbered, _BATCH)):
-        indexer.addRawDocuments(batch)
-    indexer.close(True)
-    (path / "write.lock").unlink(missing_ok=True)
-
-
-class Lucene:
-    """A Lucene index over `count` passages."""
-
-    def __init__(self, folder: Path, count: int) -> None:
-        start = _java("io.anserini.search.SimpleSearcher")
-        try:
-            self._searcher = start(str(folder / FOLDER))
-        except Exception as error:  # a Java exception, of whatever kind
-            reason = str(error).strip().splitlines()[0]
-            raise IndexRefused(folder / FOLDER, f"unreadable: {reason}") from error
-        if (indexed := self._searcher.get_total_num_docs()) != count:
-            raise IndexRefused(folder / FOLDER, f"indexes {indexed} passages, not {count}")
-
-    def search(self, queries: Sequence[str], k: int) -> list[Ranking]:
-        """For each query up to k rows that share a word with it, best first; ties in corpus order."""
-        return [[(int(hit.docid), float(hit.score)) for hit in self._searcher.search(query, k)] for query in queries]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from search_agent.types import Mode
-from services.retriever import bm25, dense, kinds, lexical, lucene, passages
+from services.retriever import bm25, kinds, passages
 from services.retriever.errors import IndexRefused
 
 MANIFEST = "manifest.json"
@@ -28,53 +28,69 @@ class FileEntry:
 class Manifest:
     """`files` are paths inside the index folder. `encoder` is empty and `dim` 0 where `modes` lacks DENSE.
 
-    `kind` and its `parameters` are a rung of kinds.py; `bm25` is a backend of bm25.py.
+    `kind` with its `parameters` is one of kinds.py, `bm25` with its `bm25_parameters` one of bm25.py. What an encoder
+    was told when the index was built is in `encoder_parameters`; older indexes have none (encoders.encoder_of).
+    `folders.seal` fills in `files`, `modes` and `version`.
     """
 
     name: str
-    version: str
     encoder: str
     dim: int
     count: int
-    modes: tuple[Mode, ...]
-    source: str
-    licence: str
-    files: Mapping[str, FileEntry]
-    kind: str = kinds.FLAT
-    format: int = FORMAT
+    source: str = ""
+    licence: str = ""
+    kind: str = kinds.FLAT.name
     parameters: Mapping[str, int] = field(default_factory=dict)
-    bm25: str = bm25.BM25S
+    bm25: str = bm25.BM25S.name
+    bm25_parameters: Mapping[str, str] = field(default_factory=dict)
+    encoder_parameters: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
+    modes: tuple[Mode, ...] = ()
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    format: int = FORMAT
 
     @property
     def vectors(self) -> str:
-        """The file that holds the vectors."""
-        return dense.FAISS if self.kind != kinds.FLAT or dense.FAISS in self.files else dense.VECTORS
+        """The file that holds the vectors, of those in which its kind may have them."""
+        names = kinds.KINDS[self.kind].files
+        return next((name for name in names if name in self.files), names[0])
+
+    @property
+    def encoding(self) -> tuple[str, ...]:
+        """What tells encoders apart: two indexes that have this in common can share one."""
+        return (self.encoder, *(f"{name}={value}" for name, value in sorted(self.encoder_parameters.items())))
 
 
-def content_hash(
-    files: Mapping[str, FileEntry], encoder: str, kind: str, parameters: Mapping[str, int] | None = None
-) -> str:
-    """16 hex digits that change with what an index holds and how it is searched, not with its name or age."""
+def content_hash(files: Mapping[str, FileEntry], encoder: str, kind: str, *parameters: Mapping[str, object]) -> str:
+    """Returns 16 hex digits that change with what an index holds and how it is searched, not with its name or age."""
     parts: list[object] = [kind, encoder, sorted((name, entry.sha256) for name, entry in files.items())]
-    if parameters:
-        parts.append(dict(parameters))
+    parts += [dict(given) for given in parameters if given]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def modes_of(has_dense: bool, has_bm25: bool = True) -> tuple[Mode, ...]:
+def version_of(manifest: Manifest) -> str:
+    """Returns the content hash that belongs to a manifest."""
+    return content_hash(
+        manifest.files, manifest.encoder, manifest.kind,
+        manifest.parameters, manifest.bm25_parameters, manifest.encoder_parameters,
+    )  # fmt: skip
+
+
+def modes_of(has_dense: bool, has_bm25: bool) -> tuple[Mode, ...]:
+    """Returns the modes of an index; the first is what it is asked in by default."""
     dense_modes = (Mode.DENSE,) if has_dense else ()
     bm25_modes = (Mode.BM25,) if has_bm25 else ()
     return dense_modes + bm25_modes + ((Mode.HYBRID,) if has_dense and has_bm25 else ())
 
 
-def file_names(vectors: str = dense.VECTORS, backend: str = bm25.BM25S) -> frozenset[str]:
-    """The files, beside the manifest, of an index with these; Lucene's, whose names vary, left out."""
-    names = {passages.BLOBS, passages.OFFSETS, vectors, *(lexical.FILES if backend == bm25.BM25S else ())}
+def file_names(vectors: str, backend: str, present: Iterable[str]) -> frozenset[str]:
+    """Returns the files, beside the manifest, of an index whose `vectors` lie in that file (empty: it has none)."""
+    names = {passages.BLOBS, passages.OFFSETS, vectors} | bm25.BACKENDS[backend].files(present)
     return frozenset(names - {""})
 
 
 def describe(path: Path) -> FileEntry:
-    """Reads a file in full."""
+    """Returns the size and checksum of a file, which it reads in full."""
     with path.open("rb") as file:
         return FileEntry(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
@@ -84,28 +100,28 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def read(folder: Path, verify_checksums: bool) -> Manifest:
-    """The manifest of an index whose files have the sizes, and if asked the checksums, that it states.
+    """Returns the manifest of an index whose files have the sizes, and if asked the checksums, that it states.
 
     Raises IndexRefused.
     """
     path = folder / MANIFEST
     manifest = _parse(path)
     try:
-        kinds.check(manifest.kind, dict(manifest.parameters))
+        kinds.named(manifest.kind).check(manifest.parameters)
+        bm25.named(manifest.bm25).check(manifest.bm25_parameters)
     except ValueError as error:
         raise IndexRefused(path, str(error)) from None
     if not NAME.fullmatch(manifest.name):
         raise IndexRefused(path, f"bad name {manifest.name!r}")
     has_dense = Mode.DENSE in manifest.modes
-    if manifest.bm25 not in bm25.BACKENDS or manifest.modes != modes_of(has_dense, bool(manifest.bm25)):
+    if not manifest.modes or manifest.modes != modes_of(has_dense, bool(manifest.bm25)):
         raise IndexRefused(path, f"unknown set of modes {[*manifest.modes]} with BM25 by {manifest.bm25!r}")
     if manifest.count < 1 or has_dense != (manifest.dim > 0) or has_dense != bool(manifest.encoder):
         raise IndexRefused(path, "count, dim, encoder and modes do not fit each other")
-    names = file_names(manifest.vectors if has_dense else "", manifest.bm25)
-    own = {name for name in manifest.files if manifest.bm25 == bm25.LUCENE and lucene.FILE.fullmatch(name)}
-    if manifest.files.keys() - own != names or (manifest.bm25 == bm25.LUCENE) != bool(own):
-        raise IndexRefused(path, f"must list exactly {', '.join(sorted(names))}" + " and Lucene's" * bool(own))
-    if manifest.version != content_hash(manifest.files, manifest.encoder, manifest.kind, manifest.parameters):
+    names = file_names(manifest.vectors if has_dense else "", manifest.bm25, manifest.files)
+    if manifest.files.keys() != names:
+        raise IndexRefused(path, f"must list exactly {', '.join(sorted(names))}")
+    if manifest.version != version_of(manifest):
         raise IndexRefused(path, "version does not fit files, encoder, kind and parameters")
     for name, entry in manifest.files.items():
         _check(folder / name, entry, verify_checksums)
@@ -138,7 +154,9 @@ def _parse(path: Path) -> Manifest:
     typed: list[tuple[object, type]] = [(manifest.dim, int), (manifest.count, int)]
     strings = ("name", "version", "encoder", "source", "licence", "kind", "bm25")
     typed += [(getattr(manifest, name), str) for name in strings]
-    typed += [(manifest.parameters, dict)]
+    texts = (manifest.bm25_parameters, manifest.encoder_parameters)
+    typed += [(given, dict) for given in (manifest.parameters, *texts)]
+    typed += [(value, str) for given in texts if isinstance(given, dict) for value in given.values()]
     typed += [(entry.bytes, int) for entry in files.values()]
     typed += [(entry.sha256, str) for entry in files.values()]
     if not all(isinstance(value, kind) for value, kind in typed):

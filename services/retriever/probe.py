@@ -17,6 +17,7 @@ import numpy as np
 
 from services.retriever.dense import Dense
 from services.retriever.gpu import Device, torch_devices
+from services.retriever.kinds import KINDS
 
 AT_ONCE = 16
 
@@ -46,7 +47,7 @@ def measure(asked: dict[str, Any], find_gpus: Callable[[int], Sequence[Device]] 
 
     faiss.IndexFlatIP(asked["dim"]).search(queries[:1], 1)
     before, started = resident(), time.perf_counter()
-    rung = Dense(path, asked["kind"], asked["count"], asked["dim"], asked["parameters"], gpus)
+    rung = Dense(path, KINDS[asked["kind"]], asked["count"], asked["dim"], asked["parameters"], gpus)
     load_s = time.perf_counter() - started
     found = np.full((len(queries), top_k), -1, dtype=np.int64)
     for start in range(0, len(queries), AT_ONCE):

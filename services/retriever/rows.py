@@ -1,10 +1,12 @@
-"""What a table of vectors is to those that read it piece by piece."""
+"""Tables of vectors that are read piece by piece."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Rows(Protocol):
@@ -14,3 +16,10 @@ class Rows(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
+class StoredRows(Rows, Protocol):
+    """The vectors of a file. `faiss` is the opened FAISS index where the file is one, else None."""
+
+    path: Path
+    faiss: Any

@@ -42,11 +42,14 @@ class Query:
 class Searcher:
     """One merged batch at a time: one encode per encoder, one search per index and way of ranking, one rerank.
 
-    `encoders` holds the encoder of every index that has vectors, by name.
+    `encoders` holds the encoder of every index that has vectors, by its manifest's `encoding`.
     """
 
     def __init__(
-        self, indexes: Mapping[str, Index], encoders: Mapping[str, Encoder], reranker: Reranker | None = None
+        self,
+        indexes: Mapping[str, Index],
+        encoders: Mapping[tuple[str, ...], Encoder],
+        reranker: Reranker | None = None,
     ) -> None:
         self._indexes = indexes
         self._encoders = encoders
@@ -91,9 +94,9 @@ class Searcher:
         return ranked
 
     def _dense(self, queries: list[Query]) -> dict[tuple[str, str], Ranking]:
-        by_encoder: dict[str, dict[str, int]] = {}
+        by_encoder: dict[tuple[str, ...], dict[str, int]] = {}
         for query in queries:
-            texts = by_encoder.setdefault(self._indexes[query.index].manifest.encoder, {})
+            texts = by_encoder.setdefault(self._indexes[query.index].manifest.encoding, {})
             texts.setdefault(query.text, len(texts))
         with _stage("encode", used=bool(queries)):
             vectors = {name: self._encoders[name].queries([*texts]) for name, texts in by_encoder.items()}
@@ -101,7 +104,7 @@ class Searcher:
         with _stage("dense", used=bool(queries)):
             for name, (distinct, depth) in _by_index(queries).items():
                 index = self._indexes[name]
-                encoder = index.manifest.encoder
+                encoder = index.manifest.encoding
                 wanted = vectors[encoder][[by_encoder[encoder][text] for text in distinct]]
                 ranked |= _keyed(name, distinct, index.dense(wanted, depth))
         return ranked
@@ -142,7 +145,7 @@ class BatchedRetriever:
     def __init__(
         self,
         indexes: Mapping[str, Index],
-        encoders: Mapping[str, Encoder],
+        encoders: Mapping[tuple[str, ...], Encoder],
         default: str,
         settings: RetrieverSettings,
         reranker: Reranker | None = None,

@@ -13,10 +13,11 @@ from common.codecs import retriever as codec
 from contracts.v1 import retriever_pb2_grpc
 from search_agent.types import Mode
 from search_agent.world import index_named
-from services.retriever.encoders import Encoder, load_encoder
+from services.retriever.encoders import Encoder, encoder_of
 from services.retriever.errors import EncoderUnavailable, IndexRefused
 from services.retriever.gpu import Device, torch_devices
 from services.retriever.index import Index, open_indexes
+from services.retriever.manifest import Manifest
 from services.retriever.rerankers import Reranker, load_reranker
 from services.retriever.search import BatchedRetriever
 from services.retriever.settings import RetrieverSettings
@@ -45,7 +46,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
 
 def assemble(
     settings: RetrieverSettings,
-    load: Callable[[str], Encoder] = load_encoder,
+    load: Callable[[Manifest], Encoder] = encoder_of,
     load_ranker: Callable[[str], Reranker] = load_reranker,
     find_gpus: Callable[[int], Sequence[Device]] = torch_devices,
 ) -> BatchedRetriever:
@@ -58,14 +59,14 @@ def assemble(
     for path in others:
         log.warning("not an index, skipped", path=str(path))
     default = _default(settings, indexes)
-    encoders: dict[str, Encoder] = {}
+    encoders: dict[tuple[str, ...], Encoder] = {}
     for index in indexes.values():
         manifest = index.manifest
         if Mode.DENSE not in manifest.modes:
             continue
-        if manifest.encoder not in encoders:
-            encoders[manifest.encoder] = load(manifest.encoder)
-        dim = encoders[manifest.encoder].dim
+        if manifest.encoding not in encoders:
+            encoders[manifest.encoding] = load(manifest)
+        dim = encoders[manifest.encoding].dim
         if dim != manifest.dim:
             raise EncoderUnavailable(
                 f"index {manifest.name} has {manifest.dim} dimensions, its encoder {manifest.encoder} {dim}"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ class FakeEncoder:
     """Pseudo-random unit vectors that depend on the text alone; keeps what it was asked."""
 
     at_once = 32
+    parameters: Mapping[str, str] = {}
 
     def __init__(self, name: str = "fake", dim: int = 16, seconds_per_passage: float = 0.0) -> None:
         self.name = name

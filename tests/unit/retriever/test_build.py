@@ -14,9 +14,9 @@ import pytest
 from search_agent.types import Mode
 from services.retriever import manifest as manifests
 from services.retriever.build import Plan, build
-from services.retriever.dense import VECTORS
 from services.retriever.errors import BadRecord, BuildRefused
 from services.retriever.index import Index
+from services.retriever.kinds import VECTORS
 from services.retriever.manifest import MANIFEST
 from tests.unit.retriever.helpers import FakeEncoder, build_index, write_corpus
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from services.retriever import manifest as manifests
-from services.retriever.dense import VECTORS
 from services.retriever.errors import IndexRefused
 from services.retriever.index import Index, open_indexes
+from services.retriever.kinds import VECTORS
 from services.retriever.manifest import MANIFEST, content_hash, describe, file_names
 from services.retriever.passages import BLOBS
 from tests.unit.retriever.helpers import build_index
 
-FILES = sorted(file_names())
+FILES = sorted(file_names(VECTORS, "bm25s", ()))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def edit(index: Path, change: Callable[[dict[str, Any]], object], reseal: bool =
     if reseal:
         entries = {name: describe(index / name) for name in fields["files"]}
         fields["files"] = {name: {"bytes": entry.bytes, "sha256": entry.sha256} for name, entry in entries.items()}
-        fields["version"] = content_hash(entries, fields["encoder"], fields["kind"])
+        fields["version"] = content_hash(entries, fields["encoder"], fields["kind"], fields["bm25_parameters"])
     (index / MANIFEST).write_text(json.dumps(fields))
 
 

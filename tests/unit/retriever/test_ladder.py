@@ -8,8 +8,8 @@ import pytest
 
 from cli.main import main
 from services.retriever import ladder, probe
-from services.retriever.dense import FAISS
 from services.retriever.errors import BuildRefused
+from services.retriever.kinds import FAISS, KINDS
 from tests.unit.retriever.helpers import build_index
 from tests.unit.retriever.test_gpu import FakeGpu
 
@@ -18,7 +18,7 @@ def test_two_rungs_are_measured(tmp_path: Path) -> None:
     rows, queries = ladder.random_rows(3000, 32, 20, tmp_path / "r.npy")
     assert np.allclose(np.linalg.norm(queries, axis=1), 1, atol=1e-5)
     said: list[str] = []
-    flat, small = ladder.measure(rows, queries, ["sq8"], tmp_path, 8, 0.05, said.append)
+    flat, small = ladder.measure(rows, queries, [KINDS["sq8"]], tmp_path, 8, 0.05, said.append)
     assert (flat.kind, flat.recall, small.kind) == ("flat", 1, "sq8")
     assert flat.disk_bytes == 3000 * 32 * 2 + 128
     assert 3000 * 32 <= small.disk_bytes < flat.disk_bytes
