@@ -1,4 +1,4 @@
-"""`search-agent index …`, in the image `python -m cli.index …`: what each command does."""
+"""`search-agent index …`, in the image `python -m cli.index …`: makes, measures, fetches and shows indexes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npy",
         help="the encoder's vectors, in corpus order",
     )
-    build.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="at a bad line")
+    build.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="at a bad record")
     build.add_argument("--source", default="", help="where the corpus comes from, kept with the index")
     build.add_argument("--licence", default="", help="the corpus's licence, kept with the index")
     build.add_argument("--force", action="store_true", help="replace an index of that name")
@@ -72,19 +72,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ladder.add_argument("--queries", type=Path, metavar="FILE", help='JSON lines with a "question"; default: passages')
     ladder.add_argument("--count", type=int, default=500, help="queries (default: 500)")
     ladder.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="default: all of them")
-    ladder.add_argument("--top-k", type=int, default=8, help="of recall and searches (default: 8)")
-    ladder.add_argument("--seconds", type=float, default=5.0, help="at most, for each speed (default: 5)")
-    ladder.add_argument("--gpus", type=int, default=0, help="measure each kind on so many GPUs too (default: 0)")
-    ladder.add_argument("--scratch", type=Path, metavar="DIR", help="folder for the kinds; default: the system's")
-    ladder.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    ladder.add_argument("--top-k", type=int, default=8, help="passages a search (default: 8)")
+    ladder.add_argument(
+        "--seconds", type=float, default=5.0, help="seconds to measure each speed, at most (default: 5)"
+    )
+    ladder.add_argument("--gpus", type=int, default=0, help="measure each kind on this many GPUs too (default: 0)")
+    ladder.add_argument(
+        "--scratch", type=Path, metavar="DIR", help="folder for temporary indexes; default: the system's"
+    )
+    ladder.add_argument("--json", type=Path, metavar="FILE", help="write the measurements there too")
     ladder.set_defaults(run=_ladder)
 
     download = commands.add_parser("download", help="fetch a published index or corpus", description=_DOWNLOAD)
     download.add_argument("what", choices=PUBLISHED)
     download.add_argument("--name", help="the index's name, and its folder's; default: as published")
     download.add_argument("--out", type=Path, metavar="DIR", help="default: ./indexes, or ./corpora for a corpus")
-    download.add_argument("--bm25", choices=_BM25, default="none", help="made of the corpus; default: none")
-    download.add_argument("--endpoint", default="", help="the hub; default: $HF_ENDPOINT or huggingface.co")
+    download.add_argument(
+        "--bm25", choices=_BM25, default="none", help="BM25 index to make of the corpus; default: none"
+    )
+    download.add_argument("--endpoint", default="", help="address of the hub; default: $HF_ENDPOINT or huggingface.co")
     download.add_argument("--force", action="store_true", help="replace an index of that name")
     download.set_defaults(run=_download)
 
@@ -99,10 +105,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 _BUILD = """Reads {"id", "title", "text"} objects, BEIR's with "_id", MedCorp's with "content", or {"id", "contents"}
 whose first line is the title; passages may have no title. Files are JSON lines or a JSON array. Run the same command
-again after an interruption: it goes on where it stopped."""
+again after an interruption: it resumes where it stopped."""
 
 _DOWNLOAD = """wiki-18 is an index of 21 million passages, 80 GB with its corpus; medcorp-… are corpora for
-`index build`. Run the same command again after an interruption: it goes on where it stopped."""
+`index build`. Run the same command again after an interruption: it resumes where it stopped."""
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -172,7 +178,7 @@ def _ladder(args: argparse.Namespace) -> int:
 
     rows: Rows
     if args.gpus:
-        torch_devices(args.gpus)  # tells now, not after the first build, that they are not there
+        torch_devices(args.gpus)  # refuses now, not after the first build, if there are fewer
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         scratch = Path(folder)
         if args.random:

@@ -13,7 +13,7 @@ from services.retriever.settings import RetrieverSettings
 def main() -> None:
     settings = load(RetrieverSettings)
     if settings.threads:
-        # Read by the encoder, and by FAISS's and torch's OpenMP when they are loaded, which is below.
+        # The encoder reads it, and so does the OpenMP of FAISS and torch when they are loaded, below.
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
 
     from common import logs, server

@@ -1,4 +1,4 @@
-"""Merges what concurrent callers ask for into batches, with no waiting when nothing else is under way."""
+"""Merges the items of concurrent callers into batches; a lone caller never waits for others."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 from common import metrics
 from search_agent.errors import Failure, RetrieverError
 
-# After a batch that merged callers, the part of its time for which the next one waits. Those callers ask
-# again within a moment; without the wait the first of them would have a batch to itself and hold up the rest.
+# After a batch of several items, the next one waits for this share of the batch's time. The callers of the batch
+# ask again within a moment; without the wait, the first of them would have a batch to itself and hold up the rest.
 _GATHER = 0.05
 
 Item = TypeVar("Item")
@@ -42,9 +42,9 @@ class Batcher(Generic[Item, Result]):
         self._runner: asyncio.Task[None] | None = None
 
     async def submit(self, items: Sequence[Item]) -> list[Result]:
-        """The results of `items`, in order. Raises RetrieverError (OVERLOADED), or what `work` raised.
+        """Returns the results of `items`, in order. Raises RetrieverError (OVERLOADED), or what `work` raised.
 
-        Cancelling it takes those items that no batch has begun out of the queue.
+        Cancelling it removes the items that no batch has begun from the queue.
         """
         if len(self._queue) + len(items) > self._max_queued:
             raise RetrieverError(
@@ -59,7 +59,7 @@ class Batcher(Generic[Item, Result]):
         try:
             return await asyncio.gather(*(ticket.done for ticket in tickets))
         finally:
-            # Of use where one item failed, or the caller left: nobody reads the others any more.
+            # After a failed item or a caller who left, nobody reads the other results.
             for ticket in tickets:
                 ticket.done.cancel()
             if any(ticket.done.cancelled() for ticket in tickets):
@@ -67,7 +67,7 @@ class Batcher(Generic[Item, Result]):
                 self._report()
 
     async def close(self) -> None:
-        """Waits for the batch under way. Submitting afterwards is an error."""
+        """Waits for the batch in progress. Submitting afterwards is an error."""
         await asyncio.to_thread(self._thread.shutdown)
 
     def _report(self) -> None:
@@ -93,7 +93,7 @@ class Batcher(Generic[Item, Result]):
             self._runner = None
 
     async def _attempt(self, batch: list[_Ticket[Item, Result]]) -> bool:
-        """Settles the batch's tickets; false if it failed and its items deserve a try each."""
+        """Settles the batch's tickets. Returns False if the batch failed and each item should be tried alone."""
         items = [ticket.item for ticket in batch]
         try:
             results = await asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)

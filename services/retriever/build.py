@@ -1,4 +1,4 @@
-"""Builds an index folder from a corpus. A build that was killed goes on where it stopped."""
+"""Builds an index folder from a corpus. A build that was killed resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from services.retriever.kinds import Kind
 from services.retriever.manifest import Manifest
 from services.retriever.passages import BLOBS, PassageStore, PassageWriter, embedded_text
 
-_ENCODED_AT_ONCE = 2  # batches: the next is made ready while one is under way
-_PROGRESS = "vectors.json"  # what the vectors of an unfinished build belong to
+_ENCODED_AT_ONCE = 2  # batches: the next is prepared while one is encoded
+_PROGRESS = "vectors.json"  # says which corpus and encoder the vectors of an unfinished build belong to
 _SHOWN = 5  # skipped lines, or files passed over, named one by one
 
 Item = TypeVar("Item")
@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to build. `vectors` is a .npy file of (passages, dim) vectors to take instead of encoding.
+    """An index to build. `vectors` is a .npy file of (passages, dim) vectors to take instead of encoding.
 
     `kind` is "flat" without an encoder.
     """
@@ -55,7 +55,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Skipped:
-    """Bad lines: how many, and the first few."""
+    """The number of bad records, and the first few of them."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Skipped:
 
 
 def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]) -> Path:
-    """Builds the index and returns its folder; `say` gets lines for people, `load` makes the encoder.
+    """Builds the index and returns its folder. `load` makes the encoder; `say` gets lines for people.
 
     Raises BadRecord, BuildRefused or EncoderUnavailable. Until the end everything happens in
     `out`/NAME.building, which stays after a failure so that the next build can use its vectors.
@@ -104,7 +104,7 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
         )  # fmt: skip
         folders.seal(work, manifest, vectors)
     if skipped.count:
-        say(f"skipped {skipped.count} bad lines, the first of them:")
+        say(f"skipped {skipped.count} bad records, the first of them:")
         for line in skipped.first:
             say(f"  {line}")
     return plan.out / plan.name
@@ -163,7 +163,7 @@ def _encode(encoder: Encoder, store: PassageStore, work: Path, say: Callable[[st
 
 
 def _in_order(work: Callable[[Item], Result], items: Iterable[Item], at_once: int) -> Iterator[Result]:
-    """The results of `work` in the items' order, of which `at_once` are under way in threads."""
+    """Yields the results of `work` in the items' order; `at_once` of them run in threads."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(at_once) as pool:
         for item in items:
@@ -175,7 +175,7 @@ def _in_order(work: Callable[[Item], Result], items: Iterable[Item], at_once: in
 
 
 def _resumable(work: Path, owner: dict[str, object], batch: int, say: Callable[[str], None]) -> int:
-    """How many rows of vectors an earlier build left that are of use: whole batches only."""
+    """Returns how many rows of vectors of an earlier build can be kept: whole batches only."""
     try:
         earlier = json.loads((work / _PROGRESS).read_text())
         with (work / kinds.VECTORS).open("rb") as file:
@@ -185,17 +185,17 @@ def _resumable(work: Path, owner: dict[str, object], batch: int, say: Callable[[
     except (OSError, ValueError):
         return 0
     if earlier != owner:
-        say("the corpus or the encoder is not that of the unfinished build: encoding starts over")
+        say("the unfinished build was of another corpus or encoder: encoding starts over")
         return 0
     done: int = written // (dim * 2)
     done = rows if done >= rows else done - done % batch
     if done:
-        say(f"going on with an unfinished build: {done} of {rows} passages are encoded")
+        say(f"resuming an unfinished build: {done} of {rows} passages are encoded")
     return done
 
 
 def _copy_vectors(given: Path, encoder: Encoder, store: PassageStore, path: Path, skipped: int) -> None:
-    """Takes vectors made elsewhere, after comparing a few with what the encoder itself says."""
+    """Takes vectors made elsewhere, after comparing a few of them with the encoder's own."""
     try:
         vectors = np.load(given, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
@@ -204,7 +204,7 @@ def _copy_vectors(given: Path, encoder: Encoder, store: PassageStore, path: Path
         raise BuildRefused(f"{given}: {vectors.dtype} {vectors.shape}, not a table of floats")
     if len(vectors) != len(store):
         reason = f"{len(vectors)} vectors for {len(store)} passages"
-        raise BuildRefused(f"{given}: {reason}" + (f", {skipped} lines were skipped" if skipped else ""))
+        raise BuildRefused(f"{given}: {reason}" + (f", {skipped} records were skipped" if skipped else ""))
     if vectors.shape[1] != encoder.dim:
         raise BuildRefused(f"{given}: {vectors.shape[1]} dimensions, {encoder.name} has {encoder.dim}")
     sample = sorted({0, len(store) // 2, len(store) - 1})
@@ -212,7 +212,7 @@ def _copy_vectors(given: Path, encoder: Encoder, store: PassageStore, path: Path
     wanted = encoder.passages([embedded_text(passages[row]) for row in sample])
     for row, vector in zip(sample, wanted, strict=True):
         if not float(vector @ vectors[row].astype(np.float32)) > 0.98:
-            raise BuildRefused(f"{given}: row {row} is not what {encoder.name} makes of that passage")
+            raise BuildRefused(f"{given}: row {row} is not the vector that {encoder.name} makes of that passage")
     shape = vectors.shape
     copy = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=shape, version=(1, 0))
     for start in range(0, len(vectors), 65_536):

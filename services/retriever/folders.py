@@ -1,4 +1,4 @@
-"""Puts a finished index folder in place. Until then everything happens in NAME.building beside it."""
+"""Makes index folders. All work happens in NAME.building, which takes the place of NAME when it is finished."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from services.retriever.manifest import Manifest
 
 @contextmanager
 def new_index(out: Path, name: str, force: bool) -> Iterator[Path]:
-    """The folder to work in, which becomes `out`/`name` at the end; after an error it stays as it is.
+    """Yields the folder to work in, which becomes `out`/`name` at the end; after an error it stays as it is.
 
-    Raises BuildRefused if the name is none, is taken (unless `force`), or is being worked on.
+    Raises BuildRefused if the name is malformed, is taken (unless `force`), or is being worked on.
     """
     if not manifests.NAME.fullmatch(name) or name.endswith((".building", ".old")):
         raise BuildRefused(f"--name {name!r}: letters, digits, dots, dashes and underscores only")
@@ -37,9 +37,9 @@ def new_index(out: Path, name: str, force: bool) -> Iterator[Path]:
 
 
 def seal(work: Path, manifest: Manifest, vectors: str) -> None:
-    """Removes what is no part of the index, completes and writes the manifest, and makes sure that all is on disk.
+    """Removes files that do not belong to the index, completes and writes the manifest, and syncs all to disk.
 
-    `vectors` is the name of the file with the vectors, empty without.
+    `vectors` is the name of the file with the vectors, empty if there is none.
     """
     present = {path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file()}
     names = manifests.file_names(vectors, manifest.bm25, present)
@@ -92,7 +92,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise BuildRefused(f"{folder}: another build is at work there") from None
+        raise BuildRefused(f"{folder}: another build is running there") from None
     try:
         yield
     finally:
@@ -100,7 +100,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _replace(target: Path, work: Path) -> None:
-    """Puts the finished folder in place. Readers see the old index, for an instant none, then the new one."""
+    """Puts the finished folder in place. Readers see the old index, for an instant no index, then the new one."""
     old = target.with_name(f"{target.name}.old")
     if target.exists():
         target.rename(old)
@@ -111,7 +111,7 @@ def _replace(target: Path, work: Path) -> None:
 
 
 def _undo_half_replacement(target: Path) -> None:
-    """A kill between the two renames of _replace leaves only the old index, under its other name."""
+    """Brings back the old index, where a kill between the two renames of `_replace` left it under its other name."""
     old = target.with_name(f"{target.name}.old")
     if old.exists() and not target.exists():
         old.rename(target)

@@ -1,4 +1,4 @@
-"""Exact search over vectors in the memory of GPUs: float16, shared out between them."""
+"""Exact search over float16 vectors in the memory of one or more GPUs."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from services.retriever.errors import IndexRefused, LibraryMissing
 from services.retriever.rows import Rows
 
 _CHUNK = 262_144  # rows copied to a GPU at a time
-SCRATCH_BYTES = 1 << 30  # what a search needs beside the vectors: half of it for the scores of a tile
-_BLOCK = 128  # scores of which the best is looked at first
+SCRATCH_BYTES = 1 << 30  # memory that a search needs besides the vectors; half of it holds the scores of a tile
+_BLOCK = 128  # scores a block; the best of each block is looked at first
 
 Table = tuple[np.ndarray, np.ndarray]  # scores float32 and rows int64, both (queries, k), best first
 
 
 class Device(Protocol):
-    """A place that holds vectors and compares queries with all of them."""
+    """A GPU, or a fake of one, that holds vectors and compares queries with all of them."""
 
     name: str
 
     def free_bytes(self) -> int: ...
 
     def hold(self, count: int, dim: int) -> None:
-        """Takes the memory for a table of float16 (count, dim)."""
+        """Allocates a table of float16 (count, dim)."""
         ...
 
     def fill(self, start: int, rows: np.ndarray) -> None: ...
 
     def search(self, queries: np.ndarray, k: int) -> Table:
-        """Nearest rows by inner product. `queries` are float32 (queries, dim)."""
+        """Returns the k nearest rows by inner product. `queries` are float32 (queries, dim)."""
         ...
 
 
@@ -45,9 +45,9 @@ class _Shard(NamedTuple):
 
 
 class GpuFlat:
-    """All rows of `rows` on `devices`, in equal shares. Raises IndexRefused, naming `path`, where there is no room.
+    """All rows of `rows` on `devices`, in equal shares, with the search method of a FAISS index.
 
-    Searched as a FAISS index is.
+    Raises IndexRefused, naming `path`, where there is no room.
     """
 
     def __init__(self, rows: Rows, devices: Sequence[Device], path: Path) -> None:
@@ -79,9 +79,9 @@ class GpuFlat:
 
 
 def check_room(device: Device, share: int, total: int, own: int, path: Path) -> None:
-    """Raises IndexRefused, naming `path`, where `device` has no room for `share` of `total` bytes.
+    """Raises IndexRefused, naming `path`, if `device` has no room for its `share` (bytes) of `total` bytes.
 
-    `own` bytes are needed on each GPU, however many share the rest.
+    Each GPU needs `own` bytes more, however many GPUs share the total.
     """
     free = device.free_bytes()
     if share + own <= free:
@@ -93,7 +93,7 @@ def check_room(device: Device, share: int, total: int, own: int, path: Path) -> 
 
 
 def torch_devices(gpus: int) -> list[Device]:
-    """The first `gpus` GPUs. Raises LibraryMissing."""
+    """Returns the first `gpus` GPUs. Raises LibraryMissing."""
     try:
         torch: Any = importlib.import_module("torch")
     except ImportError as error:
@@ -104,10 +104,10 @@ def torch_devices(gpus: int) -> list[Device]:
 
 
 class TorchDevice:
-    """Compares by matrix product, tile by tile, and looks for the best among the best of each block of scores.
+    """A GPU that torch drives: one matrix product a tile, then the best of each block of scores, then the best.
 
-    On an H200 one query over 21 million vectors takes 1.05 times what reading them does, where FAISS's brute force
-    takes ten times as long (bench/README.md).
+    On an H200 one query over 21 million vectors takes 1.05 times as long as reading them; FAISS's brute force takes
+    ten times as long (bench/README.md).
     """
 
     def __init__(self, device: Any, scratch_bytes: int = SCRATCH_BYTES) -> None:
@@ -136,7 +136,7 @@ class TorchDevice:
         import torch
 
         with torch.inference_mode():
-            # Made smaller on the GPU: on the CPU 64 queries would wait for all of its threads, which took 8 ms.
+            # Cast on the GPU: on the CPU, torch would wake all of its threads for 64 queries, which took 8 ms.
             asked = torch.from_numpy(queries).to(self._device).half()
             tile = max(_BLOCK, self._scratch_bytes // (8 * len(queries)) // _BLOCK * _BLOCK)
             found = []
@@ -149,7 +149,7 @@ class TorchDevice:
 
 
 def _products(queries: Any, vectors: Any) -> Any:
-    """float32: float16 would hold too few digits to tell near neighbours apart."""
+    """Returns float32 (queries, vectors): float16 has too few digits to tell near neighbours apart."""
     import torch
 
     if queries.is_cuda:
@@ -158,9 +158,9 @@ def _products(queries: Any, vectors: Any) -> Any:
 
 
 def _best(scores: Any, k: int) -> tuple[Any, Any]:
-    """The k best columns of each row, exactly: they lie in the k blocks whose best are the best.
+    """Returns the k best columns of each row. They lie in the k blocks with the best maxima, so this is exact.
 
-    One pass over the scores in the place of the several that topk needs.
+    It passes over the scores once; topk would pass over them several times.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Inverted lists in the memory of GPUs, shared out between them and searched by FAISS."""
+"""Inverted lists in the memory of one or more GPUs, searched by FAISS."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 from services.retriever.errors import IndexRefused, LibraryMissing
 from services.retriever.gpu import SCRATCH_BYTES, Device, Table, check_room
 
-# Codes a vector, of 8 bits each, that FAISS's own kernels compare; its tables in float16 have room for no more than 96.
+# Numbers of 8-bit codes a vector that FAISS's own kernels support; its float16 tables have room for 96 at most.
 _OWN_CODES = frozenset({1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96})
 _ID_BYTES = 8
-_GROUP = 32  # vectors that lie interleaved: lists are filled up to a multiple of it
-_WORD = 16  # bytes; codes are filled up to a multiple of it with cuVS
+_GROUP = 32  # vectors that lie interleaved; each list is padded to a multiple of it
+_WORD = 16  # bytes; cuVS pads codes to a multiple of it
 
 
 class GpuLists:
-    """The ivf or ivf-pq `index` on the first of FAISS's GPUs, which `devices` are, `nprobe` lists read a query.
+    """An ivf or ivf-pq `index` on `devices`, the first of FAISS's GPUs; a query reads `nprobe` lists.
 
-    Each GPU has all lists, with its share of their vectors. Finds 2,048 rows a query at most. Raises LibraryMissing
-    where `faiss` is one for CPUs, and IndexRefused, naming `path`, where there is no room or FAISS does not take it.
+    Each GPU has all lists, with its share of their vectors. A query finds 2,048 rows at most. Raises LibraryMissing if
+    `faiss` was built for CPUs, and IndexRefused, naming `path`, if there is no room or FAISS refuses the index.
     """
 
     def __init__(self, faiss: Any, index: Any, nprobe: int, devices: Sequence[Device], path: Path) -> None:
         if not hasattr(faiss, "StandardGpuResources"):
             raise LibraryMissing(
-                f"{path}: its lists are searched on GPUs by faiss-gpu-cuvs, and this faiss has no GPUs"
+                f"{path}: its lists are searched on GPUs by faiss-gpu-cuvs, and this faiss was built for CPUs"
             )
         if (there := faiss.get_num_gpus()) < len(devices):
             raise LibraryMissing(f"RETRIEVER_GPUS is {len(devices)}, and FAISS sees {there} GPUs")
@@ -37,7 +37,7 @@ class GpuLists:
         share = -(-index.ntotal // len(devices))
         for device in devices:
             check_room(device, share * vector, index.ntotal * vector, lists + SCRATCH_BYTES, path)
-        index.nprobe = nprobe  # what is copied to GPUs keeps it, so that a search needs no parameters
+        index.nprobe = nprobe  # the copy on GPUs keeps it, so that a search needs no parameters
         options = faiss.GpuMultipleClonerOptions()
         options.shard = True
         options.useFloat16 = True  # ivf-pq's lookup tables; ivf is float16 as it is
@@ -48,7 +48,7 @@ class GpuLists:
         try:
             self._faiss = faiss.index_cpu_to_gpu_multiple_py(self._resources, index, options, range(len(devices)))
         except RuntimeError as error:
-            raise IndexRefused(path, f"not taken by FAISS on GPUs: {str(error).strip().splitlines()[-1]}") from error
+            raise IndexRefused(path, f"FAISS cannot put it on GPUs: {str(error).strip().splitlines()[-1]}") from error
 
     def search(self, vectors: np.ndarray, k: int, params: None = None) -> Table:
         found: Table = self._faiss.search(vectors, k)
@@ -56,5 +56,5 @@ class GpuLists:
 
 
 def _needs_cuvs(faiss: Any, index: Any) -> bool:
-    """FAISS's own kernels wherever they can: cuVS has none for ivf in float16, and is needed for long codes only."""
+    """Tells whether FAISS's own kernels do not support the index. cuVS is for long codes; it has no float16 ivf."""
     return isinstance(index, faiss.IndexIVFPQ) and (index.pq.nbits != 8 or index.pq.M not in _OWN_CODES)

@@ -1,4 +1,4 @@
-"""Downloads files of a data set on a Hugging Face hub: pinned, resumed, checked, parts joined as they come."""
+"""Downloads files of a data set from a Hugging Face hub: pinned to a commit, resumed, checked, parts joined."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from services.retriever.errors import DownloadFailed
 
 ENDPOINT = "https://huggingface.co"
 PARTS = ".parts.json"  # ending of the file beside a download that says what it is made of
-_CHUNK = 1 << 20
+_CHUNK = 1 << 20  # bytes
 _TIMEOUT_S = 60.0
-_TRIES = 5  # in a row that bring nothing
+_TRIES = 5  # in a row that bring no byte
 _BROKEN = (OSError, http.client.HTTPException)  # a connection that fails, stalls or ends early
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A file of a data set. `digest` is its SHA-256, or git's SHA-1 of a file that is not in LFS."""
+    """A file of a data set. `size` is in bytes; `digest` is its SHA-256, or git's SHA-1 if it is not in LFS."""
 
     path: str
     size: int
@@ -38,14 +38,14 @@ class Remote:
 
 
 class Hub:
-    """A hub at `endpoint`; `wait` gets the seconds to pass before another try."""
+    """A hub at `endpoint`. `wait` sleeps for the given seconds before another try."""
 
     def __init__(self, endpoint: str = "", wait: Callable[[float], None] = time.sleep) -> None:
         self._endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
         self._wait = wait
 
     def files(self, repo: str) -> tuple[str, list[Remote]]:
-        """The newest commit of the data set `repo`, and its files. Raises DownloadFailed."""
+        """Returns the newest commit of the data set `repo`, and its files. Raises DownloadFailed."""
         commit = str(self._json(f"{self._endpoint}/api/datasets/{repo}/revision/main")[0]["sha"])
         found: list[Remote] = []
         url = f"{self._endpoint}/api/datasets/{repo}/tree/{commit}?recursive=true"
@@ -57,9 +57,9 @@ class Hub:
         return commit, found
 
     def download(self, repo: str, commit: str, parts: Sequence[Remote], target: Path) -> None:
-        """Writes the parts one after the other into `target`, going on with what an earlier call left there.
+        """Writes the parts one after the other into `target`, resuming where an earlier call stopped.
 
-        Raises DownloadFailed; what came until then stays, except a part whose checksum is wrong.
+        Raises DownloadFailed. Received bytes stay for the next call, except those of a part with a wrong checksum.
         """
         beside = target.with_name(f"{target.name}{PARTS}")
         wanted = json.dumps([asdict(part) for part in parts])
@@ -75,11 +75,11 @@ class Hub:
             free = shutil.disk_usage(target.parent).free
             if free < total - done:
                 raise DownloadFailed(
-                    f"{target}: {(total - done) / 1e9:.1f} GB are to come, {free / 1e9:.1f} GB are free"
+                    f"{target}: needs {(total - done) / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free"
                 )
             start = 0
             for part in parts:
-                if done <= start + part.size:  # else a later part was begun, so this one was found whole
+                if done <= start + part.size:  # else a later part was begun, so this one has been checked
                     progress.update(start - progress.n)
                     self._part(repo, commit, part, file, start, progress)
                 start += part.size
@@ -115,12 +115,12 @@ class Hub:
                 file.flush()
         if digest.hexdigest() != part.digest:
             file.truncate(start)
-            raise DownloadFailed(f"{url}: its checksum is not the hub's, {part.digest}; what came was thrown away")
+            raise DownloadFailed(f"{url}: its checksum is not the hub's, {part.digest}; the received file was removed")
         os.fsync(file.fileno())
 
     def _again(self, failed: int, url: str, error: Exception) -> int:
         if failed + 1 >= _TRIES:
-            raise DownloadFailed(f"{url}: {error!r}; the same command goes on where it stopped") from error
+            raise DownloadFailed(f"{url}: {error!r}; the same command resumes where it stopped") from error
         self._wait(2.0**failed)
         return failed + 1
 
@@ -131,7 +131,7 @@ class Hub:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_S)
 
     def _json(self, url: str) -> tuple[Any, str]:
-        """The answer, and the address of the next page, if there is one."""
+        """Returns the answer, and the address of the next page, empty if there is none."""
         try:
             with self._open(url) as response:
                 link = response.headers.get("Link", "")

@@ -1,4 +1,4 @@
-"""An opened index: its passages and the ways to rank them."""
+"""Opened indexes: their passages, and the ways to rank them."""
 
 from __future__ import annotations
 
@@ -40,26 +40,28 @@ class Index:
             self._dense = Dense(folder / made.vectors, kinds.KINDS[made.kind], count, made.dim, made.parameters, gpus)
 
     def dense(self, vectors: np.ndarray, k: int) -> list[Ranking]:
-        """Nearest rows by inner product for each row of `vectors`, float32 (queries, dim)."""
+        """Returns up to k nearest rows by inner product for each row of `vectors`, float32 (queries, dim)."""
         if self._dense is None:
             raise ValueError(f"index {self.manifest.name} has no vectors")
         return self._dense.search(vectors, k)
 
     def bm25(self, queries: Sequence[str], k: int) -> list[Ranking]:
+        """Returns for each query up to k rows that share a word with it."""
         if self._bm25 is None:
             raise ValueError(f"index {self.manifest.name} has no BM25")
         return self._bm25.search(queries, k)
 
     def passages(self, rows: Sequence[int]) -> Mapping[int, Passage]:
+        """Returns the passages of `rows` by row."""
         return self._store.get(rows)
 
 
 def open_indexes(
     folder: Path, verify_checksums: bool = True, gpus: Sequence[Device] = ()
 ) -> tuple[dict[str, Index], list[Path]]:
-    """Every index in `folder` by name, and the folders that hold none. Raises IndexRefused.
+    """Returns every index in `folder` by name, and the folders that hold none. Raises IndexRefused.
 
-    Folders that a build has not finished with (*.building, *.old) are passed over.
+    Folders of unfinished builds (*.building, *.old) are passed over.
     """
     indexes: dict[str, Index] = {}
     others: list[Path] = []

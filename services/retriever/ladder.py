@@ -1,4 +1,4 @@
-"""Measures the index ladder on given vectors: size, memory, times, speed, and recall against flat."""
+"""Measures every index kind on given vectors: size, memory, times, speed, and recall against flat."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from services.retriever.errors import BuildRefused
 from services.retriever.kinds import FLAT, Kind
 from services.retriever.rows import Rows
 
-_CHUNK = 65_536
-# Points spread evenly in all 768 dimensions have no neighbours to speak of, unlike texts; these have 64.
+_CHUNK = 65_536  # rows drawn at a time
+# Latent dimensions of random vectors. Points spread evenly in 768 dimensions have no near neighbours; texts have.
 _LATENT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """`own_memory_bytes` of `memory_bytes` cannot be dropped and read from the file again.
+    """The measurements of one kind.
 
-    `recall` is the part of flat's top k that is found; speeds are those of one process with all cores, or with
-    `gpus` GPUs, of whose memory `gpu_bytes` are taken: vectors, what a search needs, and what its libraries keep.
+    `own_memory_bytes` of `memory_bytes` are not pages of a file, which could be dropped and read again. `recall` is the
+    share of flat's top k that is found. Speeds are those of one process with all cores, or with `gpus` GPUs, of whose
+    memory vectors, searching and libraries take `gpu_bytes`.
     """
 
     kind: str
@@ -104,7 +105,7 @@ def _probe(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def random_rows(count: int, dim: int, queries: int, path: Path) -> tuple[Rows, np.ndarray]:
-    """`count` rows of length 1 in the .npy file `path`, and float32 queries of the same kind; always the same."""
+    """Writes `count` rows of length 1 to the .npy file `path`; returns them and float32 queries. Always the same."""
     generator = np.random.default_rng(0)
     mixing = generator.standard_normal((_LATENT, dim), dtype=np.float32)
 
@@ -122,7 +123,7 @@ def random_rows(count: int, dim: int, queries: int, path: Path) -> tuple[Rows, n
 
 
 def read_questions(path: Path, limit: int) -> list[str]:
-    """The `question` of the first `limit` JSON lines of a file, plain or .gz. Raises BuildRefused."""
+    """Returns the `question` of the first `limit` JSON lines of a file, plain or .gz. Raises BuildRefused."""
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8", newline="\n") as lines:
@@ -135,7 +136,7 @@ def read_questions(path: Path, limit: int) -> list[str]:
 
 
 def table(rungs: Sequence[Rung], top_k: int) -> str:
-    """The rungs as a Markdown table."""
+    """Returns the rungs as a Markdown table."""
     sizes, speeds = "GPUs | GPU MB | disk MB | memory MB | of it own", "build s | load s | queries/s | 16 at once"
     lines = [f"| kind | {sizes} | {speeds} | recall@{top_k} |", "| --- " + "| ---: " * 10 + "|"]
     return "\n".join([*lines, *map(_row, rungs)])
@@ -149,7 +150,7 @@ def _row(rung: Rung) -> str:
 
 
 def report(rungs: Sequence[Rung], argv: Sequence[str], **about: object) -> dict[str, object]:
-    """What is written as JSON: the rungs with date, command, machine and versions."""
+    """Returns what is written as JSON: the rungs with date, command, machine and versions."""
     faiss: Any = importlib.import_module("faiss")  # faiss-cpu or faiss-gpu
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {

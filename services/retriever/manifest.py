@@ -1,4 +1,4 @@
-"""manifest.json: what an index is made of, and the proof that its files are whole."""
+"""manifest.json: describes an index, and proves that its files are whole."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class FileEntry:
 class Manifest:
     """`files` are paths inside the index folder. `encoder` is empty and `dim` 0 where `modes` lacks DENSE.
 
-    `kind` with its `parameters` is one of kinds.py, `bm25` with its `bm25_parameters` one of bm25.py. What an encoder
-    was told when the index was built is in `encoder_parameters`; older indexes have none (encoders.encoder_of).
-    `folders.seal` fills in `files`, `modes` and `version`.
+    `kind` and `parameters` belong to kinds.py, `bm25` and `bm25_parameters` to bm25.py. `encoder_parameters` are those
+    of the encoder that read the passages; older indexes have none (encoders.encoder_of). `folders.seal` fills in
+    `files`, `modes` and `version`.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Manifest:
 
     @property
     def encoding(self) -> tuple[str, ...]:
-        """What tells encoders apart: two indexes that have this in common can share one."""
+        """Identifies the encoder and its parameters: indexes with the same value can share one encoder."""
         return (self.encoder, *(f"{name}={value}" for name, value in sorted(self.encoder_parameters.items())))
 
 

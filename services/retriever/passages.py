@@ -1,4 +1,4 @@
-"""Passages on disk: blocks of JSON lines, compressed, read through a memory map."""
+"""Passages on disk: compressed blocks of JSON lines, read through a memory map."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from search_agent.types import Passage
 from services.retriever.errors import IndexRefused
 
 BLOBS, OFFSETS = "passages.bin", "passages.idx.npy"
-# Part of the format. Larger blocks compress better and cost more to open: 16 Wikipedia paragraphs take
-# 42 % of their size and 30 µs a block, 64 take 38 % and 140 µs.
+# Passages a block; part of the format. Larger blocks compress better and cost more to open: blocks of 16 Wikipedia
+# paragraphs take 42 % of their size and 30 µs each, blocks of 64 take 38 % and 140 µs.
 BLOCK = 16
 
 
@@ -26,7 +26,7 @@ def embedded_text(passage: Passage) -> str:
 
 
 class PassageWriter:
-    """Writes both files into a folder; the second one when it closes without an error."""
+    """Writes both files into a folder; the offsets only when it closes without an error."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -87,14 +87,14 @@ class PassageStore:
         return self.iterate(0)
 
     def iterate(self, start: int) -> Iterator[Passage]:
-        """All passages from row `start` on."""
+        """Yields all passages from row `start` on."""
         for block in range(start // BLOCK, len(self._offsets) - 1):
             skip = max(0, start - block * BLOCK)
             for line in self._block(block)[skip:]:
                 yield Passage(*json.loads(line))
 
     def get(self, rows: Sequence[int]) -> dict[int, Passage]:
-        """The passages of `rows`; each block is opened once."""
+        """Returns the passages of `rows` by row; each block is opened once."""
         found: dict[int, Passage] = {}
         blocks: dict[int, list[bytes]] = {}
         for row in rows:

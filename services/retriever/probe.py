@@ -1,7 +1,7 @@
-"""`python -m services.retriever.probe`: one rung in a process of its own, so that its memory can be told.
+"""`python -m services.retriever.probe`: measures one kind in a process of its own, so that its memory can be told.
 
 Reads a request (JSON: path, kind, count, dim, parameters, queries, top_k, seconds, gpus, found) from standard
-input, writes what it measured to standard output, and the rows found to the .npy file `found`.
+input, writes the measurements to standard output, and the rows found to the .npy file `found`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from services.retriever.dense import Dense
 from services.retriever.gpu import Device, torch_devices
 from services.retriever.kinds import KINDS
 
-AT_ONCE = 16
+AT_ONCE = 16  # queries a batch
 
 
 def resident() -> dict[str, int]:
-    """Bytes of this process in memory: `all`, and of those `own`, which no file could be read for again."""
+    """Returns the resident bytes of this process: `all`, and of those `own`, which are not pages of a file."""
     sizes = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {name: int(sizes[field].split()[0]) * 1024 for name, field in (("all", "VmRSS"), ("own", "RssAnon"))}
 
 
 def per_second(rung: Dense, queries: np.ndarray, top_k: int, at_once: int, seconds: float) -> float:
-    """Queries answered a second, `at_once` a call, over all of them or as many as `seconds` allow."""
+    """Returns queries answered a second, `at_once` a call, over all `queries` or as many as `seconds` allow."""
     done, started = 0, time.perf_counter()
     for start in range(0, len(queries), at_once):
         done += len(rung.search(queries[start : start + at_once], top_k))

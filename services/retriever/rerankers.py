@@ -1,4 +1,4 @@
-"""Scores passages anew with a model that reads question and passage together: a cross-encoder."""
+"""Scores passages with a cross-encoder: a model that reads question and passage together."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 from services.retriever.encoders import attention_of_any_shape
 from services.retriever.errors import RerankerUnavailable
 
-_CPU_BATCH, _GPU_BATCH = 32, 128  # pairs
+_CPU_BATCH, _GPU_BATCH = 32, 128  # pairs a forward pass
 
 
 class Reranker(Protocol):
     name: str
 
     def scores(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        """float32 (pairs,) for (query, passage) pairs; the higher, the better."""
+        """Returns float32 (pairs,) for (query, passage) pairs; higher is better."""
         ...
 
 
 def load_reranker(name: str) -> Reranker:
-    """The cross-encoder called `name`, a hub id or a model folder. Raises RerankerUnavailable.
+    """Returns the cross-encoder called `name`, a hub id or a model folder. Raises RerankerUnavailable.
 
-    Where there is a GPU it is there, and its products are in float16; scores of 8 bits, as bfloat16's, would tie.
+    It runs on a GPU if there is one, with products in float16: bfloat16's 8 significant bits would make scores tie.
     """
     try:
         module = importlib.import_module("sentence_transformers")
@@ -43,9 +43,9 @@ def load_reranker(name: str) -> Reranker:
 
 
 class CrossEncoderReranker:
-    """A model that sentence-transformers loads; `batch` pairs are scored at once.
+    """A model that sentence-transformers loads; it scores `batch` pairs at once.
 
-    They are scored in the given precision, or in the model's own where that one's numbers end too soon.
+    It computes in the given precision, or in the model's own if scores overflow in the given one.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class CrossEncoderReranker:
         first = self._predict([("first call", "loads what is loaded lazily")])
         if np.shape(first) != (1,):
             raise RerankerUnavailable(f"reranker {name} gives {np.shape(first)[-1]} scores a pair, not one")
-        if not np.isfinite(first).all():  # a model's greatest numbers come with any text
+        if not np.isfinite(first).all():  # a model that overflows does so for any text
             self._precision = nullcontext()
 
     def scores(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:

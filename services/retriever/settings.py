@@ -16,14 +16,18 @@ class RetrieverSettings(ServiceSettings):
     port: int = Field(50051, ge=0, le=65535, description="gRPC port")
     metrics_port: int = Field(9101, ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
     indexes: Path = Field(description="folder of index folders; every index in it is served")
-    default_index: str = Field("", description="index of requests that name none; needed where there are several")
-    verify_checksums: bool = Field(True, description="read every index file in full at start")
-    max_batch: int = Field(64, ge=1, description="queries merged into one encode and one search")
-    max_queued: int = Field(1024, ge=1, description="queries waiting, and queries in one request")
-    max_top_k: int = Field(1000, ge=1, description="passages that a query can ask for")
-    reranker: str = Field(
-        "", description="cross-encoder for rerank: a hub id, as cross-encoder/ms-marco-MiniLM-L12-v2, or a folder"
+    default_index: str = Field("", description="index of requests that name none; required if there are several")
+    verify_checksums: bool = Field(
+        True, description="read every index file in full at the start, and compare its checksum"
     )
-    max_rerank: int = Field(100, ge=1, description="passages a query can have scored by the cross-encoder")
+    max_batch: int = Field(64, ge=1, description="queries that one encoding and one search may merge")
+    max_queued: int = Field(
+        1024, ge=1, description="queries that may wait; above it, requests are refused as too much load"
+    )
+    max_top_k: int = Field(1000, ge=1, description="passages that a query may ask for")
+    reranker: str = Field(
+        "", description="cross-encoder for rerank: a hub id such as cross-encoder/ms-marco-MiniLM-L12-v2, or a folder"
+    )
+    max_rerank: int = Field(100, ge=1, description="passages that the cross-encoder may score for a query")
     threads: int = Field(0, ge=0, description="CPU threads of encoder and FAISS; 0: all cores")
-    gpus: int = Field(0, ge=0, description="GPUs that hold the vectors, in float16 or as codes; 0: none does")
+    gpus: int = Field(0, ge=0, description="GPUs that hold the vectors, in float16 or as codes; 0: none")

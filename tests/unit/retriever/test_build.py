@@ -59,7 +59,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path: Path) -> None:
     encoder = FakeEncoder()
     resumed, said = run(Plan(corpus, "killed", tmp_path, "fake"), encoder)
     assert encoder.passages_encoded <= count - 4 * FakeEncoder.at_once
-    assert said[0].startswith("going on with an unfinished build")
+    assert said[0].startswith("resuming an unfinished build")
     assert not vectors.parent.exists()
 
     whole = build_index(tmp_path / "whole", count, "whole")
@@ -105,7 +105,7 @@ def test_bad_lines_are_skipped_counted_and_shown(tmp_path: Path) -> None:
     bad.corpus.write_text("nope\n" * 7 + bad.corpus.read_text())
     folder, said = run(bad)
     assert Index(folder).manifest.count == 20
-    assert said[0] == "skipped 7 bad lines, the first of them:"
+    assert said[0] == "skipped 7 bad records, the first of them:"
     assert len(said) == 6
     assert said[1].endswith("c.jsonl:1: not JSON: Expecting value: line 1 column 1 (char 0)")
 
@@ -162,7 +162,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
 def test_two_builds_of_one_name_do_not_mix(tmp_path: Path) -> None:
     class Nested(FakeEncoder):
         def passages(self, texts):  # type: ignore[no-untyped-def]
-            with pytest.raises(BuildRefused, match="another build is at work"):
+            with pytest.raises(BuildRefused, match="another build is running"):
                 run(first)
             return super().passages(texts)
 
@@ -192,7 +192,7 @@ def test_ready_vectors_give_the_same_index_as_encoding(tmp_path: Path) -> None:
         (np.zeros((19, 16), np.float32), "19 vectors for 20 passages"),
         (np.zeros((20, 8), np.float32), "8 dimensions, fake has 16"),
         (np.zeros((20, 16), np.int64), "not a table of floats"),
-        (np.eye(20, 16, dtype=np.float32), "row 0 is not what fake makes of that passage"),
+        (np.eye(20, 16, dtype=np.float32), "row 0 is not the vector that fake makes of that passage"),
     ],
 )
 def test_ready_vectors_that_do_not_fit(tmp_path: Path, vectors: np.ndarray, reason: str) -> None:
@@ -205,7 +205,7 @@ def test_ready_vectors_do_not_fit_when_lines_were_skipped(tmp_path: Path) -> Non
     whole, _ = run(plan(tmp_path))
     holed = replace(plan(tmp_path), name="holed", vectors=whole / VECTORS, on_error="skip")
     holed.corpus.write_text(holed.corpus.read_text().replace('"id": "p3"', '"id": null'))
-    with pytest.raises(BuildRefused, match="20 vectors for 19 passages, 1 lines were skipped"):
+    with pytest.raises(BuildRefused, match="20 vectors for 19 passages, 1 records were skipped"):
         run(holed)
 
 

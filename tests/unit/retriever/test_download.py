@@ -135,7 +135,7 @@ def test_a_hub_that_brings_nothing_is_given_up_and_later_gone_on_with(
         waited.append(seconds)
         hub.cut, hub.cuts = 0, 9
 
-    with pytest.raises(DownloadFailed, match=r"part_aa: .*; the same command goes on where it stopped"):
+    with pytest.raises(DownloadFailed, match=r"part_aa: .*; the same command resumes where it stopped"):
         download_index(WIKI, Hub(endpoint, wait), "wiki-18", tmp_path, NONE, False, lambda _: None)
     assert waited == [1, 2, 4, 8]
     hub.cuts = 0

@@ -101,7 +101,7 @@ def test_too_little_memory_is_told_before_anything_is_copied(tmp_path: Path) -> 
 
 def test_what_faiss_will_not_take_is_a_refusal(tmp_path: Path) -> None:
     index, _ = opened(tmp_path, IVF)
-    with pytest.raises(IndexRefused, match=r"index: not taken by FAISS on GPUs: no such codes$"):
+    with pytest.raises(IndexRefused, match=r"index: FAISS cannot put it on GPUs: no such codes$"):
         GpuLists(GpuFaiss(trouble="Error in x.cu:1:\nno such codes"), index, 8, [FakeGpu()], PATH)
 
 
@@ -111,7 +111,7 @@ def test_gpus_that_faiss_does_not_have(tmp_path: Path) -> None:
         GpuLists(GpuFaiss(1), index, 8, [FakeGpu(), FakeGpu(1)], PATH)
     if hasattr(faiss, "StandardGpuResources"):
         pytest.skip("this faiss is one for GPUs")
-    with pytest.raises(LibraryMissing, match="searched on GPUs by faiss-gpu-cuvs, and this faiss has no GPUs"):
+    with pytest.raises(LibraryMissing, match="searched on GPUs by faiss-gpu-cuvs, and this faiss was built for CPUs"):
         Dense(tmp_path / FAISS, KINDS[IVF], 2000, 16, parameters, [FakeGpu()])
 
 
