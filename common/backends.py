@@ -24,6 +24,7 @@ from search_agent.types import (
     Span,
 )
 
+_QUERIES_A_CALL = 128
 _LOAD_TIMEOUT_S = 1800.0  # a large model comes from a disk, and vLLM compiles it
 
 
@@ -36,8 +37,13 @@ class GrpcRetriever:
         self._timeout_s = timeout_s
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
-        request = retrieval.search_request(queries, how)
-        return retrieval.passages_of(await client.call(self._stub.Search, request, self._timeout_s, RetrieverError))
+        """A large batch is asked in several calls, each with a deadline of its own."""
+        found: list[tuple[Passage, ...]] = []
+        for start in range(0, len(queries), _QUERIES_A_CALL):
+            request = retrieval.search_request(queries[start : start + _QUERIES_A_CALL], how)
+            response = await client.call(self._stub.Search, request, self._timeout_s, RetrieverError)
+            found += retrieval.passages_of(response)
+        return found
 
     async def indexes(self) -> Sequence[IndexInfo]:
         request = ListIndexesRequest()

@@ -54,7 +54,8 @@ class RetrieverServicer(object):
     """
 
     def Search(self, request, context):
-        """INVALID_ARGUMENT: empty batch, empty query or top_k out of range.
+        """INVALID_ARGUMENT: empty batch or top_k out of range. A batch may have any size. An empty query
+        finds nothing, and a long one is cut.
         NOT_FOUND: no such index. FAILED_PRECONDITION: the index lacks that mode, or there is no reranker.
         RESOURCE_EXHAUSTED: the queue is full; try again later.
         """

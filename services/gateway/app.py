@@ -120,11 +120,15 @@ def create_app(
 
     @app.post("/retrieve", tags=["retrieval"])
     async def compatible_retrieve(body: schemas.CompatibleRetrieveRequest) -> dict[str, Any]:
-        """The retrieval protocol of s3 and Search-R1, so that their clients work unchanged."""
+        """The retrieval protocol of s3 and Search-R1, so that their clients work unchanged.
+
+        A result a query, whatever the query. Contents are a line with the title in quotes, and the text, as in the
+        corpora that those projects publish.
+        """
         ranked = await _counted(backends.retriever.search(body.queries, Retrieval(body.topk or 3)))
         results: list[list[dict[str, Any]]] = []
         for passages in ranked:
-            documents = [{"id": p.id, "contents": f"{p.title}\n{p.text}"} for p in passages]
+            documents = [{"id": p.id, "contents": f'"{p.title}"\n{p.text}'} for p in passages]
             if body.return_scores:
                 scored = zip(documents, passages, strict=True)
                 results.append([{"document": document, "score": p.score} for document, p in scored])

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from search_agent.grading import answers
 from search_agent.types import QUESTION_CHARS, Document, Mode, Trajectory, Turn
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=QUESTION_CHARS)]
+
+
+def _readable(query: Any) -> Any:
+    """Cuts a query, and replaces halves of surrogate pairs, so that one bad query costs no other of its batch."""
+    return query[:QUESTION_CHARS].encode(errors="replace").decode() if isinstance(query, str) else query
+
+
+Query = Annotated[str, BeforeValidator(_readable)]
 
 
 class Request(BaseModel):
@@ -49,9 +57,12 @@ class AnswerRequest(SearchRequest):
 
 
 class RetrieveRequest(Request):
-    """Plain retrieval, without an agent. `rerank`: how many passages a cross-encoder ranks anew, 0 for none."""
+    """Plain retrieval, without an agent. `rerank`: how many passages a cross-encoder ranks again, 0 for none.
 
-    queries: Annotated[list[Text], Field(min_length=1, max_length=256)]
+    An empty query finds nothing, and a long one is cut.
+    """
+
+    queries: Annotated[list[Query], Field(min_length=1)]
     top_k: Annotated[int, Field(ge=1, le=1000)] = 8
     index: str = ""
     mode: Mode = Mode.AUTO
@@ -61,7 +72,7 @@ class RetrieveRequest(Request):
 class CompatibleRetrieveRequest(BaseModel):
     """The HTTP protocol that s3, Search-R1 and verl's search tool speak."""
 
-    queries: Annotated[list[Text], Field(min_length=1, max_length=1024)]
+    queries: list[Query]
     topk: Annotated[int, Field(ge=1, le=1000)] | None = None
     return_scores: bool = False
 

@@ -41,12 +41,14 @@ class Batcher(Generic[Item, Result]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
         self._runner: asyncio.Task[None] | None = None
 
-    async def submit(self, items: Sequence[Item]) -> list[Result]:
+    async def submit(self, items: Sequence[Item], admitted: bool = False) -> list[Result]:
         """Returns the results of `items`, in order. Raises RetrieverError (OVERLOADED), or what `work` raised.
+
+        `admitted` items continue a request whose first items were let in; they never meet the limit.
 
         Cancelling it removes the items that no batch has begun from the queue.
         """
-        if len(self._queue) + len(items) > self._max_queued:
+        if not admitted and len(self._queue) + len(items) > self._max_queued:
             raise RetrieverError(
                 Failure.OVERLOADED, f"{len(self._queue)} queries are waiting, the limit is {self._max_queued}"
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from common import metrics
 from search_agent.errors import Failure, RetrieverError
-from search_agent.types import IndexInfo, Mode, Passage, Retrieval
+from search_agent.types import QUESTION_CHARS, IndexInfo, Mode, Passage, Retrieval
 from search_agent.world import index_named
 from services.retriever.batcher import Batcher
 from services.retriever.encoders import Encoder
@@ -163,19 +163,12 @@ class BatchedRetriever:
     async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
         """Returns up to `how.top_k` passages a query; BM25 finds fewer where fewer share a word with the query.
 
-        With `how.rerank`, the cross-encoder scores max(rerank, top_k) passages of the mode's ranking, and its best
-        `top_k` are the answer.
+        There may be any number of queries; an empty one finds nothing, and a long one is cut. With `how.rerank`, the
+        cross-encoder scores max(rerank, top_k) passages of the mode's ranking, and its best `top_k` are the answer.
         """
         limits = self._settings
         if not queries:
             raise RetrieverError(Failure.INVALID, "at least one query is needed", "queries")
-        if len(queries) > limits.max_queued:
-            raise RetrieverError(
-                Failure.INVALID, f"{len(queries)} queries, at most {limits.max_queued} are allowed", "queries"
-            )
-        for number, query in enumerate(queries):
-            if not query.strip():
-                raise RetrieverError(Failure.INVALID, "the query is empty", f"queries[{number}]")
         if not 1 <= how.top_k <= limits.max_top_k:
             raise RetrieverError(Failure.INVALID, f"{how.top_k} is not between 1 and {limits.max_top_k}", "top_k")
         index = index_named(self._indexes, how.index)
@@ -196,10 +189,22 @@ class BatchedRetriever:
                 f"{max(how.rerank, how.top_k)} passages, at most {limits.max_rerank} can be reranked",
                 "rerank",
             )
-        return await self._batcher.submit([Query(query, how.top_k, index.name, mode, how.rerank) for query in queries])
+        texts = [_cleaned(query) for query in queries]
+        asked = [Query(text, how.top_k, index.name, mode, how.rerank) for text in texts if text]
+        found: list[tuple[Passage, ...]] = []
+        size = min(limits.max_batch, limits.max_queued)  # a larger request takes turns with others
+        for start in range(0, len(asked), size):
+            found += await self._batcher.submit(asked[start : start + size], admitted=start > 0)
+        answers = iter(found)
+        return [next(answers) if text else () for text in texts]
 
     async def close(self) -> None:
         await self._batcher.close()
+
+
+def _cleaned(query: str) -> str:
+    """Returns what is searched for: no more characters than a question may have, which no encoder reads in full."""
+    return query[:QUESTION_CHARS].replace("\0", " ").strip()
 
 
 def _info(index: Index, default: str, reranker: str) -> IndexInfo:

@@ -111,7 +111,7 @@ def test_the_compatible_protocol(rest: httpx.Client) -> None:
     (scored,) = rest.post("/retrieve", json=body).json()["result"]
     (plain,) = rest.post("/retrieve", json=body | {"return_scores": False}).json()["result"]
     assert [item["document"] for item in scored] == plain
-    assert plain[0]["contents"].split("\n")[0] == "Warsaw"
+    assert plain[0]["contents"].split("\n")[0] == '"Warsaw"'
 
 
 def test_indexes_and_methods(rest: httpx.Client) -> None:

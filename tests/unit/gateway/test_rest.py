@@ -193,12 +193,26 @@ async def test_retrieve(rest: Rest) -> None:
 
 async def test_the_compatible_retrieve_with_and_without_scores(rest: Rest) -> None:
     scored = (await rest.post("/retrieve", queries=["a"], topk=1, return_scores=True)).json()
-    contents = 'The "Wall" [1]\nan answer stands here'
+    contents = '"The "Wall" [1]"\nan answer stands here'
     document = {"id": "w1", "contents": contents}
     assert scored == {"result": [[{"document": document, "score": pytest.approx(0.9)}]]}
     plain = (await rest.post("/retrieve", queries=["a"], topk=1, return_scores=False)).json()
     assert plain == {"result": [[document]]}
     assert len((await rest.post("/retrieve", queries=["a"])).json()["result"][0]) == 3
+    assert (await rest.post("/retrieve", queries=[])).json() == {"result": []}
+
+
+@pytest.mark.parametrize(("path", "results"), [("/retrieve", "result"), ("/v1/retrieve", "results")])
+async def test_a_bad_query_costs_no_other_of_its_batch(rest: Rest, path: str, results: str) -> None:
+    queries = ["a", "", " ", "who " * 1500, "half \ud800", "nul \0", *["b"] * 2560]
+    headers = {"content-type": "application/json"}
+    response = await rest.http.post(path, content=json.dumps({"queries": queries}), headers=headers)
+    assert response.status_code == 200
+    assert len(response.json()[results]) == len(queries)
+    asked = rest.retriever.queries
+    assert asked[:3] == ["a", "", " "]
+    assert len(asked[3]) == 4000
+    assert asked[4:6] == ["half ?", "nul \0"]
 
 
 async def test_about(rest: Rest) -> None:
@@ -262,7 +276,7 @@ async def test_readiness_checks_each_searcher_once() -> None:
         ("/v1/answer", {"question": "q", "options": {"A": ""}}, "options.A"),
         ("/v1/search", {"question": "q", "max_documents": 0}, "max_documents"),
         ("/v1/retrieve", {"queries": []}, "queries"),
-        ("/v1/retrieve", {"queries": ["a", ""]}, "queries[1]"),
+        ("/v1/retrieve", {"queries": ["a", 1]}, "queries[1]"),
         ("/retrieve", {"queries": "a"}, "queries"),
     ],
 )

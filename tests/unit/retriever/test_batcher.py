@@ -103,7 +103,10 @@ async def test_a_full_queue_refuses(work: Work) -> None:
     with pytest.raises(RetrieverError) as caught:
         await batcher.submit([3])
     assert caught.value.failure is Failure.OVERLOADED
+    admitted = asyncio.create_task(batcher.submit([4], admitted=True))
+    await asyncio.sleep(0)
     work.release.set()
     assert await waiting == [2, 4]
+    assert await admitted == [8]
     assert await first == [0]
     await batcher.close()
