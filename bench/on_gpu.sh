@@ -231,7 +231,7 @@ head-room)
 adapters)
     start_retriever
     teach() { # teach FILE WHAT ARGUMENTS...: examples
-        [[ -f $work/$1.jsonl ]] || "$python" -m learning.warm_start.teach "$2" --part 0 0.6 \
+        [[ -f $work/$1.jsonl ]] || "$python" -m cli teach "$2" --part 0 0.6 \
             --retriever 127.0.0.1:$retriever --out "$work/$1.jsonl" "${@:3}" >>"$work/logs/teach.log" 2>&1
     }
     learn() { # learn NAME FILE ARGUMENTS...: an adapter

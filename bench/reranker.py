@@ -25,7 +25,7 @@ from common.pool import each
 from evaluation import questions as question_sets
 from evaluation.errors import EvaluateProblem
 from learning.warm_start import supervised
-from learning.warm_start.teach import right_passage
+from learning.warm_start.teacher import right_passages
 from search_agent import prompts
 from search_agent.errors import RetrieverError
 from search_agent.tags import ANSWER_LINE
@@ -79,7 +79,7 @@ def groups(ranked: Sequence[Ranked], epoch: int, settings: Settings) -> list[lis
     """
     drawn = []
     for question, found in ranked:
-        right = right_passage(question, found)
+        right = next(iter(right_passages(question, found)), None)
         others = [passage for passage in found if passage is not right]
         if right and len(others) >= settings.negatives:
             order = random.Random(f"{settings.seed} {epoch} {question.id}")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from cli import ask, cache
+from cli import ask, cache, teach
 from cli import evaluate as evaluate_commands
 from cli import index as index_commands
 from cli import train as train_commands
@@ -21,6 +21,7 @@ COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...]
     ("ask", "ask a running gateway and show the search", ask.add_arguments),
     ("evaluate", "ask a running gateway questions by several methods and compare them", evaluate_commands.add_evaluate),
     ("precompute", "fill the naive-RAG cache for training", evaluate_commands.add_precompute),
+    ("teach", "make examples for a warm start or a reading adapter", teach.add_arguments),
     ("train", "start, watch, promote and roll back training runs", train_commands.add_arguments),
     ("cache", "count or clear the naive-RAG cache", cache.add_arguments),
     ("index", "build, list and check indexes", index_commands.add_arguments),
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv, argparse.Namespace(argv=sys.argv[1:] if argv is None else argv))
     try:
         return int(args.run(args))
-    except (RetrieverProblem, EvaluateProblem, BoundaryError, AskError) as problem:
+    except (RetrieverProblem, EvaluateProblem, BoundaryError, AskError, OSError) as problem:
         print(f"search-agent: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,22 +1,54 @@
-"""The examples that the teacher writes."""
+"""What the teacher gives to learn from."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from evaluation.errors import EvaluateProblem
+from learning.warm_start import reading
+from learning.warm_start.reading import UNKNOWN
 from learning.warm_start.supervised import read_spans
-from learning.warm_start.teach import UNKNOWN, lessons, reading, searching, write
+from learning.warm_start.teach import Lesson, Plan, lessons_of, varied, write
+from learning.warm_start.teacher import play
 from search_agent import tags
-from search_agent.agents import s3
+from search_agent.agents.s3 import S3Params
 from search_agent.testing import ListRetriever
-from search_agent.types import Author, Passage, Question, Retrieval
+from search_agent.types import Author, Passage, Question, StopReason, Trajectory
 
 GOLD = Passage("gold", "Radium", "Radium was found by Marie Curie in 1898.")
 OTHERS = [Passage(f"p{n}", f"Title {n}", f"Text number {n} of something else.") for n in range(9)]
 QUESTION = Question("q", "who found radium text number?", ("Marie Curie, a physicist", "Marie Curie"), (("gold",),))
 
+# Two passages are needed, and the second is found by the title that the first one names.
+FILM = Passage("film", "The Long Night", "The Long Night is a film directed by Ann Lee.")
+DIRECTOR = Passage("director", "Ann Lee (director)", "She was born in Oslo.")
+TWIN = Passage("twin", "Ann Lee", "Born in Oslo.")
+HOPS = Question(
+    "h", "where was the director of The Long Night film born?", ("Oslo",), (("film",), ("director", "twin")),
+    groups={"hops": "2"},
+)  # fmt: skip
+TITLES = {"film": FILM.title, "director": DIRECTOR.title}
+
+
+class Titled(ListRetriever):
+    """Finds passages by the words of their titles as well."""
+
+    def _rank(self, query: str) -> tuple[Passage, ...]:
+        def common(passage: Passage) -> int:
+            return len({*query.lower().split()} & {*f"{passage.title} {passage.text}".lower().split()})
+
+        return tuple(sorted(self._passages, key=common, reverse=True))
+
+
+def plan(what: str, **more: object) -> Plan:
+    fields: dict[str, object] = {"parameters": S3Params(), "gold": {}, **more}
+    return Plan(what, **fields)  # type: ignore[arg-type]
+
 
 def test_reading_covers_the_gold_passage_alone_among_others_and_missing() -> None:
-    examples = reading(QUESTION, GOLD, OTHERS, seed=0)
+    examples = reading.examples(QUESTION, [GOLD], OTHERS, 1.0, seed=0)
     documents = [example[0].text.count("Doc ") for example in examples]
     assert documents[:3] == [1, 2, 3]
     assert 4 <= documents[3] <= 8
@@ -25,24 +57,73 @@ def test_reading_covers_the_gold_passage_alone_among_others_and_missing() -> Non
     assert ["Radium was found" in example[0].text for example in examples] == [True] * 4 + [False]
     assert [example[1].text for example in examples] == ["Marie Curie"] * 4 + [UNKNOWN]
     assert all([span.author for span in example] == [Author.ENVIRONMENT, Author.POLICY] for example in examples)
-    assert reading(QUESTION, GOLD, OTHERS, seed=0) == examples
-    assert reading(QUESTION, GOLD, OTHERS, seed=1) != examples
+    assert reading.examples(QUESTION, [GOLD], OTHERS, 1.0, seed=0) == examples
+    assert reading.examples(QUESTION, [GOLD], OTHERS, 1.0, seed=1) != examples
 
 
 def test_without_others_there_is_only_the_gold_passage() -> None:
-    assert [example[1].text for example in reading(QUESTION, GOLD, [], seed=0)] == ["Marie Curie"] * 4
+    assert [example[1].text for example in reading.examples(QUESTION, [GOLD], [], 1.0, seed=0)] == ["Marie Curie"] * 4
 
 
-async def chosen(question: Question, passages: list[Passage]) -> str:
-    spans = await searching(question, ListRetriever(passages), s3.S3Params(top_k=8))
-    assert [span.author for span in spans] == [Author.ENVIRONMENT, Author.POLICY]
-    move = tags.parse_move(spans[1].text, 8, 3)
-    assert move.complete
-    assert not move.error
-    assert move.selected
-    assert len(move.selected) == 1
-    shown = await ListRetriever(passages).search([question.text], Retrieval(8, "", s3.S3Params().mode))
-    return shown[0][move.selected[0] - 1].id
+def test_reading_several_gold_passages_fails_without_one_of_them() -> None:
+    *complete, incomplete = reading.examples(HOPS, [FILM, DIRECTOR], OTHERS, 1.0, seed=3)
+    assert all(FILM.text in example[0].text and DIRECTOR.text in example[0].text for example in complete)
+    assert [example[1].text for example in complete] == ["Oslo"] * 4
+    assert [FILM.text in incomplete[0].text, DIRECTOR.text in incomplete[0].text].count(True) == 1
+    assert incomplete[1].text == UNKNOWN
+
+
+def test_a_share_of_the_questions_has_an_example_without_a_gold_passage() -> None:
+    asked = [replace(HOPS, id=f"h{n}") for n in range(200)]
+    made = [len(reading.examples(each, [FILM, DIRECTOR], OTHERS, 0.3, seed=0)) for each in asked]
+    assert {*made} == {4, 5}
+    assert 0.2 < made.count(5) / 200 < 0.4
+
+
+def moves(played: Trajectory) -> list[tuple[list[str], str]]:
+    """What each turn kept, and the search that followed it."""
+    searched = [turn.query for turn in played.turns[1:]] + [""]
+    return [([p.id for p in turn.selected], query) for turn, query in zip(played.turns, searched, strict=True)]
+
+
+async def taught(
+    question: Question, passages: Sequence[Passage], titles: Mapping[str, str] = TITLES, **params: int
+) -> Trajectory:
+    played = await play(question, titles, Titled(passages), S3Params(**{"top_k": 2, "max_turns": 3, **params}))
+    assert not any(turn.error for turn in played.turns)
+    return played
+
+
+async def test_the_teacher_searches_the_title_that_a_kept_passage_names() -> None:
+    # of the first two passages only the film's is gold; its text names the director
+    decoys = [Passage("d", "Films", "the film where a director was born"), *OTHERS]
+    played = await taught(HOPS, [*decoys, DIRECTOR, FILM])
+    assert moves(played) == [(["film"], "Ann Lee (director)"), (["director"], "")]
+    assert played.stop_reason is StopReason.COMPLETE
+
+
+async def test_a_passage_that_counts_as_the_gold_one_is_kept_and_not_searched_for_again() -> None:
+    played = await taught(HOPS, [*OTHERS, TWIN, FILM])
+    assert moves(played)[0] == (["film"], "Ann Lee (director)")
+    assert moves(played)[1] == (["twin"], "")
+
+
+async def test_the_teacher_stops_where_no_missing_title_was_named() -> None:
+    silent = replace(FILM, text="The Long Night is a film.")
+    assert moves(await taught(HOPS, [*OTHERS, DIRECTOR, silent])) == [(["film"], "")]
+    assert moves(await taught(HOPS, [*OTHERS, FILM], {})) == [(["film"], "")]  # no title is known
+
+
+async def test_a_title_is_searched_once_and_the_last_turn_ends_the_episode() -> None:
+    assert moves(await taught(HOPS, [*OTHERS, FILM])) == [(["film"], "Ann Lee (director)"), ([], "")]
+    assert moves(await taught(HOPS, [*OTHERS, DIRECTOR, FILM], max_turns=1)) == [(["film"], "")]
+
+
+async def chosen(question: Question, passages: Sequence[Passage]) -> str:
+    played = await play(question, {}, ListRetriever(passages), S3Params(top_k=8))
+    ((kept, _),) = moves(played)
+    assert len(kept) == 1
+    return kept[0]
 
 
 async def test_the_teacher_keeps_the_gold_passage_then_one_that_answers_then_the_best_guess() -> None:
@@ -55,34 +136,54 @@ async def test_the_teacher_keeps_the_gold_passage_then_one_that_answers_then_the
 async def test_lessons_come_in_the_order_of_the_questions(tmp_path: Path) -> None:
     asked = [replace(QUESTION, id=f"q{n}") for n in range(3)]
     unknown = replace(QUESTION, id="unknown", gold_passages=(("nowhere",),))
-    retriever, parameters = ListRetriever([*OTHERS, GOLD]), s3.S3Params()
-    found = await lessons("reading", [*asked, unknown], retriever, parameters, 0, 0)
-    assert [example[1].text for example in found] == [*["Marie Curie"] * 4, UNKNOWN] * 3
-    write(found, tmp_path / "examples.jsonl")
-    assert read_spans(tmp_path / "examples.jsonl") == found
-    found = await lessons("searching", asked, retriever, parameters, 0, 0)
-    assert len({example[0].text for example in found}) == 1  # the retriever's order
+    retriever = ListRetriever([*OTHERS, GOLD])
+    found = await lessons_of([*asked, unknown], retriever, plan("reading"))
+    assert [lesson.spans[1].text for lesson in found] == [*["Marie Curie"] * 4, UNKNOWN] * 3
+    write([lesson.spans for lesson in found], tmp_path / "examples.jsonl")
+    assert read_spans(tmp_path / "examples.jsonl") == [list(lesson.spans) for lesson in found]
+    found = await lessons_of(asked, retriever, plan("searching"))
+    assert len({lesson.spans[0].text for lesson in found}) == 1  # the retriever's order
+    with pytest.raises(EvaluateProblem):
+        await lessons_of([], retriever, plan("searching"))
+
+
+async def test_gold_passages_known_beforehand_need_not_be_retrieved() -> None:
+    retriever = Titled([*OTHERS, FILM])
+    assert await lessons_of([HOPS], retriever, plan("reading")) == []
+    found = await lessons_of([HOPS], retriever, plan("reading", gold={"director": DIRECTOR}))
+    assert [lesson.spans[1].text for lesson in found] == [*["Oslo"] * 4, UNKNOWN]
 
 
 async def test_lessons_are_of_what_is_reranked_if_the_searches_are() -> None:
-    retriever = ListRetriever([*OTHERS, GOLD])
-    for what, draws in (("reading", 0), ("searching", 0), ("searching", 1)):
-        await lessons(what, [QUESTION], retriever, s3.S3Params(rerank=20), draws, 0)
-    assert [how.rerank for how in retriever.asked] == [20, 20, 20]
+    for what, draws, searches in (("reading", 0, 1), ("searching", 0, 1), ("searching", 1, 2)):
+        retriever = ListRetriever([*OTHERS, GOLD])
+        await lessons_of([QUESTION], retriever, plan(what, draws=draws, parameters=S3Params(rerank=20)))
+        assert [how.rerank for how in retriever.asked] == [20] * searches
 
 
 async def test_drawn_blocks_hold_the_right_passage_anywhere_among_others() -> None:
     unanswered = replace(QUESTION, id="unknown", gold_passages=(("nowhere",),), golds=("nobody",))
-    retriever, parameters = ListRetriever([*OTHERS, GOLD]), s3.S3Params(top_k=4)
-    found = await lessons("searching", [QUESTION, unanswered], retriever, parameters, 6, 0)
+    drawn = plan("searching", draws=6, parameters=S3Params(top_k=4))
+    found = await lessons_of([QUESTION, unanswered], ListRetriever([*OTHERS, GOLD]), drawn)
     assert len(found) == 6
-    shown = [example[0].text for example in found]
+    shown = [lesson.spans[0].text for lesson in found]
     assert all("Radium was found" in text for text in shown)
     assert len(set(shown)) > 4
     assert {text.count("Doc ") for text in shown} <= {2, 3, 4}
     assert len({text.count("Doc ") for text in shown}) > 1
-    moves = [tags.parse_move(example[1].text, 4, 3) for example in found]
+    moves = [tags.parse_move(lesson.spans[1].text, 4, 3) for lesson in found]
     assert len({move.selected for move in moves}) > 1
     for text, move in zip(shown, moves, strict=True):
         assert move.selected
         assert text.index(f"Doc {move.selected[0]}") < text.index("Radium was found")
+
+
+def test_a_limit_takes_as_many_of_each_kind_and_whole_episodes_first() -> None:
+    common = [Lesson((), ("2",)) for _ in range(90)]
+    rare = [Lesson((), ("4",)) for _ in range(3)]
+    broken = [Lesson((), ("4", "incomplete"), whole=False) for _ in range(9)]
+    made = [*common[:50], *broken, *rare, *common[50:]]
+    assert [lesson.kind for lesson in varied(made, 4)] == [("2",), ("2",), ("4",), ("4",)]
+    assert [lesson.kind for lesson in varied(made, 8)].count(("2",)) == 5
+    assert sum(lesson.whole for lesson in varied(made, 100)) == 93
+    assert varied(made, 1000) == made

@@ -1,0 +1,95 @@
+"""`search-agent teach …`: examples for a warm start and for a reading adapter."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli import runs
+
+if TYPE_CHECKING:
+    from search_agent.types import Passage, Question
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=("reading", "searching"))
+    parser.add_argument(
+        "--config",
+        default="smollm2-demo",
+        metavar="NAME|FILE",
+        help="the run to come: its questions, index and agent (default: %(default)s)",
+    )
+    parser.add_argument("--questions", metavar="SET", help="default: the configuration's")
+    parser.add_argument(
+        "--part", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"), help="of articles (default: all)"
+    )
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        metavar="FILE",
+        help="where gold passages that are not retrieved are read; several-turn episodes need it",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="keep N examples, as varied as they come (default: all)")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=0,
+        metavar="N",
+        help="searching: episodes per question on blocks drawn from the ranking; 0: what is retrieved (default)",
+    )
+    parser.add_argument(
+        "--unknown",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="reading: questions with an example that lacks a gold passage (default: all)",
+    )
+    parser.add_argument("--retriever", metavar="HOST:PORT", help="default: the configuration's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.set_defaults(run=_teach)
+
+
+def _teach(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from common import run_services
+    from evaluation.questions import part
+    from learning.data import everything
+    from learning.warm_start import teach
+    from search_agent.types import ModelCard
+
+    run = runs.load(args.config, retriever=args.retriever, data__questions=args.questions)
+    parameters = runs.s3_parameters(run)
+    asked = part(everything(run), *args.part)
+    gold = _gold(args.corpus, asked) if args.corpus else {}
+    plan = teach.Plan(args.what, parameters, gold, args.draws, args.unknown, args.seed)
+
+    async def lessons() -> list[teach.Lesson]:
+        retriever = run_services.retriever_of(run)
+        try:
+            return await teach.lessons_of(asked, retriever, plan)
+        finally:
+            await retriever.close()
+
+    made = asyncio.run(lessons())
+    chosen = teach.varied(made, args.limit) if args.limit else made
+    taught = run.card(tuple(args.part))
+    teach.write(
+        [lesson.spans for lesson in chosen], args.out, ModelCard(data=taught.data) if args.what == "reading" else taught
+    )
+    print(f"{args.out}: {len(chosen):,} examples; {sum(each.whole for each in chosen):,} have all gold passages")
+    return 0
+
+
+def _gold(corpus: Path, asked: list[Question]) -> dict[str, Passage]:
+    """Reads the gold passages by id."""
+    from services.retriever.corpus import read_corpus
+    from services.retriever.errors import BadRecord
+
+    def stop(error: BadRecord) -> None:
+        raise error
+
+    wanted = frozenset[str]().union(*(question.gold_ids for question in asked))
+    return {passage.id: passage for passage in read_corpus(corpus, stop) if passage.id in wanted}
