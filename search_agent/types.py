@@ -183,7 +183,8 @@ UNTAUGHT = ModelCard()  # nothing is known of what the model was taught
 class ModelInfo:
     """A model that is served. `model` is "name@version"; `context_tokens` is 0 where the engine does not tell.
 
-    `path` and `adapter` load the same model again; they are empty where the engine has no files.
+    `path` and `adapter` load the same model again; they are empty where the engine has no files. `card` is the
+    adapter's or, if it has none, the model's.
     """
 
     model: str
@@ -192,6 +193,7 @@ class ModelInfo:
     grammar: bool = False
     path: str = ""
     adapter: str = ""
+    card: ModelCard = UNTAUGHT
 
 
 class StopReason(StrEnum):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from common.codecs import fields_of, value_of
 from contracts.v1 import generator_pb2 as pb
-from search_agent.types import Completion, FinishReason, Message, ModelInfo, Sampling
+from search_agent.types import UNTAUGHT, Completion, FinishReason, Message, ModelCard, ModelInfo, Sampling
 
 _FINISH = {FinishReason.STOP: pb.STOP, FinishReason.LENGTH: pb.LENGTH}
 _FINISH_OF = {number: reason for reason, number in _FINISH.items()}
@@ -56,8 +57,19 @@ def completion_of(response: pb.GenerateResponse) -> Completion:
 
 
 def model_response(info: ModelInfo) -> pb.ModelInfoResponse:
-    return pb.ModelInfoResponse(**fields_of(info))
+    card = None
+    if info.card != UNTAUGHT:
+        card = pb.ModelCard(**fields_of(info.card, parameters=json.dumps(dict(info.card.parameters))))
+    return pb.ModelInfoResponse(**fields_of(info, card=card))
 
 
 def model_of(response: pb.ModelInfoResponse) -> ModelInfo:
-    return value_of(ModelInfo, response)
+    told = response.card
+    card = value_of(
+        ModelCard,
+        told,
+        parameters=json.loads(told.parameters or "{}"),
+        data=tuple(told.data),
+        figures=dict(told.figures),
+    )
+    return value_of(ModelInfo, response, card=card)

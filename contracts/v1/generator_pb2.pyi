@@ -76,20 +76,45 @@ class ModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelInfoResponse(_message.Message):
-    __slots__ = ("model", "engine", "context_tokens", "grammar", "path", "adapter")
+    __slots__ = ("model", "engine", "context_tokens", "grammar", "path", "adapter", "card")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
     model: str
     engine: str
     context_tokens: int
     grammar: bool
     path: str
     adapter: str
-    def __init__(self, model: _Optional[str] = ..., engine: _Optional[str] = ..., context_tokens: _Optional[int] = ..., grammar: bool = ..., path: _Optional[str] = ..., adapter: _Optional[str] = ...) -> None: ...
+    card: ModelCard
+    def __init__(self, model: _Optional[str] = ..., engine: _Optional[str] = ..., context_tokens: _Optional[int] = ..., grammar: bool = ..., path: _Optional[str] = ..., adapter: _Optional[str] = ..., card: _Optional[_Union[ModelCard, _Mapping]] = ...) -> None: ...
+
+class ModelCard(_message.Message):
+    __slots__ = ("method", "parameters", "prompt_version", "base_model", "data", "figures")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    parameters: str
+    prompt_version: str
+    base_model: str
+    data: _containers.RepeatedScalarFieldContainer[str]
+    figures: _containers.ScalarMap[str, float]
+    def __init__(self, method: _Optional[str] = ..., parameters: _Optional[str] = ..., prompt_version: _Optional[str] = ..., base_model: _Optional[str] = ..., data: _Optional[_Iterable[str]] = ..., figures: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class LoadModelRequest(_message.Message):
     __slots__ = ("path", "adapter")

@@ -86,7 +86,8 @@ class GeneratorServicer(object):
 
     def LoadModel(self, request, context):
         """Puts another model in place; requests under way finish on the old one.
-        NOT_FOUND: no such file. FAILED_PRECONDITION: the engine's model is not ours to change.
+        NOT_FOUND: no such file. INVALID_ARGUMENT: the weights or their card cannot be used.
+        FAILED_PRECONDITION: the engine's model is not ours to change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

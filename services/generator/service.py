@@ -17,9 +17,10 @@ from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
 from search_agent import types
 from search_agent.errors import Failure, GeneratorError
-from search_agent.types import Completion
+from search_agent.types import UNTAUGHT, Completion
 from services.generator.engine import Engine, Request
 from services.generator.remembered import Loaded, Remembered
+from services.generator.taught import card_of, warn
 
 log = structlog.get_logger()
 
@@ -61,6 +62,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         self._engine = engine
         self._max_tokens = max_tokens
         self._remembered = remembered
+        self._taught = "", UNTAUGHT  # the model whose card was read last, and its card
 
     async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
         texts = []
@@ -76,10 +78,10 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
                 yield codec.generate_response(piece)
 
     async def ModelInfo(self, request: pb.ModelInfoRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
-        return codec.model_response(await self._engine.info())
+        return codec.model_response(self._with_card(await self._engine.info()))
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
-        info = await self._engine.load(request.path, request.adapter)
+        info = await self._load(request.path, request.adapter)
         self._remembered.write(Loaded(info.path, info.adapter))
         self._publish(info)
         return codec.model_response(info)
@@ -88,12 +90,25 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         """Loads what was loaded before a restart, and shows the model in the metrics. Raises GeneratorError."""
         if loaded := self._remembered.read():
             try:
-                await self._engine.load(loaded.path, loaded.adapter)
+                await self._load(loaded.path, loaded.adapter)
             except GeneratorError as error:  # its files may be gone; serving what is configured is better than nothing
                 log.error("what was loaded before cannot be loaded again", **asdict(loaded), error=str(error))
-        self._publish(await self._engine.info())
+        self._publish(self._with_card(await self._engine.info()))
+
+    async def _load(self, path: str, adapter: str) -> types.ModelInfo:
+        card_of(path, adapter)  # refuses a card before anything changes
+        info = await self._engine.load(path, adapter)
+        self._taught = "", UNTAUGHT
+        return self._with_card(info)
+
+    def _with_card(self, info: types.ModelInfo) -> types.ModelInfo:
+        """Adds the card of exactly that model, which is read once."""
+        if self._taught[0] != info.model:
+            self._taught = info.model, card_of(info.path, info.adapter)
+        return replace(info, card=self._taught[1])
 
     def _publish(self, info: types.ModelInfo) -> None:
+        warn(info)
         metrics.GENERATOR_MODEL.clear()
         metrics.GENERATOR_MODEL.labels(info.model, info.engine).set(1)
 

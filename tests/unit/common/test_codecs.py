@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from common.codecs import generator, retriever
 from contracts.v1 import generator_pb2, retriever_pb2
 from search_agent.errors import RetrieverError
-from search_agent.types import Completion, FinishReason, IndexInfo, Mode, ModelInfo, Passage, Retrieval, Sampling
+from search_agent.types import (
+    Completion,
+    FinishReason,
+    IndexInfo,
+    Mode,
+    ModelCard,
+    ModelInfo,
+    Passage,
+    Retrieval,
+    Sampling,
+)
 from search_agent.types import Message as Said
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -65,7 +75,13 @@ def test_completions(completion: Completion) -> None:
     assert generator.completion_of(sent(generator.generate_response(completion))) == completion
 
 
-@given(st.builds(ModelInfo, TEXT, TEXT, COUNT, st.booleans(), TEXT, TEXT))
+PARAMETERS = st.dictionaries(TEXT, st.booleans() | COUNT | TEXT)
+CARDS = st.builds(
+    ModelCard, TEXT, PARAMETERS, TEXT, TEXT, st.lists(TEXT).map(tuple), st.dictionaries(TEXT, st.floats(0, 1))
+)
+
+
+@given(st.builds(ModelInfo, TEXT, TEXT, COUNT, st.booleans(), TEXT, TEXT, CARDS))
 def test_models(info: ModelInfo) -> None:
     assert generator.model_of(sent(generator.model_response(info))) == info
 
@@ -77,6 +93,7 @@ def test_models(info: ModelInfo) -> None:
         (Passage, retriever_pb2.Passage),
         (Sampling, generator_pb2.Sampling),
         (ModelInfo, generator_pb2.ModelInfoResponse),
+        (ModelCard, generator_pb2.ModelCard),
     ],
 )
 def test_a_value_has_the_fields_of_its_message(value: type, message: type[Message]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import grpc
@@ -14,12 +16,14 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from common.client import connect
+from common.codecs.generator import model_of
 from common.errors import FIELD_KEY, GRPC_CODE
 from common.server import start
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
+from search_agent import prompts
 from search_agent.errors import Failure, GeneratorError
-from search_agent.types import Completion, FinishReason, Message, ModelInfo, Sampling
+from search_agent.types import UNTAUGHT, Completion, FinishReason, Message, ModelCard, ModelInfo, Sampling
 from services.generator.engine import Request
 from services.generator.remembered import Loaded, Remembered
 from services.generator.service import GeneratorService, parse
@@ -304,3 +308,48 @@ async def test_a_state_that_is_gone_or_broken_stops_nothing(tmp_path: Path) -> N
     unwritable = Remembered(tmp_path / "missing" / "state.json")
     unwritable.write(Loaded("m", ""))
     assert unwritable.read() is None
+
+
+CARD = ModelCard("s3", {"max_turns": 1}, prompts.version("s3"), "0123", ("nq/train 0-1",), {"gen_acc": 0.5})
+
+
+def weights(folder: Path, card: object = CARD) -> str:
+    """A folder of weights with a card."""
+    folder.mkdir()
+    (folder / "search_agent.json").write_text(json.dumps(asdict(card) if isinstance(card, ModelCard) else card))
+    return str(folder)
+
+
+async def test_a_loaded_searcher_tells_what_it_was_taught(tmp_path: Path) -> None:
+    adapter, model = weights(tmp_path / "adapter"), weights(tmp_path / "model", replace(CARD, method="search_r1"))
+    (tmp_path / "plain").mkdir()
+    async with serving(FakeEngine()) as stub:
+        assert model_of(await stub.ModelInfo(pb.ModelInfoRequest())).card == UNTAUGHT
+        told = await stub.LoadModel(pb.LoadModelRequest(path=model, adapter=adapter))
+        assert model_of(told).card == CARD
+        told = await stub.LoadModel(pb.LoadModelRequest(path=model, adapter=str(tmp_path / "plain")))
+        assert model_of(told).card.method == "search_r1"  # without an adapter's card, the model's counts
+        weights_file = Path(adapter) / "search_agent.json"
+        weights_file.write_text("{")
+        assert model_of(await stub.LoadModel(pb.LoadModelRequest(adapter=adapter))).card == UNTAUGHT
+
+
+@pytest.mark.parametrize(
+    ("card", "problem"),
+    [
+        (replace(CARD, method="magic"), "method: there is no 'magic'; there are s3"),
+        (replace(CARD, parameters={"max_turns": 0}), "parameters.max_turns: must be"),
+        (replace(CARD, parameters={"colour": "red"}), "parameters.colour"),
+    ],
+)
+async def test_a_card_that_this_version_cannot_follow_is_refused_before_the_load(
+    tmp_path: Path, card: ModelCard, problem: str
+) -> None:
+    engine = FakeEngine()
+    async with serving(engine) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.LoadModel(pb.LoadModelRequest(adapter=weights(tmp_path / "adapter", card)))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert dict(caught.value.trailing_metadata() or ())[FIELD_KEY] == "adapter"
+    assert problem in (caught.value.details() or "")
+    assert engine.loads == []
