@@ -25,14 +25,14 @@ _GROUPED = {"enable_gqa": True} if varlen_attn and "enable_gqa" in inspect.signa
 
 
 class _Pieces:
-    """Where the samples of a packed row begin. All layers ask with the same tensor, and the GPU is asked once."""
+    """Finds where the samples of a packed row begin. All layers pass the same tensor, so the GPU is read once."""
 
     def __init__(self) -> None:
         self._positions: torch.Tensor | None = None
         self._found: tuple[torch.Tensor, list[int]] | None = None
 
     def of(self, positions: torch.Tensor | None, rows: int) -> tuple[torch.Tensor, list[int]] | None:
-        """The starts of the samples with the end of the row (int32), and their lengths; None if the row is one."""
+        """Returns the samples' starts and the row's end (int32), and their lengths; None if there is one sample."""
         if positions is None or rows != 1 or positions.ndim != 2 or positions.shape[0] != 1:
             return None
         if positions is not self._positions:

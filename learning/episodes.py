@@ -1,4 +1,4 @@
-"""One sample of training: an episode is played, answered and rewarded."""
+"""Plays, answers and rewards one sample of training."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from search_agent.world import Policy, World
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A question to train on. `rag` is naive RAG's GenAcc, and `generator` ("name@version") who it is of;
-    both are empty where the reward does not compare with naive RAG."""
+    """A question to train on.
+
+    `rag` is naive RAG's GenAcc with `generator` ("name@version"). Both are empty if the reward does not use naive RAG.
+    """
 
     question: Question
     rag: float | None = None
@@ -27,7 +29,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """An episode and what it is worth. `parts` are what the reward is made of, by the names they are logged by."""
+    """An episode and its reward. `parts` are the reward's parts by the names under which they are logged."""
 
     trajectory: Trajectory
     reward: float
@@ -48,7 +50,7 @@ class Stage:
         )
 
     async def play(self, policy: Policy, example: Example, step: int) -> Played:
-        """Plays an episode of a training step. Raises BoundaryError; a failure has no reward."""
+        """Plays an episode of a training step. Raises BoundaryError: a failed episode has no reward."""
         world, answer = replace(self._world, searcher=policy), Sampling(max_tokens=self._terms.answer_tokens)
         trajectory = await self._agent.play(example.question, world, answer)
         worth, parts = await self._worth(example, trajectory, trajectory.answer or "")
@@ -86,12 +88,12 @@ def evidence_kept(question: Question, trajectory: Trajectory) -> dict[str, float
 
 
 def row_of(example: Example) -> dict[str, Any]:
-    """The example as plain values, for `example_of`."""
+    """Returns the example as plain values, for `example_of`."""
     return {"question": asdict(example.question), "rag": example.rag, "generator": example.generator}
 
 
 def example_of(row: dict[str, Any]) -> Example:
-    """The inverse of `row_of`."""
+    """Returns the example that `row_of` wrote."""
     fields = row["question"]
     fields = fields | {"golds": tuple(fields["golds"]), "gold_passages": tuple(map(tuple, fields["gold_passages"]))}
     return Example(Question(**fields), row["rag"], row["generator"])

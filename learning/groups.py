@@ -1,4 +1,4 @@
-"""What the samples of one question tell together: whether they differ in worth, and how open the choice still is."""
+"""Compares the samples of one question: whether their rewards differ, and how open the searcher's choice still is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search_agent.types import Trajectory
 
 
 def mixed(worth: Sequence[float]) -> bool:
-    """Whether the samples are worth different amounts; if not, comparing them teaches nothing."""
+    """True if the samples' rewards differ; if they do not, comparing them teaches nothing."""
     return len(set(worth)) > 1
 
 
@@ -24,6 +24,6 @@ def entropy(choices: Sequence[Hashable]) -> float:
 
 
 def first_choice(trajectory: Trajectory) -> str:
-    """Names what the searcher decided on its first information block: the passages kept, and whether to go on."""
+    """Returns the searcher's decision on its first block as text: the passages kept, and whether to search on."""
     kept = sorted(passage.id for turn in trajectory.turns[:1] for passage in turn.selected)
     return f"{' '.join(kept)} {'goes on' if len(trajectory.turns) > 1 else 'stops'}"

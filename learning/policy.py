@@ -1,4 +1,4 @@
-"""The Policy port for training: a dialogue kept as token ids, in which what was sampled stays as it was sampled."""
+"""The Policy port for training: a dialogue of token ids, in which sampled ids stay as they were sampled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from search_agent.types import Author, Completion, FinishReason, Sampling, Span
 
 
 class Tokenizer(Protocol):
-    """What is used of a transformers tokenizer."""
+    """The part of a transformers tokenizer that is used here."""
 
     all_special_ids: Sequence[int]
 
@@ -30,7 +30,7 @@ Generate = Callable[[list[int], Sampling], Awaitable[tuple[Sequence[int], Sequen
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Tokens of the first span with its chat template, and of all that comes after."""
+    """The most tokens of the first span with its chat template, and of everything after it."""
 
     prompt: int
     response: int
@@ -55,11 +55,11 @@ class TokenPolicy:
         self.logprobs: list[float] = []
         self._tokenizer, self._generate, self._limits = tokenizer, generate, limits
         self._special = frozenset(tokenizer.all_special_ids)
-        self._read = 0  # spans that are in the ids
-        self._said = ""  # what the last completion came to, as text
+        self._read = 0  # number of spans that the ids cover
+        self._said = ""  # the text of the last completion
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
-        """Raises SearcherError, also where a limit leaves no room to write."""
+        """Returns the next completion. Raises SearcherError, also if a limit leaves no room to write."""
         if sampling.grammar:
             raise SearcherError(Failure.UNSUPPORTED, "training samples without a grammar", "grammar")
         for span in spans[self._read :]:
@@ -115,7 +115,7 @@ class TokenPolicy:
 
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[str, str]:
-    """The text before the first stop string, and that string; both as engines give them."""
+    """Returns the text before the first stop string, and that string, as engines do."""
     found = [(where, stop) for stop in stops if (where := text.find(stop)) >= 0]
     if not found:
         return text, ""

@@ -1,4 +1,4 @@
-"""verl's trainer with what a searcher's training needs beside it: drop-outs, metrics, and a log that goes on."""
+"""verl's trainer, with what training a searcher adds: dropped samples, metrics, and a log that survives a resume."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from learning.stopping import reason_to_stop
 
 
 class Sampler(ReplayBuffer):
-    """Hands out a step's samples without those that failed, so that they touch neither the loss nor the mean and
-    deviation of their group. verl fills the batch up with samples that weigh nothing.
+    """Gives verl a step's samples without the failed ones, which then affect neither the loss nor their group.
 
-    With `algorithm.filter_groups` verl replaces questions whose samples are all worth the same, and from which nothing
-    is learned, by others until the batch is full. A question with a failed sample is not among them.
+    verl pads the batch with samples of weight 0. With `algorithm.filter_groups` it replaces questions whose samples all
+    have the same reward, which teach nothing, until the batch is full. It never replaces a question because a sample
+    failed.
     """
 
     def __init__(self, *, sampler_kwargs: DictConfig, **kwargs: Any) -> None:
@@ -59,8 +59,10 @@ class Sampler(ReplayBuffer):
 
 
 class MetricsFile:
-    """A backend of verl's `Tracking`: lines {"step", "data"} at the end of a file. verl's own empties its file when
-    it opens it, so that a resumed run would lose what came before."""
+    """A backend of verl's `Tracking` that appends lines {"step", "data"} to a file.
+
+    verl's own backend empties its file when it opens it, so a resumed run would lose the earlier steps.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -80,7 +82,7 @@ class MetricsFile:
         return [found[step] for step in sorted(found) if step > 0]  # 0 is the validation before training
 
     def finish(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: no file is held open."""
 
 
 def _is_number(value: Any) -> bool:
@@ -103,7 +105,7 @@ class Trainer(PPOTrainerSync):
         super().on_train_begin()
 
     def on_step_end(self) -> None:
-        """Raises RunStopped where the steps before this one break a rule; this one's checkpoint is saved first."""
+        """Raises RunStopped if the steps so far break a rule, after this step's checkpoint has been saved."""
         rules = run_config.load(str(self._folder / "config.yaml")).stop
         if reason := reason_to_stop(self.logger.logger["file"].steps(), rules):
             self._save_checkpoint()
@@ -121,7 +123,7 @@ class Trainer(PPOTrainerSync):
 
 @ray.remote
 class Runner:
-    """What verl's `run_ppo` starts: `TaskRunnerV1` with our trainer."""
+    """The task that verl's `run_ppo` starts: `TaskRunnerV1` with our trainer."""
 
     def run(self, config: DictConfig) -> None:
         configure_verl_logging()

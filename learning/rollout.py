@@ -1,4 +1,4 @@
-"""verl's agent loop runs our agents. The one file that touches `verl.experimental.agent_loop`."""
+"""Runs our agents in verl's agent loop. No other file touches `verl.experimental.agent_loop`."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ NAME = "search_agent"  # in rows and in the registry
 
 
 def registry(run: Path) -> list[dict[str, str]]:
-    """What verl reads from `agent_loop_config_path`, for the run of that folder."""
+    """Returns the registry that verl reads from `agent_loop_config_path`, for the run in that folder."""
     return [{"name": NAME, "_target_": f"{__name__}.SearchAgentLoop", "run": str(run)}]
 
 
 class SearchAgentLoop(AgentLoopBase):
-    """One sample: an episode of the run's agent, with its reward, so that verl's reward workers are not asked.
+    """Plays one sample: an episode of the run's agent with its reward, so that verl needs no reward worker.
 
-    A sample whose every attempt failed at a boundary is put out as a mark with the reason. `Sampler` takes it
-    out of the batch before anything is computed from it.
+    If every attempt fails at a boundary, the sample becomes a mark that holds the reason. `Sampler` removes it from the
+    batch before anything is computed from it.
     """
 
     def __init__(self, *args: Any, run: str, **kwargs: Any) -> None:
@@ -59,7 +59,7 @@ class SearchAgentLoop(AgentLoopBase):
 
 @cache
 def _wired(run: str) -> tuple[Stage, int]:
-    """The stage of a run and how often an episode is tried; one a process, for all its episodes at once."""
+    """Returns the run's stage and the number of attempts per episode. One stage serves all episodes of a process."""
     settings = run_config.load(f"{run}/config.yaml")
     return wiring.stage_of(settings), settings.reward.attempts
 
@@ -108,8 +108,10 @@ def _output(played: Played, policy: TokenPolicy, server: _Server) -> AgentLoopOu
 
 
 def _dropped(reason: str, token: int) -> AgentLoopOutput:
-    """A mark in place of a sample: one token that is not trained on, and a reward that is none, so that no group of
-    marks passes for one whose samples are worth the same."""
+    """Returns a mark in place of a sample: one masked token, and NaN as its reward.
+
+    NaN keeps a group of marks from looking like a group of equal rewards.
+    """
     return AgentLoopOutput(
         prompt_ids=[token],
         response_ids=[token],

@@ -1,4 +1,4 @@
-"""A step's samples, looked at together: which were dropped, what is logged, and when a run stops by itself."""
+"""Settles a step's samples: which are dropped, which figures are logged, and when a run stops by itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CRASHED = "the agent loop raised; see the log"
 
 
 class RunStopped(Exception):
-    """The run ends by itself, for the reason that is the message."""
+    """The run stops by itself; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)

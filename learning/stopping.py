@@ -1,4 +1,4 @@
-"""When a run ends by itself because it no longer learns."""
+"""Decides when a run stops by itself because it no longer learns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def reason_to_stop(steps: Sequence[Mapping[str, float]], rules: StopConfig) -> s
     """
 
     def mean(name: str, end: int) -> float | None:
-        """Over the window of steps that ends before `end`; None unless all of them have the metric."""
+        """Returns the metric's mean over the window that ends before `end`; None unless every step has it."""
         values = [step[name] for step in steps[max(0, end - rules.window) : end] if name in step]
         return statistics.fmean(values) if len(values) == rules.window else None
 

@@ -1,7 +1,7 @@
-"""`python -m learning.train RUN_FOLDER`: data and reinforcement learning of one run, from where it stopped.
+"""Prepares data and trains one run, from where it stopped: `python -m learning.train RUN_FOLDER`.
 
-Exits with 0 when the run is finished, with 3 when it stopped by itself (RUN_FOLDER/reason.txt says why), and with
-anything else when it crashed. Beneath Ray's job API it joins that cluster, and otherwise starts one of its own.
+Exits with 0 if the run has finished, with 3 if it stopped by itself (RUN_FOLDER/reason.txt has the reason), and with
+another status if it crashed. As a job of Ray it joins that cluster; otherwise it starts its own.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 def options(run: RunConfig, folder: Path) -> dict[str, Any]:
-    """The options of verl for a run, dotted: ours, then the run's `verl`, then what follows from the run."""
+    """Returns verl's dotted options for a run: ours, then the run's `verl`, then those that follow from the run."""
     flash = importlib.util.find_spec("flash_attn") is not None
     attention = {
         "+{}.override_config.attn_implementation": "flash_attention_2" if flash else "causal_sdpa",
@@ -124,7 +124,7 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Variables of every process of the run. Ray refuses one that the job beneath which it runs has set too."""
+    """Returns the variables of every process of the run. Ray refuses one that the surrounding job sets too."""
     ours = {
         "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
         "TENSORBOARD_DIR": str(folder / "tensorboard"),
@@ -139,7 +139,7 @@ def _plain(chosen: Mapping[str, Any], option: str) -> Any:
 
 
 def compose(chosen: Mapping[str, Any]) -> DictConfig:
-    """verl's whole configuration with these options, checked by verl. Raises ConfigProblem."""
+    """Returns verl's whole configuration with these options, checked by verl. Raises ConfigProblem."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
     from hydra.errors import HydraException
@@ -170,7 +170,7 @@ def compose(chosen: Mapping[str, Any]) -> DictConfig:
 
 
 def train(folder: Path) -> None:
-    """Raises RunStopped, with a reason of one line, where the run cannot go on by itself."""
+    """Trains the run. Raises RunStopped, with a reason of one line, if it cannot continue by itself."""
     try:
         run = run_config.load(str(folder / "config.yaml"))
         if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:

@@ -1,5 +1,7 @@
-"""Retrievers and generators for a step's samples, which come all at once: they wait where a service is full, and what
-several samples search for is searched for once."""
+"""Retriever and generator ports for a step's samples, which all arrive at once.
+
+They wait while a service is full, and send a search that several samples share only once.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,18 @@ _FIRST_S, _LONGEST_S = 0.1, 5.0
 
 
 class _Patience:
-    """What one call may still wait."""
+    """The time that one call may still wait."""
 
     def __init__(self, limit_s: float) -> None:
         self._until, self._next = time.monotonic() + limit_s, _FIRST_S
 
     async def wait(self, error: BoundaryError) -> None:
-        """Waits longer each time. Raises `error` if it is another failure, or if the limit is near."""
+        """Waits longer each time. Raises `error` if the service is not merely full, or if the limit is near."""
         if error.failure is not Failure.OVERLOADED or time.monotonic() + self._next > self._until:
             raise error
-        await asyncio.sleep(self._next * random.uniform(0.5, 1.0))  # those refused together do not return together
+        await asyncio.sleep(
+            self._next * random.uniform(0.5, 1.0)
+        )  # calls that were refused together do not return together
         self._next = min(2 * self._next, _LONGEST_S)
 
 
@@ -85,7 +89,7 @@ class SharedRetriever:
             self._asked[key] = asked
             if len(self._asked) > self._limit:
                 del self._asked[next(iter(self._asked))]
-        return list(await asyncio.shield(asked))  # one who is cancelled does not cancel the others
+        return list(await asyncio.shield(asked))  # one cancelled caller does not cancel the others
 
     async def indexes(self) -> Sequence[IndexInfo]:
         return await self._retriever.indexes()

@@ -1,4 +1,4 @@
-"""From a run's configuration to where its episodes are played."""
+"""Wires the stage of a run from its configuration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from learning.episodes import Stage
 from learning.waiting import PatientGenerator, PatientRetriever, SharedRetriever
 from search_agent.world import World
 
-_SEARCHES_KEPT = 20_000  # of some 5 kB each
+_SEARCHES_KEPT = 20_000  # of about 5 kB each
 
 
 def stage_of(run: RunConfig) -> Stage:

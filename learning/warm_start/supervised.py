@@ -27,7 +27,7 @@ Chosen = TypeVar("Chosen")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to learn. One step reads at most `batch_tokens` tokens, or one longer example."""
+    """Training settings. One step reads at most `batch_tokens` tokens, or one longer example."""
 
     rank: int = field(default=16, metadata={"help": "of the adapter"})
     learning_rate: float = field(default=5e-4, metadata={"help": "at its peak; it rises for 5 %% of the steps"})
@@ -39,7 +39,7 @@ class Settings:
 
 
 class Example(NamedTuple):
-    """Token ids, and for each 1 if it is learned."""
+    """Token ids, and for each of them 1 if it is learned."""
 
     ids: list[int]
     mask: list[int]
@@ -218,14 +218,14 @@ def train(
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
-    """A flag for each field of the dataclass `kind`, with its default and its "help"."""
+    """Adds a flag for each field of the dataclass `kind`, with its default and its "help"."""
     for each in fields(kind):
         flag, told = f"--{each.name.replace('_', '-')}", f"{each.metadata['help']} (default: %(default)s)"
         parser.add_argument(flag, type=type(each.default), default=each.default, help=told)
 
 
 def settings_of(args: argparse.Namespace, kind: type[Chosen]) -> Chosen:
-    """What the flags of `add_settings` came to."""
+    """Returns the settings that the flags of `add_settings` gave."""
     return kind(**{each.name: getattr(args, each.name) for each in fields(kind)})  # type: ignore[arg-type]
 
 
