@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from search_agent.grading.answers import Scoring
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -68,6 +70,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=300, metavar="S", help="of one question (default: %(default)s)"
     )
+    parser.add_argument(
+        "--scoring", choices=[*Scoring], default=Scoring.UNICODE, help="rules of the scores (default: %(default)s)"
+    )
     parser.add_argument("--judge-url", metavar="URL", help="base of an OpenAI-compatible API, with /v1")
     parser.add_argument("--judge-model", default="", help="its key, if it needs one, is in JUDGE_API_KEY")
 
@@ -100,9 +105,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     endpoints = _endpoints(args)
 
     async def ask() -> run.Outcome:
-        async with endpoints.open() as (gateway, judge), _placed(partial(run.asking, endpoints), args) as asker:
+        async with endpoints.open() as (gateway, grader), _placed(partial(run.asking, endpoints), args) as asker:
             with tqdm(total=len(plan.questions) * len(plan.methods), unit="answer") as bar:
-                return await run.run(plan, gateway, judge.facts if judge else None, asker, _advance(bar))
+                return await run.run(plan, gateway, grader.facts, asker, _advance(bar))
 
     outcome = asyncio.run(ask())
     failed = sum(outcome.failures.values())
@@ -163,7 +168,7 @@ def _endpoints(args: argparse.Namespace) -> Endpoints:
     if bool(args.judge_url) != bool(args.judge_model):
         raise EvaluateProblem("--judge-url and --judge-model go together")
     key = os.environ.get("JUDGE_API_KEY", "")
-    return Endpoints(args.url, args.timeout, args.judge_url or "", args.judge_model, key)
+    return Endpoints(args.url, args.timeout, args.judge_url or "", args.judge_model, key, Scoring(args.scoring))
 
 
 def _placed(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
@@ -28,6 +27,26 @@ class Contents:
 
     results: int = 0
     scored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a result is worth for a question. `scoring` and `judge` are what it was graded with; scores are 0 to 1."""
+
+    question: str
+    golds: tuple[str, ...]
+    scoring: str
+    judge: dict[str, str] | None
+    answer: str
+    gen_acc: float
+    span: float
+    judged: bool | None
+    exact_match: float
+    f1: float
+
+    def holds(self, golds: Sequence[str], scoring: str, judge: Mapping[str, str] | None) -> bool:
+        """Whether grading with these would give the same score."""
+        return (self.golds, self.scoring, self.judge) == (tuple(golds), scoring, judge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +73,7 @@ class RagStore:
             protocol=2,
             retry_on_error=[],
             decode_responses=True,
+            encoding_errors="replace",  # a damaged value is a miss
         )
         self._ttl_s = ttl_s
 
@@ -73,7 +93,7 @@ class RagStore:
             scored = await self._redis.exists(key + _SCORED)
             await self._redis.set(key, json.dumps(asdict(result)), ex=None if scored else self._ttl_s)
 
-    async def score(self, key: str, question_id: str, score: dict[str, Any]) -> bool:
+    async def score(self, key: str, question_id: str, score: Score) -> bool:
         """Stores what a result is worth for a question, and keeps both for good.
 
         By the question's id, since two questions of one wording may have different gold answers. False if
@@ -82,22 +102,23 @@ class RagStore:
         with _failures():
             if not await self._redis.persist(key) and not await self._redis.exists(key):
                 return False
-            await self._redis.hset(key + _SCORED, question_id, json.dumps(score, ensure_ascii=False))
+            await self._redis.hset(key + _SCORED, question_id, json.dumps(asdict(score), ensure_ascii=False))
         return True
 
-    async def score_of(self, key: str, question_id: str) -> dict[str, Any] | None:
-        """What `score` stored."""
+    async def score_of(self, key: str, question_id: str) -> Score | None:
+        """Returns what `score` stored, None if nothing that can be read."""
         with _failures():
             found = await self._redis.hget(key + _SCORED, question_id)
-        return json.loads(found) if found else None
+        return stored.read(Score, found) if found else None
 
     async def contents(self) -> dict[tuple[str, str], Contents]:
         """Counts by index and version."""
         counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         async for keys in self._keys(PREFIX):
             for key in keys:
-                index, version, _ = key.removeprefix(PREFIX).removesuffix(_SCORED).rsplit(":", 2)
-                counts[index, version][key.endswith(_SCORED)] += 1
+                parts = key.removeprefix(PREFIX).removesuffix(_SCORED).rsplit(":", 2)
+                if len(parts) == 3:
+                    counts[parts[0], parts[1]][key.endswith(_SCORED)] += 1
         return {name: Contents(*numbers) for name, numbers in counts.items()}
 
     async def clear(self, index: str, version: str = "") -> int:

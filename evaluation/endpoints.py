@@ -1,4 +1,4 @@
-"""Whom evaluation asks: settings that travel to another process, and the connections made of them there."""
+"""What evaluation asks and grades with: settings that travel to another process, and what they open there."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ import httpx
 from common.http import client
 from common.judge import JudgeEndpoint
 from evaluation.gateway import Gateway
+from evaluation.rows import Grader
+from search_agent.grading.answers import Scoring
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """`url` is the gateway's, `timeout_s` is of one request; without `judge_url` there is no judge."""
+    """`url` is the gateway's; `timeout_s` limits each request. Without `judge_url` there is no judge."""
 
     url: str
     timeout_s: float
     judge_url: str = ""
     judge_model: str = ""
     judge_key: str = field(default="", repr=False)
+    scoring: Scoring = Scoring.UNICODE
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[tuple[Gateway, JudgeEndpoint | None]]:
+    async def open(self) -> AsyncIterator[tuple[Gateway, Grader]]:
         """Opens the gateway's and the judge's connections."""
         async with (
             client(httpx.AsyncClient, self.url, base_url=self.url, timeout=self.timeout_s) as gateway,
             client(httpx.AsyncClient, self.judge_url, timeout=self.timeout_s) as http,
         ):
             judge = JudgeEndpoint(http, self.judge_url, self.judge_model, self.judge_key) if self.judge_url else None
-            yield Gateway(gateway), judge
+            yield Gateway(gateway), Grader(self.scoring, judge)

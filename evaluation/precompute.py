@@ -5,40 +5,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from common.judge import JudgeEndpoint
 from common.pool import each
-from common.rag_store import RagStore
+from common.rag_store import RagStore, Score
 from evaluation.endpoints import Endpoints
 from evaluation.errors import EvaluateProblem, Failed
 from evaluation.gateway import Gateway
-from evaluation.rows import row_of
+from evaluation.rows import Grader
 from search_agent.errors import Failure, JudgeError
-from search_agent.grading.answers import matches
 from search_agent.types import Question
 
 
 class Scorer:
-    """Answers and scores one question into the store: what runs here or in Ray's actors.
+    """Has one question answered and stores its score, here or in Ray's actors.
 
     The gateway's naive RAG keeps each result under its key; the score goes beside it. `fields` are more fields
     of POST /v1/answer.
     """
 
-    def __init__(
-        self, gateway: Gateway, judge: JudgeEndpoint | None, store: RagStore, fields: Mapping[str, object]
-    ) -> None:
-        self._gateway, self._judge, self._store, self._fields = gateway, judge, store, fields
+    def __init__(self, gateway: Gateway, grader: Grader, store: RagStore, fields: Mapping[str, object]) -> None:
+        self._gateway, self._grader, self._store, self._fields = gateway, grader, store, fields
 
     async def __call__(self, question: Question) -> tuple[bool, bool]:
         """Whether naive RAG is right, and whether that was known. Done twice, it leaves one score.
 
         Raises Failed, JudgeError; EvaluateProblem if the gateway's cache is elsewhere, CacheError if Redis fails.
         """
-        judge = self._judge
-        facts = judge.facts if judge else None
         answer = await self._gateway.answer(
             {"question": question.text, "method": "naive_rag", "options": dict(question.options), **self._fields}
         )
@@ -46,17 +39,15 @@ class Scorer:
         if not key:
             raise Failed("cache", Failure.UNAVAILABLE, "the gateway could not keep the result")
         found = await self._store.score_of(key, question.id)
-        if found and (found["golds"], found["judge"]) == (list(question.golds), facts):
-            return bool(found["gen_acc"]), True
-        judged = None
-        if judge and not matches(question, answer["answer"]):
-            judged = await judge(question, answer["answer"])
-        row = asdict(row_of(question, "naive_rag", 0, answer, judged))
-        names = ("answer", "gen_acc", "span", "judged", "exact_match", "f1")
-        record: dict[str, Any] = {"question": question.text, "golds": question.golds, "judge": facts}
-        if not await self._store.score(key, question.id, record | {name: row[name] for name in names}):
+        facts = self._grader.facts
+        if found and found.holds(question.golds, **facts):
+            return bool(found.gen_acc), True
+        row = await self._grader(question, "naive_rag", 0, answer)
+        scores = {name: getattr(row, name) for name in ("answer", "gen_acc", "span", "judged", "exact_match", "f1")}
+        score = Score(question=question.text, golds=question.golds, **facts, **scores)
+        if not await self._store.score(key, question.id, score):
             raise EvaluateProblem("the gateway keeps its results in another Redis than --redis")
-        return bool(row["gen_acc"]), False
+        return bool(row.gen_acc), False
 
 
 @asynccontextmanager
@@ -72,8 +63,8 @@ async def storing(redis: str) -> AsyncIterator[RagStore]:
 @asynccontextmanager
 async def scoring(endpoints: Endpoints, redis: str, fields: Mapping[str, object]) -> AsyncIterator[Scorer]:
     """A scorer with connections of its own."""
-    async with endpoints.open() as (gateway, judge), storing(redis) as store:
-        yield Scorer(gateway, judge, store, fields)
+    async with endpoints.open() as (gateway, grader), storing(redis) as store:
+        yield Scorer(gateway, grader, store, fields)
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,7 @@ class Report(Figures):
             f"- Questions: {self.facts['asked']} of {self.facts['questions']}",
             f"- Index: {index['name']} {index['version']}, encoder {index['encoder'] or 'none'}",
             f"- Models: {', '.join(sorted({m for s in self.summaries.values() for m in s.models}))}",
+            f"- Scoring: {self.facts['scoring']}",
             f"- Judge: {judge['model'] + ' at ' + judge['url'] if judge else 'none; GenAcc is the span match alone'}",
         ]
         if price:

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.judge import JudgeEndpoint
 from search_agent.grading import answers
+from search_agent.grading.answers import Scoring
 from search_agent.grading.evidence import coverage, gold_ranks
 from search_agent.grading.statistics import Estimate, bootstrap, percentile
 from search_agent.types import Question
@@ -26,7 +28,7 @@ class Row:
     where it was not asked. Ranks count the documents the generator read from 1, and are 0 where none fits.
     `gold_ranks` has the rank of each gold passage, and `gold_seen` is the share of them that some turn retrieved;
     they are empty and None where no gold passage is known. `milliseconds` is the gateway's time, None for an
-    answer from its cache. `groups` are the question's.
+    answer from its cache. `scoring` names the rules of the scores. `groups` are the question's.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Row:
     malformed: int
     milliseconds: float | None
     stop_reason: str
+    scoring: str
     models: tuple[str, ...] = ()
     groups: Mapping[str, str] = field(default_factory=dict)
 
@@ -65,11 +68,37 @@ class Row:
         return all(0 < rank <= k for rank in self.gold_ranks)
 
 
-def row_of(question: Question, method: str, budget: int, body: Mapping[str, Any], judged: bool | None = None) -> Row:
-    """Scores the body of an answer; `judged` is what the judge said of it, if it was asked."""
+class Grader:
+    """Scores answers by `scoring`; where no gold answer stands in one, the judge decides, if there is one."""
+
+    def __init__(self, scoring: Scoring, judge: JudgeEndpoint | None) -> None:
+        self._scoring, self._judge = scoring, judge
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the scores depend on besides question and answer, for the record."""
+        return {"scoring": str(self._scoring), "judge": self._judge.facts if self._judge else None}
+
+    async def __call__(self, question: Question, method: str, budget: int, body: Mapping[str, Any]) -> Row:
+        """Returns the row of an answer of POST /v1/answer. Raises JudgeError."""
+        judged = None
+        if self._judge and not answers.matches(question, body["answer"], self._scoring):
+            judged = await self._judge(question, body["answer"])
+        return row_of(question, method, budget, body, judged, self._scoring)
+
+
+def row_of(
+    question: Question,
+    method: str,
+    budget: int,
+    body: Mapping[str, Any],
+    judged: bool | None = None,
+    scoring: Scoring = Scoring.UNICODE,
+) -> Row:
+    """Scores the body of an answer. `judged` is the judge's verdict, None if it was not asked."""
     answer, documents, usage = body["answer"], body["documents"], body["usage"]
     golds = [question.options[question.choice]] if question.options else question.golds
-    span = answers.matches(question, answer)
+    span = answers.matches(question, answer, scoring)
     needed = question.gold_passages
     seen = [passage for turn in body["turns"] for passage in turn["retrieved"]]
     return Row(
@@ -80,11 +109,13 @@ def row_of(question: Question, method: str, budget: int, body: Mapping[str, Any]
         gen_acc=max(span, float(judged or False)),
         span=span,
         judged=judged,
-        exact_match=answers.exact_match(answer, question.golds),
-        f1=answers.f1(answer, question.golds),
+        exact_match=answers.exact_match(answer, question.golds, scoring),
+        f1=answers.f1(answer, question.golds, scoring),
         gold_ranks=gold_ranks(needed, [document["id"] for document in documents]),
         gold_seen=coverage(needed, seen) if needed else None,
-        answer_rank=next((n for n, each in enumerate(documents, 1) if answers.span_match(each["text"], golds)), 0),
+        answer_rank=next(
+            (n for n, each in enumerate(documents, 1) if answers.span_match(each["text"], golds, scoring)), 0
+        ),
         documents=len(documents),
         searches=usage["searches"],
         prompt_tokens=usage["prompt_tokens"],
@@ -92,6 +123,7 @@ def row_of(question: Question, method: str, budget: int, body: Mapping[str, Any]
         malformed=sum(bool(turn["error"]) for turn in body["turns"]),
         milliseconds=None if body["cached"] else body["timings_ms"]["total"],
         stop_reason=body["stop_reason"],
+        scoring=str(scoring),
         models=tuple(body["models"]),
         groups=dict(question.groups),
     )

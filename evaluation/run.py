@@ -10,16 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from common import stored
 from common.files import write_whole
 from common.journal import Journal
-from common.judge import JudgeEndpoint
 from common.pool import each
 from evaluation.endpoints import Endpoints
 from evaluation.errors import EvaluateProblem, Failed
 from evaluation.gateway import Gateway
-from evaluation.rows import Row, row_of
+from evaluation.rows import Grader, Row
 from search_agent.errors import JudgeError
-from search_agent.grading.answers import matches
 from search_agent.types import Question
 
 
@@ -50,25 +49,22 @@ class Task:
 
 
 class Asker:
-    """Answers and scores one task: what runs here or in Ray's actors."""
+    """Has one task answered and grades it, here or in Ray's actors."""
 
-    def __init__(self, gateway: Gateway, judge: JudgeEndpoint | None) -> None:
-        self._gateway, self._judge = gateway, judge
+    def __init__(self, gateway: Gateway, grader: Grader) -> None:
+        self._gateway, self._grader = gateway, grader
 
     async def __call__(self, task: Task) -> Row:
         """Raises Failed, JudgeError."""
         answer = await self._gateway.answer(task.body)
-        judged = None
-        if self._judge and not matches(task.question, answer["answer"]):
-            judged = await self._judge(task.question, answer["answer"])
-        return row_of(task.question, task.method, task.budget, answer, judged)
+        return await self._grader(task.question, task.method, task.budget, answer)
 
 
 @asynccontextmanager
 async def asking(endpoints: Endpoints) -> AsyncIterator[Asker]:
-    """An asker with connections of its own."""
-    async with endpoints.open() as (gateway, judge):
-        yield Asker(gateway, judge)
+    """Opens an asker with connections of its own."""
+    async with endpoints.open() as (gateway, grader):
+        yield Asker(gateway, grader)
 
 
 @dataclass(frozen=True)
@@ -86,17 +82,17 @@ class Outcome:
 async def run(
     plan: Plan,
     gateway: Gateway,
-    judge: dict[str, str] | None,
+    grading: Mapping[str, Any],
     ask: Callable[[Task], Awaitable[Row]],
     advance: Callable[[bool], None],
 ) -> Outcome:
     """Asks what has no row yet. `advance` is told of every question done, true for a failure.
 
-    `ask` is an Asker, here or elsewhere; `judge` are the facts of its judge, if it has one.
+    `ask` is an Asker, here or elsewhere; `grading` are the facts of its grader.
     Writes rows.jsonl, failures.jsonl (this run's) and run.json into the plan's folder. Raises
     EvaluateProblem if the gateway has no such method, or the folder holds rows of another setting.
     """
-    facts = await _facts(plan, gateway, judge)
+    facts = await _facts(plan, gateway, grading)
     _settle(plan.out / "run.json", facts)
     rows = Journal(plan.out / "rows.jsonl", Row)
     failures = Journal(plan.out / "failures.jsonl", dict, fresh=True)
@@ -164,7 +160,7 @@ def _variant(method: str, parameters: Mapping[str, Any]) -> tuple[str, dict[str,
     return name, given
 
 
-async def _facts(plan: Plan, gateway: Gateway, judge: dict[str, str] | None) -> dict[str, Any]:
+async def _facts(plan: Plan, gateway: Gateway, grading: Mapping[str, Any]) -> dict[str, Any]:
     known = await gateway.methods()
     parameters = {}
     for method in plan.methods:
@@ -176,23 +172,35 @@ async def _facts(plan: Plan, gateway: Gateway, judge: dict[str, str] | None) -> 
         "questions": plan.source,
         "asked": len(plan.questions),
         "index": await gateway.index(plan.index),
-        "judge": judge,
+        **grading,
         "parameters": parameters,
     }
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What run.json tells of the rows beside it."""
+
+    questions: str
+    index: dict[str, str]
+    scoring: str
+    judge: dict[str, str] | None
+    parameters: dict[str, dict[str, Any]]
 
 
 def _settle(path: Path, facts: dict[str, Any]) -> None:
     """Checks that rows of earlier runs were made the same way, then writes what they were made with."""
     if path.exists():
-        try:
-            before = json.loads(path.read_bytes())
-        except ValueError:
-            raise EvaluateProblem(f"{path} is damaged; choose another --out") from None
-        for name in ("questions", "index", "judge"):
-            if before[name] != facts[name]:
-                raise EvaluateProblem(f"{path.parent} has rows of another {name}: {before[name]}; choose another --out")
-        for method, parameters in before["parameters"].items():
+        before = stored.read(_Facts, path.read_bytes())
+        if not before:
+            raise EvaluateProblem(f"{path} is damaged or from another version; choose another --out")
+        for name in ("questions", "index", "scoring", "judge"):
+            if (other := getattr(before, name)) != facts[name]:
+                raise EvaluateProblem(f"{path.parent} has rows of another {name}: {other}; choose another --out")
+        for method, parameters in before.parameters.items():
             if facts["parameters"].setdefault(method, parameters) != parameters:
                 raise EvaluateProblem(f"{path.parent} has rows of {method} with other parameters; choose another --out")
+    elif other := next(path.parent.glob("[!.]*"), None):
+        raise EvaluateProblem(f"{path.parent} holds {other.name} and no {path.name}; choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.rag_store import RagStore, Scored
+from common import stored
+from common.rag_store import RagStore, Score, Scored
 from evaluation.errors import EvaluateProblem
+from search_agent.rag_cache import PREFIX
 
 _BATCH = 1000
 _KEPT = tuple(Scored.__dataclass_fields__)
+_SHOWN = ("question", "golds", "answer", "gen_acc")
 
 
 async def save(store: RagStore, path: Path, index: str = "") -> int:
@@ -26,8 +28,9 @@ async def save(store: RagStore, path: Path, index: str = "") -> int:
     count, rows = 0, []
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         async for scored in store.dump(index):
-            shown = json.loads(scored.score)
-            rows.append(asdict(scored) | {name: shown[name] for name in ("question", "golds", "answer", "gen_acc")})
+            if not (shown := stored.read(Score, scored.score)):
+                continue  # damaged or from another version: precompute makes it again
+            rows.append(asdict(scored) | {name: getattr(shown, name) for name in _SHOWN})
             count += 1
             if len(rows) == _BATCH:
                 writer.write_table(pa.Table.from_pylist(rows, schema))
@@ -40,6 +43,9 @@ async def load(store: RagStore, path: Path) -> int:
     """Puts a file's results into Redis; how many. Raises CacheError, EvaluateProblem."""
     count = 0
     for rows in _batches(path):
+        for number, row in enumerate(rows, count + 1):
+            if not row["key"] or not row["key"].startswith(PREFIX) or not all(row.values()):
+                raise EvaluateProblem(f"{path}: row {number} is not a scored result")
         await store.restore([Scored(**row) for row in rows])
         count += len(rows)
     return count
@@ -49,8 +55,9 @@ def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
     pa, parquet = _pyarrow()
     try:
         with parquet.ParquetFile(path) as file:
-            if missing := set(_KEPT) - set(file.schema_arrow.names):
-                raise EvaluateProblem(f"{path}: no column {', '.join(sorted(missing))}")
+            types = {field.name: field.type for field in file.schema_arrow}
+            if bad := [name for name in _KEPT if types.get(name) not in (pa.string(), pa.large_string())]:
+                raise EvaluateProblem(f"{path}: no text column {', '.join(bad)}")
             for batch in file.iter_batches(_BATCH, columns=list(_KEPT)):
                 yield batch.to_pylist()
     except (OSError, pa.ArrowException) as error:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from common import rag_store, stored
 from common.files import write_whole
 from common.journal import Journal
 from common.pool import each
@@ -19,6 +20,7 @@ from evaluation import questions as question_sets
 from learning.episodes import Example, row_of
 from search_agent.agents import AGENTS
 from search_agent.errors import BoundaryError, CacheError, Failure, RetrieverError
+from search_agent.grading.answers import Scoring
 from search_agent.grading.judge import grade
 from search_agent.rag_cache import RagKey
 from search_agent.types import IndexInfo, Question, Sampling
@@ -41,13 +43,14 @@ class Facts:
     encoder: str
     generator: str
     judge: dict[str, str] | None
+    scoring: str
     reranker: str = ""
 
     @classmethod
     def of(cls, run: RunConfig, index: IndexInfo, generator: str, world: World) -> Facts:
         about = getattr(world.judge, "facts", None)
         reranker = index.reranker if run.method.params.rerank else ""
-        return cls(index.name, index.version, index.encoder, generator, about, reranker)
+        return cls(index.name, index.version, index.encoder, generator, about, str(Scoring.UNICODE), reranker)
 
 
 async def prepare(run: RunConfig, folder: Path, world: World) -> None:
@@ -58,7 +61,9 @@ async def prepare(run: RunConfig, folder: Path, world: World) -> None:
     index, model = await asyncio.gather(_index(run, world), world.generator.info())
     facts = Facts.of(run, index, model.model, world)
     if (folder / FACTS).exists():
-        before = Facts(**json.loads((folder / FACTS).read_text(encoding="utf-8")))
+        before = stored.read(Facts, (folder / FACTS).read_bytes())
+        if before is None:
+            raise ConfigProblem("data", f"{folder / FACTS} is damaged or from another version; start the run anew")
         if before != facts and run.reward.kind != "exact_match":
             raise ConfigProblem("data", f"the rows are of {before}, and the services serve {facts} now")
         return
@@ -147,9 +152,10 @@ class _Made:
     key: str
     id: str
     gen_acc: float
+    scoring: str
 
 
-Look = Callable[[str, str], Awaitable[Mapping[str, Any] | None]]  # (digest, question id) -> a stored score
+Look = Callable[[str, str], Awaitable[rag_store.Score | None]]  # (digest, question id) -> a stored score
 
 
 class _Scorer:
@@ -172,7 +178,7 @@ class _Scorer:
     async def scores(self, asked: Sequence[Question]) -> dict[int, Score]:
         """By the identity of the question. Raises ConfigProblem if more fail than the run allows."""
         journal = Journal(self._journal_path, _Made)
-        made = {(line.key, line.id): line.gen_acc for line in journal.found}
+        made = {(line.key, line.id): line.gen_acc for line in journal.found if line.scoring == self._facts.scoring}
         look, close = await _store(self._run.data.scores)
         found: dict[int, Score] = {}
         failures: Counter[str] = Counter()
@@ -182,16 +188,16 @@ class _Scorer:
             if (key, question.id) in made:
                 found[id(question)] = Score(key, made[key, question.id])
                 return
-            stored = await look(key, question.id)
-            if stored and (stored["golds"], stored["judge"]) == (list(question.golds), self._facts.judge):
-                found[id(question)] = Score(key, float(stored["gen_acc"]))
+            before = await look(key, question.id)
+            if before and before.holds(question.golds, self._facts.scoring, self._facts.judge):
+                found[id(question)] = Score(key, before.gen_acc)
                 return
             try:
                 score = await self._score(question)
             except BoundaryError as error:
                 failures[f"{error.boundary}: {error}"] += 1
                 return
-            journal.append(asdict(_Made(key, question.id, score)))
+            journal.append(asdict(_Made(key, question.id, score, self._facts.scoring)))
             found[id(question)] = Score(key, score)
 
         try:
@@ -224,23 +230,21 @@ async def _store(scores: str) -> tuple[Look, Callable[[], Awaitable[None]]]:
     if not scores:
         return nothing, nothing
     if "://" in scores:
-        from common.rag_store import RagStore
-
-        store = RagStore(scores, ttl_s=1, timeout_s=10)
+        store = rag_store.RagStore(scores, ttl_s=1, timeout_s=10)
         try:
             await store.check()
         except CacheError as error:
             raise ConfigProblem("data.scores", str(error)) from None
         return store.score_of, store.close
-    stored = _read_scores(Path(scores))
+    read = _read_scores(Path(scores))
 
-    async def look(key: str, question_id: str) -> Mapping[str, Any] | None:
-        return stored.get((key, question_id))
+    async def look(key: str, question_id: str) -> rag_store.Score | None:
+        return read.get((key, question_id))
 
     return look, nothing
 
 
-def _read_scores(path: Path) -> dict[tuple[str, str], Mapping[str, Any]]:
+def _read_scores(path: Path) -> dict[tuple[str, str], rag_store.Score | None]:
     import pyarrow
     from pyarrow import parquet
 
@@ -248,7 +252,7 @@ def _read_scores(path: Path) -> dict[tuple[str, str], Mapping[str, Any]]:
         table = parquet.read_table(path, columns=["key", "question_id", "score"]).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise ConfigProblem("data.scores", f"{path}: {error}") from None
-    return {(row["key"], row["question_id"]): json.loads(row["score"]) for row in table}
+    return {(row["key"], row["question_id"]): stored.read(rag_store.Score, row["score"] or "") for row in table}
 
 
 def _row(place: int, question: Question, facts: Facts, score: Score | None) -> dict[str, Any]:

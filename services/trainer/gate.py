@@ -24,6 +24,7 @@ from common.run_config import GateConfig
 from common.training import GateOutcome, Verdict
 from search_agent.agents import Agent
 from search_agent.errors import BoundaryError, Failure, TrainerError
+from search_agent.grading.answers import Scoring
 from search_agent.grading.judge import grade
 from search_agent.grading.statistics import compare
 from search_agent.types import Question, Sampling
@@ -82,6 +83,7 @@ class Contest:
             "searcher": self.models[side],
             "generator": self.generator_model,
             "answer_tokens": self.answer_tokens,
+            "scoring": Scoring.UNICODE,
             **self.facts,
         }
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]

@@ -55,6 +55,16 @@ async def test_the_second_time_nothing_is_retrieved_or_generated(gateway: Gatewa
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("value", ["garbage", "null", "{}", '{"method": "naive_rag"}', b"\xff\xfe"])
+async def test_a_damaged_or_older_result_is_answered_anew_and_replaced(gateway: Gateway, value: str | bytes) -> None:
+    first, _ = await gateway.ask()
+    (key,) = await gateway.cache.store._redis.keys("rag:*")
+    await gateway.cache.store._redis.set(key, value)
+    again, was_cached = await gateway.ask()
+    assert (again.answer, was_cached, gateway.generations) == (first.answer, False, 2)
+    assert (await gateway.ask())[1]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from common.judge import JudgeEndpoint
 from common.rag_store import Contents, RagStore
@@ -15,8 +17,10 @@ from evaluation import scored_file
 from evaluation.errors import EvaluateProblem
 from evaluation.gateway import Gateway
 from evaluation.precompute import Outcome, Scorer, precompute
+from evaluation.rows import Grader
 from search_agent.agents import AGENTS
 from search_agent.errors import CacheError, Failure, GeneratorError
+from search_agent.grading.answers import Scoring
 from search_agent.types import Question, Sampling
 from services.gateway.app import create_app
 from services.gateway.asking import Asker, Backends
@@ -26,6 +30,7 @@ from tests.integration.conftest import RedisServer
 
 # the generator always says "an answer"
 QUESTIONS = [Question(f"q{n}", f"question {n}", ("answer",) if n % 3 else ("other",)) for n in range(12)]
+PLAIN = Grader(Scoring.UNICODE, None)
 
 
 class Stack:
@@ -39,12 +44,10 @@ class Stack:
         self.app = create_app(backends, Asker(backends, Sampling(max_tokens=8)), AGENTS, 8)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://gateway")
 
-    async def fill(
-        self, questions: list[Question] = QUESTIONS, judge: JudgeEndpoint | None = None, **fields: Any
-    ) -> Outcome:
+    async def fill(self, questions: list[Question] = QUESTIONS, grader: Grader = PLAIN, **fields: Any) -> Outcome:
         steps: list[bool] = []
         gateway = Gateway(self.http)
-        scorer = Scorer(gateway, judge, self.store, fields)
+        scorer = Scorer(gateway, grader, self.store, fields)
         outcome = await precompute(questions, gateway, self.store, scorer, 3, steps.append)
         assert len(steps) == len(questions)
         return outcome
@@ -97,7 +100,7 @@ async def test_training_finds_result_and_score_by_key(stack: Stack) -> None:
     assert result is not None
     assert result.answer == "an answer"
     assert score is not None
-    assert (score["gen_acc"], score["golds"], score["answer"]) == (0, ["other"], "an answer")
+    assert (score.gen_acc, score.golds, score.answer, score.scoring) == (0, ("other",), "an answer", "unicode-1")
     assert await stack.store.score_of(key, "another") is None
 
 
@@ -127,6 +130,25 @@ async def test_changed_golds_are_scored_anew(stack: Stack) -> None:
     assert (outcome.right, outcome.known, stack.generations) == (1, 0, 1)
 
 
+async def test_other_rules_score_anew(stack: Stack) -> None:
+    await stack.fill(QUESTIONS[:1])
+    assert (await stack.fill(QUESTIONS[:1], Grader(Scoring.SQUAD, None))).known == 0
+    assert (await stack.fill(QUESTIONS[:1], Grader(Scoring.SQUAD, None))).known == 1
+    assert stack.generations == 1
+
+
+@pytest.mark.parametrize(
+    "value", ["garbage", "null", "{}", b"\xff\xfe", '{"gen_acc": 1, "golds": ["other"], "judge": null}']
+)
+async def test_a_damaged_or_older_score_is_made_again(stack: Stack, tmp_path: Path, value: str | bytes) -> None:
+    await stack.fill(QUESTIONS[:2])
+    key = await cached_key(stack, "question 0")
+    await stack.store._redis.hset(f"{key}:scored", "q0", value)  # type: ignore[arg-type]
+    assert await scored_file.save(stack.store, tmp_path / "scored.parquet") == 1
+    outcome = await stack.fill(QUESTIONS[:2])
+    assert (outcome.known, [question.id for question in outcome.wrong]) == (1, ["q0"])
+
+
 async def test_a_new_index_version_is_precomputed_anew(stack: Stack) -> None:
     await stack.fill()
     stack.retriever.version = "v2"
@@ -143,7 +165,7 @@ async def test_clearing_one_version_leaves_the_others(stack: Stack) -> None:
     await stack.fill()
     stack.retriever.version = "v2"
     await stack.fill(QUESTIONS[:2])
-    await stack.store._redis.mset({"rag:demo2:v1:x": "{}", "rag:demo:v10:x": "{}"})
+    await stack.store._redis.mset({"rag:demo2:v1:x": "{}", "rag:demo:v10:x": "{}", "rag:odd": "{}"})
     await stack.store._redis.set("elsewhere", "mine")
     response = await stack.http.delete("/v1/cache", params={"index": "demo", "version": "v1"})
     assert response.json() == {"removed": 12}
@@ -177,6 +199,25 @@ async def test_there_and_back_through_parquet(stack: Stack, tmp_path: Path) -> N
         await scored_file.load(stack.store, path)
 
 
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"key": ["rag:a"], "result": ["{}"]}, "no text column question_id, score"),
+        ({"key": [1], "result": ["{}"], "question_id": ["q"], "score": ["{}"]}, "no text column key"),
+        ({"key": ["rag:a"], "result": [""], "question_id": ["q"], "score": ["{}"]}, "row 1 is not a scored result"),
+        ({"key": ["elsewhere"], "result": ["{}"], "question_id": ["q"], "score": ["{}"]}, "row 1 is not a scored"),
+    ],
+)
+async def test_a_parquet_file_of_something_else_is_refused(
+    stack: Stack, tmp_path: Path, columns: dict[str, list[Any]], said: str
+) -> None:
+    path = tmp_path / "other.parquet"
+    parquet.write_table(pyarrow.table(columns), path)
+    with pytest.raises(EvaluateProblem, match=said):
+        await scored_file.load(stack.store, path)
+    assert not await stack.store._redis.keys("*")
+
+
 async def test_a_redis_that_is_not_the_gateways_is_said(stack: Stack, tmp_path: Path) -> None:
     elsewhere = RedisServer(tmp_path)
     try:
@@ -194,11 +235,11 @@ async def test_the_judges_verdict_is_part_of_the_score(stack: Stack) -> None:
         return httpx.Response(200, json={"choices": [{"message": {"content": "Yes"}}]})
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(reply)) as http:
-        judge = JudgeEndpoint(http, "http://judge/v1", "judge-1", "secret")
+        judged = Grader(Scoring.UNICODE, JudgeEndpoint(http, "http://judge/v1", "judge-1", "secret"))
         assert (await stack.fill()).right == 8
-        outcome = await stack.fill(judge=judge)
-        assert (outcome.right, outcome.known) == (12, 0)  # scores without the judge do not count as the judge's
-        assert (await stack.fill(judge=judge)).known == 12
+        outcome = await stack.fill(grader=judged)
+        assert (outcome.right, outcome.known) == (12, 0)  # scores without the judge are not its
+        assert (await stack.fill(grader=judged)).known == 12
 
 
 async def test_multiple_choice_has_keys_of_its_own(stack: Stack) -> None:

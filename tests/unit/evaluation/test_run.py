@@ -1,6 +1,7 @@
 """A run over a fake gateway: rows, failures, resuming, and what may not be mixed."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from common.judge import JudgeEndpoint
 from evaluation import report
 from evaluation.errors import EvaluateProblem
 from evaluation.gateway import Gateway
+from evaluation.rows import Grader
 from evaluation.run import Asker, Outcome, Plan, run
+from search_agent.grading.answers import Scoring
 from search_agent.types import Question
 from tests.stub_gateway import answer_to, methods
 
@@ -49,11 +52,12 @@ class Fake:
         return httpx.Response(200, json=answer_to(body))
 
 
-async def go(fake: Fake, out: Path, judge: bool = False, **changes: Any) -> Outcome:
+async def go(fake: Fake, out: Path, judge: bool = False, scoring: Scoring = Scoring.UNICODE, **changes: Any) -> Outcome:
     plan = Plan(**{"source": "set", "questions": QUESTIONS, "methods": ("s3", "naive_rag"), "out": out, **changes})
     steps: list[bool] = []
-    gateway, chosen = Gateway(fake.http), JudgeEndpoint(fake.http, "http://judge/v1", "judge-1") if judge else None
-    outcome = await run(plan, gateway, chosen.facts if chosen else None, Asker(gateway, chosen), steps.append)
+    chosen = JudgeEndpoint(fake.http, "http://judge/v1", "judge-1") if judge else None
+    gateway, grader = Gateway(fake.http), Grader(scoring, chosen)
+    outcome = await run(plan, gateway, grader.facts, Asker(gateway, grader), steps.append)
     assert len(steps) == len(plan.questions) * len(plan.methods)
     return outcome
 
@@ -180,6 +184,8 @@ async def test_rows_of_another_run_are_not_mixed(tmp_path: Path) -> None:
     await go(fake, tmp_path, methods=("naive_rag",))
     with pytest.raises(EvaluateProblem, match="rows of another questions: set"):
         await go(fake, tmp_path, source="other")
+    with pytest.raises(EvaluateProblem, match="rows of another scoring: unicode-1"):
+        await go(fake, tmp_path, scoring=Scoring.SQUAD)
     fake.version = "v2"
     with pytest.raises(EvaluateProblem, match="rows of another index"):
         await go(fake, tmp_path)
@@ -235,6 +241,24 @@ async def test_a_budget_is_compared_with_naive_rag_at_that_budget(tmp_path: Path
     ours = sum(row.gen_acc for row in outcome.rows if (row.method, row.budget) == ("s3", 2))
     assert found["s3", 2].wins == ours > found["s3", 0].wins
     assert set(found) == {("s3", 0), ("s3", 2)}
+
+
+@pytest.mark.parametrize("record", ["", "{}", "[]", '{"questions": "set"}', '{"state": "running"}', "\0"])
+async def test_a_folder_with_another_run_json_is_refused_before_anything_is_asked(tmp_path: Path, record: str) -> None:
+    (tmp_path / "run.json").write_text(record)
+    fake = Fake()
+    with pytest.raises(EvaluateProblem, match=r"run\.json is damaged or from another version; choose another --out"):
+        await go(fake, tmp_path)
+    assert not fake.asked
+    assert (tmp_path / "run.json").read_text() == record
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "report.md", "manifest.json"])
+async def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(EvaluateProblem, match=rf"holds {name} and no run\.json; choose another --out"):
+        await go(Fake(), tmp_path)
+    assert os.listdir(tmp_path) == [name]
 
 
 @pytest.mark.parametrize("damage", ["\0" * 20, '{"id": "q3"}', "[]", "null"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from common import run_config
+from common.rag_store import Score
 from common.run_config import ConfigProblem, RunConfig
 from evaluation.errors import BadQuestion
 from learning import data
@@ -150,16 +152,25 @@ async def test_scores_of_precompute_are_taken_where_they_are_of_the_same_version
     await prepare(run, folder, World(Retriever(), generator=Sometimes()))
     exported = tmp_path / "rag.parquet"
     scores = [json.loads(line) for line in (folder / "naive_rag.jsonl").read_text().splitlines()]
+
+    def score(gen_acc: float, scoring: str) -> str:
+        return json.dumps(asdict(Score("q", ("echo",), scoring, None, "a", gen_acc, gen_acc, None, 0.0, 0.0)))
+
     data.write(exported, [
-        {"key": line["key"], "question_id": line["id"],
-         "score": json.dumps({"golds": ["echo"], "judge": None, "gen_acc": line["gen_acc"]})}
-        for line in scores
+        {"key": line["key"], "question_id": line["id"], "score": score(line["gen_acc"], "unicode-1")} for line in scores
     ])  # fmt: skip
     run = written(tmp_path, **{"data.scores": str(exported)})
     generator = Sometimes()
     await prepare(run, tmp_path / "second", World(Retriever(), generator=generator))
     assert generator.prompts == []
     assert rows(tmp_path / "second" / TRAIN) == rows(folder / TRAIN)
+    unusable = ["damaged", score(1.0, "squad-v1.1")]
+    data.write(exported, [
+        {"key": line["key"], "question_id": line["id"], "score": unusable[n % 2]} for n, line in enumerate(scores)
+    ])  # fmt: skip
+    await prepare(run, tmp_path / "anew", World(Retriever(), generator=generator))
+    assert len(generator.prompts) == 60
+    generator.prompts.clear()
     stale = Retriever()
     stale.version = "v2"  # every digest is another one
     await prepare(run, tmp_path / "third", World(stale, generator=generator))
