@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from common.settings import Target
 from search_agent.agents import AGENTS, Agent
+from search_agent.parameters import BadParameter
 from search_agent.types import ModelCard
 
 FOLDER = Path(__file__).with_name("run_configs")
@@ -193,8 +194,8 @@ class RunConfig(_Part):
                 raise ConfigProblem(f"agent_parameters.{name}", why)
         try:
             params = self.method.params
-        except ValueError as error:
-            raise ConfigProblem("agent_parameters", str(error)) from None
+        except BadParameter as error:
+            raise ConfigProblem(f"agent_parameters.{error.field}", error.message) from None
         own_answer = getattr(params, "answerer", "generator") == "searcher"
         if (self.reward.kind == "exact_match") != own_answer:
             raise ConfigProblem("reward.kind", "exact_match goes with search_r1's answerer: searcher, and only with it")

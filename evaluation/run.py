@@ -132,15 +132,15 @@ async def run(
 
 def _body(question: Question, method: str, plan: Plan, parameters: dict[str, Any]) -> dict[str, Any]:
     name, given = _variant(method, parameters)
-    body: dict[str, Any] = {"question": question.text, "method": name, **given}
+    body: dict[str, Any] = {"question": question.text, "method": name, "parameters": given}
     if question.options:
         body["options"] = dict(question.options)
     if plan.index and "index" in parameters:
-        body["index"] = plan.index
+        given["index"] = plan.index
     if plan.budget:
         body["max_documents"] = plan.budget
         if "top_k" in parameters and "max_turns" not in parameters:
-            body.setdefault("top_k", plan.budget)  # one retrieval: it may fill the budget
+            given.setdefault("top_k", plan.budget)  # one retrieval: it may fill the budget
     return body
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from search_agent.parameters import number, option
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:
@@ -119,20 +121,15 @@ class Mode(StrEnum):
     HYBRID = "hybrid"
 
 
-MODES_HELP = "dense, bm25 or hybrid; auto: dense, or bm25 where the index has no vectors"
-
-
 @dataclass(frozen=True)
 class Retrieval:
     """How passages are looked for: parameters of every method that searches."""
 
-    top_k: int = field(default=3, metadata={"minimum": 1, "maximum": 100, "help": "passages a search returns"})
-    index: str = field(default="", metadata={"help": "index to search; empty: the default one"})
-    mode: Mode = field(default=Mode.AUTO, metadata={"help": MODES_HELP})
+    top_k: int = number(3, 1, 100, "passages that a search returns")
+    index: str = option("", "index to search; empty: the default one")
+    mode: Mode = option(Mode.AUTO, "how passages are ranked; auto: dense, or bm25 where the index has no vectors")
     # With `rerank` above 0, a cross-encoder ranks the mode's best max(rerank, top_k) passages again.
-    rerank: int = field(
-        default=0, metadata={"minimum": 0, "maximum": 100, "help": "passages that a cross-encoder ranks again; 0: none"}
-    )
+    rerank: int = number(0, 0, 100, "passages that a cross-encoder ranks again; 0: none")
 
 
 @dataclass(frozen=True, slots=True)

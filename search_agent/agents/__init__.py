@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from enum import Enum
-from functools import cache
-from typing import Any, get_args, get_type_hints
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from search_agent import prompts
+from search_agent import parameters, prompts
 from search_agent.agents import cot, deep_retrieval, direct, ircot, naive_rag, s3, search_o1, search_r1
 from search_agent.episode import Episode
 from search_agent.types import Event, Found, ModelCard, Question, Sampling, StopReason, Trajectory
@@ -16,8 +14,6 @@ from search_agent.world import World
 
 # Parameters of where and how a searcher is asked, which do not depend on what it was taught.
 _NOT_TAUGHT = ("index", "constrained", "temperature")
-# A tenth of a millisecond, which every request would pay.
-_types_of: Callable[[type], dict[str, Any]] = cache(get_type_hints)
 
 
 @dataclass(frozen=True)
@@ -50,62 +46,25 @@ class Agent:
             await episode.answer(self.prompt, answer)
         return episode.trajectory(stop_reason)
 
-    def with_params(self, overrides: Mapping[str, object]) -> Agent:
-        """The agent with some parameters replaced. ValueError ("field: reason") for one that it does not
-        have or that is out of range."""
-        known = {field.name: field for field in fields(self.params)}
-        hints = _types_of(type(self.params))
-        checked = {}
-        for name, value in overrides.items():
-            if name not in known:
-                raise ValueError(f"{name}: the method {self.name} has no such parameter")
-            kind, meta = hints[name], known[name].metadata
-            if isinstance(kind, type) and issubclass(kind, Enum):
-                try:
-                    value = kind(value)
-                except ValueError:
-                    raise ValueError(f"{name}: must be one of {', '.join(kind)}") from None
-            elif choices := get_args(kind):
-                if value not in choices:
-                    raise ValueError(f"{name}: must be one of {', '.join(choices)}")
-            elif kind is float and type(value) is int:
-                value = float(value)
-            elif type(value) is not kind:
-                raise ValueError(f"{name}: must be of type {kind.__name__}")
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                low, high = meta.get("minimum"), meta.get("maximum")
-                if (low is not None and value < low) or (high is not None and value > high):
-                    raise ValueError(f"{name}: must be between {low} and {'any' if high is None else high}")
-            checked[name] = value
-        return replace(self, params=replace(self.params, **checked))
+    def with_params(self, values: Mapping[str, object]) -> Agent:
+        """Returns the agent with some parameters replaced. Raises BadParameter."""
+        return replace(self, params=parameters.with_values(self.params, values))
 
     def card(self) -> ModelCard:
         """Returns the card of a searcher that was taught this method with these parameters."""
-        parameters = {name: value for name, value in asdict(self.params).items() if name not in _NOT_TAUGHT}
-        return ModelCard(self.name, parameters, prompts.version(self.name))
+        taught = {name: value for name, value in asdict(self.params).items() if name not in _NOT_TAUGHT}
+        return ModelCard(self.name, taught, prompts.version(self.name))
 
     def as_taught(self, card: ModelCard) -> Agent:
         """Returns the agent with the parameters that its searcher was taught; another method's card changes nothing.
 
-        Raises ValueError as `with_params` does.
+        Raises BadParameter.
         """
         return self.with_params(card.parameters) if card.method == self.name else self
 
     def schema(self) -> dict[str, object]:
-        """JSON Schema of the parameters, with the defaults in force."""
-        names = {int: "integer", float: "number", str: "string", bool: "boolean"}
-        hints = _types_of(type(self.params))
-        properties: dict[str, object] = {}
-        for field in fields(self.params):
-            kind, meta = hints[field.name], field.metadata
-            choices = list(kind) if isinstance(kind, type) and issubclass(kind, Enum) else get_args(kind)
-            entry: dict[str, object] = {"enum": list(choices)} if choices else {"type": names[kind]}
-            entry["default"] = getattr(self.params, field.name)
-            entry |= {key: meta[key] for key in ("minimum", "maximum") if key in meta}
-            if "help" in meta:
-                entry["description"] = meta["help"]
-            properties[field.name] = entry
-        return {"type": "object", "properties": properties, "additionalProperties": False}
+        """Returns the JSON Schema of the parameters, with the values in force as defaults."""
+        return parameters.schema(self.params)
 
 
 AGENTS: dict[str, Agent] = {

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from search_agent.episode import Episode
+from search_agent.parameters import number
 from search_agent.types import StopReason
 
 
 @dataclass(frozen=True)
 class CotParams:
-    reasoning_tokens: int = field(
-        default=256, metadata={"minimum": 16, "help": "tokens the generator may reason in before its answer"}
-    )
+    reasoning_tokens: int = number(256, 16, 32_768, "tokens that the generator may reason in before its answer")
 
 
 async def search(episode: Episode, params: CotParams) -> StopReason:

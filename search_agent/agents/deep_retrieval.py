@@ -6,12 +6,13 @@ retriever as it is; the ones here read its words and not its operators.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from search_agent import gbnf, prompts, tags
 from search_agent.agents.dialogue import SearcherParams
 from search_agent.episode import Episode
-from search_agent.types import MODES_HELP, Mode, StopReason, Turn
+from search_agent.parameters import redefault
+from search_agent.types import Mode, StopReason, Turn
 
 ANSWER = "answer"
 STOPS = (tags.closing(ANSWER),)
@@ -19,7 +20,7 @@ STOPS = (tags.closing(ANSWER),)
 
 @dataclass(frozen=True)
 class DeepRetrievalParams(SearcherParams):
-    mode: Mode = field(default=Mode.BM25, metadata={"help": MODES_HELP})
+    mode: Mode = redefault(SearcherParams, "mode", Mode.BM25)
 
 
 def render_rewriting(thought: str, query: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from search_agent import prompts, tags
 from search_agent.episode import Episode
+from search_agent.parameters import number, option
 from search_agent.types import Retrieval, Sampling, Turn
 
 _CHARS_PER_TOKEN = 3  # a cautious guess for the budget; English text has about four
@@ -16,9 +18,9 @@ _CHARS_PER_TOKEN = 3  # a cautious guess for the budget; English text has about 
 class SearcherParams(Retrieval):
     """A searcher and what it searches."""
 
-    constrained: bool = field(default=True, metadata={"help": "hold the searcher to the protocol's grammar"})
-    temperature: float = field(default=0.0, metadata={"minimum": 0, "maximum": 2})
-    turn_tokens: int = field(default=500, metadata={"minimum": 16, "help": "new tokens a turn"})
+    constrained: bool = option(True, "hold the searcher to the protocol's grammar")
+    temperature: float = number(0.0, 0, 2, "temperature of the searcher's sampling; 0: greedy")
+    turn_tokens: int = number(500, 16, 32_768, "tokens that the searcher may write in a turn")
 
     def sampling(self, grammar: str, stops: Sequence[str]) -> Sampling:
         """How a turn is asked for: held to the grammar, or free to write until one of `stops`."""
@@ -34,14 +36,17 @@ class SearcherParams(Retrieval):
 class DialogueParams(SearcherParams):
     """A searcher that reads what it found and goes on."""
 
-    observation_chars: int = field(
-        default=2000, metadata={"minimum": 100, "help": "characters of a block, shared by its passages"}
-    )
-    context_tokens: int = field(default=4096, metadata={"minimum": 512, "help": "tokens of the whole dialogue"})
+    observation_chars: int = number(2000, 100, 1_000_000, "characters of a block, shared by its passages")
+    context_tokens: int = number(4096, 512, 1_000_000, "tokens of the whole dialogue")
 
     def fits(self, tokens: int, calls: int = 1) -> bool:
         """Whether after `tokens` the dialogue has room for another block and what `calls` calls may write."""
         return tokens + calls * self.turn_tokens + self.observation_chars // _CHARS_PER_TOKEN <= self.context_tokens
+
+
+def turns(default: int, help: str) -> Any:
+    """The parameter `max_turns`, which counts something else in each method."""
+    return number(default, 1, 20, help)
 
 
 async def look_up(episode: Episode, params: DialogueParams, query: str, error: str, example: str) -> str:

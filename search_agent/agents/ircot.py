@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from search_agent import gbnf, prompts, tags
-from search_agent.agents.dialogue import DialogueParams, look_up
+from search_agent.agents.dialogue import DialogueParams, look_up, turns
 from search_agent.episode import Episode
 from search_agent.types import StopReason, Turn
 
@@ -15,9 +15,7 @@ STOPS = (tags.closing(ENOUGH),)
 
 @dataclass(frozen=True)
 class IrcotParams(DialogueParams):
-    max_turns: int = field(
-        default=4, metadata={"minimum": 1, "maximum": 20, "help": "sentences, each of which may search once more"}
-    )
+    max_turns: int = turns(4, "sentences, each of which may search once more")
 
 
 @dataclass(frozen=True, slots=True)

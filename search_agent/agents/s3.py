@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from search_agent import prompts, tags
-from search_agent.agents.dialogue import DialogueParams
+from search_agent.agents.dialogue import DialogueParams, turns
 from search_agent.episode import Episode
+from search_agent.parameters import number, option, redefault
 from search_agent.types import FinishReason, Passage, StopReason, Turn
 
 
@@ -19,17 +20,13 @@ class S3Params(DialogueParams):
     The initial retrieval is the first turn, so that 3 turns keep at most 9 passages, as published.
     """
 
-    top_k: int = field(default=8, metadata={"minimum": 1, "maximum": 100, "help": "passages a search returns"})
-    max_selected: int = field(default=3, metadata={"minimum": 1, "maximum": 100, "help": "kept a turn"})
-    max_turns: int = field(default=3, metadata={"minimum": 1, "maximum": 20, "help": "information blocks"})
+    top_k: int = redefault(DialogueParams, "top_k", 8)
+    max_selected: int = number(3, 1, 100, "passages that a turn may keep")
+    max_turns: int = turns(3, "information blocks")
     # The reference keeps the whole block when none is named, which a policy can exploit.
-    unselected_block: Literal["none", "all"] = field(
-        default="none", metadata={"help": "what a block without a selection contributes"}
-    )
+    unselected_block: Literal["none", "all"] = option("none", "what a block without a selection contributes")
     # A small model then finds the number beside what it has just read: see bench/README.md.
-    numbered_twice: bool = field(
-        default=False, metadata={"help": "write a passage's number behind it too, as the searcher has learned it"}
-    )
+    numbered_twice: bool = option(False, "write a passage's number behind it too, as the searcher has learned it")
 
     def render(self, block: Sequence[Passage]) -> str:
         return tags.render_information(block, self.observation_chars, self.numbered_twice)

@@ -6,10 +6,10 @@ the query as its title, and the digest as its text; the turn's record names the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from search_agent import gbnf, prompts, tags
-from search_agent.agents.dialogue import DialogueParams
+from search_agent.agents.dialogue import DialogueParams, turns
 from search_agent.episode import Episode
 from search_agent.types import FinishReason, Passage, StopReason, Turn
 
@@ -21,7 +21,7 @@ NOTHING = "Nothing of use was found."  # the digest of passages that do not help
 
 @dataclass(frozen=True)
 class SearchO1Params(DialogueParams):
-    max_turns: int = field(default=4, metadata={"minimum": 1, "maximum": 20, "help": "searches"})
+    max_turns: int = turns(4, "searches")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ What was found is put between information tags into the same assistant message, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from search_agent import gbnf, prompts, tags
-from search_agent.agents.dialogue import DialogueParams, look_up
+from search_agent.agents.dialogue import DialogueParams, look_up, turns
 from search_agent.episode import Episode
+from search_agent.parameters import option
 from search_agent.types import StopReason
 
 SEARCH, ANSWER = "search", "answer"
@@ -19,10 +20,10 @@ STOPS = (tags.closing(SEARCH), tags.closing(ANSWER))
 
 @dataclass(frozen=True)
 class SearchR1Params(DialogueParams):
-    max_turns: int = field(default=4, metadata={"minimum": 1, "maximum": 20, "help": "searches"})
+    max_turns: int = turns(4, "searches")
     # The generator's answer from the passages is the s3 paper's "Search-R1 (Ret)".
-    answerer: Literal["generator", "searcher"] = field(
-        default="generator", metadata={"help": "who answers: the generator from the passages, or the searcher"}
+    answerer: Literal["generator", "searcher"] = option(
+        "generator", "who answers: the generator from the passages, or the searcher"
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -16,6 +16,7 @@ from common import context, metrics
 from common.rag_store import RagStore
 from search_agent.agents import Agent
 from search_agent.errors import BoundaryError
+from search_agent.parameters import BadParameter
 from search_agent.types import Event, Found, Piece, Question, Retrieval, Turn
 from search_agent.world import Searcher
 from services.gateway import problems, schemas
@@ -61,10 +62,9 @@ def create_app(
         if body.method not in agents:
             raise problems.BadField("method", f"must be one of {', '.join(agents)}")
         try:
-            return agents[body.method].with_params(body.overrides())
-        except ValueError as error:
-            field, _, message = str(error).partition(": ")
-            raise problems.BadField(field, message) from None
+            return agents[body.method].with_params(body.values())
+        except BadParameter as error:
+            raise problems.BadField(body.place(error.field), error.message) from None
 
     def store() -> RagStore:
         if backends.cache is None:
@@ -75,7 +75,8 @@ def create_app(
     async def search(body: schemas.SearchRequest, request: Request) -> schemas.SearchResponse:
         """Finds and keeps the passages for a question."""
         agent = agent_for(body)
-        asked = asker.ask(agent, Question(_request_id(), body.question), body.max_documents, with_answer=False)
+        question = Question(_request_id(), body.question)
+        asked = _placed(body, asker.ask(agent, question, body.max_documents, with_answer=False))
         done = await _unless_client_leaves(request, _last(asked))
         return schemas.SearchResponse.of(_request_id(), done.trajectory)
 
@@ -89,7 +90,7 @@ def create_app(
         """Finds passages and answers from them; `stream` gives Server-Sent Events."""
         agent = agent_for(body)
         question = Question(_request_id(), body.question, options=body.options)
-        asked = asker.ask(agent, question, body.max_documents, with_answer=True)
+        asked = _placed(body, asker.ask(agent, question, body.max_documents, with_answer=True))
         if not body.stream:
             done = await _unless_client_leaves(request, _last(asked))
             return schemas.AnswerResponse.answered(_request_id(), done.trajectory, done.cached, done.cache_key)
@@ -220,6 +221,17 @@ def _searchers(backends: Backends) -> dict[str, Searcher]:
 
 def _request_id() -> str:
     return dict(context.metadata())[context.REQUEST_ID]
+
+
+async def _placed(body: schemas.SearchRequest, events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """Yields the events. A failure that blames a parameter names it as the request does."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                yield event
+    except BoundaryError as error:
+        error.field = body.place(error.field)
+        raise
 
 
 async def _last(events: AsyncIterator[Event | Done]) -> Done:

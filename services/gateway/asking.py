@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -59,7 +59,7 @@ class Asker:
 
     async def ask(
         self, agent: Agent, question: Question, max_documents: int | None, with_answer: bool
-    ) -> AsyncIterator[Event | Done]:
+    ) -> AsyncGenerator[Event | Done, None]:
         """Yields each turn, then Found, then with an answer its pieces, then Done.
 
         Raises BoundaryError; it is counted here and nowhere else.

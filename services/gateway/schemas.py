@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from dataclasses import fields
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from search_agent.grading import answers
-from search_agent.types import QUESTION_CHARS, Document, Mode, Trajectory, Turn
+from search_agent.types import QUESTION_CHARS, Document, Mode, Retrieval, Trajectory, Turn
+from services.gateway.problems import BadField
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=QUESTION_CHARS)]
 
@@ -21,30 +23,45 @@ def _readable(query: Any) -> Any:
 Query = Annotated[str, BeforeValidator(_readable)]
 
 
+def _range(parameter: str) -> Any:
+    """The bounds of a parameter of retrieval."""
+    (about,) = (each.metadata for each in fields(Retrieval) if each.name == parameter)
+    return Field(ge=about["minimum"], le=about["maximum"], description=about["help"])
+
+
 class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class SearchRequest(Request):
-    """A question for a method. What is left out takes the method's default (GET /v1/methods)."""
+class SearchRequest(BaseModel):
+    """A question for a method. Parameters that are left out take the method's defaults (GET /v1/methods).
+
+    A parameter may also stand beside `question` instead of in `parameters`, and is left out if it is null there.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     question: Text
     method: str = "s3"
-    index: str | None = None
-    mode: Mode | None = None
-    top_k: Annotated[int, Field(ge=1, le=100)] | None = None
-    max_turns: Annotated[int, Field(ge=1, le=20)] | None = None
-    max_selected: Annotated[int, Field(ge=1, le=100)] | None = None
-    max_documents: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        None, description="passage budget of any method: of the passages it keeps, the first so many count"
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="parameters of the method, as GET /v1/methods shows them",
+        examples=[{"top_k": 5, "mode": "hybrid"}],
     )
-    rerank: Annotated[int, Field(ge=0, le=100)] | None = None
-    answerer: Literal["generator", "searcher"] | None = None
+    max_documents: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, description="passage budget of any method: the answer is read from that many of its passages, the first"
+    )
 
-    def overrides(self) -> dict[str, object]:
-        """The method's parameters that the request names."""
-        own = {"question", "method", "max_documents", "options", "stream"}
-        return {name: value for name, value in self if name not in own and value is not None}
+    def values(self) -> dict[str, object]:
+        """Returns the values of the method's parameters by name. Raises BadField for one that is given twice."""
+        beside = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+        if twice := beside.keys() & self.parameters.keys():
+            raise BadField(min(twice), "is given in `parameters` too")
+        return beside | self.parameters
+
+    def place(self, parameter: str) -> str:
+        """Returns where the request names the parameter."""
+        return f"parameters.{parameter}" if parameter in self.parameters else parameter
 
 
 class AnswerRequest(SearchRequest):
@@ -66,7 +83,7 @@ class RetrieveRequest(Request):
     top_k: Annotated[int, Field(ge=1, le=1000)] = 8
     index: str = ""
     mode: Mode = Mode.AUTO
-    rerank: Annotated[int, Field(ge=0, le=100)] = 0
+    rerank: Annotated[int, _range("rerank")] = 0
 
 
 class CompatibleRetrieveRequest(BaseModel):

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
 from common.rag_store import RagStore
 from search_agent.agents import AGENTS
+from search_agent.parameters import BadParameter
 from search_agent.types import Sampling
 from services.gateway.app import create_app
 from services.gateway.asking import Asker, Backends
@@ -29,8 +30,8 @@ def wire(settings: GatewaySettings) -> FastAPI:
         _known(name, "GATEWAY_METHODS")
         try:
             agents[name] = agents[name].with_params(params)
-        except ValueError as error:
-            _refuse(f"GATEWAY_METHODS: {error}")
+        except BadParameter as error:
+            _refuse(f"GATEWAY_METHODS: {name}.{error}")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

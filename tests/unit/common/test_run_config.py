@@ -42,8 +42,8 @@ def test_fields_are_replaced_by_their_dotted_names() -> None:
     [
         ("seed", None, "seed"),
         ("agent", "naive_rag", "agent"),
-        ("agent_parameters.top_k", 0, "agent_parameters"),
-        ("agent_parameters.top_q", 3, "agent_parameters"),
+        ("agent_parameters.top_k", 0, "agent_parameters.top_k"),
+        ("agent_parameters.top_q", 3, "agent_parameters.top_q"),
         ("agent_parameters.temperature", 0.5, "agent_parameters.temperature"),
         ("agent_parameters.constrained", True, "agent_parameters.constrained"),
         ("agent_parameters.context_tokens", 9000, "agent_parameters.context_tokens"),

@@ -191,7 +191,7 @@ async def test_a_failed_retrieval_is_an_error_and_not_a_text() -> None:
         ({"top_k": True}, "top_k: must be of type int"),
         ({"mode": "sparse"}, "mode: must be one of auto, dense, bm25, hybrid"),
         ({"unselected_block": "some"}, "unselected_block: must be one of none, all"),
-        ({"depth": 3}, "depth: the method s3 has no such parameter"),
+        ({"depth": 3}, "depth: there is no such parameter; there are top_k"),
     ],
 )
 def test_wrong_parameters_name_their_field(overrides: dict[str, object], message: str) -> None:

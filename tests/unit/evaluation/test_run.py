@@ -117,7 +117,7 @@ async def test_the_budget_is_the_same_for_all_beside_the_own_settings(tmp_path: 
     fake.asked.clear()
     outcome = await go(fake, tmp_path, budget=5)
     assert all(body["max_documents"] == 5 for body in fake.asked)
-    assert {body["method"]: body.get("top_k") for body in fake.asked} == {"s3": None, "naive_rag": 5}
+    assert {body["method"]: body["parameters"].get("top_k") for body in fake.asked} == {"s3": None, "naive_rag": 5}
     assert len(outcome.rows) == 40
     assert report.Report(outcome, 0, None).budgets == [0, 5]
 
@@ -128,9 +128,9 @@ async def test_a_method_can_be_asked_in_variants(tmp_path: Path) -> None:
     outcome = await go(fake, tmp_path, methods=variants, questions=QUESTIONS[:1], budget=5)
     bodies = [{key: body[key] for key in body if key not in ("question", "max_documents")} for body in fake.asked]
     assert bodies == [
-        {"method": "naive_rag", "top_k": 5},
-        {"method": "naive_rag", "top_k": 8},
-        {"method": "s3", "max_turns": 1, "index": "other"},
+        {"method": "naive_rag", "parameters": {"top_k": 5}},
+        {"method": "naive_rag", "parameters": {"top_k": 8}},
+        {"method": "s3", "parameters": {"max_turns": 1, "index": "other"}},
     ]
     assert {row.method for row in outcome.rows} == set(variants)
     assert outcome.facts["parameters"]["naive_rag:top_k=8"]["top_k"] == 8
@@ -154,7 +154,7 @@ async def test_options_travel_apart_from_the_question(tmp_path: Path) -> None:
     question = Question("m", "which?", ("B: no",), options={"A": "yes", "B": "no"}, choice="B")
     await go(fake, tmp_path, questions=[question], index="demo")
     assert fake.asked[0] == {
-        "question": "which?", "method": "s3", "options": {"A": "yes", "B": "no"}, "index": "demo",
+        "question": "which?", "method": "s3", "options": {"A": "yes", "B": "no"}, "parameters": {"index": "demo"},
     }  # fmt: skip
 
 

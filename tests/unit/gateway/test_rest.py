@@ -14,8 +14,10 @@ from search_agent.types import Completion, Message, Sampling
 from services.gateway.app import create_app
 from services.gateway.asking import Asker, Backends
 from services.gateway.problems import HTTP_STATUS
+from services.gateway.schemas import AnswerRequest
 from tests.fakes import Generator, Retriever, Searcher
 
+JSON = {"content-type": "application/json"}
 MOVES = [
     "<important_info>[2]</important_info>\n<search_complete>False</search_complete>\n"
     '<query>{"query": "answer stands"}</query>',
@@ -272,6 +274,12 @@ async def test_readiness_checks_each_searcher_once() -> None:
         ("/v1/search", {"question": "q", "method": "search_r1", "max_selected": 2}, "max_selected"),
         ("/v1/search", {"question": "q", "mode": "sparse"}, "mode"),
         ("/v1/search", {"question": "q", "colour": 1}, "colour"),
+        ("/v1/search", {"question": "q", "parameters": {"turn_tokens": 1}}, "parameters.turn_tokens"),
+        ("/v1/search", {"question": "q", "parameters": {"temperature": float("nan")}}, "parameters.temperature"),
+        ("/v1/search", {"question": "q", "parameters": {"index": "\ud800"}}, "parameters.index"),
+        ("/v1/search", {"question": "q", "parameters": {"top_k": None}}, "parameters.top_k"),
+        ("/v1/search", {"question": "q", "parameters": {"top_k": 3}, "top_k": 3}, "top_k"),
+        ("/v1/search", {"question": "q", "parameters": ["top_k"]}, "parameters"),
         ("/v1/answer", {"question": 5}, "question"),
         ("/v1/answer", {"question": "q", "options": {"A": ""}}, "options.A"),
         ("/v1/search", {"question": "q", "max_documents": 0}, "max_documents"),
@@ -281,13 +289,58 @@ async def test_readiness_checks_each_searcher_once() -> None:
     ],
 )
 async def test_bad_input_names_its_field(rest: Rest, path: str, body: dict[str, Any], field: str) -> None:
-    response = await rest.http.post(path, json=body)
+    response = await rest.http.post(path, content=json.dumps(body), headers=JSON)
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()
     assert problem["errors"][0]["field"] == field
     assert problem["status"] == 422
     assert problem["request_id"] == response.headers["x-request-id"]
+
+
+ADVERTISED = [
+    (name, parameter, entry)
+    for name, agent in AGENTS.items()
+    for parameter, entry in agent.schema()["properties"].items()
+]
+
+
+@pytest.mark.parametrize(("method", "parameter", "entry"), ADVERTISED)
+async def test_every_advertised_value_is_taken_and_no_other(method: str, parameter: str, entry: dict[str, Any]) -> None:
+    assert entry["description"]
+    allowed, refused = [entry["default"], *entry.get("enum", ())], ["no such value", None, [1]]
+    if entry.get("type") in ("integer", "number"):
+        allowed += [entry["minimum"], entry["maximum"], float(entry["maximum"])]
+        refused += [entry["minimum"] - 1, entry["maximum"] + 1, True]
+    elif entry.get("type") == "string":
+        allowed, refused = [entry["default"], "demo"], [None, 1]
+    for values, statuses in ((allowed, {200}), (refused, {422})):
+        for value in values:
+            for beside in (False, True):
+                if beside and value is None:
+                    continue  # left out
+                rest = Rest(searchers={method: Searcher([*TEXTS.get(method, MOVES), *MOVES] * 20)})
+                given = {parameter: value} if beside else {"parameters": {parameter: value}}
+                response = await rest.http.post(
+                    "/v1/answer",
+                    content=json.dumps({"question": "what stands?", "method": method, **given}),
+                    headers=JSON,
+                )
+                assert response.status_code in statuses, (value, response.text)
+                if statuses == {422}:
+                    place = parameter if beside else f"parameters.{parameter}"
+                    assert response.json()["errors"][0]["field"] == place
+
+
+def test_no_parameter_has_the_name_of_a_field_of_the_request() -> None:
+    assert not {parameter for _, parameter, _ in ADVERTISED} & set(AnswerRequest.model_fields)
+
+
+async def test_a_backend_that_blames_a_parameter_names_it_as_the_request_does(rest: Rest) -> None:
+    rest.retriever.error = RetrieverError(Failure.UNSUPPORTED, "it has bm25", "mode")
+    for given, place in (({"mode": "dense"}, "mode"), ({"parameters": {"mode": "dense"}}, "parameters.mode")):
+        response = await rest.post("/v1/search", question="q", **given)
+        assert (response.status_code, response.json()["errors"][0]["field"]) == (422, place)
 
 
 async def test_what_is_not_json_and_what_is_not_there(rest: Rest) -> None:

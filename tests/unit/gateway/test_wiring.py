@@ -37,7 +37,7 @@ def test_searchers_are_read_as_json() -> None:
     [
         ({"searchers": {"magic": NOBODY}}, "GATEWAY_SEARCHERS: magic: no such method"),
         ({"methods": {"magic": {}}}, "GATEWAY_METHODS: magic: no such method"),
-        ({"methods": {"search_r1": {"answerer": "me"}}}, "GATEWAY_METHODS: answerer: must be one of"),
+        ({"methods": {"search_r1": {"answerer": "me"}}}, "GATEWAY_METHODS: search_r1.answerer: must be one of"),
     ],
 )
 async def test_what_there_is_not_stops_the_start(
