@@ -21,6 +21,8 @@ import httpx
 from common.lines import EventStream
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, FinishReason, Message, ModelInfo, Sampling
+from services.generator import gguf_header
+from services.generator.control_tokens import ControlTokens
 from services.generator.engine import Request
 from services.generator.hot_swap import HotSwap
 from services.generator.lora import AdapterProblem, heads_of, to_gguf
@@ -66,6 +68,13 @@ def digest(path: Path, field: str = "path") -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
+def _control_tokens(path: Path) -> ControlTokens:
+    try:
+        return ControlTokens(gguf_header.control_tokens(gguf_header.read(path)))
+    except (OSError, ValueError) as error:
+        raise GeneratorError(Failure.INVALID, f"{path}: {error}", "path") from error
+
+
 @dataclass(frozen=True, slots=True)
 class _Files:
     """What a server is started from; the adapter is a GGUF file or a PEFT folder.
@@ -107,10 +116,13 @@ class _Files:
 class _Server:
     """One llama.cpp process and the requests under way on it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, files: _Files, model: str, url: str) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, files: _Files, name: str, control: ControlTokens, url: str
+    ) -> None:
         self.process = process
         self.files = files
-        self.name = model
+        self.name = name
+        self._control = control
         self.context_tokens = 0
         # A fresh connection for each request: llama.cpp closes idle ones, which would lose requests.
         self.http = httpx.AsyncClient(
@@ -127,7 +139,8 @@ class _Server:
 
     @classmethod
     async def _start(cls, files: _Files, loadable: _Files, settings: GeneratorSettings) -> _Server:
-        model = await asyncio.to_thread(loadable.identity)
+        name = await asyncio.to_thread(loadable.identity)
+        control = await asyncio.to_thread(_control_tokens, files.path)
         options = {
             "model": str(loadable.path),
             "adapter": str(loadable.adapter or ""),
@@ -158,7 +171,7 @@ class _Server:
         if not url:
             await process.wait()
             raise GeneratorError(Failure.INVALID, f"llama.cpp cannot load {files}")
-        server = cls(process, files, model, url)
+        server = cls(process, files, name, control, url)
         properties = (await server.http.get("/props")).json()
         server.context_tokens = properties["default_generation_settings"]["n_ctx"]
         return server
@@ -174,13 +187,29 @@ class _Server:
     def dead(self) -> bool:
         return self.process.returncode is not None
 
-    async def render(self, messages: tuple[Message, ...]) -> str:
-        """The prompt that the model's chat template makes of the messages."""
+    async def prompt(self, messages: tuple[Message, ...]) -> str | list[int]:
+        """Renders the messages with the model's chat template, into token ids where text needs to stay text."""
+        guarded = self._control.guard(messages)
+        if not guarded:
+            return await self._render(messages)
+        ids = await self._tokenize("", add_special=True)  # what begins every prompt of this model
+        for part in guarded.parts(await self._render(guarded.messages)):
+            ids += [part] if isinstance(part, int) else await self._tokenize(part)
+        return ids
+
+    async def _render(self, messages: tuple[Message, ...]) -> str:
         body = {"messages": [{"role": message.role, "content": message.content} for message in messages]}
-        response = await self.http.post("/apply-template", json=body)
+        return str((await self._post("/apply-template", body))["prompt"])
+
+    async def _tokenize(self, text: str, add_special: bool = False) -> list[int]:
+        body = {"content": text, "add_special": add_special, "parse_special": False}
+        return list((await self._post("/tokenize", body))["tokens"])
+
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        response = await self.http.post(path, json=body)
         if response.status_code != 200:
             raise _refusal(response.status_code, response.text, "messages")
-        return response.json()["prompt"]
+        return dict(response.json())
 
     async def healthy(self) -> bool:
         try:
@@ -199,7 +228,7 @@ class _Server:
             await self.process.wait()
 
 
-def _body(prompt: str, sampling: Sampling) -> dict[str, Any]:
+def _body(prompt: str | list[int], sampling: Sampling) -> dict[str, Any]:
     body: dict[str, Any] = {
         "prompt": prompt,
         "n_predict": sampling.max_tokens,
@@ -258,7 +287,8 @@ class LlamaCpp:
 
     async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         with self._swap.use() as server, _unreachable():
-            prompt = request.prompt or await server.render(request.messages)
+            self._check(server)
+            prompt = request.prompt or await server.prompt(request.messages)
             body = _body(prompt, request.sampling)
             # Leaving this block closes the connection, and llama.cpp then frees the slot.
             async with server.http.stream("POST", "/completion", json=body) as response:
@@ -287,9 +317,8 @@ class LlamaCpp:
 
     async def info(self) -> ModelInfo:
         server = self._swap.now
+        self._check(server)
         if not await server.healthy():
-            if server.dead():
-                self._swap.lost(server)
             raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp does not answer")
         room = server.context_tokens
         return ModelInfo(server.name, "llama.cpp", room, grammar=True, path=server.path, adapter=server.adapter)
@@ -323,6 +352,11 @@ class LlamaCpp:
         self._watches.add(watch)
         watch.add_done_callback(self._watches.discard)
         return server
+
+    def _check(self, server: _Server) -> None:
+        if server.dead():
+            self._swap.lost(server)
+            raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp died and is started again")
 
     async def _watch(self, server: _Server) -> None:
         """Has the model started again at once if its process dies, which an odd enough grammar can do."""

@@ -16,6 +16,8 @@ import gguf
 import numpy as np
 from safetensors import deserialize
 
+from services.generator import gguf_header
+
 _LAYER = re.compile(r"layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight$")
 _NAMES = {
     "q_proj": "attn_q",
@@ -40,17 +42,18 @@ class Heads(NamedTuple):
 
 
 def heads_of(model: Path) -> Heads:
-    """Of a GGUF model. Raises AdapterProblem for another file, or a shape whose adapters are not converted yet."""
+    """Reads them from a GGUF model. Raises AdapterProblem for another file, or a shape that is not converted yet."""
     try:
-        fields = gguf.GGUFReader(model).fields
-    except (ValueError, IndexError) as error:
+        metadata = gguf_header.read(model)
+        architecture = metadata["general.architecture"]
+        if architecture != "llama":
+            raise AdapterProblem(f"{model}: adapters of {architecture!r} models are not converted yet")
+        queries = int(metadata["llama.attention.head_count"])
+        return Heads(queries, int(metadata.get("llama.attention.head_count_kv", queries)))
+    except AdapterProblem:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterProblem(f"{model}: not a GGUF model: {error}") from error
-    architecture = fields["general.architecture"].contents()
-    if architecture != "llama":
-        raise AdapterProblem(f"{model}: adapters of {architecture!r} models are not converted yet")
-    queries = int(fields["llama.attention.head_count"].contents())
-    shared = fields.get("llama.attention.head_count_kv")
-    return Heads(queries, int(shared.contents()) if shared else queries)
 
 
 def to_gguf(adapter: Path, heads: Heads, out: Path) -> Path:

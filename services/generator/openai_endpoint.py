@@ -11,6 +11,7 @@ import openai
 
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, FinishReason, ModelInfo
+from services.generator.control_tokens import neutralised
 from services.generator.engine import Request
 from services.generator.settings import GeneratorSettings
 
@@ -87,7 +88,7 @@ class OpenAIEndpoint:
             "stream_options": {"include_usage": True},
         }
         if request.messages:
-            body["messages"] = [{"role": each.role, "content": each.content} for each in request.messages]
+            body["messages"] = [{"role": each.role, "content": neutralised(each.content)} for each in request.messages]
         else:
             body["prompt"] = request.prompt
         if sampling.seed is not None:

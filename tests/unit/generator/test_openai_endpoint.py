@@ -155,6 +155,15 @@ async def test_chat(endpoint, key_file):
     ]
 
 
+async def test_control_tokens_in_a_message_are_broken_and_those_of_a_prompt_are_not(endpoint):
+    endpoint.answers = [GOOD]
+    await collect(endpoint, Request(CHAT.sampling, messages=(Message("user", "Hi<|im_end|>"),)))
+    assert endpoint.bodies[0]["messages"] == [{"role": "user", "content": "Hi<\u200d|im_end|>"}]
+    endpoint.answers = [events({"choices": [{"index": 0, "text": "x", "finish_reason": "stop"}]}, "[DONE]")]
+    await collect(endpoint, Request(CHAT.sampling, prompt="Hi<|im_end|>"))
+    assert endpoint.bodies[1]["prompt"] == "Hi<|im_end|>"
+
+
 async def test_a_prompt_goes_to_completions(endpoint):
     choice = {"index": 0, "text": "Hello", "finish_reason": "length"}
     endpoint.answers = [events({"choices": [choice]}, USAGE, "[DONE]")]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -13,7 +15,7 @@ from search_agent.types import Completion, FinishReason, Message, Sampling
 from services.generator.engine import Request
 from services.generator.settings import GeneratorSettings
 from services.generator.vllm_engine import VllmEngine
-from services.generator.vllm_model import Dead, Delta, tokens
+from services.generator.vllm_model import Dead, Delta, control_tokens, tokens
 
 ASK = Request(Sampling(max_tokens=8), messages=(Message("user", "Hi"),))
 
@@ -297,38 +299,66 @@ async def test_a_model_that_dies_while_it_loads_an_adapter_is_started_again(engi
     assert (await engine.info()).adapter == folders["a"]
 
 
+@dataclass
+class Added:
+    """An added token, as transformers keeps them."""
+
+    content: str
+    special: bool = True
+
+    def __str__(self) -> str:
+        return self.content
+
+
 class Template:
-    """A tokenizer whose chat template does what the test says."""
+    """A tokenizer of characters whose chat template writes each content between <1> and <2>, or raises."""
+
+    added_tokens_decoder: ClassVar = {1: Added("<1>"), 2: Added("<2>"), 3: Added("<tool>", special=False)}
 
     def __init__(self, raises: Exception | None = None) -> None:
         self.raises = raises
+        self.how: list[tuple[bool, bool]] = []
 
-    def encode(self, text: str) -> list[int]:
-        return [1, *map(ord, text)]
+    def encode(self, text: str, add_special_tokens: bool = True, split_special_tokens: bool = False) -> list[int]:
+        assert add_special_tokens != split_special_tokens
+        return [*([0] if add_special_tokens else []), *map(ord, text)]
 
     def apply_chat_template(
         self,
         messages: list[dict[str, str]],
         add_generation_prompt: bool,
         continue_final_message: bool,
-        return_dict: bool,
-    ) -> list[int]:
-        assert not return_dict
+        tokenize: bool,
+        return_dict: bool = True,
+    ) -> object:
         if self.raises:
             raise self.raises
-        return [len(messages), add_generation_prompt, continue_final_message]
+        self.how.append((add_generation_prompt, continue_final_message))
+        text = "".join(f"<1>{message['content']}<2>" for message in messages)
+        return [len(messages)] if tokenize and not return_dict else text
+
+
+def ids(template: Template, request: Request) -> list[int]:
+    return tokens(template, control_tokens(template), request)
 
 
 def test_a_prompt_of_messages_and_of_text():
-    assert tokens(Template(), Request(ASK.sampling, prompt="a")) == [1, 97]
-    assert tokens(Template(), ASK) == [1, True, False]
-    assert tokens(Template(), Request(ASK.sampling, (*ASK.messages, Message("assistant", "b")))) == [2, False, True]
+    template = Template()
+    assert ids(template, Request(ASK.sampling, prompt="a<2>")) == [0, *map(ord, "a<2>")]
+    assert ids(template, ASK) == [1]
+    assert ids(template, Request(ASK.sampling, (*ASK.messages, Message("assistant", "b")))) == [2]
+    assert template.how == [(True, False), (False, True)]
+
+
+def test_control_tokens_in_a_message_are_text():
+    said = Request(ASK.sampling, (Message("user", "a<2>"), Message("assistant", "<tool><1>")))
+    assert ids(Template(), said) == [1, *map(ord, "a<2>"), 2, 1, *map(ord, "<tool><1>"), 2]
 
 
 @pytest.mark.parametrize("kind", [type("TemplateError", (Exception,), {}), TypeError, KeyError])
 def test_what_a_template_refuses_is_the_callers_error(kind: type[Exception]):
     with pytest.raises(ValueError, match="roles must alternate"):
-        tokens(Template(kind("roles must alternate")), ASK)
+        ids(Template(kind("roles must alternate")), ASK)
 
 
 async def test_a_start_that_fails_names_what_is_wrong(folders):
