@@ -65,8 +65,9 @@ class Stage:
         if self._terms.kind == "exact_match":
             right = answers.exact_match(answer, example.question.golds)
             return right, {"accuracy": right}
-        if example.rag is None or trajectory.models != (example.generator,):
-            message = f"{' and '.join(trajectory.models)} answers, but naive RAG was scored with {example.generator}"
+        answering = trajectory.models[-1:]  # the searcher comes before it, where its service names it
+        if example.rag is None or answering != (example.generator,):
+            message = f"{' and '.join(answering)} answers, but naive RAG was scored with {example.generator}"
             raise GeneratorError(Failure.INVALID, message)
         ours = await grade(example.question, answer, self._world.judge)
         gain = reward.gain_beyond_rag(ours, example.rag)

@@ -11,10 +11,14 @@ from search_agent.world import World
 _SEARCHES_KEPT = 20_000  # of about 5 kB each
 
 
-def stage_of(run: RunConfig) -> Stage:
-    """Returns the stage of a run's episodes, with one channel to each service."""
+def world_of(run: RunConfig) -> World:
+    """Returns the world of a run's episodes, without a searcher, with one channel to each service."""
     patient = PatientRetriever(run_services.retriever_of(run), run.retriever_timeout_s)
     retriever = SharedRetriever(patient, _SEARCHES_KEPT)
     generator = PatientGenerator(run_services.generator_of(run), run.generator_timeout_s)
-    world = World(retriever, generator=generator, judge=run_services.judge_of(run.reward))
-    return Stage(run.method, world, run.reward)
+    return World(retriever, generator=generator, judge=run_services.judge_of(run.reward))
+
+
+def stage_of(run: RunConfig) -> Stage:
+    """Returns the stage of a run's episodes."""
+    return Stage(run.method, world_of(run), run.reward)
