@@ -11,6 +11,7 @@ from common.run_config import RunConfig
 from search_agent.errors import Failure, SearcherError, TrainerError
 from search_agent.types import Completion, ModelInfo, Sampling, Span
 from search_agent.world import World
+from services.generator.taught import card_of
 from services.trainer.candidates import Files
 from services.trainer.jobs import Job, JobState
 from services.trainer.promotion import GateLimits, Promoter
@@ -67,6 +68,7 @@ class FakeSearcher:
     def __init__(self, path: str, adapter: str = "", failing: Sequence[str] = ()) -> None:
         self.path, self.adapter, self.failing, self.engine = path, adapter, failing, "llama.cpp"
         self.asked = 0
+        self.turn_tokens: set[int] = set()
         self.loads: list[tuple[str, str]] = []
 
     @property
@@ -75,12 +77,14 @@ class FakeSearcher:
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         self.asked += 1
+        self.turn_tokens.add(sampling.max_tokens)
         if any(word in spans[0].text for word in self.failing):
             raise SearcherError(Failure.TIMEOUT, "too slow")
         return Completion(RIGHT if self.model == "good" else WRONG, model=self.model)
 
     async def info(self) -> ModelInfo:
-        return ModelInfo(model=self.model, engine=self.engine, grammar=True, path=self.path, adapter=self.adapter)
+        card = card_of(self.path, self.adapter)
+        return ModelInfo(self.model, self.engine, grammar=True, path=self.path, adapter=self.adapter, card=card)
 
     async def load(self, path: str, adapter: str) -> ModelInfo:
         self.loads.append((path, adapter))

@@ -1,8 +1,8 @@
 """The gate: a candidate and the searcher that serves answer the same held-out questions.
 
-It is passed if the mean difference of GenAcc, over the questions that both answered, reaches the margin, and the
-lower end of its 95 % paired bootstrap interval is above zero. A question that a failure kept from being answered is
-counted and never scored; where more failed than the configuration allows, the gate tells nothing.
+The candidate passes if the mean difference of GenAcc, over the questions that both answered, reaches the margin, and
+the lower end of its 95 % paired bootstrap interval is above zero. A question that a service failed is counted and
+never scored. If more failed than the configuration allows, the gate is inconclusive.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import structlog
 from common.journal import Journal
 from common.pool import each
 from common.run_config import GateConfig
-from common.training import GateOutcome, Verdict
+from common.training import GateOutcome, GateProgress, Verdict
 from search_agent.agents import Agent
 from search_agent.errors import BoundaryError, Failure, TrainerError
 from search_agent.grading.answers import Scoring
@@ -50,7 +50,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A line of a side's journal. `question` is a digest of all that the question is."""
+    """A line of a side's journal. `question` is a hash of the whole question."""
 
     id: str
     question: str
@@ -59,28 +59,35 @@ class _Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
-    """What is asked, of whom, and how. Both sides play in `world`, each with its own searcher.
+class Contender:
+    """A searcher in the gate: its model ("name@version"), and the agent with the parameters that it was taught."""
 
-    `models` ("name@version") are those of the two searchers, `generator_model` the generator's. `facts` are
-    everything else that the answers depend on.
+    agent: Agent
+    policy: Policy
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """The questions, and the two sides that answer them in the same world.
+
+    `generator_model` is the generator's "name@version". `facts` are everything else that the answers depend on.
     """
 
     questions: Sequence[Question]
-    agent: Agent
-    policies: Mapping[Side, Policy]
-    models: Mapping[Side, str]
+    sides: Mapping[Side, Contender]
     world: World
     generator_model: str
     answer_tokens: int
     facts: Mapping[str, Any]
 
     def key(self, side: Side) -> str:
-        """Of everything that the side's answers depend on. A model's are the same ones in every gate."""
+        """Returns a hash of all that the side's answers depend on, so that later gates reuse them."""
+        contender = self.sides[side]
         everything = {
-            "agent": self.agent.name,
-            "parameters": asdict(self.agent.params),
-            "searcher": self.models[side],
+            "agent": contender.agent.name,
+            "parameters": asdict(contender.agent.params),
+            "searcher": contender.model,
             "generator": self.generator_model,
             "answer_tokens": self.answer_tokens,
             "scoring": Scoring.UNICODE,
@@ -89,16 +96,18 @@ class Contest:
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
 
 
-Advance = Callable[[int, int, int], None]  # done, failed, total; in answers of both sides
-
-
 async def hold(
-    contest: Contest, terms: GateConfig, folder: Path, concurrency: int, limit_s: float, advance: Advance
+    contest: Contest,
+    terms: GateConfig,
+    folder: Path,
+    concurrency: int,
+    limit_s: float,
+    tell: Callable[[GateProgress], None],
 ) -> Verdict:
-    """Asks what has no row in `folder` yet, for at most `limit_s` seconds, and decides.
+    """Asks the questions that have no row in `folder` yet, for at most `limit_s` seconds, and decides.
 
-    What failed has no row, so that the next time it is asked again. Raises TrainerError if a searcher or the
-    generator changes its model meanwhile, and what else makes all further questions useless.
+    A question that failed gets no row, so that the next gate asks it again. Raises TrainerError if a searcher or the
+    generator changes its model meanwhile.
     """
     journals = {side: Journal(folder / f"{contest.key(side)}.jsonl", _Row) for side in Side}
     asked = {question.id: _digest(question) for question in contest.questions}
@@ -108,8 +117,8 @@ async def hold(
     }
     failed, total = 0, 2 * len(contest.questions)
 
-    def tell() -> None:
-        advance(sum(map(len, rows.values())), failed, total)
+    def report() -> None:
+        tell(GateProgress(sum(map(len, rows.values())), failed, total))
 
     async def ask(pair: tuple[Question, Side]) -> None:
         nonlocal failed
@@ -123,11 +132,11 @@ async def hold(
             log.warning("gate question failed", question=question.id, side=side, error=f"{error.boundary}: {error}")
         else:
             rows[side][question.id] = row
-            journals[side].append(asdict(_Row(question.id, asked[question.id], contest.models[side], row)))
-        tell()
+            journals[side].append(asdict(_Row(question.id, asked[question.id], contest.sides[side].model, row)))
+        report()
 
     left = [(question, side) for question in contest.questions for side in Side if question.id not in rows[side]]
-    tell()
+    report()
     try:
         async with asyncio.timeout(limit_s):
             await each(left, ask, concurrency)
@@ -187,9 +196,10 @@ def _mean(rows: Sequence[Answered], others: Sequence[Answered]) -> float:
 
 
 async def _answer(contest: Contest, question: Question, side: Side) -> Answered:
-    world = replace(contest.world, searcher=contest.policies[side])
-    trajectory = await contest.agent.play(question, world, Sampling(max_tokens=contest.answer_tokens))
-    if strangers := set(trajectory.models) - {contest.models[side], contest.generator_model}:
+    contender = contest.sides[side]
+    world = replace(contest.world, searcher=contender.policy)
+    trajectory = await contender.agent.play(question, world, Sampling(max_tokens=contest.answer_tokens))
+    if strangers := set(trajectory.models) - {contender.model, contest.generator_model}:
         raise TrainerError(Failure.UNAVAILABLE, f"{', '.join(strangers)} was loaded while the gate was held; try again")
     answer = trajectory.answer or ""
     right = await grade(question, answer, world.judge)

@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import structlog
 
+from common import model_card
 from common.journal import Journal
 from common.run_config import RunConfig
 from common.training import GateOutcome, GateProgress, Promotion, Verdict
 from evaluation import questions as question_sets
 from evaluation.errors import EvaluateProblem
-from search_agent.agents import AGENTS
+from search_agent.agents import AGENTS, Agent
 from search_agent.errors import Failure, TrainerError
-from search_agent.types import ModelInfo
+from search_agent.types import UNTAUGHT, ModelInfo, Question
 from search_agent.world import World
 from services.trainer import gate
 from services.trainer.candidates import Candidates, Files, LoadableSearcher
-from services.trainer.gate import Contest, Side
+from services.trainer.gate import Contender, Contest, Side
 from services.trainer.runs import Runs, now
 
 log = structlog.get_logger()
@@ -46,8 +47,21 @@ class GateLimits:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A checkpoint of a run that is to replace the model `current` in the searcher called `name`."""
+
+    run: str
+    step: int
+    settings: RunConfig
+    files: Files
+    name: str
+    target: LoadableSearcher
+    current: ModelInfo
+
+
 class Promoter:
-    """One promotion or rollback at a time; RUNS/promotions.jsonl has them all, and what each replaced."""
+    """Promotes and rolls back, one at a time. RUNS/promotions.jsonl records each, and what it replaced."""
 
     def __init__(
         self,
@@ -65,9 +79,10 @@ class Promoter:
         self._busy = asyncio.Lock()
 
     async def promote(self, id: str, checkpoint: int, searcher: str) -> AsyncGenerator[GateProgress | Promotion, None]:
-        """The gate's progress, then what came of it. `checkpoint` 0 is the newest; `searcher` "" is the method's.
+        """Yields the gate's progress, then the promotion.
 
-        Raises BoundaryError. Leaving early stops the gate, and its answers are kept.
+        `checkpoint` 0 means the newest; an empty `searcher` means the one that the run's method asks. Closing the
+        generator stops the gate, which keeps its answers. Raises BoundaryError.
         """
         self._runs.get(id)
         settings = self._runs.config(id)
@@ -78,22 +93,23 @@ class Promoter:
             current = await target.info()
             if not current.path:
                 raise TrainerError(Failure.UNSUPPORTED, f"the engine of {name} loads no models")
-            files = self._files(id, step, current.engine)
+            files = self._files(id, step, current.engine, settings)
+            attempt = _Attempt(id, step, settings, files, name, target, current)
             queue: asyncio.Queue[GateProgress | None] = asyncio.Queue()
-            judging = asyncio.create_task(self._judge(id, settings, files, target, current, queue))
+            judging = asyncio.create_task(self._judge(attempt, queue.put_nowait))
             judging.add_done_callback(lambda _: queue.put_nowait(None))
             try:
                 while (progress := await queue.get()) is not None:
                     yield progress
-                verdict = await judging
+                judged, verdict = await judging
             finally:
                 judging.cancel()
                 await asyncio.wait([judging])
-            loading = asyncio.ensure_future(self._settle(id, step, name, target, files, current, verdict))
-            yield await asyncio.shield(loading)  # once begun it is done, whoever has left
+            settling = asyncio.ensure_future(self._settle(attempt, judged, verdict))
+            yield await asyncio.shield(settling)  # once begun it is completed, even if the caller leaves
 
     async def rollback(self, searcher: str) -> Promotion:
-        """Loads what the latest promotion of the searcher replaced. Raises BoundaryError."""
+        """Loads what the searcher's latest promotion replaced. Raises BoundaryError."""
         name = searcher or DEFAULT
         target = self._searcher(name)
         async with self._alone():
@@ -108,62 +124,57 @@ class Promoter:
             current = await target.info()
             return await asyncio.shield(asyncio.ensure_future(self._restore(name, target, current, replaced[-1])))
 
-    async def _judge(
-        self,
-        id: str,
-        settings: RunConfig,
-        files: Files,
-        target: LoadableSearcher,
-        current: ModelInfo,
-        queue: asyncio.Queue[GateProgress | None],
-    ) -> Verdict:
-        terms = settings.gate
-        try:
-            held_out = question_sets.part(question_sets.load(terms.questions), *terms.part)
-            asked = question_sets.pick(held_out, terms.limit, terms.seed)
-        except EvaluateProblem as error:
-            raise TrainerError(Failure.UNSUPPORTED, str(error), "config.gate.questions") from None
-        parameters = {"index": settings.index, **settings.agent_parameters, "constrained": terms.constrained}
+    async def _judge(self, attempt: _Attempt, tell: Callable[[GateProgress], None]) -> tuple[ModelInfo, Verdict]:
+        """Holds the gate, and returns which model it judged. Each side is asked as it was taught."""
+        settings, current = attempt.settings, attempt.current
+        asked = _questions(settings)
         async with (
             self._worlds(settings) as world,
-            self._candidates(files, current) as candidate,
+            self._candidates(attempt.files, current) as candidate,
         ):
             info, generator = await candidate.info(), await world.generator.info()
             if info.model == current.model:
                 raise TrainerError(Failure.UNSUPPORTED, f"{current.model} is served already")
+            if info.card.method not in ("", settings.agent):
+                message = f"the checkpoint was taught {info.card.method}, and its run trains {settings.agent}"
+                raise TrainerError(Failure.UNSUPPORTED, message, "checkpoint")
             indexes = {index.name: index.version for index in await world.retriever.indexes()}
             contest = Contest(
                 questions=asked,
-                agent=AGENTS[settings.agent].with_params(parameters),
-                policies={Side.CANDIDATE: candidate, Side.CURRENT: target},
-                models={Side.CANDIDATE: info.model, Side.CURRENT: current.model},
+                sides={
+                    Side.CANDIDATE: Contender(_asked(settings.method, info, settings), candidate, info.model),
+                    Side.CURRENT: Contender(
+                        _asked(AGENTS[settings.agent], current, settings), attempt.target, current.model
+                    ),
+                },
                 world=world,
                 generator_model=generator.model,
                 answer_tokens=settings.reward.answer_tokens,
                 facts={"indexes": indexes, "judge": getattr(world.judge, "facts", None)},
             )
-            return await gate.hold(
+            verdict = await gate.hold(
                 contest,
-                terms,
-                self._runs.path(id) / "gates",
+                settings.gate,
+                self._runs.path(attempt.run) / "gates",
                 self._limits.concurrency,
                 self._limits.seconds,
-                lambda done, failed, total: queue.put_nowait(GateProgress(done, failed, total)),
+                tell,
             )
+        return info, verdict
 
-    async def _settle(
-        self,
-        id: str,
-        step: int,
-        name: str,
-        target: LoadableSearcher,
-        files: Files,
-        current: ModelInfo,
-        verdict: Verdict,
-    ) -> Promotion:
+    async def _settle(self, attempt: _Attempt, judged: ModelInfo, verdict: Verdict) -> Promotion:
+        """Loads the checkpoint if it passed, and records what happened."""
+        target, current, loaded = attempt.target, attempt.current, attempt.current
         passed = verdict.outcome is GateOutcome.PASSED
-        loaded = await target.load(files.path, files.adapter) if passed else current
-        promotion = Promotion(name, loaded.model, current.model, self._clock(), id, step, verdict)
+        if passed:
+            loaded = await target.load(attempt.files.path, attempt.files.adapter)
+            if (loaded.model, loaded.card) != (judged.model, judged.card):
+                await target.load(current.path, current.adapter)
+                message = "the checkpoint is not what the gate judged, and was taken out again; promote it again"
+                raise TrainerError(Failure.UNAVAILABLE, message)
+        promotion = Promotion(
+            attempt.name, loaded.model, current.model, self._clock(), attempt.run, attempt.step, verdict
+        )
         self._record("promote" if passed else "refused", promotion, loaded, current)
         return promotion
 
@@ -195,17 +206,25 @@ class Promoter:
             raise TrainerError(Failure.UNSUPPORTED, message, "checkpoint")
         return wanted or found[-1]
 
-    def _files(self, id: str, step: int, engine: str) -> Files:
-        """The checkpoint's LoRA adapter or, of a run without LoRA, the model that was made of it for the engine."""
+    def _files(self, id: str, step: int, engine: str, settings: RunConfig) -> Files:
+        """Returns the checkpoint's LoRA adapter or, for a run without LoRA, the model in the engine's format.
+
+        A checkpoint without a card gets one: it was taught what its run's configuration says.
+        """
         folder = self._runs.path(id) / "checkpoints" / f"global_step_{step}"
-        if (adapter := folder / "lora_adapter").is_dir():
-            return Files("", str(adapter))
-        name = "model" if engine == "vllm" else "model.gguf"  # a folder with safetensors, or a file
-        if (model := folder / name).exists():
-            return Files(str(model), "")
-        raise TrainerError(
-            Failure.UNSUPPORTED, f"{folder} has neither lora_adapter nor {name}, which {engine} loads", "checkpoint"
-        )
+        adapter, model = folder / "lora_adapter", folder / ("model" if engine == "vllm" else "model.gguf")
+        weights = adapter if adapter.is_dir() else model
+        if not weights.exists():
+            message = f"checkpoint {step} of run {id} has neither lora_adapter nor {model.name}, which {engine} loads"
+            raise TrainerError(Failure.UNSUPPORTED, message, "checkpoint")
+        if model_card.read(weights) == UNTAUGHT:
+            try:
+                card = replace(settings.card(), figures={"step": step})
+                model_card.write(weights if weights.is_dir() else folder, card)
+            except OSError as error:
+                message = f"checkpoint {step} of run {id} cannot be written to: {error.strerror}"
+                raise TrainerError(Failure.UNAVAILABLE, message) from error
+        return Files("", str(adapter)) if weights is adapter else Files(str(model), "")
 
     def _records(self) -> list[_Record]:
         journal = Journal(self._path, _Record)
@@ -221,6 +240,25 @@ class Promoter:
             journal.close()
 
 
+def _questions(settings: RunConfig) -> list[Question]:
+    """Returns the gate's questions. Raises TrainerError naming the field."""
+    terms = settings.gate
+    try:
+        held_out = question_sets.part(question_sets.load(terms.questions), *terms.part)
+    except EvaluateProblem as error:
+        raise TrainerError(Failure.UNSUPPORTED, str(error), "config.gate.questions") from None
+    return question_sets.pick(held_out, terms.limit, terms.seed)
+
+
+def _asked(agent: Agent, model: ModelInfo, settings: RunConfig) -> Agent:
+    """Returns the agent as the gate asks it: as its searcher was taught, on the run's index. Raises TrainerError."""
+    try:
+        taught = agent.as_taught(model.card)
+    except ValueError as error:
+        raise TrainerError(Failure.UNSUPPORTED, f"{model.model} cannot be asked as it was taught: {error}") from None
+    return taught.with_params({"index": settings.index, "constrained": settings.gate.constrained})
+
+
 def _model(info: ModelInfo) -> dict[str, str]:
-    """What tells a model, and loads it again."""
+    """Returns the fields that name a model and load it again."""
     return {"model": info.model, "path": info.path, "adapter": info.adapter}

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from common.run_config import GateConfig
-from common.training import GateOutcome
+from common.training import GateOutcome, GateProgress
 from search_agent.agents import AGENTS
 from search_agent.errors import Failure, GeneratorError, TrainerError
 from search_agent.types import Question
 from search_agent.world import World
-from services.trainer.gate import Answered, Contest, Side, decide, hold
+from services.trainer.gate import Answered, Contender, Contest, Side, decide, hold
 from tests.fakes import Retriever
 from tests.trainer_fakes import FakeSearcher, Reader
 
@@ -82,6 +82,7 @@ def test_too_many_failures_tell_nothing() -> None:
     assert (nothing.outcome, nothing.compared, nothing.failed) == (GateOutcome.INCONCLUSIVE, 0, 100)
 
 
+AGENT = AGENTS["s3"].with_params({"max_turns": 1})
 QUESTIONS = [Question(f"q{number}", f"question {number}?", ("answer",)) for number in range(6)]
 
 
@@ -89,9 +90,10 @@ def contest(candidate: FakeSearcher, current: FakeSearcher, reader: Reader | Non
     reader = reader or Reader()
     return Contest(
         questions=QUESTIONS,
-        agent=AGENTS["s3"].with_params({"max_turns": 1}),
-        policies={Side.CANDIDATE: candidate, Side.CURRENT: current},
-        models={Side.CANDIDATE: candidate.model, Side.CURRENT: current.model},
+        sides={
+            Side.CANDIDATE: Contender(AGENT, candidate, candidate.model),
+            Side.CURRENT: Contender(AGENT, current, current.model),
+        },
         world=World(Retriever(), generator=reader),
         generator_model=reader.model,
         answer_tokens=8,
@@ -103,10 +105,10 @@ class Seen:
     """The progress that was told."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[int, int, int]] = []
+        self.told: list[GateProgress] = []
 
-    def __call__(self, done: int, failed: int, total: int) -> None:
-        self.told.append((done, failed, total))
+    def __call__(self, progress: GateProgress) -> None:
+        self.told.append(progress)
 
 
 async def test_both_sides_answer_every_question_through_the_agent(tmp_path: Path) -> None:
@@ -115,8 +117,8 @@ async def test_both_sides_answer_every_question_through_the_agent(tmp_path: Path
     assert verdict.outcome is GateOutcome.PASSED
     assert (verdict.candidate, verdict.current) == (1.0, 0.0)
     assert (good.asked, bad.asked) == (6, 6)
-    assert seen.told[0] == (0, 0, 12)
-    assert seen.told[-1] == (12, 0, 12)
+    assert seen.told[0] == GateProgress(0, 0, 12)
+    assert seen.told[-1] == GateProgress(12, 0, 12)
     reverse = await hold(contest(bad, good), TERMS, tmp_path, 2, 30, seen)
     assert (good.asked, bad.asked) == (6, 6)
     assert reverse.outcome is GateOutcome.NOT_BETTER
@@ -127,7 +129,7 @@ async def test_a_gate_goes_on_where_it_stopped_and_asks_again_what_failed(tmp_pa
     seen = Seen()
     verdict = await hold(contest(good, bad), TERMS, tmp_path, 1, 30, seen)
     assert verdict.outcome is GateOutcome.INCONCLUSIVE
-    assert seen.told[-1] == (10, 2, 12)
+    assert seen.told[-1] == GateProgress(10, 2, 12)
     good.failing, good.asked, bad.asked = (), 0, 0
     verdict = await hold(contest(good, bad), TERMS, tmp_path, 1, 30, seen)
     assert verdict.outcome is GateOutcome.PASSED

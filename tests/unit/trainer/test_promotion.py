@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from common import model_card
 from common.run_config import load
 from common.training import GateOutcome, GateProgress, Promotion
+from search_agent.agents import AGENTS
 from search_agent.errors import Failure, RetrieverError, TrainerError
+from search_agent.types import ModelCard
 from services.trainer.promotion import GateLimits, Promoter
 from tests.trainer_fakes import FakeSearcher, Gates
 
@@ -50,6 +54,55 @@ async def test_a_better_checkpoint_takes_the_searchers_place_and_is_rolled_back(
     with pytest.raises(TrainerError, match="searcher has no promotion to roll back") as caught:
         await gates.promoter().rollback("")
     assert caught.value.failure is Failure.UNSUPPORTED
+
+
+async def test_each_side_is_asked_as_it_was_taught_and_a_promotion_brings_its_parameters(
+    gates: Gates, run: str, tmp_path: Path
+) -> None:
+    current, adapter = tmp_path / "current", gates.save(run, 20)
+    current.mkdir()
+    (current / "name").write_text("current")
+    gates.searcher.adapter = str(current)
+    before, after = ModelCard("s3", {"turn_tokens": 17}), ModelCard("s3", {"turn_tokens": 23, "max_turns": 2})
+    model_card.write(current, before)
+    model_card.write(adapter, after)
+    await promoted(gates.promoter(), run)
+    assert (gates.searcher.turn_tokens, gates.served[0].turn_tokens) == ({17}, {23})
+    assert (await gates.searcher.info()).card == after
+    await gates.promoter().rollback("")
+    assert (await gates.searcher.info()).card == before
+
+
+@pytest.mark.parametrize("damaged", [None, "{"])
+async def test_a_checkpoint_without_a_card_gets_that_of_its_run(gates: Gates, run: str, damaged: str | None) -> None:
+    adapter = gates.save(run, 20)
+    if damaged:
+        (adapter / model_card.FILE).write_text(damaged)
+    await promoted(gates.promoter(), run)
+    taught = gates.runs.config(run)
+    assert (await gates.searcher.info()).card == replace(taught.card(), figures={"step": 20})
+    assert gates.served[0].turn_tokens == {taught.method.params.turn_tokens}
+    assert gates.searcher.turn_tokens == {AGENTS["s3"].params.turn_tokens}  # nothing is known of what it was taught
+
+
+async def test_a_checkpoint_that_was_taught_another_method_is_not_judged(gates: Gates, run: str) -> None:
+    model_card.write(gates.save(run, 20), ModelCard("search_r1"))
+    with pytest.raises(TrainerError, match="was taught search_r1, and its run trains s3") as caught:
+        await promoted(gates.promoter(), run)
+    assert (caught.value.failure, caught.value.field) == (Failure.UNSUPPORTED, "checkpoint")
+
+
+async def test_what_the_gate_did_not_judge_is_not_served(gates: Gates, run: str) -> None:
+    adapter = gates.save(run, 20)
+
+    async def promoted_while_the_card_changes() -> None:
+        async for event in gates.promoter().promote(run, 0, ""):
+            if isinstance(event, GateProgress) and event.done == event.total:
+                model_card.write(adapter, ModelCard("s3", {"turn_tokens": 99}))
+
+    with pytest.raises(TrainerError, match="not what the gate judged"):
+        await promoted_while_the_card_changes()
+    assert (gates.searcher.path, gates.searcher.adapter) == ("/models/base.gguf", "")
 
 
 async def test_what_is_not_better_is_recorded_and_not_loaded(gates: Gates, run: str, tmp_path: Path) -> None:
