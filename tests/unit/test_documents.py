@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import re
 import shlex
 import subprocess
@@ -48,9 +47,11 @@ def test_search_agent_accepts_the_command(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", arguments_of("python"), ids=" ".join)
-def test_the_module_exists(arguments: list[str]) -> None:
+def test_the_module_can_be_run(arguments: list[str]) -> None:
     assert arguments[0] == "-m"
-    assert importlib.util.find_spec(arguments[1])
+    module = ROOT / arguments[1].replace(".", "/")
+    program = module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
+    assert "__main__" in program.read_text(encoding="utf-8")
 
 
 def test_there_are_commands_to_check() -> None:
