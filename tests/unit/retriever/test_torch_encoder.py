@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,23 @@ def test_vectors_are_those_of_the_library(encoder: SentenceTransformerEncoder, f
     assert np.abs(ours - theirs).max() < 1e-5
     assert np.abs(encoder.queries(asked[:1]) - theirs[:1]).max() > 1e-3  # another prefix
     assert encoder.queries([]).shape == (0, encoder.dim)
+
+
+def test_prompts_of_the_configuration_are_read_and_overridden(folder: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(folder, tmp_path / "encoder")  # a name that says nothing
+    asked = texts(5)
+    plain = SentenceTransformerEncoder(str(path), sentence_transformers)
+    assert plain.parameters == {"query_prefix": "", "passage_prefix": ""}
+    configuration = path / "config_sentence_transformers.json"
+    fields = json.loads(configuration.read_text())
+    configuration.write_text(json.dumps(fields | {"prompts": {"query": "query: ", "document": "passage: "}}))
+    told = SentenceTransformerEncoder(str(path), sentence_transformers)
+    library = sentence_transformers.SentenceTransformer(str(path), device="cpu")
+    theirs = library.encode(asked, prompt_name="query", normalize_embeddings=True)
+    assert np.abs(told.queries(asked) - theirs).max() < 1e-5
+    given = {"query_prefix": "", "passage_prefix": ""}
+    overridden = SentenceTransformerEncoder(str(path), sentence_transformers, given)
+    assert np.abs(overridden.queries(asked) - plain.queries(asked)).max() < 1e-6
 
 
 def test_many_texts_are_encoded_in_shares(encoder: SentenceTransformerEncoder) -> None:
