@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from cli.arguments import positive
 from search_agent.grading.answers import Scoring
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="comma-separated; with parameters as naive_rag:mode=bm25:top_k=8 (default: %(default)s)",
     )
     parser.add_argument(
-        "--budget", type=_positive, default=0, metavar="K", help="the same number of passages for every method"
+        "--budget", type=positive, default=0, metavar="K", help="the same number of passages for every method"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="rows and report; a run there goes on")
     parser.add_argument(
@@ -48,7 +49,7 @@ def add_precompute(parser: argparse.ArgumentParser) -> None:
     """The arguments of `search-agent precompute`."""
     _common(parser)
     parser.add_argument("--redis", default="redis://127.0.0.1:6379/0", metavar="URL", help="the gateway's cache")
-    parser.add_argument("--top-k", type=_positive, metavar="K", help="passages of naive RAG (default: the gateway's)")
+    parser.add_argument("--top-k", type=positive, metavar="K", help="passages of naive RAG (default: the gateway's)")
     parser.add_argument(
         "--failed", type=Path, metavar="FILE", help="write the questions naive RAG fails, as JSON lines"
     )
@@ -59,11 +60,11 @@ def add_precompute(parser: argparse.ArgumentParser) -> None:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", required=True, metavar="SET", help=_QUESTIONS)
-    parser.add_argument("--limit", type=_positive, metavar="N", help="ask N of them, chosen by the seed")
+    parser.add_argument("--limit", type=positive, metavar="N", help="ask N of them, chosen by the seed")
     parser.add_argument("--seed", type=int, default=0, help="of the choice and the intervals (default: %(default)s)")
     parser.add_argument("--index", default="", help="default: the retriever's default index")
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway (default: %(default)s)")
-    parser.add_argument("--concurrency", type=_positive, default=4, help="questions at once (default: %(default)s)")
+    parser.add_argument("--concurrency", type=positive, default=4, help="questions at once (default: %(default)s)")
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="ask from the nodes of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, local"
     )
@@ -75,13 +76,6 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--judge-url", metavar="URL", help="base of an OpenAI-compatible API, with /v1")
     parser.add_argument("--judge-model", default="", help="its key, if it needs one, is in JUDGE_API_KEY")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
 
 
 def _evaluate(args: argparse.Namespace) -> int:

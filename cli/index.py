@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from cli.arguments import positive
 from services.retriever.bm25 import BACKENDS, BM25S
 from services.retriever.kinds import FLAT, KINDS
 from services.retriever.published import PUBLISHED
@@ -68,15 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     given.add_argument(
         "path", type=Path, nargs="?", help=f"folder of an index of a kind that keeps its vectors: {_EXACT}"
     )
-    given.add_argument("--random", type=int, nargs=2, metavar=("N", "DIM"), help="N vectors of DIM numbers")
+    given.add_argument("--random", type=positive, nargs=2, metavar=("N", "DIM"), help="N vectors of DIM numbers")
     ladder.add_argument("--queries", type=Path, metavar="FILE", help='JSON lines with a "question"; default: passages')
-    ladder.add_argument("--count", type=int, default=500, help="queries (default: 500)")
+    ladder.add_argument("--count", type=positive, default=500, help="queries (default: 500)")
     ladder.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="default: all of them")
-    ladder.add_argument("--top-k", type=int, default=8, help="passages a search (default: 8)")
+    ladder.add_argument("--top-k", type=positive, default=8, help="passages a search (default: 8)")
     ladder.add_argument(
         "--seconds", type=float, default=5.0, help="seconds to measure each speed, at most (default: 5)"
     )
-    ladder.add_argument("--gpus", type=int, default=0, help="measure each kind on this many GPUs too (default: 0)")
+    ladder.add_argument("--gpus", type=positive, default=0, help="measure each kind on this many GPUs too (default: 0)")
     ladder.add_argument(
         "--scratch", type=Path, metavar="DIR", help="folder for temporary indexes; default: the system's"
     )
@@ -116,8 +117,10 @@ def _build(args: argparse.Namespace) -> int:
     from services.retriever.encoders import PASSAGE_PREFIX, QUERY_PREFIX, load_encoder
     from services.retriever.errors import BuildRefused
 
-    if args.no_dense and args.vectors:
-        raise BuildRefused("--vectors and --no-dense exclude each other")
+    prefixes = {QUERY_PREFIX: args.query_prefix, PASSAGE_PREFIX: args.passage_prefix}
+    given = {name: text for name, text in prefixes.items() if text is not None}
+    if args.no_dense and (args.vectors or given):
+        raise BuildRefused("--no-dense excludes --vectors and prefixes, which belong to an encoder")
     plan = Plan(
         corpus=args.corpus,
         name=args.name,
@@ -131,8 +134,6 @@ def _build(args: argparse.Namespace) -> int:
         vectors=args.vectors,
         force=args.force,
     )
-    prefixes = {QUERY_PREFIX: args.query_prefix, PASSAGE_PREFIX: args.passage_prefix}
-    given = {name: text for name, text in prefixes.items() if text is not None}
     folder = build(plan, partial(load_encoder, given=given, every_gpu=True), lambda line: print(line, file=sys.stderr))
     return _show(folder, verify_checksums=False)
 
@@ -177,6 +178,9 @@ def _ladder(args: argparse.Namespace) -> int:
     from services.retriever.rows import Rows
 
     rows: Rows
+    for option, needed in (("--scratch", args.scratch), ("--json", args.json and args.json.parent)):
+        if needed and not needed.is_dir():
+            raise BuildRefused(f"{option}: there is no folder {needed}")
     if args.gpus:
         torch_devices(args.gpus)  # refuses now, not after the first build, if there are fewer
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:

@@ -72,12 +72,17 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
     Raises BadRecord, BuildRefused or EncoderUnavailable. Until the end everything happens in
     `out`/NAME.building, which stays after a failure so that the next build can use its vectors.
     """
+    try:
+        plan.source.encode()
+        plan.licence.encode()
+    except UnicodeEncodeError:
+        raise BuildRefused("--source and --licence must be UTF-8") from None
     if not plan.encoder and (plan.kind is not kinds.FLAT or plan.bm25 is bm25.NONE):
         raise BuildRefused(f"without vectors there is no kind {plan.kind.name}, and BM25 is all there is")
     with folders.new_index(plan.out, plan.name, plan.force) as work:
         _, others = corpus_files(plan.corpus)
         if others:
-            say(f"passed over {len(others)} files that are not JSON: {', '.join(map(str, others[:_SHOWN]))}")
+            say(f"passed over {len(others)} in {plan.corpus}, not JSON files: {', '.join(map(str, others[:_SHOWN]))}")
         skipped = store_passages(plan.corpus, plan.on_error, work)
         store = PassageStore(work)
         encoder = load(plan.encoder) if plan.encoder else None
@@ -198,7 +203,9 @@ def _copy_vectors(given: Path, encoder: Encoder, store: PassageStore, path: Path
     """Takes vectors made elsewhere, after comparing a few of them with the encoder's own."""
     try:
         vectors = np.load(given, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
+    except OSError as error:
+        raise BuildRefused(f"{given}: {error.strerror}") from error
+    except (ValueError, EOFError) as error:
         raise BuildRefused(f"{given}: not a .npy file: {error}") from error
     if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
         raise BuildRefused(f"{given}: {vectors.dtype} {vectors.shape}, not a table of floats")

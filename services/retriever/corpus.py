@@ -14,11 +14,11 @@ _ENDINGS = (".jsonl", ".ndjson", ".json")
 
 
 def corpus_files(path: Path) -> tuple[list[Path], list[Path]]:
-    """Returns the files that `read_corpus` reads, in its order, and those of a folder that it passes over.
+    """Returns the files that `read_corpus` reads, in its order, and what it passes over in a folder.
 
-    A folder and its subfolders are searched for .jsonl, .ndjson and .json, in any case and with or without .gz.
-    Hidden files and folders, and what a download keeps beside its files, count in neither list. Raises BuildRefused
-    if a folder has nothing to read.
+    A folder and its subfolders are searched for .jsonl, .ndjson and .json, in any case and with or without .gz; links
+    to folders are passed over. Hidden files and folders, and what a download keeps beside its files, are ignored.
+    Raises BuildRefused if a folder has nothing to read.
     """
     if not path.is_dir():
         return [path], []
@@ -26,7 +26,7 @@ def corpus_files(path: Path) -> tuple[list[Path], list[Path]]:
     others: list[Path] = []
     for file in sorted(path.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(path).parts) or file.name.endswith(PARTS)
-        if file.is_file() and not hidden:
+        if not hidden and (file.is_symlink() or not file.is_dir()):
             wanted = file.name.lower().removesuffix(".gz").endswith(_ENDINGS)
             (files if wanted else others).append(file)
     if not files:

@@ -21,16 +21,20 @@ from services.retriever.manifest import Manifest
 def new_index(out: Path, name: str, force: bool) -> Iterator[Path]:
     """Yields the folder to work in, which becomes `out`/`name` at the end; after an error it stays as it is.
 
-    Raises BuildRefused if the name is malformed, is taken (unless `force`), or is being worked on.
+    Raises BuildRefused if the name is malformed, is taken (unless `force`) or is being worked on, or if the folder
+    cannot be made.
     """
     if not manifests.NAME.fullmatch(name) or name.endswith((".building", ".old")):
         raise BuildRefused(f"--name {name!r}: letters, digits, dots, dashes and underscores only")
     target = out / name
-    _undo_half_replacement(target)
-    if target.exists() and not force:
-        raise BuildRefused(f"{target} exists; --force replaces it")
     work = out / f"{name}.building"
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        _undo_half_replacement(target)
+        if target.exists() and not force:
+            raise BuildRefused(f"{target} exists; --force replaces it")
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildRefused(f"{work}: {error.strerror}") from error
     with _locked(work):
         yield work
         _replace(target, work)

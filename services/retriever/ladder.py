@@ -128,7 +128,9 @@ def read_questions(path: Path, limit: int) -> list[str]:
     try:
         with opener(path, "rt", encoding="utf-8", newline="\n") as lines:
             found = [str(json.loads(line)["question"]) for line, _ in zip(lines, range(limit), strict=False)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except FileNotFoundError as error:
+        raise BuildRefused(f"{path}: {error.strerror}") from error
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise BuildRefused(f'{path}: not JSON lines with a "question": {error!r}') from error
     if not found:
         raise BuildRefused(f"{path}: no questions")

@@ -96,7 +96,7 @@ def describe(path: Path) -> FileEntry:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read(folder: Path, verify_checksums: bool) -> Manifest:
@@ -141,7 +141,9 @@ def _check(path: Path, entry: FileEntry, verify_checksum: bool) -> None:
 def _parse(path: Path) -> Manifest:
     try:
         fields = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        raise IndexRefused(path.parent, f"no index there: it has no {MANIFEST}") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise IndexRefused(path, f"unreadable: {error}") from error
     try:
         if fields["format"] != FORMAT:

@@ -77,7 +77,8 @@ def assemble(
         metrics.RETRIEVER_INDEX_PASSAGES.labels(manifest.name, manifest.version).set(manifest.count)
         log.info(
             "index opened", index=manifest.name, version=manifest.version, passages=manifest.count,
-            kind=manifest.kind, encoder=manifest.encoder, modes=[mode.value for mode in manifest.modes], default=manifest.name == default,
+            kind=manifest.kind, encoder=manifest.encoder, modes=[mode.value for mode in manifest.modes],
+            default=manifest.name == default,
         )  # fmt: skip
     reranker = load_ranker(settings.reranker) if settings.reranker else None
     return BatchedRetriever(indexes, encoders, default, settings, reranker)

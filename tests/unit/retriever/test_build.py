@@ -139,6 +139,20 @@ def test_a_corpus_without_passages_is_refused(tmp_path: Path) -> None:
         run(empty)
 
 
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_named_before_the_work(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").touch()
+    encoder = FakeEncoder()
+    with pytest.raises(BuildRefused, match=f"{out}/built.building: Not a directory"):
+        run(replace(plan(tmp_path), out=tmp_path / out), encoder)
+    assert encoder.passages_encoded == 0
+
+
+def test_a_source_that_is_not_text_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(BuildRefused, match="--source and --licence"):
+        run(replace(plan(tmp_path), source="caf\udce9"))
+
+
 def test_an_index_is_replaced_only_when_told(tmp_path: Path) -> None:
     first = plan(tmp_path)
     run(first)

@@ -203,7 +203,11 @@ def test_a_folder_is_read_file_by_file_in_order_of_path(tmp_path: Path) -> None:
     (folder / ".cache" / "a.jsonl").write_bytes(line("hidden"))
     (folder / "c.json.parts.json").write_text("[]")  # a download's
     (folder / "README.md").write_text("no corpus")
+    (folder / "linked").symlink_to(folder / "sub")
     passages, bad = read(folder)
     assert [passage.id for passage in passages] == ["a", "b", "c", "d", "e", "f"]
     assert bad == ["corpus/b.JSONL:2: duplicate id 'a'"]
-    assert corpus_files(folder)[1] == [folder / "README.md"]
+    assert corpus_files(folder)[1] == [folder / "README.md", folder / "linked"]
+    (folder / "gone.jsonl").symlink_to(folder / "nowhere")
+    with pytest.raises(BuildRefused, match=r"gone\.jsonl: No such file"):
+        list(read_corpus(folder, lambda bad: None))

@@ -65,6 +65,22 @@ def test_gpus_that_are_not_there_are_told_before_a_build(tmp_path: Path, capsys:
     assert "building" not in error
 
 
+@pytest.mark.parametrize("option", [["--scratch", "gone"], ["--json", "gone/x.json"]])
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["index", "ladder", "--random", "9", "4", *option]) == 1
+    assert capsys.readouterr().err == f"search-agent: {option[0]}: there is no folder gone\n"
+
+
+@pytest.mark.parametrize("option", ["--count", "--top-k", "--gpus"])
+def test_numbers_that_measure_nothing_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["index", "ladder", "--random", "9", "4", option, "0"])
+    assert caught.value.code == 2
+    assert f"{option}: must be at least 1" in capsys.readouterr().err
+
+
 def test_the_ladder_of_an_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = build_index(tmp_path, 30, "mine")
     options = ["--kinds", "flat", "--seconds", "0.05", "--count", "5", "--json", str(tmp_path / "found.json")]
