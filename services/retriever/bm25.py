@@ -30,7 +30,7 @@ class Backend(Protocol):
 
     @property
     def parameters(self) -> Mapping[str, str]:
-        """What a new index is made with, which its manifest keeps."""
+        """The parameters of a new index, which its manifest keeps."""
         ...
 
     def check(self, given: Mapping[str, str]) -> None:

@@ -89,8 +89,7 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
         parameters: dict[str, int] = {}
         vectors = ""
         if encoder:
-            for prefix, text in encoder.parameters.items():
-                say(f"{prefix.replace('_', ' ')} of {encoder.name}: {text!r}")
+            _say_prefixes(encoder, say)
             if plan.vectors:
                 _copy_vectors(plan.vectors, encoder, store, work / kinds.VECTORS, skipped.count)
             else:
@@ -113,6 +112,16 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
         for line in skipped.first:
             say(f"  {line}")
     return plan.out / plan.name
+
+
+def _say_prefixes(encoder: Encoder, say: Callable[[str], None]) -> None:
+    for name, text in encoder.parameters.items():
+        say(f"{name.replace('_', ' ')} of {encoder.name}: {text!r}")
+    if encoder.parameters and not any(encoder.parameters.values()):
+        say(
+            f"warning: neither its configuration nor its name gives {encoder.name} a prefix; "
+            "--query-prefix and --passage-prefix do"
+        )
 
 
 def index_words(backend: Backend, store: PassageStore, work: Path) -> None:

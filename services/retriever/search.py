@@ -30,17 +30,17 @@ class Query:
 
     @property
     def found(self) -> int:
-        """How many passages its mode finds for it; where there are more than top_k, the reranker chooses."""
+        """The number of passages that its mode finds; if they are more than top_k, the reranker chooses among them."""
         return max(self.top_k, self.rerank)
 
     @property
     def depth(self) -> int:
-        """How far down a ranking this query reads."""
+        """The number of ranks that this query reads of a ranking."""
         return max(self.found, DEPTH) if self.mode is Mode.HYBRID else self.found
 
 
 class Searcher:
-    """One merged batch at a time: one encode per encoder, one search per index and way of ranking, one rerank.
+    """Answers one merged batch: one encoding an encoder, one search an index and ranking, one reranking.
 
     `encoders` holds the encoder of every index that has vectors, by its manifest's `encoding`.
     """
@@ -56,7 +56,7 @@ class Searcher:
         self._reranker = reranker
 
     def __call__(self, queries: Sequence[Query]) -> list[tuple[Passage, ...]]:
-        """For each query its passages, best first, scored by its mode."""
+        """Returns for each query its passages, best first, scored by its mode."""
         dense = self._dense([query for query in queries if query.mode is not Mode.BM25])
         bm25 = self._bm25([query for query in queries if query.mode is not Mode.DENSE])
         found: list[tuple[Passage, ...]] = []
@@ -73,7 +73,7 @@ class Searcher:
         return self._reranked(queries, found)
 
     def _reranked(self, queries: Sequence[Query], found: list[tuple[Passage, ...]]) -> list[tuple[Passage, ...]]:
-        """Where a query asks for it, the best top_k by the reranker's score, ties as they were."""
+        """Returns the best top_k by the reranker's score for queries that ask for it; ties keep their order."""
         wanted = [
             (query.text, embedded_text(passage))
             for query, passages in zip(queries, found, strict=True)
@@ -122,7 +122,7 @@ def _keyed(index: str, texts: list[str], rankings: list[Ranking]) -> dict[tuple[
 
 
 def _by_index(queries: list[Query]) -> dict[str, tuple[list[str], int]]:
-    """For each index its distinct texts and the greatest depth that one of them needs."""
+    """Returns for each index its distinct texts and the greatest depth that one of them needs."""
     groups: dict[str, tuple[dict[str, None], int]] = {}
     for query in queries:
         texts, depth = groups.setdefault(query.index, ({}, 0))

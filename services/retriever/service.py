@@ -50,7 +50,7 @@ def assemble(
     load_ranker: Callable[[str], Reranker] = load_reranker,
     find_gpus: Callable[[int], Sequence[Device]] = torch_devices,
 ) -> BatchedRetriever:
-    """Opens every index of `settings.indexes`, and loads the encoders they need and the reranker, if any.
+    """Opens every index in `settings.indexes`, and loads the encoders that they need, and the reranker if there is one.
 
     Raises RetrieverProblem.
     """
@@ -72,7 +72,7 @@ def assemble(
                 f"index {manifest.name} has {manifest.dim} dimensions, its encoder {manifest.encoder} {dim}"
             )
     for encoder in encoders.values():
-        encoder.queries(["first call"])  # loads what is loaded lazily, before anyone waits for it
+        encoder.queries(["first call"])  # loads lazy parts before anyone waits for them
     for manifest in (index.manifest for index in indexes.values()):
         metrics.RETRIEVER_INDEX_PASSAGES.labels(manifest.name, manifest.version).set(manifest.count)
         log.info(

@@ -110,6 +110,20 @@ def test_bad_lines_are_skipped_counted_and_shown(tmp_path: Path) -> None:
     assert said[1].endswith("c.jsonl:1: not JSON: Expecting value: line 1 column 1 (char 0)")
 
 
+@pytest.mark.parametrize("query", ["q: ", ""])
+def test_prefixes_are_said_recorded_and_part_of_the_version(tmp_path: Path, query: str) -> None:
+    encoder = FakeEncoder()
+    encoder.parameters = {"query_prefix": query, "passage_prefix": ""}
+    folder, said = run(plan(tmp_path), encoder)
+    assert said[0] == f"query prefix of fake: {query!r}"
+    assert any(line.startswith("warning: ") for line in said) == (not query)
+    manifest = Index(folder).manifest
+    assert manifest.encoder_parameters == encoder.parameters
+    plain, _ = run(replace(plan(tmp_path), name="plain"))
+    assert manifest.version != Index(plain).manifest.version
+    assert manifest.encoding != Index(plain).manifest.encoding
+
+
 def test_files_that_are_passed_over_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()

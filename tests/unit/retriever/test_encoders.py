@@ -20,6 +20,7 @@ from services.retriever.errors import EncoderUnavailable
         ("BAAI/bge-large-zh", "为这个句子", ""),
         ("BAAI/bge-m3", "", ""),
         ("nomic-ai/nomic-embed-text-v1.5", "search_query: ", "search_document: "),
+        ("Qwen/Qwen3-Embedding-0.6B", "Instruct: ", ""),
         ("thenlper/gte-base", "", ""),
         ("/models/encoder", "", ""),
         ("sentence-transformers/all-MiniLM-L6-v2", "", ""),
