@@ -19,10 +19,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
 
 PASSAGES = [Passage(f"p{n}", f"Door {n}", f"Its code is {n * 7}.") for n in range(10)]
-RANKED = [
-    Ranked(Question(f"q{n}", f"Code of door {n}?", (f"{n * 7}",), (f"p{n}",)), [*PASSAGES[n - 4 :], *PASSAGES[: n - 4]])
-    for n in range(10)
-]
+QUESTIONS = [Question(f"q{n}", f"Code of door {n}?", (f"{n * 7}",), ((f"p{n}",),)) for n in range(10)]
+RANKED = [Ranked(question, [*PASSAGES[n - 4 :], *PASSAGES[: n - 4]]) for n, question in enumerate(QUESTIONS)]
 QUICK = Settings(learning_rate=1e-3, epochs=1, negatives=3, batch_tokens=4096)
 
 

@@ -36,10 +36,10 @@ def test_build_list_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["index", "info", "gone"], "gone/manifest.json: unreadable"),
+        (["index", "info", "gone"], "gone: no index there"),
         (["index", "list", "--dir", "gone"], "gone: no such folder"),
         (["index", "build", "--corpus", "gone", "--name", "x", "--no-dense", "--out", "{tmp}"], "gone: No such"),
-        (["index", "build", "--corpus", "c", "--name", "x", "--no-dense", "--vectors", "v"], "exclude each other"),
+        (["index", "build", "--corpus", "c", "--name", "x", "--no-dense", "--vectors", "v"], "--no-dense excludes"),
     ],
 )
 def test_failures_are_one_line_and_status_1(
