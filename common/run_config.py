@@ -111,6 +111,7 @@ class RewardConfig(_Part):
     idle_penalty: float = Field(0.0, ge=0, description="for following the protocol and keeping nothing")
     malformed_penalty: float = Field(0.0, ge=0, description="for each malformed turn")
     repeated_penalty: float = Field(0.0, ge=0, description="for each search that was made before")
+    kept_penalty: float = Field(0.0, ge=0, description="for each passage kept, which the generator has to read")
 
     def coverage_at(self, step: int) -> float:
         """Returns the weight of coverage at a training step, which count from 1."""

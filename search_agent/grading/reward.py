@@ -20,14 +20,15 @@ def gain_plus_accuracy(ours: float, rag: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Penalties:
-    """What is taken off the reward: for each way to look good without searching well, and for each malformed turn
-    and each repeated search."""
+    """What is taken off the reward: for each way to look good without searching well, and for each malformed turn,
+    each repeated search and each passage kept."""
 
     everything: float = 0.0
     copied: float = 0.0
     idle: float = 0.0
     malformed: float = 0.0
     repeated: float = 0.0
+    kept: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +73,5 @@ class Conduct:
             + penalties.idle * self.idle
             + penalties.malformed * self.malformed
             + penalties.repeated * self.repeated
+            + penalties.kept * self.selected
         )

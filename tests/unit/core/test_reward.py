@@ -69,6 +69,11 @@ def test_each_repeated_search_costs() -> None:
     assert Conduct.of(trajectory(*turns)).cost(Penalties(repeated=0.5)) == 1.0
 
 
+def test_each_passage_kept_costs() -> None:
+    turns = [Turn("Who was it?", (A, B), (A, B)), Turn("a new query", (A, B), (A,))]
+    assert Conduct.of(trajectory(*turns)).cost(Penalties(kept=0.5)) == 1.0
+
+
 def test_each_malformed_turn_costs() -> None:
     turns = [Turn("", (), (), "bad"), Turn("", (), (), "bad")]
     assert Conduct.of(trajectory(*turns)).cost(Penalties(malformed=0.5)) == 1.0
