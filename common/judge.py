@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 
 from common import retry
+from common.openai_endpoint import Dialect, answer_of
 from search_agent import prompts
 from search_agent.errors import Failure, JudgeError
 from search_agent.grading.judge import judge_prompt, verdict
 from search_agent.types import Question
+
+_MAX_TOKENS = 2048  # one word is asked for, and models that reason first need room
+_ATTEMPTS = 4  # an endpoint may refuse several parameters, one at a time
 
 
 class JudgeEndpoint:
@@ -16,32 +22,58 @@ class JudgeEndpoint:
 
     def __init__(self, http: httpx.AsyncClient, url: str, model: str, key: str = "") -> None:
         self._http, self._url, self._model, self._key = http, url.rstrip("/"), model, key
+        self._dialect = Dialect()
 
     @property
     def facts(self) -> dict[str, str]:
-        """Which judge this is, for the record."""
+        """Names the judge, for the record."""
         return {"url": self._url, "model": self._model, "prompt": prompts.version("judge")}
 
     async def __call__(self, question: Question, answer: str) -> bool:
-        """Raises JudgeError; a judge that fails has not said no."""
+        """Returns the verdict. Raises JudgeError; a judge that fails has not said no."""
+        response = await self._ask(judge_prompt(question, answer))
+        try:
+            choice = response.json()["choices"][0]
+            reply, finish = answer_of(choice["message"]), choice.get("finish_reason")
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise JudgeError(Failure.BROKEN, "the judge's answer is not a chat completion") from None
+        if not reply.strip() and finish == "length":
+            raise JudgeError(Failure.BROKEN, f"the judge was still thinking after {_MAX_TOKENS:,} tokens")
+        return verdict(reply)
+
+    async def _ask(self, prompt: str) -> httpx.Response:
         body = {
             "model": self._model,
-            "messages": [{"role": "user", "content": judge_prompt(question, answer)}],
+            "messages": [{"role": "user", "content": prompt}],
             "temperature": 0,
-            "max_tokens": 16,
+            "max_tokens": _MAX_TOKENS,
         }
+        for attempt in range(1, _ATTEMPTS + 1):
+            sent = self._dialect.fit(body)
+            response = await self._post(sent)
+            if response.status_code == 200:
+                break
+            if attempt == _ATTEMPTS or not self._dialect.learn(response.status_code, response.text, sent):
+                raise self._refusal(response)
+        return response
+
+    async def _post(self, body: dict[str, Any]) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            response = await retry.post(self._http, f"{self._url}/chat/completions", json=body, headers=headers)
+            return await retry.post(self._http, f"{self._url}/chat/completions", json=body, headers=headers)
         except httpx.TimeoutException:
             raise JudgeError(Failure.TIMEOUT, "the judge did not answer in time") from None
         except httpx.HTTPError as error:
             raise JudgeError(Failure.UNAVAILABLE, f"the judge cannot be reached: {error}") from None
-        if response.status_code != 200:
-            failure = Failure.OVERLOADED if response.status_code == 429 else Failure.UNAVAILABLE
-            raise JudgeError(failure, f"the judge answered {response.status_code}")
+
+    def _refusal(self, response: httpx.Response) -> JudgeError:
+        status = response.status_code
+        failure = Failure.OVERLOADED if status == 429 else Failure.UNAVAILABLE
+        if status in (401, 403):  # such answers like to repeat the key, whole or in part
+            return JudgeError(failure, f"the judge refused the API key ({status})")
         try:
-            reply = response.json()["choices"][0]["message"]["content"]
+            reason = str(response.json()["error"]["message"])
         except (ValueError, LookupError, TypeError):
-            raise JudgeError(Failure.BROKEN, "the judge's answer is no chat completion") from None
-        return verdict(reply or "")
+            reason = response.text
+        reason = " ".join(reason.split()).replace(self._key or "\0", "***")[:300]
+        return JudgeError(failure, f"the judge answered {status}{f': {reason}' if reason else ''}")

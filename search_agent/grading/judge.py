@@ -10,6 +10,7 @@ from search_agent.errors import Failure, JudgeError
 from search_agent.grading.answers import matches
 from search_agent.types import Question
 
+_OPENING = re.compile(r"\W*(yes|no)\b[*_`'\"]*(?:[.,:;!\n]|\s*[-–—(]|$)", re.IGNORECASE)
 Judge = Callable[[Question, str], Awaitable[bool]]
 
 
@@ -28,9 +29,13 @@ def judge_prompt(question: Question, answer: str) -> str:
 
 
 def verdict(reply: str) -> bool:
-    """The judge's yes or no. Raises JudgeError for anything else."""
-    words = re.findall(r"[a-z]+", reply.lower())
-    said = {word for word in words if word in ("yes", "no")}
+    """Returns whether the judge says yes. Raises JudgeError if it says neither yes nor no, or both.
+
+    A yes or no that opens the reply and ends a phrase decides alone: "Yes. No contradiction is present." is a yes.
+    """
+    if opening := _OPENING.match(reply):
+        return opening[1].lower() == "yes"
+    said = {word for word in re.findall(r"[a-z]+", reply.lower()) if word in ("yes", "no")}
     if len(said) != 1:
         raise JudgeError(Failure.BROKEN, f"neither yes nor no: {reply[:100]!r}")
     return said == {"yes"}

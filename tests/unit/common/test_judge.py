@@ -60,6 +60,38 @@ async def test_a_judge_that_fails_has_not_said_no(response: httpx.Response, fail
     assert "secret" not in str(raised.value)
 
 
+async def test_a_judge_that_thinks_first() -> None:
+    assert await judge(lambda _: said("<think>\nno difference, so yes\n</think>\n\nYes"))(QUESTION, "x") is True
+    cut = {"choices": [{"finish_reason": "length", "message": {"content": None, "reasoning_content": "Well, yes"}}]}
+    with pytest.raises(JudgeError, match="still thinking after 2,048 tokens"):
+        await judge(lambda _: httpx.Response(200, json=cut))(QUESTION, "x")
+
+
+async def test_what_a_judge_refuses_is_learned_once() -> None:
+    asked: list[set[str]] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        asked.append(set(json.loads(request.content)))
+        for name in ("max_tokens", "temperature"):
+            if name in asked[-1]:
+                return httpx.Response(400, json={"error": {"message": f"Unsupported parameter: '{name}'"}})
+        return said("Yes")
+
+    ours = judge(reply)
+    assert await ours(QUESTION, "x") is True
+    assert await ours(QUESTION, "y") is True
+    assert len(asked) == 4
+    assert asked[-1] == {"model", "messages", "max_completion_tokens"}
+
+
+async def test_a_judges_reason_is_told_without_the_key() -> None:
+    def reply(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(400, json={"error": {"message": "no model\nfor secret"}})
+
+    with pytest.raises(JudgeError, match=r"^the judge answered 400: no model for \*\*\*$"):
+        await judge(reply)(QUESTION, "x")
+
+
 async def test_a_judge_out_of_reach() -> None:
     def reply(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectTimeout("slow")

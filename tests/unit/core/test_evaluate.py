@@ -90,12 +90,24 @@ def test_multiple_choice_is_scored_by_the_option() -> None:
     assert (row.gen_acc, row.answer_rank) == (1, 1)
 
 
-@pytest.mark.parametrize(("reply", "said"), [("Yes", True), ("no.", False), ("**Yes**, it does", True)])
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("Yes", True),
+        ("no.", False),
+        ("**Yes**, it does", True),
+        ("It says yes", True),
+        ("Yes. No contradiction is present.", True),
+        ("No, yes would be wrong", False),
+        ("**No** (not yes)", False),
+        ("Yes\n\nThere is no difference.", True),
+    ],
+)
 def test_the_verdict(reply: str, said: bool) -> None:
     assert verdict(reply) is said
 
 
-@pytest.mark.parametrize("reply", ["", "perhaps", "Yes and no", "1"])
+@pytest.mark.parametrize("reply", ["", "perhaps", "Yes and no", "1", "Nobody said yes or no", "Not sure, yes or no"])
 def test_no_verdict_is_a_failure(reply: str) -> None:
     with pytest.raises(JudgeError):
         verdict(reply)

@@ -1,0 +1,43 @@
+"""What OpenAI-compatible endpoints differ in: parameters that some refuse, and thinking that is not an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# What to send in place of a parameter that is refused; "" leaves it out, as the endpoint's default is near enough.
+_INSTEAD = {"max_tokens": "max_completion_tokens", "temperature": "", "top_p": "", "seed": "", "stream_options": ""}
+_REFUSALS = ("unsupported", "not support", "unrecognized", "unknown", "unexpected", "not permitted", "not allowed")
+_THOUGHT, _THINKING = "</think>", "<think>"
+
+
+class Dialect:
+    """Remembers the parameters that an endpoint refuses. All requests to it share one, to learn each only once."""
+
+    def __init__(self) -> None:
+        self._instead: dict[str, str] = {}
+
+    def fit(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the body with what is known to be refused renamed or left out."""
+        named = ((self._instead.get(name, name), value) for name, value in body.items())
+        return {name: value for name, value in named if name}
+
+    def learn(self, status: int, reason: str, sent: Mapping[str, Any]) -> bool:
+        """Returns whether the endpoint refused one of the parameters of `sent`, so that a fitted body may pass."""
+        said = reason.lower()
+        if status not in (400, 422) or not any(word in said for word in _REFUSALS):
+            return False
+        refused = [name for name in _INSTEAD if name in sent and name in said]
+        self._instead |= {name: _INSTEAD[name] for name in refused}
+        return bool(refused)
+
+
+def answer_of(message: Mapping[str, Any]) -> str:
+    """Returns the text of a chat message without thinking, "" if it holds nothing else."""
+    content = message.get("content") or ""
+    if isinstance(content, list):
+        content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
+    _, ended, answer = content.rpartition(_THOUGHT)
+    if not ended and answer.lstrip().startswith(_THINKING):
+        return ""
+    return str(answer)
