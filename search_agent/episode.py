@@ -40,6 +40,7 @@ class Episode:
         `tell` hears what happens. The searches do not see the question's options; the generator does.
         """
         self.question = question
+        self.asked = tags.as_text(question.text)  # as prompts show it
         self.spans: list[Span] = []
         self.turns: list[Turn] = []
         self.own_answer: str | None = None  # the searcher's, where its method has it answer and not the generator
@@ -156,7 +157,7 @@ def answer_prompt(prompt: str, question: str, passages: Sequence[Passage]) -> st
     if prompt == "answer" and not passages:
         prompt = "direct"
     documents = tags.render_documents(passages)
-    return prompts.render(prompt, question=question, documents=documents, answer_line=tags.ANSWER_LINE)
+    return prompts.render(prompt, question=tags.as_text(question), documents=documents, answer_line=tags.ANSWER_LINE)
 
 
 def with_options(question: str, options: Mapping[str, str]) -> str:

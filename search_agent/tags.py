@@ -30,7 +30,21 @@ _FALSITY = {"false", "no", "n", "0"}
 _NUMBERS = re.compile(r"[\d\s,;]*", re.ASCII)
 _NUMBER = re.compile(r"\d+", re.ASCII)
 _SPACE = re.compile(r"\s+")
+# What prompts are made of: the tags of every protocol, and the numbers of documents.
+_PROTOCOL_TAGS = (QUERY, SELECT, DONE, INFORMATION, THINK, "search", "answer", "sentence", "enough")
+_OURS = re.compile(
+    rf"<(?=/?\s*(?:{'|'.join(_PROTOCOL_TAGS)})\s*>)"
+    r"|<(?=\|(?:begin|end)_search_(?:query|result)\|>)"
+    r"|\bDoc(?=\s*\d+\s*(?:\(Title:|\)|$))",
+    re.IGNORECASE | re.MULTILINE,
+)
+_JOINER = "\u200d"  # has no width, and breaks what it stands in
 _ANSWER_LINE = re.compile(rf"^[ \t*#_>]*{ANSWER_LINE[:-1]}[ \t*_]*:", re.IGNORECASE | re.MULTILINE)
+
+
+def as_text(text: str) -> str:
+    """Returns text of a user or a passage for a prompt: it reads the same, and none of it passes for a tag of ours."""
+    return _OURS.sub(lambda found: found[0] + _JOINER, text)
 
 
 def opening(tag: str) -> str:
@@ -128,13 +142,15 @@ def render_documents(passages: Sequence[Passage], chars: int | None = None, numb
     All are cut at the same length, which is the greatest that fits: what a short text leaves, a longer one has.
     `numbered_twice` repeats a passage's number behind it.
     """
-    share = _share([len(passage.text) for passage in passages], chars) if chars is not None else None
+    titles = [as_text(one_line(passage.title)) for passage in passages]
+    texts = [as_text(passage.text) for passage in passages]
+    share = _share([len(text) for text in texts], chars) if chars is not None else None
     return "\n\n".join(
         f"Doc {number}"
-        + (f" (Title: {passage.title})" if passage.title else "")
-        + f"\n{_clip(passage.text, share)}"
+        + (f" (Title: {title})" if title else "")
+        + f"\n{_clip(text, share)}"
         + (f"\n(Doc {number})" if numbered_twice else "")
-        for number, passage in enumerate(passages, 1)
+        for number, (title, text) in enumerate(zip(titles, texts, strict=True), 1)
     )
 
 

@@ -58,8 +58,8 @@ def parse_rewriting(text: str) -> tuple[str, str]:
 async def search(episode: Episode, params: DeepRetrievalParams) -> StopReason:
     """One rewriting and one retrieval, all of it kept. A malformed rewriting finds nothing."""
     # The question is its own example: a weak model that copies it searches as plain retrieval does.
-    example = render_rewriting("A document with the answer would use these words.", episode.question.text)
-    episode.observe(prompts.render("deep_retrieval", question=episode.question.text, example=example))
+    example = render_rewriting("A document with the answer would use these words.", episode.asked)
+    episode.observe(prompts.render("deep_retrieval", question=episode.asked, example=example))
     await episode.complete(params.sampling(rewriting_grammar(), STOPS))
     query, error = parse_rewriting(episode.spans[-1].text)
     passages = await episode.retrieve(query, params) if query else ()

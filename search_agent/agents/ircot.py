@@ -69,7 +69,7 @@ def parse_step(text: str) -> Step:
 async def search(episode: Episode, params: IrcotParams) -> StopReason:
     """Retrieves by the question, then by each sentence until one says that it is enough. All is kept."""
     # The question is its own example: a weak model that copies it searches as plain retrieval does.
-    example = render_step(Step(f"It must be found out: {episode.question.text}"))
+    example = render_step(Step(f"It must be found out: {episode.asked}"))
     query = episode.question.text
     block = await episode.retrieve(query, params)
     episode.record(Turn(query, block, block))
@@ -77,7 +77,7 @@ async def search(episode: Episode, params: IrcotParams) -> StopReason:
     episode.observe(
         prompts.render(
             "ircot",
-            question=query,
+            question=episode.asked,
             example=example,
             example_last=render_step(Step("One sentence that gives the answer.", enough=True)),
             information=information,

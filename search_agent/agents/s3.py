@@ -39,7 +39,7 @@ async def search(episode: Episode, params: S3Params) -> StopReason:
     episode.observe(
         prompts.render(
             "s3",
-            question=episode.question.text,
+            question=episode.asked,
             max_selected=params.max_selected,
             example_complete=tags.render_move(tags.Move((1,), complete=True)),
             example_search=example_search,

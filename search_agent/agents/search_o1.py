@@ -67,11 +67,11 @@ def parse_step(text: str) -> Step:
 async def search(episode: Episode, params: SearchO1Params) -> StopReason:
     """Reasons and searches until the reasoning ends without a search; keeps the digests."""
     # The question is its own example: a weak model that copies it searches as plain retrieval does.
-    example = render_step("I do not know this yet.", Step(episode.question.text))
+    example = render_step("I do not know this yet.", Step(episode.asked))
     episode.observe(
         prompts.render(
             "search_o1",
-            question=episode.question.text,
+            question=episode.asked,
             example=example,
             begin_result=BEGIN_RESULT,
             end_result=END_RESULT,
@@ -109,7 +109,7 @@ async def _digest(episode: Episode, params: SearchO1Params, query: str, block: t
     completion = await episode.consult(
         prompts.render(
             "search_o1_digest",
-            question=episode.question.text,
+            question=episode.asked,
             reasoning=reasoning,
             query=query,
             documents=tags.render_documents(block, params.observation_chars),

@@ -76,11 +76,11 @@ async def search(episode: Episode, params: SearchR1Params) -> StopReason:
     if answers:
         episode.own_answer = ""
     # The question is its own example: a weak model that copies it searches as plain retrieval does.
-    example = render_step("I do not know this yet.", Step(episode.question.text))
+    example = render_step("I do not know this yet.", Step(episode.asked))
     episode.observe(
         prompts.render(
             "search_r1",
-            question=episode.question.text,
+            question=episode.asked,
             example_search=example,
             example_answer=render_step("Now I know it.", Step(answer="a few words")),
             begin_information=tags.opening(tags.INFORMATION),
