@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -156,13 +155,14 @@ def _precompute(args: argparse.Namespace) -> int:
 
 
 def _endpoints(args: argparse.Namespace) -> Endpoints:
+    from common.settings import judge_key
     from evaluation.endpoints import Endpoints
     from evaluation.errors import EvaluateProblem
 
     if bool(args.judge_url) != bool(args.judge_model):
         raise EvaluateProblem("--judge-url and --judge-model go together")
-    key = os.environ.get("JUDGE_API_KEY", "")
-    return Endpoints(args.url, args.timeout, args.judge_url or "", args.judge_model, key, Scoring(args.scoring))
+    judge = (args.judge_url or "", args.judge_model, judge_key())
+    return Endpoints(args.url, args.timeout, *judge, Scoring(args.scoring))
 
 
 def _placed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -149,12 +150,12 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _download(args: argparse.Namespace) -> int:
     from services.retriever.download import download_corpus, download_index
-    from services.retriever.hub import Hub
+    from services.retriever.hub import ENDPOINT, Hub
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    published, hub = PUBLISHED[args.what], Hub(args.endpoint)
+    published, hub = PUBLISHED[args.what], Hub(args.endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT)
     name = args.name or args.what
     if published.index:
         folder = download_index(published, hub, name, args.out or Path("indexes"), _BM25[args.bm25], args.force, say)

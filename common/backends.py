@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
 
 from common import client
 from common.codecs import generator as models
 from common.codecs import retriever as retrieval
+from common.codecs import trainer as training
+from common.training import GateProgress, Promotion, Run, TrainingStep
+from contracts.v1 import trainer_pb2 as pb
 from contracts.v1.generator_pb2 import LoadModelRequest, ModelInfoRequest
 from contracts.v1.generator_pb2_grpc import GeneratorStub
 from contracts.v1.retriever_pb2 import ListIndexesRequest
 from contracts.v1.retriever_pb2_grpc import RetrieverStub
-from search_agent.errors import BoundaryError, GeneratorError, RetrieverError, SearcherError
+from contracts.v1.trainer_pb2_grpc import TrainerStub
+from search_agent.errors import BoundaryError, GeneratorError, RetrieverError, SearcherError, TrainerError
 from search_agent.types import (
     Author,
     Completion,
@@ -25,6 +32,8 @@ from search_agent.types import (
 )
 
 _QUERIES_A_CALL = 128
+_PASSAGES_A_CALL = 8192  # which have 8 KiB each until the answer is too large a message
+_LONGEST_GATE_S = 7 * 24 * 3600.0  # of a watch too; the trainer bounds a gate itself
 _LOAD_TIMEOUT_S = 1800.0  # a large model comes from a disk, and vLLM compiles it
 
 
@@ -37,10 +46,11 @@ class GrpcRetriever:
         self._timeout_s = timeout_s
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
-        """A large batch is asked in several calls, each with a deadline of its own."""
+        """Asks for a large batch in several calls, each with a deadline of its own."""
         found: list[tuple[Passage, ...]] = []
-        for start in range(0, len(queries), _QUERIES_A_CALL):
-            request = retrieval.search_request(queries[start : start + _QUERIES_A_CALL], how)
+        at_once = max(1, min(_QUERIES_A_CALL, _PASSAGES_A_CALL // max(how.top_k, 1)))
+        for start in range(0, len(queries), at_once):
+            request = retrieval.search_request(queries[start : start + at_once], how)
             response = await client.call(self._stub.Search, request, self._timeout_s, RetrieverError)
             found += retrieval.passages_of(response)
         return found
@@ -102,3 +112,51 @@ class GrpcGenerator(_GrpcModel):
         request = models.generate_request(messages, sampling)
         async for piece in client.stream(self._stub.GenerateStream, request, self._timeout_s, self._boundary):
             yield models.completion_of(piece)
+
+
+class GrpcTrainer:
+    """v1.Trainer at "host:port". Every method raises TrainerError."""
+
+    def __init__(self, target: str, timeout_s: float) -> None:
+        self._channel = client.connect(target)
+        self._stub = TrainerStub(self._channel)
+        self._timeout_s = timeout_s
+
+    async def start(self, config: str, overrides: Mapping[str, Any]) -> Run:
+        values = {field: json.dumps(value) for field, value in overrides.items()}
+        return training.run_value(await self._call("StartRun", pb.StartRunRequest(config=config, overrides=values)))
+
+    async def runs(self) -> list[Run]:
+        return [training.run_value(run) for run in (await self._call("ListRuns", pb.ListRunsRequest())).runs]
+
+    async def run(self, id: str) -> Run:
+        return training.run_value(await self._call("GetRun", pb.RunRequest(id=id)))
+
+    async def cancel(self, id: str) -> Run:
+        return training.run_value(await self._call("CancelRun", pb.RunRequest(id=id)))
+
+    async def resume(self, id: str) -> Run:
+        return training.run_value(await self._call("ResumeRun", pb.RunRequest(id=id)))
+
+    async def watch(self, id: str) -> AsyncGenerator[Run | TrainingStep, None]:
+        async with aclosing(self._stream("WatchRun", pb.RunRequest(id=id))) as events:
+            async for event in events:
+                yield training.run_event_value(event)
+
+    async def promote(self, id: str, checkpoint: int, searcher: str) -> AsyncGenerator[GateProgress | Promotion, None]:
+        request = pb.PromoteRequest(run=id, checkpoint=checkpoint, searcher=searcher)
+        async with aclosing(self._stream("Promote", request)) as events:
+            async for event in events:
+                yield training.promote_event_value(event)
+
+    async def rollback(self, searcher: str) -> Promotion:
+        return training.promotion_value(await self._call("Rollback", pb.RollbackRequest(searcher=searcher)))
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def _call(self, name: str, request: Any) -> Any:
+        return await client.call(getattr(self._stub, name), request, self._timeout_s, TrainerError)
+
+    def _stream(self, name: str, request: Any) -> AsyncGenerator[Any, None]:
+        return client.stream(getattr(self._stub, name), request, _LONGEST_GATE_S, TrainerError)

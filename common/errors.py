@@ -15,23 +15,24 @@ GRPC_CODE = {
     Failure.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     Failure.BROKEN: grpc.StatusCode.INTERNAL,
 }
-_FAILURE = {code: failure for failure, code in GRPC_CODE.items()} | {
-    grpc.StatusCode.UNIMPLEMENTED: Failure.UNSUPPORTED,
-}
+_FAILURE = {code: failure for failure, code in GRPC_CODE.items()}
 # Trailing metadata of every failure that a service of ours reports: the request's field at fault, or "".
 FIELD_KEY = "error-field"
+# What gRPC itself reports. It runs out of resources for a message above the limit, which no later call would help.
 _TRANSPORT = {
-    Failure.UNAVAILABLE: "it cannot be reached",
-    Failure.TIMEOUT: "it did not answer in time",
-    Failure.OVERLOADED: "the message is too large",
+    grpc.StatusCode.UNAVAILABLE: (Failure.UNAVAILABLE, "it cannot be reached"),
+    grpc.StatusCode.DEADLINE_EXCEEDED: (Failure.TIMEOUT, "it did not answer in time"),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (Failure.INVALID, "the request or its answer is too large; ask for less"),
+    grpc.StatusCode.UNIMPLEMENTED: (Failure.UNSUPPORTED, "it does not have this call"),
 }
 
 
 def from_rpc(error: grpc.aio.AioRpcError, boundary: type[BoundaryError]) -> BoundaryError:
-    """The failed call as an error of its boundary."""
+    """Returns the failed call as an error of its boundary."""
     trailing = dict(error.trailing_metadata() or ())
-    failure = _FAILURE.get(error.code(), Failure.BROKEN)
     if FIELD_KEY in trailing:  # a service of ours said so
+        failure = _FAILURE.get(error.code(), Failure.BROKEN)
         return boundary(failure, error.details() or "", trailing[FIELD_KEY])
     # gRPC's own words tell addresses, which are for the log (as the cause) and not for callers
-    return boundary(failure, _TRANSPORT.get(failure, f"the call failed: {error.code().name}"))
+    unknown = (Failure.BROKEN, f"the call failed: {error.code().name}")
+    return boundary(*_TRANSPORT.get(error.code(), unknown))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,6 +11,7 @@ from common.backends import GrpcGenerator, GrpcRetriever
 from common.http import client
 from common.judge import JudgeEndpoint
 from common.run_config import RewardConfig, RunConfig
+from common.settings import judge_key
 from search_agent.world import World
 
 
@@ -28,7 +28,7 @@ def judge_of(terms: RewardConfig) -> JudgeEndpoint | None:
     if terms.judge is None:
         return None
     http = client(httpx.AsyncClient, terms.judge.url, timeout=terms.judge.timeout_s)
-    return JudgeEndpoint(http, terms.judge.url, terms.judge.model, os.environ.get("JUDGE_API_KEY", ""))
+    return JudgeEndpoint(http, terms.judge.url, terms.judge.model, judge_key())
 
 
 @asynccontextmanager

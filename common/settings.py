@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Literal, TypeVar
 
@@ -42,6 +43,11 @@ class ServiceSettings(BaseSettings):
 
 
 S = TypeVar("S", bound=BaseSettings)
+
+
+def judge_key() -> str:
+    """Returns the key of a judge's endpoint, from JUDGE_API_KEY; empty where none is set."""
+    return os.environ.get("JUDGE_API_KEY", "")
 
 
 def load(settings: type[S], argv: list[str] | None = None) -> S:

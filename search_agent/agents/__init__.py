@@ -18,13 +18,19 @@ _NOT_TAUGHT = ("index", "constrained", "temperature")
 
 @dataclass(frozen=True)
 class Agent:
-    """A method: default parameters, how it searches, and the prompt its documents are answered with."""
+    """A method: default parameters, how it searches, and the prompt its documents are answered with.
+
+    `opens_with_question`: the first search is made with the question, before the searcher is asked. `selects`: the
+    searcher chooses among the passages that it is shown, where other methods keep them all.
+    """
 
     name: str
     summary: str
     params: Any
     search: Callable[[Episode, Any], Awaitable[StopReason]]
     prompt: str = "answer"
+    opens_with_question: bool = False
+    selects: bool = False
 
     async def play(
         self,
@@ -70,11 +76,30 @@ class Agent:
 AGENTS: dict[str, Agent] = {
     agent.name: agent
     for agent in (
-        Agent("s3", "Search and select in turns, then answer", s3.S3Params(), s3.search),
-        Agent("naive_rag", "Answer from the top passages", naive_rag.NaiveRagParams(), naive_rag.search),
+        Agent(
+            "s3",
+            "Search and select in turns, then answer",
+            s3.S3Params(),
+            s3.search,
+            opens_with_question=True,
+            selects=True,
+        ),
+        Agent(
+            "naive_rag",
+            "Answer from the top passages",
+            naive_rag.NaiveRagParams(),
+            naive_rag.search,
+            opens_with_question=True,
+        ),
         Agent("direct", "Answer without passages", direct.DirectParams(), direct.search, "direct"),
         Agent("cot", "Reason step by step without passages, then answer", cot.CotParams(), cot.search, "cot"),
-        Agent("ircot", "Search with each sentence of the reasoning, then answer", ircot.IrcotParams(), ircot.search),
+        Agent(
+            "ircot",
+            "Search with each sentence of the reasoning, then answer",
+            ircot.IrcotParams(),
+            ircot.search,
+            opens_with_question=True,
+        ),
         Agent(
             "search_o1",
             "Condense what searches inside the reasoning find",

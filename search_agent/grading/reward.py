@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search_agent.agents import AGENTS
 from search_agent.grading import answers
 from search_agent.types import Trajectory
 
@@ -35,7 +36,7 @@ class Penalties:
 class Conduct:
     """How an episode went. Counts, and whether it did what a reward must not teach.
 
-    `everything`: each block was kept whole, where the method chooses. `copied`: a search of its own repeats the
+    `everything`: each block was kept whole, where the method selects. `copied`: a search of its own repeats the
     question. `idle`: every turn was well formed and nothing was kept. `repeated` counts searches made before.
     """
 
@@ -49,18 +50,18 @@ class Conduct:
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> Conduct:
-        # s3's first search is the environment's; the other methods keep all they find
-        chooses = trajectory.method == "s3"
+        agent = AGENTS[trajectory.method]
         queries = [answers.normalise(turn.query) for turn in trajectory.turns if turn.query]
-        own = queries[1:] if chooses else queries
+        own = queries[1:] if agent.opens_with_question else queries
         blocks = [turn for turn in trajectory.turns if turn.retrieved]
+        whole = sum(len(turn.selected) == len(turn.retrieved) for turn in blocks)
         malformed = sum(bool(turn.error) for turn in trajectory.turns)
         return cls(
             searches=trajectory.usage.searches,
             selected=len(trajectory.documents),
             malformed=malformed,
             repeated=len(queries) - len(set(queries)),
-            everything=chooses and bool(blocks) and all(len(turn.selected) == len(turn.retrieved) for turn in blocks),
+            everything=agent.selects and whole > 0 and whole == len(blocks),
             copied=answers.normalise(trajectory.question) in own,
             idle=not malformed and not trajectory.documents,
         )

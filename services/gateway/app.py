@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import structlog
 from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common import context, metrics
+from common.backends import GrpcTrainer
 from common.rag_store import RagStore
 from search_agent.agents import Agent
 from search_agent.errors import BoundaryError
@@ -20,25 +21,21 @@ from search_agent.parameters import BadParameter
 from search_agent.types import Event, Found, Piece, Question, Retrieval, Turn
 from search_agent.world import Searcher
 from services.gateway import problems, schemas
-from services.gateway.asking import Asker, Backends, Done, count_failure
 from services.gateway.observed import Observed
-from services.gateway.sse import sse
-from services.gateway.training import TrainerBackend, routes
+from services.gateway.player import Backends, Finished, Player
+from services.gateway.streams import streamed, unless_caller_leaves
+from services.gateway.training import routes
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
 
-class _ClientLeft(Exception):
-    """The caller closed the connection; nobody reads the response."""
-
-
 def create_app(
     backends: Backends,
-    asker: Asker,
+    player: Player,
     agents: Mapping[str, Agent],
     max_in_flight: int,
-    trainer: TrainerBackend | None = None,
+    trainer: GrpcTrainer | None = None,
 ) -> FastAPI:
     """The application over given backends and agents (settings are read and wired in wiring.py)."""
     app = FastAPI(title="search-agent", version="1", description="Search, answer and retrieve.")
@@ -76,8 +73,8 @@ def create_app(
         """Finds and keeps the passages for a question."""
         agent = agent_for(body)
         question = Question(_request_id(), body.question)
-        asked = _placed(body, asker.ask(agent, question, body.max_documents, with_answer=False))
-        done = await _unless_client_leaves(request, _last(asked))
+        asked = _placed(body, player.play(agent, question, body.max_documents, with_answer=False))
+        done = await unless_caller_leaves(request, _last(asked))
         return schemas.SearchResponse.of(_request_id(), done.trajectory)
 
     @app.post(
@@ -90,28 +87,18 @@ def create_app(
         """Finds passages and answers from them; `stream` gives Server-Sent Events."""
         agent = agent_for(body)
         question = Question(_request_id(), body.question, options=body.options)
-        asked = _placed(body, asker.ask(agent, question, body.max_documents, with_answer=True))
+        asked = _placed(body, player.play(agent, question, body.max_documents, with_answer=True))
         if not body.stream:
-            done = await _unless_client_leaves(request, _last(asked))
+            done = await unless_caller_leaves(request, _last(asked))
             return schemas.AnswerResponse.answered(_request_id(), done.trajectory, done.cached, done.cache_key)
 
-        async def stream() -> AsyncIterator[str]:
-            try:
-                async for event in asked:
-                    yield sse(*_event(event))
-            except BoundaryError as error:
-                yield sse("error", problems.of_boundary(error))
-            except Exception:
-                log.exception("stream crashed")
-                yield sse("error", problems.problem(500, problems.CRASH))
-
-        return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return await streamed(request, _named(asked))
 
     @app.post("/v1/retrieve", tags=["retrieval"])
     async def retrieve(body: schemas.RetrieveRequest) -> schemas.RetrieveResponse:
         """The best passages for each query, best first."""
         how = Retrieval(body.top_k, body.index, body.mode, body.rerank)
-        ranked = await _counted(backends.retriever.search(body.queries, how))
+        ranked = await backends.retriever.search(body.queries, how)
         return schemas.RetrieveResponse(
             results=[
                 [schemas.PassageOut(id=p.id, title=p.title, text=p.text, score=p.score) for p in passages]
@@ -126,7 +113,7 @@ def create_app(
         A result a query, whatever the query. Contents are a line with the title in quotes, and the text, as in the
         corpora that those projects publish.
         """
-        ranked = await _counted(backends.retriever.search(body.queries, Retrieval(body.topk or 3)))
+        ranked = await backends.retriever.search(body.queries, Retrieval(body.topk or 3))
         results: list[list[dict[str, Any]]] = []
         for passages in ranked:
             documents = [{"id": p.id, "contents": f'"{p.title}"\n{p.text}'} for p in passages]
@@ -148,13 +135,13 @@ def create_app(
     @app.get("/v1/indexes", tags=["about"])
     async def indexes() -> list[schemas.IndexOut]:
         """The indexes that the retriever serves."""
-        served = await _counted(backends.retriever.indexes())
+        served = await backends.retriever.indexes()
         return [schemas.IndexOut.model_validate(index, from_attributes=True) for index in served]
 
     @app.get("/v1/cache", tags=["cache"])
     async def cache_statistics() -> schemas.CacheOut:
         """What the naive-RAG cache has, by index version."""
-        contents, served = await asyncio.gather(_counted(store().contents()), _counted(backends.retriever.indexes()))
+        contents, served = await asyncio.gather(store().contents(), backends.retriever.indexes())
         current = {(index.name, index.version) for index in served}
         return schemas.CacheOut(
             indexes=[
@@ -175,7 +162,7 @@ def create_app(
     @app.delete("/v1/cache", tags=["cache"])
     async def clear_cache(index: str, version: str = "") -> schemas.ClearedOut:
         """Removes the results of an index, of one version or of all, the precomputed ones too."""
-        return schemas.ClearedOut(removed=await _counted(store().clear(index, version)))
+        return schemas.ClearedOut(removed=await store().clear(index, version))
 
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> dict[str, str]:
@@ -234,21 +221,12 @@ async def _placed(body: schemas.SearchRequest, events: AsyncGenerator[T, None]) 
         raise
 
 
-async def _last(events: AsyncIterator[Event | Done]) -> Done:
+async def _last(events: AsyncIterator[Event | Finished]) -> Finished:
     """Runs the question to its end."""
     async for event in events:
-        if isinstance(event, Done):
+        if isinstance(event, Finished):
             return event
-    raise AssertionError("a question ends in Done or in an error")
-
-
-async def _counted(call: Awaitable[T]) -> T:
-    """A backend call outside a question; its failure is counted here."""
-    try:
-        return await call
-    except BoundaryError as error:
-        count_failure(error)
-        raise
+    raise AssertionError("a question ends in Finished or in an error")
 
 
 async def _state(check: Awaitable[object]) -> str:
@@ -261,30 +239,14 @@ async def _state(check: Awaitable[object]) -> str:
     return "ok"
 
 
-async def _unless_client_leaves(request: Request, work: Awaitable[T]) -> T:
-    """Cancels the work, and with it the models' work, when the caller closes the connection."""
-    task = asyncio.ensure_future(work)
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if watcher.done():
-            raise _ClientLeft from None
-        raise
-    finally:
-        watcher.cancel()
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await watcher
+async def _named(events: AsyncGenerator[Event | Finished, None]) -> AsyncGenerator[tuple[str, Any], None]:
+    """Yields the events as the stream tells them."""
+    async with aclosing(events):
+        async for event in events:
+            yield _event(event)
 
 
-def _event(event: Event | Done) -> tuple[str, Any]:
+def _event(event: Event | Finished) -> tuple[str, Any]:
     match event:
         case Turn():
             return "turn", schemas.TurnOut.of(event)
@@ -292,7 +254,7 @@ def _event(event: Event | Done) -> tuple[str, Any]:
             return "documents", {"documents": schemas.documents_of(event.documents), "cached": event.cached}
         case Piece():
             return "answer.delta", {"text": event.text}
-        case Done():
+        case Finished():
             return "done", schemas.AnswerResponse.answered(
                 _request_id(), event.trajectory, event.cached, event.cache_key
             )

@@ -9,6 +9,7 @@ from common.rag_store import RagStore
 from search_agent.errors import CacheError
 from search_agent.rag_cache import RagKey
 from search_agent.types import Trajectory
+from services.gateway.observed import count_failure
 
 log = structlog.get_logger()
 
@@ -42,7 +43,7 @@ class RagCache:
         return True
 
     def _failed(self, error: CacheError) -> None:
-        metrics.AGENT_FAILURES.labels(error.boundary, error.failure).inc()
+        count_failure(error)
         if not self._failing:
             log.warning("cache unavailable, running uncached", error=error.message)
         self._failing = True

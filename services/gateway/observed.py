@@ -1,4 +1,4 @@
-"""ASGI middleware: request ids in and out, and one metric per request."""
+"""ASGI middleware: request ids in and out, and one metric per request. Failures are counted here too."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 
 from common import context, metrics
+from search_agent.errors import BoundaryError
+
+
+def count_failure(error: BoundaryError) -> None:
+    """Counts a failed backend call. Every failure is counted once: where a problem or the cache ends it."""
+    metrics.AGENT_FAILURES.labels(error.boundary, error.failure).inc()
 
 
 class Observed:
@@ -20,6 +26,8 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # answered as GET is; the server leaves the body out
+            scope = {**scope, "method": "GET"}
         headers = Headers(scope=scope)
         ids = context.begin(
             {

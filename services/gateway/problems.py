@@ -5,13 +5,17 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+import structlog
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from common import context
 from search_agent.errors import BoundaryError, Failure
+from services.gateway.observed import count_failure
+
+log = structlog.get_logger()
 
 HTTP_STATUS = {
     Failure.INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -23,6 +27,7 @@ HTTP_STATUS = {
     Failure.BROKEN: HTTPStatus.BAD_GATEWAY,
 }
 _RETRY_AFTER_S = "2"
+LEFT = 499  # as nginx records a caller who did not wait
 CRASH = "the gateway failed; its log has the details"
 
 
@@ -36,6 +41,10 @@ class BadField(Exception):
 
 class TooBusy(Exception):
     """As many questions are being worked on as are allowed."""
+
+
+class CallerLeft(Exception):
+    """The caller has closed the connection; nobody reads the response."""
 
 
 class NotConfigured(Exception):
@@ -56,8 +65,15 @@ def problem(status: int, detail: str, **extra: Any) -> dict[str, Any]:
     }
 
 
-def of_boundary(error: BoundaryError) -> dict[str, Any]:
-    """A failed backend call, naming the backend, and the field where the request is at fault."""
+def of_failure(error: BoundaryError) -> dict[str, Any]:
+    """Counts and logs a failed backend call. Returns its problem, which ends the request.
+
+    The problem names the backend and, where the request is at fault, its field.
+    """
+    count_failure(error)
+    log.warning(
+        "backend failed", boundary=error.boundary, failure=error.failure, error=str(error), cause=str(error.__cause__)
+    )
     extra: dict[str, Any] = {"backend": error.boundary, "failure": error.failure}
     if error.field:
         extra["errors"] = [{"field": error.field, "message": error.message}]
@@ -67,6 +83,17 @@ def of_boundary(error: BoundaryError) -> dict[str, Any]:
 def _response(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
     retry = {"Retry-After": _RETRY_AFTER_S} if body["status"] == HTTPStatus.SERVICE_UNAVAILABLE else {}
     return JSONResponse(body, body["status"], {**(headers or {}), **retry}, media_type="application/problem+json")
+
+
+def _is_json(content_type: str) -> bool:
+    kind, _, subtype = content_type.partition(";")[0].strip().lower().partition("/")
+    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
+
+
+def _fault(error: dict[str, Any]) -> dict[str, str]:
+    if error["type"] == "json_invalid":  # its location is a place in the text
+        return {"field": "body", "message": f"is not JSON: {error['ctx']['error']} at character {error['loc'][-1]}"}
+    return {"field": _field(error["loc"]), "message": error["msg"]}
 
 
 def _field(location: tuple[int | str, ...]) -> str:
@@ -82,7 +109,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(BoundaryError)
     async def boundary(_: Request, error: BoundaryError) -> JSONResponse:
-        return _response(of_boundary(error))
+        return _response(of_failure(error))
 
     @app.exception_handler(BadField)
     async def field(_: Request, error: BadField) -> JSONResponse:
@@ -90,8 +117,12 @@ def install(app: FastAPI) -> None:
         return _response(problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=fields))
 
     @app.exception_handler(RequestValidationError)
-    async def validation(_: Request, error: RequestValidationError) -> JSONResponse:
-        fields = [{"field": _field(e["loc"]), "message": e["msg"]} for e in error.errors()]
+    async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        sent = request.headers.get("content-type", "")
+        if sent and not _is_json(sent) and any(e["loc"] == ("body",) for e in error.errors()):
+            fields = [{"field": "content-type", "message": f"must be application/json, not {sent}"}]
+            return _response(problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, fields[0]["message"], errors=fields))
+        fields = [_fault(e) for e in error.errors()]
         detail = "; ".join(f"{e['field']}: {e['message']}" for e in fields)
         return _response(problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=fields))
 
@@ -102,6 +133,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(NotConfigured)
     async def not_configured(_: Request, error: NotConfigured) -> JSONResponse:
         return _response(problem(HTTPStatus.NOT_FOUND, str(error)))
+
+    @app.exception_handler(CallerLeft)
+    async def left(_: Request, error: CallerLeft) -> Response:
+        return Response(status_code=LEFT)
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:

@@ -29,7 +29,9 @@ def _range(parameter: str) -> Any:
     return Field(ge=about["minimum"], le=about["maximum"], description=about["help"])
 
 
-class Request(BaseModel):
+class Body(BaseModel):
+    """A request that has these fields and no others."""
+
     model_config = ConfigDict(extra="forbid")
 
 
@@ -73,7 +75,7 @@ class AnswerRequest(SearchRequest):
     )
 
 
-class RetrieveRequest(Request):
+class RetrieveRequest(Body):
     """Plain retrieval, without an agent. `rerank`: how many passages a cross-encoder ranks again, 0 for none.
 
     An empty query finds nothing, and a long one is cut.

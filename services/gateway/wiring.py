@@ -9,16 +9,15 @@ from typing import NoReturn
 
 from fastapi import FastAPI
 
-from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
+from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever, GrpcTrainer
 from common.rag_store import RagStore
 from search_agent.agents import AGENTS
 from search_agent.parameters import BadParameter
 from search_agent.types import Sampling
 from services.gateway.app import create_app
-from services.gateway.asking import Asker, Backends
 from services.gateway.cache import RagCache
+from services.gateway.player import Backends, Player
 from services.gateway.settings import GatewaySettings
-from services.gateway.training import TrainerBackend
 
 _REDIS_TIMEOUT_S = 0.5
 
@@ -53,9 +52,9 @@ def wire(settings: GatewaySettings) -> FastAPI:
     backends = Backends(
         retriever, searchers[settings.searcher], generator, RagCache(store) if store else None, of_methods
     )
-    asker = Asker(backends, Sampling(max_tokens=settings.answer_max_tokens))
-    trainer = TrainerBackend(settings.trainer, settings.trainer_timeout_s) if settings.trainer else None
-    app = create_app(backends, asker, agents, settings.max_in_flight, trainer)
+    player = Player(backends, Sampling(max_tokens=settings.answer_max_tokens))
+    trainer = GrpcTrainer(settings.trainer, settings.trainer_timeout_s) if settings.trainer else None
+    app = create_app(backends, player, agents, settings.max_in_flight, trainer)
     app.router.lifespan_context = lifespan
     return app
 

@@ -40,8 +40,8 @@ class Remote:
 class Hub:
     """A hub at `endpoint`. `wait` sleeps for the given seconds before another try."""
 
-    def __init__(self, endpoint: str = "", wait: Callable[[float], None] = time.sleep) -> None:
-        self._endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
+    def __init__(self, endpoint: str = ENDPOINT, wait: Callable[[float], None] = time.sleep) -> None:
+        self._endpoint = endpoint.rstrip("/")
         self._wait = wait
 
     def files(self, repo: str) -> tuple[str, list[Remote]]:

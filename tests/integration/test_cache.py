@@ -6,9 +6,9 @@ import pytest
 
 from common.rag_store import RagStore
 from search_agent.agents import AGENTS
-from search_agent.types import Mode, Sampling, Trajectory
-from services.gateway.asking import Asker, Backends, Done, Question
+from search_agent.types import Mode, Question, Sampling, Trajectory
 from services.gateway.cache import RagCache
+from services.gateway.player import Backends, Finished, Player
 from tests.fakes import Generator, Retriever, Searcher
 from tests.integration.conftest import RedisServer
 
@@ -24,12 +24,10 @@ class Gateway:
         self, question: str = "q", max_tokens: int = 8, max_documents: int | None = None, **params: object
     ) -> tuple[Trajectory, bool]:
         backends = Backends(self.retriever, Searcher([]), self.generator, self.cache)
-        asker = Asker(backends, Sampling(max_tokens=max_tokens))
+        player = Player(backends, Sampling(max_tokens=max_tokens))
         agent = AGENTS["naive_rag"].with_params(params)
-        events = [
-            event async for event in asker.ask(agent, Question(question, max_documents=max_documents), with_answer=True)
-        ]
-        assert isinstance(events[-1], Done)
+        events = [event async for event in player.play(agent, Question("q", question), max_documents, with_answer=True)]
+        assert isinstance(events[-1], Finished)
         return events[-1].trajectory, events[-1].cached
 
     @property

@@ -42,6 +42,7 @@ def test_a_search_with_the_question_itself_is_seen() -> None:
     copied = Conduct.of(trajectory(first, Turn("who was  it", (A,), ())))
     assert copied.copied
     assert copied.repeated == 1
+    assert not Conduct.of(trajectory(first, method="ircot")).copied
     assert Conduct.of(trajectory(first, method="search_r1")).copied
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
+from common import metrics
+from common.backends import GrpcTrainer
 from search_agent.agents import AGENTS, Agent
 from search_agent.errors import BoundaryError, Failure, GeneratorError, RetrieverError, SearcherError
 from search_agent.types import Completion, Message, Sampling
 from services.gateway.app import create_app
-from services.gateway.asking import Asker, Backends
+from services.gateway.player import Backends, Player
 from services.gateway.problems import HTTP_STATUS
 from services.gateway.schemas import AnswerRequest
 from tests.fakes import Generator, Retriever, Searcher
@@ -34,11 +36,12 @@ class Rest:
         max_in_flight: int = 8,
         searchers: Mapping[str, Searcher] | None = None,
         agents: Mapping[str, Agent] = AGENTS,
+        trainer: GrpcTrainer | None = None,
     ) -> None:
         self.retriever, self.searcher = Retriever(), Searcher(MOVES)
         self.generator = generator or Generator("an answer")
         backends = Backends(self.retriever, self.searcher, self.generator, None, searchers or {})
-        app = create_app(backends, Asker(backends, Sampling(max_tokens=8)), agents, max_in_flight)
+        app = create_app(backends, Player(backends, Sampling(max_tokens=8)), agents, max_in_flight, trainer)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
@@ -343,15 +346,84 @@ async def test_a_backend_that_blames_a_parameter_names_it_as_the_request_does(re
         assert (response.status_code, response.json()["errors"][0]["field"]) == (422, place)
 
 
-async def test_what_is_not_json_and_what_is_not_there(rest: Rest) -> None:
-    response = await rest.http.post("/v1/search", content=b"{", headers={"content-type": "application/json"})
-    assert response.status_code == 422
+async def test_what_is_not_there(rest: Rest) -> None:
     for response, status in (
         (await rest.http.get("/v2"), 404),
         (await rest.http.get("/v1/search"), 405),
     ):
         assert response.status_code == response.json()["status"] == status
         assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "application/jsonlines"])
+async def test_a_body_of_another_type_is_named_by_its_header(rest: Rest, kind: str) -> None:
+    response = await rest.http.post("/v1/search", content=b'{"question": "q"}', headers={"content-type": kind})
+    assert response.status_code == 415
+    assert response.json()["errors"][0]["field"] == "content-type"
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON", "application/vnd.me+json"])
+async def test_a_body_of_a_json_type_is_read(rest: Rest, kind: str) -> None:
+    good, bad, broken = b'{"question": "q"}', b"[]", b'{"question": "q",}'
+    answers = [
+        await rest.http.post("/v1/search", content=body, headers={"content-type": kind}) for body in (good, bad, broken)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 422, 422]
+    assert [answer.json()["errors"][0]["field"] for answer in answers[1:]] == ["body", "body"]
+    assert "is not JSON" in answers[2].json()["detail"]
+
+
+async def test_head_is_answered_as_get(rest: Rest) -> None:
+    rest.retriever.error = RetrieverError(Failure.UNAVAILABLE, "down")
+    statuses = [(await rest.http.head(path)).status_code for path in ("/healthz", "/readyz", "/v1/methods", "/v2")]
+    assert statuses == [200, 503, 200, 404]
+
+
+DOWN = GeneratorError(Failure.UNAVAILABLE, "down")
+
+
+@pytest.mark.parametrize(
+    ("part", "path", "body", "status"),
+    [
+        ("generator", "/v1/answer", {"question": "q"}, 503),
+        ("generator", "/v1/answer", {"question": "q", "stream": True}, 200),  # the turns have been told by then
+        ("retriever", "/v1/answer", {"question": "q", "stream": True}, 503),
+        ("retriever", "/v1/search", {"question": "q"}, 503),
+        ("retriever", "/v1/retrieve", {"queries": ["q"]}, 503),
+        ("retriever", "/retrieve", {"queries": ["q"]}, 503),
+        ("retriever", "/v1/indexes", None, 503),
+        ("trainer", "/v1/runs", None, 503),
+        ("trainer", "/v1/rollback", {}, 503),
+        ("trainer", "/v1/runs/r/events", None, 503),
+        ("trainer", "/v1/runs/r/promote", {}, 503),
+        ("trainer", "/v1/runs/r/promote", {"stream": True}, 503),
+    ],
+)
+async def test_a_failure_is_counted_once(part: str, path: str, body: dict[str, Any] | None, status: int) -> None:
+    trainer = GrpcTrainer("127.0.0.1:9", 5)
+    rest = Rest(trainer=trainer)
+    rest.generator.error = DOWN if part == "generator" else None
+    rest.retriever.error = RetrieverError(Failure.UNAVAILABLE, "down") if part == "retriever" else None
+    before = failures()
+    response = await (rest.http.get(path) if body is None else rest.http.post(path, json=body))
+    assert response.status_code == status
+    assert {key: count for key, count in failures().items() if count != before.get(key)} == {
+        (part, "unavailable"): before.get((part, "unavailable"), 0) + 1
+    }
+    if status == 200:
+        name, problem = events(response.text)[-1]
+        assert (name, problem["backend"], problem["status"]) == ("error", part, 503)
+    await trainer.close()
+
+
+def failures() -> dict[tuple[str, str], float]:
+    """The counter of failures by boundary and failure."""
+    return {
+        (sample.labels["boundary"], sample.labels["failure"]): sample.value
+        for family in metrics.AGENT_FAILURES.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
 
 
 @pytest.mark.parametrize("failure", list(Failure))
@@ -373,19 +445,6 @@ async def test_a_failure_in_a_stream_is_an_event(rest: Rest) -> None:
     *_, (name, problem) = events(response.text)
     assert name == "error"
     assert (problem["status"], problem["backend"]) == (504, "generator")
-
-
-async def test_a_failure_is_counted_once(rest: Rest) -> None:
-    async def count() -> float:
-        text = (await rest.http.get("/metrics")).text
-        name = 'search_agent_failures_total{boundary="retriever",failure="unavailable"}'
-        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
-
-    before = await count()
-    rest.retriever.error = RetrieverError(Failure.UNAVAILABLE, "down")
-    await rest.post("/v1/answer", question="q")
-    await rest.post("/v1/retrieve", queries=["q"])
-    assert await count() == before + 2
 
 
 async def test_a_crash_is_a_problem_and_keeps_its_secrets(rest: Rest) -> None:

@@ -1,4 +1,4 @@
-"""One question through one method: what every route of the gateway that answers questions does."""
+"""One question through one method, for every route of the gateway that answers questions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import structlog
 from common import metrics
 from search_agent.agents import Agent
 from search_agent.agents.naive_rag import NaiveRagParams
-from search_agent.errors import BoundaryError
 from search_agent.rag_cache import RagKey
 from search_agent.types import Event, Found, Piece, Question, Sampling, Timings, Trajectory
 from search_agent.world import Generator, Retriever, Searcher, World
@@ -42,60 +41,57 @@ class Backends:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """The whole trajectory. `cache_key` is where the cache has it, empty where it does not."""
+class Finished:
+    """The end of a question. `cache_key` is where the cache has the trajectory, empty where it does not."""
 
     trajectory: Trajectory
     cached: bool = False
     cache_key: str = ""
 
 
-class Asker:
-    """Runs agents against the backends, through the naive-RAG cache, and counts what happens."""
+class Player:
+    """Plays questions through agents, with the naive-RAG cache before naive RAG, and counts what happens."""
 
     def __init__(self, backends: Backends, answer: Sampling) -> None:
         self._backends = backends
         self._answer = answer
 
-    async def ask(
+    async def play(
         self, agent: Agent, question: Question, max_documents: int | None, with_answer: bool
-    ) -> AsyncGenerator[Event | Done, None]:
-        """Yields each turn, then Found, then with an answer its pieces, then Done.
+    ) -> AsyncGenerator[Event | Finished, None]:
+        """Yields each turn, then Found, then with an answer its pieces, then Finished.
 
-        Raises BoundaryError; it is counted here and nowhere else.
+        Raises BoundaryError.
         """
-        world, started, stored = self._backends.world(agent.name), time.perf_counter(), ""
-        try:
-            key = await self._rag_key(agent, question, max_documents, world) if with_answer else None
-            cached = await self._backends.cache.get(key) if key and self._backends.cache else None
-            if cached:
-                for turn in cached.turns:
-                    yield turn
-                yield Found(cached.documents, cached=True)
-                yield Piece(cached.answer or "")
-                stored = key.digest() if key else ""
-                done = replace(cached, timings=Timings(total=(time.perf_counter() - started) * 1e3))
-            else:
-                answer = self._answer if with_answer else None
-                async with aclosing(_events(partial(agent.play, question, world, answer, max_documents))) as events:
-                    async for event in events:
-                        if isinstance(event, Trajectory):
-                            done = event
-                        else:
-                            yield event
-                if key and self._backends.cache and key.generator in done.models:
-                    stored = key.digest() if await self._backends.cache.put(key, done) else ""
-        except BoundaryError as error:
-            count_failure(error)
-            raise
-        _count(done)
-        yield Done(done, cached=bool(cached), cache_key=stored)
+        world, started = self._backends.world(agent.name), time.perf_counter()
+        cache = self._backends.cache if with_answer else None
+        key = await self._rag_key(agent, question, max_documents, world) if cache else None
+        if cache and key and (stored := await cache.get(key)):
+            for turn in stored.turns:
+                yield turn
+            yield Found(stored.documents, cached=True)
+            yield Piece(stored.answer or "")
+            trajectory = replace(stored, timings=Timings(total=(time.perf_counter() - started) * 1e3))
+            finished = Finished(trajectory, cached=True, cache_key=key.digest())
+        else:
+            answer = self._answer if with_answer else None
+            async with aclosing(_events(partial(agent.play, question, world, answer, max_documents))) as events:
+                async for event in events:
+                    if isinstance(event, Trajectory):
+                        trajectory = event
+                    else:
+                        yield event
+            # A model that was loaded meanwhile has answered: the key is not this answer's.
+            ours = cache and key and key.generator in trajectory.models and await cache.put(key, trajectory)
+            finished = Finished(trajectory, cache_key=key.digest() if key and ours else "")
+        _count(trajectory)
+        yield finished
 
     async def _rag_key(
         self, agent: Agent, question: Question, max_documents: int | None, world: World
     ) -> RagKey | None:
         """The versions are asked for anew each time: a promoted model or index must miss."""
-        if self._backends.cache is None or not isinstance(agent.params, NaiveRagParams):
+        if not isinstance(agent.params, NaiveRagParams):
             return None
         index, model = await asyncio.gather(world.index(agent.params.index), world.generator.info())
         return RagKey.of(agent, question, index, model.model, self._answer.max_tokens, max_documents)
@@ -114,14 +110,6 @@ async def _events(
         yield await task
     finally:
         task.cancel()
-
-
-def count_failure(error: BoundaryError) -> None:
-    """Counts and logs a failed backend call; to be called once for each."""
-    metrics.AGENT_FAILURES.labels(error.boundary, error.failure).inc()
-    log.warning(
-        "backend failed", boundary=error.boundary, failure=error.failure, error=str(error), cause=str(error.__cause__)
-    )
 
 
 def _count(trajectory: Trajectory) -> None:

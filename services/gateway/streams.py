@@ -1,0 +1,75 @@
+"""Responses that callers wait for: as Server-Sent Events or whole. A caller who leaves stops the work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+import structlog
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from search_agent.errors import BoundaryError
+from services.gateway import problems
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+async def streamed(request: Request, events: AsyncGenerator[tuple[str, Any], None]) -> StreamingResponse:
+    """Streams (name, data) pairs as they come.
+
+    A failure before the first event is an ordinary problem with its own status; a later one is the event `error`,
+    which ends the stream.
+    """
+    first = await unless_caller_leaves(request, anext(events))
+
+    async def text() -> AsyncIterator[str]:
+        try:
+            async with aclosing(events):  # the caller leaving ends the work
+                yield sse(*first)
+                async for event in events:
+                    yield sse(*event)
+        except BoundaryError as error:
+            yield sse("error", problems.of_failure(error))
+        except Exception:
+            log.exception("stream crashed")
+            yield sse("error", problems.problem(500, problems.CRASH))
+
+    return StreamingResponse(text(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def sse(name: str, data: Any) -> str:
+    """Returns one event; `data` is plain values and models. JSON leaves no line break in it."""
+
+    def plain(value: Any) -> Any:
+        return value.model_dump() if isinstance(value, BaseModel) else str(value)
+
+    return f"event: {name}\ndata: {json.dumps(data, default=plain, ensure_ascii=False)}\n\n"
+
+
+async def unless_caller_leaves(request: Request, work: Awaitable[T]) -> T:
+    """Waits for the work. Cancels it, and with it the models' work, when the caller closes the connection."""
+    task = asyncio.ensure_future(work)
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if watcher.done():
+            raise problems.CallerLeft from None
+        raise
+    finally:
+        watcher.cancel()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
