@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("reading", "searching"))
+    parser.add_argument("what", choices=("reading", "searching", "protocol"))
     parser.add_argument(
         "--config",
         default="smollm2-demo",

@@ -1,7 +1,8 @@
-"""Lessons for a warm start, from a teacher that knows the gold passages.
+"""Lessons for a warm start.
 
 Reading lessons teach a generator to answer from passages. Searching lessons are episodes of the s3 agent as it is
-served and trained, with the teacher as its policy.
+served and trained, with the teacher as its policy. Protocol lessons are such episodes too, played at random: they teach
+the form of a move and leave reinforcement to find what is right.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pathlib import Path
 from common.pool import each
 from evaluation.errors import EvaluateProblem
 from learning.warm_start import reading
-from learning.warm_start.teacher import play, right_passages
+from learning.warm_start.novice import Novice
+from learning.warm_start.player import Player
+from learning.warm_start.teacher import Teacher, right_passages
 from search_agent.agents import s3
 from search_agent.grading.answers import span_match
 from search_agent.grading.evidence import coverage
@@ -86,14 +89,16 @@ async def lessons_on(question: Question, retriever: Retriever, plan: Plan) -> li
     Reading needs all gold passages, and drawing a right passage among the first of the ranking; without them there
     is no lesson.
     """
+    if plan.what == "protocol":
+        return [await _played(question, Novice(retriever, plan.parameters, f"{plan.seed} {question.id}"))]
     if plan.what == "searching" and not plan.draws:
-        return [await _searching(question, retriever, plan)]
+        return [await _played(question, _teacher(question, retriever, plan))]
     (found,) = await retriever.search([question.text], replace(plan.parameters, top_k=_DEPTH))
     if plan.what == "searching":
         if not right_passages(question, found):
             return []
         drawn = (_Drawn(question, retriever, f"{plan.seed} {draw} {question.id}") for draw in range(plan.draws))
-        return [await _searching(question, blocks, plan) for blocks in drawn]
+        return [await _played(question, _teacher(question, blocks, plan)) for blocks in drawn]
     known = {**{passage.id: passage for passage in found}, **plan.gold}
     gold = [next((known[id] for id in ids if id in known), None) for ids in question.gold_passages]
     complete = [passage for passage in gold if passage]
@@ -108,9 +113,13 @@ async def lessons_on(question: Question, retriever: Retriever, plan: Plan) -> li
     return [Lesson(spans, (*question.groups.items(), place)) for place, spans in enumerate(made)]
 
 
-async def _searching(question: Question, retriever: Retriever, plan: Plan) -> Lesson:
+def _teacher(question: Question, retriever: Retriever, plan: Plan) -> Teacher:
     titles = {id: plan.gold[id].title for id in question.gold_ids if id in plan.gold}
-    played = await play(question, titles, retriever, plan.parameters)
+    return Teacher(question, titles, retriever, plan.parameters)
+
+
+async def _played(question: Question, player: Player) -> Lesson:
+    played = await player.play(question)
     kept = [passage.id for passage in played.passages]
     whole = not question.gold_passages or coverage(question.gold_passages, kept) == 1
     return Lesson(played.spans, (*question.groups.items(), len(played.turns), len(kept)), whole)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
+from learning.warm_start.player import Player
 from search_agent import tags
-from search_agent.agents import AGENTS, s3
+from search_agent.agents import s3
 from search_agent.grading.answers import span_match
-from search_agent.types import Completion, IndexInfo, Passage, Question, Retrieval, Sampling, Span, Trajectory
-from search_agent.world import Retriever, World
+from search_agent.types import Passage, Question
+from search_agent.world import Retriever
 
 
 def right_passages(question: Question, found: Sequence[Passage]) -> list[Passage]:
@@ -18,12 +18,12 @@ def right_passages(question: Question, found: Sequence[Passage]) -> list[Passage
     return gold or [passage for passage in found if span_match(passage.text, question.golds)][:1]
 
 
-class Teacher:
-    """The retriever and the policy of one episode.
+class Teacher(Player):
+    """Keeps the gold passages of a block.
 
-    It keeps the gold passages of a block. While one is missing whose title is named in the question or in what was
-    kept, it searches for that title, once for each; then it stops. An episode that would end with nothing keeps its
-    best guess from the last block: the first passage that holds a gold answer, or else the first.
+    While one is missing whose title is named in the question or in what was kept, it searches for that title, once for
+    each; then it stops. An episode that would end with nothing keeps its best guess from the last block: the first
+    passage that holds a gold answer, or else the first.
 
     `titles` are those of the gold passages, by id, as far as they are known.
     """
@@ -31,35 +31,25 @@ class Teacher:
     def __init__(
         self, question: Question, titles: Mapping[str, str], retriever: Retriever, parameters: s3.S3Params
     ) -> None:
-        self._question, self._titles, self._retriever = question, titles, retriever
-        self._at_once, self._turns_left = parameters.max_selected, parameters.max_turns
-        self._block: tuple[Passage, ...] = ()
+        super().__init__(retriever, parameters)
+        self._question, self._titles = question, titles
         self._missing = list(question.gold_passages)
         self._kept: list[Passage] = []
         self._searched: set[str] = set()
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
-        (self._block,) = found = await self._retriever.search(queries, how)
-        return found
-
-    async def indexes(self) -> Sequence[IndexInfo]:
-        return await self._retriever.indexes()
-
-    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
-        """Returns the move on the newest block, as `render_move` writes it."""
-        self._turns_left -= 1
-        chosen = self._gold()
-        title = self._named_title() if self._turns_left else ""
+    def move(self, block: Sequence[Passage], last: bool) -> tags.Move:
+        chosen = self._gold(block)
+        title = "" if last else self._named_title()
         if not title and not self._kept:
-            chosen = self._guess()
-        return Completion(tags.render_move(tags.Move(chosen, title, complete=not title)))
+            chosen = self._guess(block)
+        return tags.Move(chosen, title, complete=not title)
 
-    def _gold(self) -> tuple[int, ...]:
+    def _gold(self, block: Sequence[Passage]) -> tuple[int, ...]:
         """Keeps the block's gold passages and returns their numbers."""
         numbers: list[int] = []
-        for number, passage in enumerate(self._block, 1):
+        for number, passage in enumerate(block, 1):
             needed = next((ids for ids in self._missing if passage.id in ids), None)
-            if needed and len(numbers) < self._at_once:
+            if needed and len(numbers) < self._parameters.max_selected:
                 self._missing.remove(needed)
                 self._kept.append(passage)
                 numbers.append(number)
@@ -74,14 +64,6 @@ class Teacher:
                 return title
         return ""
 
-    def _guess(self) -> tuple[int, ...]:
-        right = right_passages(self._question, self._block)
-        return (self._block.index(right[0]) + 1,) if right else (1,) if self._block else ()
-
-
-async def play(
-    question: Question, titles: Mapping[str, str], retriever: Retriever, parameters: s3.S3Params
-) -> Trajectory:
-    """Returns the teacher's episode, which ends with the search and has no answer. Raises RetrieverError."""
-    teacher = Teacher(question, titles, retriever, parameters)
-    return await replace(AGENTS["s3"], params=parameters).play(question, World(teacher, teacher))
+    def _guess(self, block: Sequence[Passage]) -> tuple[int, ...]:
+        right = right_passages(self._question, block)
+        return (block.index(right[0]) + 1,) if right else (1,) if block else ()

@@ -8,10 +8,11 @@ import pytest
 
 from evaluation.errors import EvaluateProblem
 from learning.warm_start import reading
+from learning.warm_start.novice import Novice, names
 from learning.warm_start.reading import UNKNOWN
 from learning.warm_start.supervised import read_spans
 from learning.warm_start.teach import Lesson, Plan, lessons_of, varied, write
-from learning.warm_start.teacher import play
+from learning.warm_start.teacher import Teacher
 from search_agent import tags
 from search_agent.agents.s3 import S3Params
 from search_agent.testing import ListRetriever
@@ -89,7 +90,8 @@ def moves(played: Trajectory) -> list[tuple[list[str], str]]:
 async def taught(
     question: Question, passages: Sequence[Passage], titles: Mapping[str, str] = TITLES, **params: int
 ) -> Trajectory:
-    played = await play(question, titles, Titled(passages), S3Params(**{"top_k": 2, "max_turns": 3, **params}))
+    parameters = S3Params(**{"top_k": 2, "max_turns": 3, **params})
+    played = await Teacher(question, titles, Titled(passages), parameters).play(question)
     assert not any(turn.error for turn in played.turns)
     return played
 
@@ -120,7 +122,7 @@ async def test_a_title_is_searched_once_and_the_last_turn_ends_the_episode() -> 
 
 
 async def chosen(question: Question, passages: Sequence[Passage]) -> str:
-    played = await play(question, {}, ListRetriever(passages), S3Params(top_k=8))
+    played = await Teacher(question, {}, ListRetriever(passages), S3Params(top_k=8)).play(question)
     ((kept, _),) = moves(played)
     assert len(kept) == 1
     return kept[0]
@@ -133,6 +135,26 @@ async def test_the_teacher_keeps_the_gold_passage_then_one_that_answers_then_the
     assert await chosen(QUESTION, OTHERS) == "p0"
 
 
+async def test_a_novice_writes_the_protocol_and_knows_nothing() -> None:
+    parameters = S3Params(top_k=4, max_selected=2, max_turns=3)
+    passages = [*OTHERS, FILM, DIRECTOR]
+    players = [Novice(Titled(passages), parameters, str(seed)) for seed in range(60)]
+    played = [await player.play(HOPS) for player in players]
+    assert not any(turn.error for each in played for turn in each.turns)
+    assert {len(each.turns) for each in played} == {1, 2, 3}
+    assert {len(turn.selected) for each in played for turn in each.turns} == {0, 1, 2}
+    assert len({turn.query for each in played for turn in each.turns[1:]}) > 3
+    again = await Novice(Titled(passages), parameters, "7").play(HOPS)
+    assert again.spans == played[7].spans
+
+
+def test_names_are_titles_and_capitalised_runs_within_a_sentence() -> None:
+    passage = Passage(
+        "p", "Ann Lee", "The mother of Ann Lee is Cleo Lee. The hobby is chess. Born in Old Oslo, in May."
+    )
+    assert names([passage]) == ["Ann Lee", "Ann Lee", "Cleo Lee", "Old Oslo"]
+
+
 async def test_lessons_come_in_the_order_of_the_questions(tmp_path: Path) -> None:
     asked = [replace(QUESTION, id=f"q{n}") for n in range(3)]
     unknown = replace(QUESTION, id="unknown", gold_passages=(("nowhere",),))
@@ -143,6 +165,8 @@ async def test_lessons_come_in_the_order_of_the_questions(tmp_path: Path) -> Non
     assert read_spans(tmp_path / "examples.jsonl") == [list(lesson.spans) for lesson in found]
     found = await lessons_of(asked, retriever, plan("searching"))
     assert len({lesson.spans[0].text for lesson in found}) == 1  # the retriever's order
+    protocol = [await lessons_of(asked, retriever, plan("protocol", seed=seed)) for seed in (1, 1, 2)]
+    assert protocol[0] == protocol[1] != protocol[2]
     with pytest.raises(EvaluateProblem):
         await lessons_of([], retriever, plan("searching"))
 
