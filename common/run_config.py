@@ -28,6 +28,7 @@ _OURS = (
     "actor_rollout_ref.rollout.agent.default_agent_loop",
     "actor_rollout_ref.rollout.seed",
     "data.seed",
+    "data.shuffle",
     "data.train_files",
     "data.val_files",
     "trainer.default_local_dir",
@@ -73,6 +74,9 @@ class DataConfig(_Part):
     keep: Annotated[Literal["naive_rag_fails", "all"] | float, BeforeValidator(_share)] = Field(
         "naive_rag_fails",
         description="what naive RAG fails, everything, or what it fails with so large a share of what it does not",
+    )
+    order: Literal["shuffled", "hops"] = Field(
+        "shuffled", description="hops: questions of few hops are asked before those of many"
     )
     validation: int = Field(128, ge=1, description="questions held out, from articles that training does not see")
     scores: str = Field(

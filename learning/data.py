@@ -80,6 +80,8 @@ async def prepare(run: RunConfig, folder: Path, world: World) -> None:
             [question for question in half if id(question) in scores] for half in (training, validation)
         )
         training = keep(training, {place: score.right for place, score in scores.items()}, run.data.keep, run.seed)
+    if run.data.order == "hops":
+        training = sorted(training, key=_hops)
     if not training or not validation:
         raise ConfigProblem("data", f"leaves {len(training)} questions to train on and {len(validation)} to validate")
     for name, chosen in ((TRAIN, training), (VALIDATION, validation)):
@@ -88,6 +90,14 @@ async def prepare(run: RunConfig, folder: Path, world: World) -> None:
             [_row(place, question, facts, scores.get(id(question))) for place, question in enumerate(chosen)],
         )
     write_whole(folder / FACTS, json.dumps(asdict(facts)))
+
+
+def _hops(question: Question) -> int:
+    """Returns the number of hops that a question names. Raises ConfigProblem."""
+    hops = question.groups.get("hops", "")
+    if not hops.isdecimal():
+        raise ConfigProblem("data.order", f"question {question.id} names no number of hops")
+    return int(hops)
 
 
 async def _index(run: RunConfig, world: World) -> IndexInfo:

@@ -109,6 +109,7 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
         "actor_rollout_ref.rollout.agent.agent_loop_config_path": str(folder / "agent_loop.yaml"),
         "actor_rollout_ref.rollout.agent.default_agent_loop": "search_agent",
         "data.seed": run.seed,
+        "data.shuffle": run.data.order == "shuffled",
         "data.train_files": str(folder / "data" / data.TRAIN),
         "data.val_files": str(folder / "data" / data.VALIDATION),
         "trainer.default_local_dir": str(folder / "checkpoints"),

@@ -72,6 +72,24 @@ async def test_coverage_is_no_reward_where_no_gold_passage_is_known(tmp_path: Pa
         await prepare(run, tmp_path / "data", World(Retriever(), generator=Generator("x")))
 
 
+async def test_questions_of_few_hops_come_first_if_they_are_to(tmp_path: Path) -> None:
+    run = written(tmp_path, **{"data.order": "hops", "data.keep": "all"})
+    path = tmp_path / "questions.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    with pytest.raises(ConfigProblem, match=r"data\.order: question q\d+ names no number of hops"):
+        await prepare(run, tmp_path / "none", World(Retriever(), generator=Generator("x")))
+    for number, line in enumerate(lines):
+        line["metadata"]["hops"] = 10 if number % 4 == 0 else 2
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    await prepare(run, tmp_path / "data", World(Retriever(), generator=Generator("x")))
+    asked = [
+        example_of(json.loads(row["reward_model"]["ground_truth"])).question for row in rows(tmp_path / "data" / TRAIN)
+    ]
+    hops = [int(question.groups["hops"]) for question in asked]
+    assert hops == sorted(hops)
+    assert {*hops} == {2, 10}
+
+
 class Sometimes(Generator):
     """Knows the questions of even numbers."""
 
