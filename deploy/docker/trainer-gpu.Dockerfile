@@ -27,6 +27,7 @@ COPY evaluation evaluation
 COPY services/generator services/generator
 COPY learning learning
 COPY data/demo/qa_*.jsonl.gz data/demo/
+COPY data/universe/qa_*.jsonl.gz data/universe/
 # the embedded model in the format that verl and vLLM read
 RUN python3 -m services.generator.base_model /usr/share/search-agent/models/smollm2-135m-instruct && \
     chmod -R a+rX /usr/share/search-agent/models

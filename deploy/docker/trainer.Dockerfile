@@ -23,6 +23,7 @@ COPY evaluation evaluation
 COPY services/generator services/generator
 COPY services/trainer services/trainer
 COPY data/demo/qa_*.jsonl.gz data/demo/
+COPY data/universe/qa_*.jsonl.gz data/universe/
 
 USER app
 ENV TRAINER_HOST=0.0.0.0 TRAINER_PORT=50054 TRAINER_METRICS_PORT=9104

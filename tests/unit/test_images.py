@@ -58,3 +58,12 @@ def test_an_image_holds_what_its_programs_import_and_no_more(image: str) -> None
     assert needed
     assert [file for file in sorted(needed) if not any(file == c or file.startswith(f"{c}/") for c in code)] == []
     assert [c for c in code if not any(file == c or file.startswith(f"{c}/") for file in needed)] == []
+
+
+@pytest.mark.parametrize("image", sorted(DOCKERFILES))
+def test_what_an_image_copies_goes_to_the_builder(image: str) -> None:
+    sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    text = DOCKERFILES[image].read_text(encoding="utf-8").replace("$LOCK", "retriever")
+    lines = re.findall(r"(?m)^COPY (?!--from)(?:--\S+ )?(.+) \S+$", text)
+    sources = [source for line in lines for source in line.split()]
+    assert [source for source in sources if not any(source == s or source.startswith(f"{s}/") for s in sent)] == []
