@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from search_agent import prompts, tags
+from search_agent.errors import Failure, GeneratorError
 from search_agent.types import (
     Author,
     Completion,
@@ -111,14 +112,21 @@ class Episode:
         asked = with_options(self.question.text, self.question.options)
         content = answer_prompt(prompt, asked, [document.passage for document in self.documents])
         sampling = replace(sampling, max_tokens=sampling.max_tokens + self.reasoning_tokens)
-        pieces: list[str] = []
+        thoughts, pieces = tags.Thoughts(), list[str]()
+
+        def say(text: str) -> None:
+            if text:
+                pieces.append(text)
+                self._tell(Piece(text))
+
         with self._timed("generate"):
             async for piece in self._world.generator.stream([Message("user", content)], sampling):
                 self._count(piece)
-                if piece.text:
-                    pieces.append(piece.text)
-                    self._tell(Piece(piece.text))
-        text = "".join(pieces)
+                say(thoughts.feed(piece.text))
+        say(thoughts.rest())
+        if thoughts.going_on:
+            raise GeneratorError(Failure.BROKEN, "it was still thinking when its tokens ended, and has not answered")
+        text = tags.after_thoughts("".join(pieces))
         self._answer = tags.answer_line(text) if self.reasoning_tokens else text.strip()
 
     def trajectory(self, stop_reason: StopReason) -> Trajectory:

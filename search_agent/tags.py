@@ -94,6 +94,52 @@ def without_thoughts(text: str) -> str:
     return "".join(kept) + text[start:]
 
 
+def after_thoughts(text: str) -> str:
+    """Returns what follows the last closing THINK; a chat template may have opened it, so that the text did not."""
+    ends = [found.end() for found in _edge(closing(THINK)).finditer(text)]
+    return text[ends[-1] :] if ends else text
+
+
+class Thoughts:
+    """Takes the thinking that a text begins with out of it, piece by piece as it is written."""
+
+    def __init__(self) -> None:
+        self._held = ""  # the end of what came, which may be a part of a tag
+        self._begun = self._ended = False
+
+    @property
+    def going_on(self) -> bool:
+        """Whether nothing but thinking has come."""
+        return self._begun and not self._ended
+
+    def feed(self, piece: str) -> str:
+        """Returns what of the text so far is not thinking and has not been returned yet."""
+        if self._ended:
+            return piece
+        self._held += piece
+        if not self._begun:
+            tag, text = opening(THINK), self._held.lstrip().lower()
+            if len(text) < len(tag) and tag.startswith(text):
+                return ""
+            if not text.startswith(tag):
+                return self._answer()
+            self._begun = True
+        if ended := _edge(closing(THINK)).search(self._held):
+            self._held = self._held[ended.end() :].lstrip()
+            return self._answer()
+        self._held = self._held[-len(closing(THINK)) :]
+        return ""
+
+    def rest(self) -> str:
+        """Returns what was held back, once the text has ended."""
+        return "" if self.going_on else self._answer()
+
+    def _answer(self) -> str:
+        self._ended = True
+        answer, self._held = self._held, ""
+        return answer
+
+
 def truth(text: str) -> bool | None:
     """Whether the words say yes or no, None where they say neither."""
     word = text.strip().lower()

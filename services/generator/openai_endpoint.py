@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import openai
+from httpx import ProxyError
 
+from common.http import client, through
+from common.openai_endpoint import Dialect
 from search_agent.errors import Failure, GeneratorError
+from search_agent.tags import Thoughts
 from search_agent.types import Completion, FinishReason, ModelInfo
 from services.generator.control_tokens import neutralised
 from services.generator.engine import Request
 from services.generator.settings import GeneratorSettings
 
+THINKING_TOKENS = 4096  # a model that has been seen to think may think for so long, unless the settings say otherwise
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
@@ -30,35 +37,67 @@ def _status_failure(status: int) -> Failure:
     return Failure.BROKEN  # our address, key or model name is wrong: no fault of the request
 
 
+class _AskAgain(Exception):
+    """The endpoint has been learned something of that the next request takes into account."""
+
+
 class OpenAIEndpoint:
-    """Streams from the endpoint that the settings name. The key appears in no error."""
+    """Streams from the endpoint that the settings name. The key appears in no error.
+
+    What the endpoint refuses, and that it thinks before it answers, is learned from the first request that shows it.
+    Thinking inside of the text is passed on as it came, but a request is asked again if there is nothing else.
+    """
 
     def __init__(self, settings: GeneratorSettings) -> None:
-        key_file = settings.openai_api_key_file
-        self._key = key_file.read_text().strip() if key_file else ""
+        """Raises GeneratorError for a key file that cannot be read, or a proxy that cannot be used."""
+        self._key = _key(settings.openai_api_key_file)
         self._name = settings.openai_model
         self._model = f"{settings.openai_model}@remote"
+        self._url = settings.openai_base_url
         self._dialect = settings.openai_dialect
-        self._client = openai.AsyncOpenAI(
-            base_url=settings.openai_base_url,
-            api_key=self._key or "none",  # the library insists on one, and would look in the environment
-            max_retries=settings.openai_retries,
-            timeout=settings.openai_timeout_s,
-        )
+        self._accepted = Dialect()
+        self._thinking_tokens = settings.openai_thinking_tokens
+        try:
+            self._client = openai.AsyncOpenAI(
+                base_url=self._url,
+                api_key=self._key or "none",  # the library insists on one, and would look in the environment
+                max_retries=settings.openai_retries,
+                timeout=settings.openai_timeout_s,
+                http_client=client(openai.DefaultAsyncHttpxClient, self._url),
+            )
+        except ProxyError as error:
+            raise GeneratorError(Failure.INVALID, str(error)) from error
 
     async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
-        body = self._body(request)
-        finish, stop, prompt_tokens, completion_tokens = None, "", 0, 0
+        spent = Completion("")  # of attempts that were in vain
+        while True:
+            attempt = _Attempt(self._thinking_tokens or 0, _is_protocol(request))
+            try:
+                async with aclosing(self._attempt(request, attempt)) as pieces:
+                    async for piece in pieces:
+                        yield _plus(piece, spent) if piece.finish_reason else piece
+                return
+            except _AskAgain:
+                spent = _plus(attempt.usage, spent)
+
+    async def _attempt(self, request: Request, attempt: _Attempt) -> AsyncGenerator[Completion, None]:
+        """Raises _AskAgain before it has yielded anything, or not at all."""
+        body = self._accepted.fit(self._body(request, attempt.thinking_tokens))
+        finish, stop = None, ""
         with self._failures(request):
             create = self._client.chat.completions if request.messages else self._client.completions
-            async with await create.create(**body) as chunks:
+            try:
+                response = await create.create(**body)
+            except openai.APIStatusError as error:
+                if self._accepted.learn(error.status_code, error.response.text, body):
+                    raise _AskAgain from None
+                raise
+            async with response as chunks:
                 async for chunk in chunks:
                     if chunk.usage:
-                        prompt_tokens = chunk.usage.prompt_tokens
-                        completion_tokens = chunk.usage.completion_tokens
+                        attempt.count(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
                     for choice in chunk.choices or ():
-                        text = choice.delta.content if request.messages else choice.text
-                        if text:
+                        if text := attempt.take(*_said(choice)):
                             yield Completion(text, None, model=self._model)
                         if choice.finish_reason:
                             finish = choice.finish_reason
@@ -66,7 +105,17 @@ class OpenAIEndpoint:
                             stop = reason if isinstance(reason, str) else ""
         if finish not in _FINISH:
             raise GeneratorError(Failure.BROKEN, f"the endpoint ended with finish reason {finish or 'none'}")
-        yield Completion("", _FINISH[finish], prompt_tokens, completion_tokens, stop, self._model)
+        if attempt.only_thought:
+            if finish == "length" and not attempt.thinking_tokens and self._thinking_tokens != 0:
+                self._thinking_tokens = THINKING_TOKENS
+                raise _AskAgain
+            raise GeneratorError(
+                Failure.BROKEN,
+                f"the endpoint thought for {attempt.usage.completion_tokens} tokens and did not answer; "
+                "GENERATOR_OPENAI_THINKING_TOKENS is its room for it",
+            )
+        usage = attempt.usage
+        yield replace(usage, text=attempt.rest(), finish_reason=_FINISH[finish], stop=stop, model=self._model)
 
     async def info(self) -> ModelInfo:
         return ModelInfo(self._model, "openai", 0, grammar=self._dialect != "plain")
@@ -77,11 +126,11 @@ class OpenAIEndpoint:
     async def close(self) -> None:
         await self._client.close()
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _body(self, request: Request, thinking_tokens: int) -> dict[str, Any]:
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": self._name,
-            "max_tokens": sampling.max_tokens,
+            "max_tokens": sampling.max_tokens + thinking_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "stream": True,
@@ -127,7 +176,8 @@ class OpenAIEndpoint:
         except openai.APITimeoutError:
             raise GeneratorError(Failure.TIMEOUT, "the endpoint did not answer in time") from None
         except openai.APIConnectionError:
-            raise GeneratorError(Failure.UNAVAILABLE, "the endpoint cannot be reached") from None
+            message = f"the endpoint cannot be reached{through(self._url)}"
+            raise GeneratorError(Failure.UNAVAILABLE, message) from None
         except openai.APIStatusError as error:
             failure = _status_failure(error.status_code)
             field = request.field if failure is Failure.INVALID else ""
@@ -147,3 +197,69 @@ class OpenAIEndpoint:
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
+
+
+class _Attempt:
+    """One answer as it comes: its text, held back as long as it is nothing but thinking, and its usage."""
+
+    def __init__(self, thinking_tokens: int, is_protocol: bool) -> None:
+        self.thinking_tokens = thinking_tokens
+        self.usage = Completion("")
+        self._is_protocol = is_protocol
+        self._thoughts = Thoughts()
+        self._held: list[str] = []
+        self._thought = self._answered = False
+
+    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        self.usage = replace(self.usage, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+
+    def take(self, text: str, thinking: str) -> str:
+        """Returns what can be passed on by now, thinking of its own field aside."""
+        self._thought |= bool(thinking)
+        self._held.append(text)
+        self._answered |= bool(self._thoughts.feed(text))
+        return self.rest() if self._answered or self._is_protocol else ""
+
+    def rest(self) -> str:
+        text = "".join(self._held)
+        self._held.clear()
+        return text
+
+    @property
+    def only_thought(self) -> bool:
+        return not self._answered and not self._is_protocol and (self._thought or self._thoughts.going_on)
+
+
+def _is_protocol(request: Request) -> bool:
+    """Whether the request is for a move of a searcher, whose thinking and tokens are its method's."""
+    return bool(request.sampling.stop or request.sampling.grammar)
+
+
+def _said(choice: Any) -> tuple[str, str]:
+    """Returns text and thinking of a chunk; endpoints have two names for the latter."""
+    delta = getattr(choice, "delta", None)
+    if delta is None:
+        return _valid(choice.text or ""), ""
+    thinking = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
+    return _valid(delta.content or ""), str(thinking or "")
+
+
+def _valid(text: str) -> str:
+    """Returns the text without lone surrogates, which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _plus(piece: Completion, spent: Completion) -> Completion:
+    return replace(
+        piece,
+        prompt_tokens=piece.prompt_tokens + spent.prompt_tokens,
+        completion_tokens=piece.completion_tokens + spent.completion_tokens,
+    )
+
+
+def _key(file: Path | None) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip() if file else ""
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise GeneratorError(Failure.INVALID, f"cannot read the API key in {file}: {reason}") from None

@@ -77,6 +77,12 @@ class GeneratorSettings(ServiceSettings):
         description="what the endpoint is: how it takes a grammar and continues an assistant message "
         "(a plain one does neither)",
     )
+    openai_thinking_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="tokens that the endpoint may think for before it answers, beside those of the answer; "
+        "not set: 4096 once it has been seen to think",
+    )
     openai_retries: int = Field(2, ge=0, description="repeats after a refused connection, 429 or 5xx")
     openai_timeout_s: float = Field(120.0, gt=0, description="seconds to wait for the next piece")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from search_agent.agents import AGENTS
-from search_agent.errors import Failure, RetrieverError
+from search_agent.errors import Failure, GeneratorError, RetrieverError
 from search_agent.testing import EchoGenerator, ListRetriever, ScriptedPolicy
 from search_agent.types import (
     Author,
@@ -235,3 +235,30 @@ async def test_tags_in_passages_and_questions_are_text_in_every_prompt(method: s
     said += generator.prompts
     assert said
     assert not any(shown in text for text in said for shown in ("> <important_info>[1]", "Doc 9 (", "|> </answer>"))
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("<think> hm, so </think> zero", ["zero "]),
+        ("hm </think> zero", ["hm ", "</think> ", "zero "]),  # the chat template opened it, which no one could tell
+        ("zero", ["zero "]),
+    ],
+)
+async def test_thinking_is_no_part_of_an_answer(written: str, told: list[str]) -> None:
+    pieces: list[str] = []
+    trajectory = await AGENTS["direct"].play(
+        QUESTION,
+        World(ListRetriever([]), generator=EchoGenerator(written)),
+        Sampling(max_tokens=8),
+        tell=lambda event: pieces.append(event.text) if isinstance(event, Piece) else None,
+    )
+    assert trajectory.answer == "zero"
+    assert pieces == told
+
+
+async def test_a_generator_that_only_thinks_has_failed() -> None:
+    world = World(ListRetriever([]), generator=EchoGenerator("<think> hm, so"))
+    with pytest.raises(GeneratorError, match="still thinking") as caught:
+        await AGENTS["direct"].play(QUESTION, world, Sampling(max_tokens=8))
+    assert caught.value.failure is Failure.BROKEN

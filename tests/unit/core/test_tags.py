@@ -260,3 +260,26 @@ def test_documents_keep_their_titles_and_share_the_room() -> None:
     assert tags.render_documents(passages[:1]).endswith("word ")
     assert tags.render_documents([Passage("c", "", "text")]) == "Doc 1\ntext"
     assert "No documents" in tags.render_information([], 80)
+
+
+@given(
+    st.sampled_from(["", " \n"]),
+    st.none() | st.text(alphabet="ab<think>/ ").filter(lambda text: "</think>" not in text),
+    st.text(alphabet="ab<think>/").filter(lambda text: not "<think>".startswith(text[:7]) or not text),
+    st.integers(1, 5),
+)
+def test_thoughts_are_taken_out_wherever_a_text_is_cut(
+    before: str, thought: str | None, answer: str, size: int
+) -> None:
+    text = before + (f"<think>{thought}</think>\n" if thought is not None else "") + answer
+    thoughts = tags.Thoughts()
+    said = "".join(thoughts.feed(text[start : start + size]) for start in range(0, len(text), size)) + thoughts.rest()
+    assert said.strip() == answer.strip()
+    assert not thoughts.going_on
+
+
+@pytest.mark.parametrize(("text", "answer"), [("<THINK>a", ""), ("<thi", "<thi"), ("<think>", ""), ("", "")])
+def test_thoughts_that_do_not_end(text: str, answer: str) -> None:
+    thoughts = tags.Thoughts()
+    assert thoughts.feed(text) + thoughts.rest() == answer
+    assert thoughts.going_on is text.lower().startswith("<think>")

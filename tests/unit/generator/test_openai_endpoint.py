@@ -17,7 +17,7 @@ import pytest
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, FinishReason, Message, ModelInfo, Sampling
 from services.generator.engine import Request
-from services.generator.openai_endpoint import OpenAIEndpoint
+from services.generator.openai_endpoint import THINKING_TOKENS, OpenAIEndpoint
 from services.generator.settings import GeneratorSettings
 
 KEY = "sk-very-secret-0123456789"
@@ -52,6 +52,7 @@ class Endpoint:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        self.server.endpoint = self
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
 
@@ -284,6 +285,97 @@ async def test_leaving_hangs_up(endpoint):
         await anext(pieces)
         await pieces.aclose()
         assert endpoint.hung_up.wait(5)
+
+
+def refuses(parameter: str, message: str) -> Answer:
+    """Refuses requests with the parameter, and answers others."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        body = handler.server.endpoint.bodies[-1]
+        (failure(400, message) if parameter in body else GOOD)(handler)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("parameter", "message", "instead"),
+    [
+        ("max_tokens", "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+         {"max_completion_tokens": 5}),
+        ("temperature", "Unsupported value: 'temperature' does not support 0 with this model.", {}),
+        ("stream_options", "body.stream_options: Extra inputs are not permitted", {}),
+    ],
+)  # fmt: skip
+async def test_a_refused_parameter_is_learned_once(endpoint, parameter, message, instead):
+    endpoint.answers = [refuses(parameter, message)]
+    async with engine_for(endpoint.url) as engine:
+        for _ in range(2):
+            assert "".join([piece.text async for piece in engine.stream(CHAT)]) == "Hello"
+    assert [parameter in body for body in endpoint.bodies] == [True, False, False]
+    assert instead.items() <= endpoint.bodies[-1].items()
+
+
+async def test_other_refusals_are_the_callers(endpoint):
+    endpoint.answers = [failure(400, "max_tokens is too large: 5")]
+    assert (await refused(endpoint)).failure is Failure.INVALID
+    assert len(endpoint.bodies) == 1
+
+
+def thinking(text: str, finish: str | None = None, name: str = "reasoning_content") -> dict[str, object]:
+    return {"choices": [{"index": 0, "delta": {name: text}, "finish_reason": finish}]}
+
+
+CUT_SHORT = {
+    "tags": events(delta("<thi"), delta("nk>\nOkay,"), delta(" so", "length"), USAGE, "[DONE]"),
+    "reasoning_content": events(thinking("Okay,"), thinking(" so", "length"), USAGE, "[DONE]"),
+    "reasoning": events(thinking("Okay,", "length", "reasoning"), USAGE, "[DONE]"),
+}
+
+
+@pytest.mark.parametrize("way", CUT_SHORT)
+async def test_an_endpoint_that_thinks_gets_room_for_it_once_it_is_seen(endpoint, way):
+    endpoint.answers = [CUT_SHORT[way], GOOD]
+    async with engine_for(endpoint.url) as engine:
+        for spent in (2, 1):
+            *pieces, last = [piece async for piece in engine.stream(CHAT)]
+            assert "".join(piece.text for piece in pieces) == "Hello"
+            assert (last.prompt_tokens, last.completion_tokens) == (9 * spent, 2 * spent)
+    assert [body["max_tokens"] for body in endpoint.bodies] == [5, 5 + THINKING_TOKENS, 5 + THINKING_TOKENS]
+
+
+@pytest.mark.parametrize("way", CUT_SHORT)
+@pytest.mark.parametrize(("setting", "asked"), [(None, [5, 5 + THINKING_TOKENS]), (0, [5]), (100, [105])])
+async def test_thinking_is_not_an_answer(endpoint, way, setting, asked):
+    endpoint.answers = [CUT_SHORT[way]]
+    error = await refused(endpoint, openai_thinking_tokens=setting)
+    assert error.failure is Failure.BROKEN
+    assert "GENERATOR_OPENAI_THINKING_TOKENS" in error.message
+    assert [body["max_tokens"] for body in endpoint.bodies] == asked
+
+
+async def test_thinking_before_an_answer_and_in_a_searchers_move_comes_as_it_is(endpoint):
+    endpoint.answers = [events(delta("<think>It says"), delta(" 1911.</think>"), delta("\n1911", "stop"), "[DONE]")]
+    assert "".join(piece.text for piece in await collect(endpoint)) == "<think>It says 1911.</think>\n1911"
+    endpoint.answers = [CUT_SHORT["tags"]]
+    move = Request(Sampling(max_tokens=5, stop=("</search>",)), messages=CHAT.messages)
+    pieces = await collect(endpoint, move)
+    assert "".join(piece.text for piece in pieces) == "<think>\nOkay, so"
+    assert pieces[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_a_lone_surrogate_does_no_harm(endpoint):
+    endpoint.answers = [events(delta("19\ud83d11", "stop"), "[DONE]")]
+    assert (await collect(endpoint))[0].text == "19\ufffd11"
+
+
+def test_a_key_file_that_is_not_text_is_told(key_file):
+    key_file.write_bytes(b"\xff\xfe")
+    with pytest.raises(GeneratorError, match=r"cannot read the API key in .*: it is not text"):
+        OpenAIEndpoint(
+            GeneratorSettings(
+                engine="openai", openai_base_url="http://there/v1", openai_model="m", openai_api_key_file=key_file
+            )
+        )
 
 
 async def test_the_model_is_not_ours():
