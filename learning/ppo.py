@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,16 @@ class MetricsFile:
             file.write(json.dumps({"step": step, "data": numbers}) + "\n")
 
     def steps(self) -> list[dict[str, float]]:
-        """Returns the metrics of the training steps so far, in order; a step that was done again has its latest."""
+        """Returns the metrics of the training steps so far, in order; a step that was done again has its latest.
+
+        A line that a killed process tore, which has the next one at its end, is left out.
+        """
         found: dict[int, dict[str, float]] = {}
         if self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
-                record = json.loads(line)
-                found.setdefault(record["step"], {}).update(record["data"])
+            for line in self._path.read_bytes().split(b"\n"):
+                with suppress(ValueError, KeyError, TypeError):
+                    record = json.loads(line)
+                    found.setdefault(record["step"], {}).update(record["data"])
         return [found[step] for step in sorted(found) if step > 0]  # 0 is the validation before training
 
     def finish(self) -> None:

@@ -115,6 +115,8 @@ def test_metrics_are_added_to_what_is_there(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 2, 3]
     assert lines[-1]["data"] == {"search/gain": pytest.approx(0.3), "loss": 1.5}
+    with path.open("a") as file:
+        file.write('{"step": 4, "da{"step": 4, "data": {"search/gain": 0.4}}\n')  # killed while it wrote, then resumed
     assert [step["search/gain"] for step in MetricsFile(path).steps()] == pytest.approx([0.1, 0.2, 0.3])
 
 
