@@ -6,30 +6,25 @@ import argparse
 import sys
 from pathlib import Path
 
+from cli.arguments import positive
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="NAME|FILE", help="the run to come: its agent, services and reward")
     parser.add_argument("--searcher", required=True, metavar="HOST:PORT", help="the generator service of the searcher")
     parser.add_argument("--questions", required=True, metavar="SET", help="as `search-agent evaluate` takes them")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="ask N of them, chosen by the seed")
-    parser.add_argument("--samples", type=_positive, default=16, help="episodes per question (default: %(default)s)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="ask N of them, chosen by the seed")
+    parser.add_argument("--samples", type=positive, default=16, help="episodes per question (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the samples (default: %(default)s)")
     parser.add_argument("--retriever", metavar="HOST:PORT", help="default: the configuration's")
     parser.add_argument("--generator", metavar="HOST:PORT", help="default: the configuration's")
-    parser.add_argument("--concurrency", type=_positive, default=16, help="episodes at once (default: %(default)s)")
+    parser.add_argument("--concurrency", type=positive, default=16, help="episodes at once (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of questions (default: %(default)s)")
     parser.add_argument("--mixed", type=Path, metavar="FILE", help="write the questions whose samples differ in worth")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="samples and figures; a run there goes on"
     )
     parser.set_defaults(run=_headroom)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
 
 
 def _headroom(args: argparse.Namespace) -> int:
@@ -49,6 +44,10 @@ def _headroom(args: argparse.Namespace) -> int:
     from learning import headroom, wiring
 
     run = runs.load(args.config, retriever=args.retriever, generator=args.generator)
+    try:
+        run.method.with_params({"temperature": args.temperature})
+    except ValueError as error:
+        raise EvaluateProblem(f"--{error}") from None
     everything = questions.load(args.questions)
     asked = questions.pick(everything, args.limit, args.seed)
     source = questions.name_of(args.questions, everything)

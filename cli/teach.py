@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli import runs
+from cli.arguments import natural, positive, share
 
 if TYPE_CHECKING:
     from search_agent.types import Passage, Question
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--questions", metavar="SET", help="default: the configuration's")
     parser.add_argument(
-        "--part", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"), help="of articles (default: all)"
+        "--part", type=share, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"), help="of articles (default: all)"
     )
     parser.add_argument(
         "--corpus",
@@ -30,17 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="where gold passages that are not retrieved are read; several-turn episodes need it",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="keep N examples, as varied as they come (default: all)")
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="keep N examples, as varied as they come (default: all)"
+    )
     parser.add_argument(
         "--draws",
-        type=int,
+        type=natural,
         default=0,
         metavar="N",
         help="searching: episodes per question on blocks drawn from the ranking; 0: what is retrieved (default)",
     )
     parser.add_argument(
         "--unknown",
-        type=float,
+        type=share,
         default=1.0,
         metavar="SHARE",
         help="reading: questions with an example that lacks a gold passage (default: all)",
@@ -62,6 +65,7 @@ def _teach(args: argparse.Namespace) -> int:
 
     run = runs.load(args.config, retriever=args.retriever, data__questions=args.questions)
     parameters = runs.s3_parameters(run)
+    args.out.open("a").close()  # what cannot be written is told before the work
     asked = part(everything(run), *args.part)
     gold = _gold(args.corpus, asked) if args.corpus else {}
     plan = teach.Plan(args.what, parameters, gold, args.draws, args.unknown, args.seed)

@@ -13,6 +13,10 @@ from cli.main import main
         (["nope", "--questions", "data/demo/qa_dev.jsonl.gz"], "no configuration nope"),
         (["multihop", "--questions", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["multihop", "--questions", "data/demo/qa_dev.jsonl.gz", "--limit", "1"], "cannot be reached"),
+        (
+            ["multihop", "--questions", "data/demo/qa_dev.jsonl.gz", "--temperature", "9"],
+            "--temperature: must be between",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from cli.main import main
         (["--questions", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["--corpus", "nowhere.jsonl"], "nowhere.jsonl: No such file"),
         (["--part", "0.9999", "0.99991"], "no question in that part"),
+        (["--out", "nowhere/x.jsonl"], "nowhere/x.jsonl"),
     ],
 )
 def test_a_mistake_is_one_line(given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
