@@ -48,10 +48,13 @@ def open_file(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(file)) if gzipped else file
 
 
-def parse(record: bytes) -> dict[str, object]:
-    """Returns a record's fields. Raises ValueError with the reason if it is not a JSON object of valid text."""
+def parse(record: bytes, nan_is_null: bool = False) -> dict[str, object]:
+    """Returns a record's fields. Raises ValueError with the reason if it is not a JSON object of valid text.
+
+    `nan_is_null` reads NaN, which pandas writes for a missing value and JSON does not know, as null.
+    """
     try:
-        fields = json.loads(record.decode(), parse_constant=_refuse)
+        fields = json.loads(record.decode(), parse_constant=_null if nan_is_null else _refuse)
     except UnicodeDecodeError as error:
         reason = "UTF-16, not UTF-8" if record.startswith(_UTF16) else f"invalid UTF-8 at byte {error.start + 1}"
         raise ValueError(reason) from None
@@ -71,6 +74,10 @@ def parse(record: bytes) -> dict[str, object]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+def _null(constant: str) -> None:
+    return None
 
 
 def _records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

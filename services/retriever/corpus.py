@@ -68,9 +68,9 @@ def parse_record(record: bytes) -> Passage:
     """Returns one JSON object as a passage. Raises ValueError with the reason.
 
     The id is "id" or BEIR's "_id". The text is "text", MedCorp's "content", or "contents": the title on a line of its
-    own, in quotes or not, before the text, or the text alone. The title may be missing, null or empty.
+    own, in quotes or not, before the text, or the text alone. The title may be missing, null, NaN or empty.
     """
-    fields = records.parse(record)
+    fields = records.parse(record, nan_is_null=True)
     id = _filled(fields, "_id" if "_id" in fields and "id" not in fields else "id")
     title = "" if fields.get("title") is None else _string(fields, "title")
     title = title if title.strip() else ""
