@@ -16,7 +16,7 @@ from services.retriever.encoders import Encoder
 
 
 class FakeEncoder:
-    """Pseudo-random unit vectors that depend on the text alone; keeps what it was asked."""
+    """Makes pseudo-random unit vectors from the text alone, and records what it was asked."""
 
     at_once = 32
     parameters: Mapping[str, str] = {}

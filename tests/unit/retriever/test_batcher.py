@@ -11,7 +11,7 @@ from services.retriever.batcher import Batcher
 
 
 class Work:
-    """Doubles numbers; holds the first batch until released; fails for batches with a number below 0."""
+    """Doubles numbers. Holds the first batch until it is released, and fails for a batch with a negative number."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []

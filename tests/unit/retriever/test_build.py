@@ -68,7 +68,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 class Stops(FakeEncoder):
-    """Breaks after a number of passages, as a process that dies does."""
+    """Stops after two batches, as a killed process does."""
 
     def passages(self, texts):  # type: ignore[no-untyped-def]
         if self.passages_encoded >= 2 * FakeEncoder.at_once:

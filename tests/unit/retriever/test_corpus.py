@@ -14,7 +14,7 @@ GOOD = b'{"id": "a", "title": "T", "text": "x"}'
 
 
 def read(path: Path) -> tuple[list[Passage], list[str]]:
-    """The passages of `path`, and the complaints about it without its folder."""
+    """Returns the passages of `path`, and the complaints about it without its folder."""
     bad: list[BadRecord] = []
     return list(read_corpus(path, bad.append)), [str(each).removeprefix(f"{path.parent}/") for each in bad]
 

@@ -1,4 +1,4 @@
-"""An index that is not whole is refused, and the message names the file and the reason."""
+"""A damaged index is refused; the message names the file and the reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def index(whole: Path, tmp_path: Path) -> Path:
 
 
 def edit(index: Path, change: Callable[[dict[str, Any]], object], reseal: bool = False) -> None:
-    """Changes the manifest; `reseal` also makes sizes, checksums and version true of the files."""
+    """Changes the manifest; `reseal` also makes its sizes, checksums and version fit the files."""
     fields = json.loads((index / MANIFEST).read_text())
     change(fields)
     if reseal:

@@ -1,4 +1,4 @@
-"""A small "wiki-18" in the shape of the published one, from a hub on this machine."""
+"""Downloads a small "wiki-18" in the shape of the published one from a hub on this machine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def text(row: int) -> str:
 
 
 def wiki(tmp_path: Path, count: int = COUNT) -> FakeHub:
-    """The index is of COUNT passages and comes in two parts; the corpus has `count`."""
+    """Returns a hub whose index has COUNT vectors in two files, and whose corpus has `count` passages."""
     index = faiss.IndexFlatIP(DIM)
     index.add(FakeEncoder(dim=DIM).passages([text(row) for row in range(COUNT)]))
     faiss.write_index(index, str(tmp_path / "whole.index"))

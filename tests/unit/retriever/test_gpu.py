@@ -1,4 +1,4 @@
-"""Vectors shared out between GPUs, whose place numpy takes here."""
+"""Vectors spread over GPUs; numpy stands for them."""
 
 from __future__ import annotations
 

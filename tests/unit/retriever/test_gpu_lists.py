@@ -1,4 +1,4 @@
-"""Inverted lists on GPUs. FAISS's own are the CPU's here: a fake of what faiss-gpu adds keeps how it was asked."""
+"""Inverted lists on GPUs. A fake of faiss-gpu records the calls, and searches on the CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IVF, IVF_PQ = "ivf", "ivf-pq"
 
 
 class GpuFaiss:
-    """Has as many GPUs as asked for; a copy on them is the CPU's index."""
+    """Has the given number of GPUs; an index copied to them stays on the CPU."""
 
     IndexIVFPQ = faiss.IndexIVFPQ
 

@@ -1,4 +1,4 @@
-"""The index ladder: every rung is built, converted to, opened, searched, and refused where it is damaged."""
+"""Every index kind is built, converted to, opened and searched, and refused if it is damaged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ladder(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an index of each kind, named after it."""
+    """Returns a folder with an index of each kind, named after it."""
     out = tmp_path_factory.mktemp("ladder")
     for kind in KINDS:
         convert(flat, manifests.read(flat, True), KINDS[kind], kind, out, force=False)
@@ -104,7 +104,7 @@ def test_what_cannot_be_converted(ladder: Path, tmp_path: Path) -> None:
 
 
 def reseal(folder: Path, **changes: object) -> None:
-    """Changes the manifest, and makes sizes, checksums and version true of the files."""
+    """Changes the manifest, and makes its sizes, checksums and version fit the files."""
     fields = json.loads((folder / "manifest.json").read_text()) | changes
     entries = {name: manifests.describe(folder / name) for name in fields["files"]}
     fields["files"] = {name: {"bytes": entry.bytes, "sha256": entry.sha256} for name, entry in entries.items()}

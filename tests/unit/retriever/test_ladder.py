@@ -38,7 +38,7 @@ def test_a_rung_that_cannot_be_measured_is_an_error(tmp_path: Path) -> None:
 
 
 class FillingGpu(FakeGpu):
-    """Has less memory free the more it holds."""
+    """Has less free memory, the more it holds."""
 
     def free_bytes(self) -> int:
         return super().free_bytes() - self.table.nbytes

@@ -1,4 +1,4 @@
-"""BM25 by Lucene. What needs the JVM runs where pyserini is installed: in no lock for development."""
+"""BM25 by Lucene. Tests that need the JVM run where pyserini is installed, which no development lock does."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from tests.unit.retriever.helpers import FakeEncoder, build_index
 
 
 class FakeReranker:
-    """Prefers the passage of the highest number; keeps what it was asked."""
+    """Prefers the passage with the highest number, and records what it was asked."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -96,7 +96,7 @@ BATCHES: list[int] = []
 
 
 class Narrow:
-    """Stands for torch.autocast: fewer digits, and numbers that end sooner."""
+    """Stands for torch.autocast: rounds scores, and overflows sooner."""
 
     inside = False
 
@@ -154,7 +154,7 @@ def test_a_model_that_is_no_reranker(name: str, reason: str) -> None:
 
 
 def test_a_real_cross_encoder_from_a_folder(tmp_path: Path) -> None:
-    """Random weights; runs where sentence-transformers is installed, which is in no lock for development."""
+    """Random weights. Runs where sentence-transformers is installed, which no development lock does."""
     pytest.importorskip("sentence_transformers")
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 

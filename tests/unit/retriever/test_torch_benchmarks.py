@@ -1,4 +1,4 @@
-"""The parts of the GPU benchmarks that reckon or write, on a CPU."""
+"""Parts of the GPU benchmarks that calculate or write, on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search of a GPU's vectors, on torch's CPU."""
+"""Searches vectors as on a GPU, with torch on a CPU."""
 
 from __future__ import annotations
 
