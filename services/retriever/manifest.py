@@ -12,6 +12,7 @@ from pathlib import Path
 from search_agent.types import Mode
 from services.retriever import bm25, kinds, passages
 from services.retriever.errors import IndexRefused
+from services.retriever.prefixes import unrecorded
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -29,7 +30,7 @@ class Manifest:
     """`files` are paths inside the index folder. `encoder` is empty and `dim` 0 where `modes` lacks DENSE.
 
     `kind` and `parameters` belong to kinds.py, `bm25` and `bm25_parameters` to bm25.py. `encoder_parameters` are those
-    of the encoder that read the passages; older indexes have none (encoders.encoder_of). `folders.seal` fills in
+    of the encoder that read the passages; older indexes record none. `folders.seal` fills in
     `files`, `modes` and `version`.
     """
 
@@ -56,9 +57,14 @@ class Manifest:
         return next((name for name in names if name in self.files), names[0])
 
     @property
+    def prefixes(self) -> Mapping[str, str]:
+        """What its encoder reads before queries and passages."""
+        return self.encoder_parameters or unrecorded(self.encoder)
+
+    @property
     def encoding(self) -> tuple[str, ...]:
-        """Identifies the encoder and its parameters: indexes with the same value can share one encoder."""
-        return (self.encoder, *(f"{name}={value}" for name, value in sorted(self.encoder_parameters.items())))
+        """Identifies the encoder and its prefixes: indexes with the same value can share one encoder."""
+        return (self.encoder, *(f"{name}={value}" for name, value in sorted(self.prefixes.items())))
 
 
 def content_hash(files: Mapping[str, FileEntry], encoder: str, kind: str, *parameters: Mapping[str, object]) -> str:

