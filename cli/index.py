@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -234,9 +235,12 @@ def _show(folder: Path, verify_checksums: bool) -> int:
         "index": f"{manifest.name} ({folder})",
         "version": manifest.version,
         "passages": f"{manifest.count:,}",
-        "encoder": f"{manifest.encoder}, {manifest.dim} dimensions" if manifest.encoder else "none",
-        "kind": " ".join([manifest.kind, *(f"{name}={value}" for name, value in manifest.parameters.items())]),
-        "modes": ", ".join(manifest.modes) + (f" (BM25 by {manifest.bm25})" if manifest.bm25 else ""),
+        "encoder": _with(f"{manifest.encoder}, {manifest.dim} dimensions", manifest.encoder_parameters)
+        if manifest.encoder
+        else "none",
+        "kind": _with(manifest.kind, manifest.parameters),
+        "bm25": _with(manifest.bm25 or "none", manifest.bm25_parameters),
+        "modes": ", ".join(manifest.modes),
         "source": manifest.source or "not stated",
         "licence": manifest.licence or "not stated",
         "size": f"{size / 1e6:.1f} MB",
@@ -246,6 +250,10 @@ def _show(folder: Path, verify_checksums: bool) -> int:
     for name, entry in manifest.files.items():
         print(f"  {entry.bytes:>12,}  {name}")
     return 0
+
+
+def _with(name: str, parameters: Mapping[str, int | str]) -> str:
+    return " ".join([name, *(f"{key}={value!r}" for key, value in parameters.items())])
 
 
 def _list(args: argparse.Namespace) -> int:
