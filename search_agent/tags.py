@@ -35,7 +35,7 @@ _PROTOCOL_TAGS = (QUERY, SELECT, DONE, INFORMATION, THINK, "search", "answer", "
 _OURS = re.compile(
     rf"<(?=/?\s*(?:{'|'.join(_PROTOCOL_TAGS)})\s*>)"
     r"|<(?=\|(?:begin|end)_search_(?:query|result)\|>)"
-    r"|\bDoc(?=\s*\d+\s*(?:\(Title:|\)|$))",
+    r"|Doc(?=\s*\d+\s*(?:\(Title:|\)|$))",
     re.IGNORECASE | re.MULTILINE,
 )
 _JOINER = "\u200d"  # has no width, and breaks what it stands in
