@@ -74,8 +74,8 @@ def create_app(
         agent = agent_for(body)
         question = Question(_request_id(), body.question)
         asked = _placed(body, player.play(agent, question, body.max_documents, with_answer=False))
-        done = await unless_caller_leaves(request, _last(asked))
-        return schemas.SearchResponse.of(_request_id(), done.trajectory)
+        finished = await unless_caller_leaves(request, _last(asked))
+        return schemas.SearchResponse.of(_request_id(), finished.trajectory)
 
     @app.post(
         "/v1/answer",
@@ -89,8 +89,8 @@ def create_app(
         question = Question(_request_id(), body.question, options=body.options)
         asked = _placed(body, player.play(agent, question, body.max_documents, with_answer=True))
         if not body.stream:
-            done = await unless_caller_leaves(request, _last(asked))
-            return schemas.AnswerResponse.answered(_request_id(), done.trajectory, done.cached, done.cache_key)
+            finished = await unless_caller_leaves(request, _last(asked))
+            return schemas.AnswerResponse.answered(_request_id(), finished)
 
         return await streamed(request, _named(asked))
 
@@ -99,12 +99,7 @@ def create_app(
         """The best passages for each query, best first."""
         how = Retrieval(body.top_k, body.index, body.mode, body.rerank)
         ranked = await backends.retriever.search(body.queries, how)
-        return schemas.RetrieveResponse(
-            results=[
-                [schemas.PassageOut(id=p.id, title=p.title, text=p.text, score=p.score) for p in passages]
-                for passages in ranked
-            ]
-        )
+        return schemas.RetrieveResponse.model_validate({"results": ranked})
 
     @app.post("/retrieve", tags=["retrieval"])
     async def compatible_retrieve(body: schemas.CompatibleRetrieveRequest) -> dict[str, Any]:
@@ -136,7 +131,7 @@ def create_app(
     async def indexes() -> list[schemas.IndexOut]:
         """The indexes that the retriever serves."""
         served = await backends.retriever.indexes()
-        return [schemas.IndexOut.model_validate(index, from_attributes=True) for index in served]
+        return [schemas.IndexOut.model_validate(index) for index in served]
 
     @app.get("/v1/cache", tags=["cache"])
     async def cache_statistics() -> schemas.CacheOut:
@@ -249,12 +244,10 @@ async def _named(events: AsyncGenerator[Event | Finished, None]) -> AsyncGenerat
 def _event(event: Event | Finished) -> tuple[str, Any]:
     match event:
         case Turn():
-            return "turn", schemas.TurnOut.of(event)
+            return "turn", schemas.TurnOut.model_validate(event)
         case Found():
-            return "documents", {"documents": schemas.documents_of(event.documents), "cached": event.cached}
+            return "documents", schemas.FoundOut.model_validate(event)
         case Piece():
             return "answer.delta", {"text": event.text}
         case Finished():
-            return "done", schemas.AnswerResponse.answered(
-                _request_id(), event.trajectory, event.cached, event.cache_key
-            )
+            return "done", schemas.AnswerResponse.answered(_request_id(), event)

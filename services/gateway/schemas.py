@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
+from common.codecs import fields_of
 from search_agent.grading import answers
-from search_agent.types import QUESTION_CHARS, Document, Mode, Retrieval, Trajectory, Turn
+from search_agent.types import QUESTION_CHARS, Document, Mode, Retrieval, StopReason, Trajectory, Turn
+from services.gateway.player import Finished
 from services.gateway.problems import BadField
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=QUESTION_CHARS)]
@@ -96,7 +105,13 @@ class CompatibleRetrieveRequest(BaseModel):
     return_scores: bool = False
 
 
-class PassageOut(BaseModel):
+class Out(BaseModel):
+    """A response, or a part of one, made from a value that has attributes of the same names."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class PassageOut(Out):
     id: str
     title: str
     text: str
@@ -104,13 +119,20 @@ class PassageOut(BaseModel):
 
 
 class DocumentOut(PassageOut):
+    """A passage that was kept, and the number of the turn that kept it."""
+
     turn: int
 
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        return fields_of(value.passage, turn=value.turn) if isinstance(value, Document) else value
 
-class TurnOut(BaseModel):
-    """`retrieved` and `selected` are passage ids; `titles` names them. `error`: what was malformed.
 
-    `selected` are of the retrieved ones, or a digest made from them.
+class TurnOut(Out):
+    """`retrieved` and `selected` are ids of passages, and `titles` names them. `error` says what was malformed.
+
+    The selected ones are among the retrieved ones, or are a digest made from them.
     """
 
     query: str
@@ -119,62 +141,54 @@ class TurnOut(BaseModel):
     titles: dict[str, str]
     error: str
 
+    @model_validator(mode="before")
     @classmethod
-    def of(cls, turn: Turn) -> TurnOut:
-        return cls(
-            query=turn.query,
-            retrieved=[passage.id for passage in turn.retrieved],
-            selected=[passage.id for passage in turn.selected],
-            titles={passage.id: passage.title for passage in (*turn.retrieved, *turn.selected)},
-            error=turn.error,
-        )
+    def _by_id(cls, value: Any) -> Any:
+        if not isinstance(value, Turn):
+            return value
+        shown = {name: [passage.id for passage in getattr(value, name)] for name in ("retrieved", "selected")}
+        return fields_of(value, **shown, titles={each.id: each.title for each in (*value.retrieved, *value.selected)})
 
 
-class UsageOut(BaseModel):
+class UsageOut(Out):
     prompt_tokens: int
     completion_tokens: int
     searches: int
 
 
-class TimingsOut(BaseModel):
-    total: float
-    retrieve: float
-    search: float
-    generate: float
+Milliseconds = Annotated[float, AfterValidator(lambda value: round(value, 2))]
 
 
-class SearchResponse(BaseModel):
+class TimingsOut(Out):
+    total: Milliseconds
+    retrieve: Milliseconds
+    search: Milliseconds
+    generate: Milliseconds
+
+
+class SearchResponse(Out):
+    """`id` is the request's id, which the logs have too. `models` are those that wrote something, as "name@version"."""
+
     id: str
     method: str
     question: str
     documents: list[DocumentOut]
     turns: list[TurnOut]
-    stop_reason: str
+    stop_reason: StopReason
     usage: UsageOut
-    timings_ms: TimingsOut
+    timings_ms: TimingsOut = Field(validation_alias="timings")
     models: list[str]
 
     @classmethod
-    def of(cls, id: str, trajectory: Trajectory, **more: Any) -> SearchResponse:
-        rounded = {f: round(getattr(trajectory.timings, f), 2) for f in TimingsOut.model_fields}
-        return cls(
-            id=id,
-            method=trajectory.method,
-            question=trajectory.question,
-            documents=documents_of(trajectory.documents),
-            turns=[TurnOut.of(turn) for turn in trajectory.turns],
-            stop_reason=trajectory.stop_reason,
-            usage=UsageOut(**{f: getattr(trajectory.usage, f) for f in UsageOut.model_fields}),
-            timings_ms=TimingsOut(**rounded),
-            models=list(trajectory.models),
-            **more,
-        )
+    def of(cls, id: str, trajectory: Trajectory, **more: Any) -> Self:
+        """Returns the response to the request with that id."""
+        return cls.model_validate(fields_of(trajectory, id=id, **more))
 
 
 class AnswerResponse(SearchResponse):
-    """`citations` are the ids of the documents in which the answer's words are found as they stand.
+    """`citations` are the ids of the documents that contain the answer word for word.
 
-    `cache_key` is the naive-RAG cache's key of this result, empty if it is not there.
+    `cache_key` is the key of this result in the naive-RAG cache, empty if it is not there.
     """
 
     answer: str
@@ -183,16 +197,27 @@ class AnswerResponse(SearchResponse):
     cache_key: str
 
     @classmethod
-    def answered(cls, id: str, trajectory: Trajectory, cached: bool, cache_key: str) -> SearchResponse:
+    def answered(cls, id: str, finished: Finished) -> Self:
+        """Returns the response to the request with that id."""
+        trajectory = finished.trajectory
         answer = trajectory.answer or ""
-        cited = [p.id for p in trajectory.passages if answers.span_match(p.text, [answer])]
-        return cls.of(id, trajectory, answer=answer, citations=cited, cached=cached, cache_key=cache_key)
+        cited = [passage.id for passage in trajectory.passages if answers.span_match(passage.text, [answer])]
+        return cls.of(
+            id, trajectory, answer=answer, citations=cited, cached=finished.cached, cache_key=finished.cache_key
+        )
 
 
-class CachedIndexOut(BaseModel):
-    """What the naive-RAG cache has of one version of an index; `scored` were precomputed for training.
+class FoundOut(Out):
+    """The event `documents`: the documents are settled. `cached` tells whether they were stored."""
 
-    `current` is false where the retriever no longer serves that version.
+    documents: list[DocumentOut]
+    cached: bool
+
+
+class CachedIndexOut(Out):
+    """Counts the naive-RAG results of one version of an index; `scored` ones were precomputed for training.
+
+    `current` is false if the retriever no longer serves that version.
     """
 
     index: str
@@ -202,28 +227,28 @@ class CachedIndexOut(BaseModel):
     current: bool
 
 
-class CacheOut(BaseModel):
+class CacheOut(Out):
     """`lookups` counts hit, miss and unavailable since the gateway started."""
 
     indexes: list[CachedIndexOut]
     lookups: dict[str, int]
 
 
-class ClearedOut(BaseModel):
+class ClearedOut(Out):
     removed: int
 
 
-class RetrieveResponse(BaseModel):
+class RetrieveResponse(Out):
     results: list[list[PassageOut]]
 
 
-class MethodOut(BaseModel):
+class MethodOut(Out):
     name: str
     summary: str
     parameters: dict[str, Any]
 
 
-class IndexOut(BaseModel):
+class IndexOut(Out):
     name: str
     version: str
     passages: int
@@ -235,12 +260,3 @@ class IndexOut(BaseModel):
     source: str
     licence: str
     reranker: str
-
-
-def documents_of(documents: Sequence[Document]) -> list[DocumentOut]:
-    """Returns the kept passages with the turn that kept each."""
-    return [
-        DocumentOut(id=p.id, title=p.title, text=p.text, score=p.score, turn=document.turn)
-        for document in documents
-        for p in (document.passage,)
-    ]

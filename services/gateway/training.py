@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from common.backends import GrpcTrainer
 from common.training import GateOutcome, GateProgress, Promotion, Run, RunState, TrainingStep
 from search_agent.errors import Failure, TrainerError
 from services.gateway import problems
-from services.gateway.schemas import Body
+from services.gateway.schemas import Body, Out
 from services.gateway.streams import streamed
 
 
@@ -36,12 +36,6 @@ class PromoteRequest(Body):
 
 class RollbackRequest(Body):
     searcher: str = ""
-
-
-class Out(BaseModel):
-    """A response, made of a value whose attributes it names."""
-
-    model_config = ConfigDict(from_attributes=True)
 
 
 class RunOut(Out):
