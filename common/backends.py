@@ -1,4 +1,4 @@
-"""The core's ports over gRPC."""
+"""Clients of the gRPC services, which are the core's ports."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class GrpcRetriever:
 
 
 class _GrpcModel:
-    """What searcher and generator share: one generator service."""
+    """A client of a generator service, for searcher and generator alike."""
 
     def __init__(self, target: str, timeout_s: float, boundary: type[BoundaryError]) -> None:
         self._channel = client.connect(target)

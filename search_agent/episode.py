@@ -1,4 +1,4 @@
-"""One question under way: calls the ports, and keeps the record from which the trajectory is made."""
+"""One question being played: calls the ports, and keeps the record that becomes the trajectory."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from search_agent.world import World
 
 
 class Episode:
-    """Agents act through this, so that usage, times, turns and documents are counted in one place."""
+    """The agents' only access to the world, so that usage, times, turns and documents are counted in one place."""
 
     def __init__(
         self, method: str, question: Question, world: World, max_documents: int | None, tell: Callable[[Event], None]
     ) -> None:
-        """`max_documents` is the passage budget: the answer is read from that many of the kept documents, the first.
+        """`max_documents` is the passage budget: the generator reads at most that many documents, the first ones.
 
-        `tell` hears what happens. The searches do not see the question's options; the generator does.
+        `tell` is called with each event. Searches do not see the question's options; the generator does.
         """
         self.question = question
         self.asked = tags.as_text(question.text)  # as prompts show it
         self.spans: list[Span] = []
         self.turns: list[Turn] = []
-        self.own_answer: str | None = None  # the searcher's, where its method has it answer and not the generator
-        self.reasoning_tokens = 0  # what the generator may write before its answer line; 0: the answer is all
+        self.own_answer: str | None = None  # the searcher's, in methods that let it answer itself
+        self.reasoning_tokens = 0  # tokens before the answer line; 0: the text is the answer
         self._method, self._world = method, world
         self._max_documents, self._tell = max_documents, tell
         self._documents: dict[str, Document] = {}
@@ -57,33 +57,33 @@ class Episode:
 
     @property
     def passages(self) -> tuple[Passage, ...]:
-        """All that was kept, whatever the passage budget."""
+        """All passages kept, whatever the passage budget."""
         return tuple(document.passage for document in self._documents.values())
 
     @property
     def documents(self) -> tuple[Document, ...]:
-        """What the generator reads: the kept documents within the passage budget."""
+        """The documents that the generator reads: those within the passage budget."""
         return tuple(self._documents.values())[: self._max_documents]
 
     async def retrieve(self, query: str, how: Retrieval) -> tuple[Passage, ...]:
-        """The `how.top_k` best passages for one query."""
+        """Returns the `how.top_k` best passages for one query. Raises RetrieverError."""
         with self._timed("retrieve"):
             (passages,) = await self._world.retriever.search([query], how)
         self._searches += 1
         return passages
 
     def observe(self, text: str) -> None:
-        """Appends what the environment says."""
+        """Appends a text of the environment to the dialogue."""
         self.spans.append(Span(Author.ENVIRONMENT, text))
 
     async def complete(self, sampling: Sampling) -> Completion:
-        """Lets the policy continue the dialogue and appends what it wrote."""
+        """Lets the policy continue the dialogue, and appends its text. Raises SearcherError."""
         completion = await self._complete(self.spans, sampling)
         self.spans.append(Span(Author.POLICY, tags.completed_text(completion, sampling.stop)))
         return completion
 
     async def consult(self, text: str, sampling: Sampling) -> Completion:
-        """Asks the policy something beside the dialogue, which goes on without it."""
+        """Asks the policy outside the dialogue. Raises SearcherError."""
         return await self._complete([Span(Author.ENVIRONMENT, text)], sampling)
 
     async def _complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
@@ -93,17 +93,17 @@ class Episode:
         return completion
 
     def record(self, turn: Turn) -> None:
-        """Ends a turn: its selection joins the documents, duplicates aside, in order of selection."""
+        """Ends a turn. Its selection joins the documents, in order and without duplicates."""
         self.turns.append(turn)
         for passage in turn.selected:
             self._documents.setdefault(passage.id, Document(passage, len(self.turns)))
         self._tell(turn)
 
     async def answer(self, prompt: str, sampling: Sampling) -> None:
-        """Lets the generator answer from the documents kept; without any, it is asked directly.
+        """Lets the generator answer from the documents or, without any, directly. Raises GeneratorError.
 
-        Its reasoning is told too, and the trajectory's answer is what its answer line says. An answer of the
-        searcher's own comes as it is, and the generator is not asked.
+        Pieces of its reasoning are told too, and the trajectory's answer is the answer line. If the searcher has
+        answered itself, its answer is taken and the generator is not asked.
         """
         if self.own_answer is not None:
             self._answer = self.own_answer
@@ -130,7 +130,7 @@ class Episode:
         self._answer = tags.answer_line(text) if self.reasoning_tokens else text.strip()
 
     def trajectory(self, stop_reason: StopReason) -> Trajectory:
-        """Returns the record of the episode, which has ended."""
+        """Returns the record of the finished episode."""
         milliseconds = {name: seconds * 1e3 for name, seconds in self._seconds.items()}
         return Trajectory(
             method=self._method,
@@ -161,7 +161,7 @@ class Episode:
 
 
 def answer_prompt(prompt: str, question: str, passages: Sequence[Passage]) -> str:
-    """What the generator is asked: `prompt` over the passages; `answer` without any gives way to `direct`."""
+    """Returns the generator's prompt over the passages. Without any, `answer` gives way to `direct`."""
     if prompt == "answer" and not passages:
         prompt = "direct"
     documents = tags.render_documents(passages)
@@ -169,7 +169,7 @@ def answer_prompt(prompt: str, question: str, passages: Sequence[Passage]) -> st
 
 
 def with_options(question: str, options: Mapping[str, str]) -> str:
-    """What the generator is asked when it is to choose among `options`, text by letter; none: the question."""
+    """Returns the question as the generator sees it, with its options (text by letter) if it has any."""
     if not options:
         return question
     listed = "\n".join(f"{letter}: {text}" for letter, text in options.items())

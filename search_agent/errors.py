@@ -1,4 +1,4 @@
-"""Failures, one class per boundary. A failure is never turned into text, an empty answer or a reward."""
+"""Failures, one class per boundary. A failure never becomes text, an empty answer or a reward."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import ClassVar
 
 
 class Failure(StrEnum):
-    """What went wrong, the same words at every boundary and on every transport."""
+    """Kinds of failure, the same at every boundary and on every transport."""
 
-    INVALID = "invalid"  # the request is wrong; asking again is useless
+    INVALID = "invalid"  # the request is wrong; trying again is useless
     NOT_FOUND = "not_found"
     UNSUPPORTED = "unsupported"  # this backend cannot do that
-    OVERLOADED = "overloaded"  # ask again later
+    OVERLOADED = "overloaded"  # try again later
     UNAVAILABLE = "unavailable"
     TIMEOUT = "timeout"
-    BROKEN = "broken"  # the backend answered, and the answer is unusable
+    BROKEN = "broken"  # the backend's answer is unusable
 
 
 class BoundaryError(Exception):
-    """A call across a boundary failed. `field` names the request's field where the request is at fault."""
+    """A failed call across a boundary. `field` names the request's field if the request is at fault."""
 
     boundary: ClassVar[str]
 
     def __init__(self, failure: Failure, message: str, field: str = "") -> None:
-        super().__init__(failure, message, field)  # of which pickle makes it anew
+        super().__init__(failure, message, field)  # pickle restores it from these
         self.failure = failure
         self.message = message
         self.field = field

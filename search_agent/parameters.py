@@ -20,7 +20,7 @@ _types_of: Callable[[type], dict[str, Any]] = cache(get_type_hints)
 
 
 class BadParameter(ValueError):
-    """A parameter that the method does not have, or a value that it does not take. `field` is its name."""
+    """A parameter that does not exist, or a value that it does not take. `field` is the parameter's name."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -28,17 +28,17 @@ class BadParameter(ValueError):
 
 
 def number(default: float, minimum: float, maximum: float, help: str) -> Any:
-    """A field that takes numbers from `minimum` to `maximum`."""
+    """Declares a parameter that takes numbers from `minimum` to `maximum`."""
     return field(default=default, metadata={"minimum": minimum, "maximum": maximum, "help": help})
 
 
 def option(default: object, help: str) -> Any:
-    """A field that takes any value of its type."""
+    """Declares a parameter that takes any value of its type."""
     return field(default=default, metadata={"help": help})
 
 
 def redefault(owner: type, name: str, default: object) -> Any:
-    """The field of a base class with another default."""
+    """Declares a base class's parameter again, with another default."""
     (inherited,) = (each for each in fields(owner) if each.name == name)
     return field(default=default, metadata=inherited.metadata)
 

@@ -1,4 +1,4 @@
-"""What identifies a naive-RAG result: a stale one would be a wrong answer and a wrong reward."""
+"""The identity of a naive-RAG result. A stale result would be a wrong answer and a wrong reward."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PREFIX = "rag:"
 class RagKey:
     """Everything a naive-RAG result depends on. Versions are content hashes.
 
-    `documents` is how many of the `top_k` passages the generator reads; `options` are the
-    (letter, text) pairs of a multiple-choice question.
+    `documents` is the number of the `top_k` passages that the generator reads; `options` are the (letter, text) pairs
+    of a multiple-choice question.
     """
 
     corpus: str
@@ -68,6 +68,6 @@ class RagKey:
         )
 
     def digest(self) -> str:
-        """The Redis key: readable corpus and version in front, so that one index can be found by prefix."""
+        """Returns the Redis key. Corpus and version stand in front, so that a prefix finds the results of an index."""
         parts = json.dumps(asdict(self), ensure_ascii=False, sort_keys=True).encode()
         return f"{PREFIX}{self.corpus}:{self.index_version}:{hashlib.sha256(parts).hexdigest()}"

@@ -1,11 +1,10 @@
-"""The text between a searcher and its environment: what turns look like, and how any text is read.
+"""The text between a searcher and its environment: how turns are written, and how any text is read.
 
-What all protocols share comes first: pairs of tags, queries, answers, documents. Then comes the
-protocol of s3 (arXiv 2505.14146, so that its checkpoints are understood): `Move` is the meaning of a turn,
-`render_move` writes one, `move_grammar` holds an engine to what `render_move` writes, `parse_move` reads any
-text, and the prompt shows examples made by `render_move`. Each other method's protocol has the same three
-functions in the method's file. Only this module holds regular expressions; reading never raises, in time linear
-in the text.
+The first part is shared by all protocols: pairs of tags, queries, answers, documents. The second is the protocol of
+s3 (arXiv 2505.14146), whose checkpoints write it: `Move` is the meaning of a turn, `render_move` writes one,
+`move_grammar` holds an engine to what `render_move` writes, and `parse_move` reads any text. The prompt's examples come
+from `render_move`. The other methods have the same three functions in their own files. Readers never raise, and take
+time linear in the text.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from search_agent.gbnf import literal
 from search_agent.types import Completion, FinishReason, Passage
 
 QUERY, SELECT, DONE, INFORMATION, THINK = "query", "important_info", "search_complete", "information", "think"
-ANSWER_LINE = "Answer:"  # begins the line on which a generator that has reasoned gives its answer
+ANSWER_LINE = "Answer:"  # begins the last line of a generator that reasons first
 MAX_QUERY_CHARS = 200  # longer ones are cut; the grammars allow fewer
 
 _TRUTH = {"true", "yes", "y", "1"}
@@ -57,12 +56,12 @@ def closing(tag: str) -> str:
 
 @cache
 def _edge(edge: str) -> re.Pattern[str]:
-    """One pattern an edge, and not one a pair: a pair's would read the rest anew for every unclosed tag."""
+    """Returns the pattern of one edge. A pattern of the pair would scan the rest again for every unclosed tag."""
     return re.compile(re.escape(edge), re.IGNORECASE)
 
 
 def between(text: str, opens: str, closes: str, start: int = 0) -> tuple[int, int, int, int] | None:
-    """Where the first pair of these edges begins, its content begins and ends, and it ends."""
+    """Returns the positions of the first pair of edges: its start, its content's start and end, its end."""
     opened = _edge(opens).search(text, start)
     closed = _edge(closes).search(text, opened.end()) if opened else None
     if not opened or not closed:
@@ -71,13 +70,13 @@ def between(text: str, opens: str, closes: str, start: int = 0) -> tuple[int, in
 
 
 def content(text: str, tag: str) -> str | None:
-    """What stands in the first pair of a tag, None without a pair."""
+    """Returns the content of the first pair of a tag, or None without a pair."""
     pair = between(text, opening(tag), closing(tag))
     return text[pair[1] : pair[2]] if pair else None
 
 
 def first_of(text: str, *names: str) -> tuple[str, str]:
-    """The tag of the pair that begins first, and what stands in it; two empty texts where there is no pair."""
+    """Returns the tag of the pair that begins first, and its content; two empty texts without a pair."""
     pairs = [(pair, tag) for tag in names if (pair := between(text, opening(tag), closing(tag)))]
     if not pairs:
         return "", ""
@@ -86,7 +85,7 @@ def first_of(text: str, *names: str) -> tuple[str, str]:
 
 
 def without_thoughts(text: str) -> str:
-    """The text without its pairs of THINK and what stands in them: thinking is not acting."""
+    """Returns the text without its THINK pairs and their content: thinking is not acting."""
     kept, start = [], 0
     while pair := between(text, opening(THINK), closing(THINK), start):
         kept.append(text[start : pair[0]])
@@ -141,25 +140,25 @@ class Thoughts:
 
 
 def truth(text: str) -> bool | None:
-    """Whether the words say yes or no, None where they say neither."""
+    """Returns whether the text says yes or no, or None if it says neither."""
     word = text.strip().lower()
     return True if word in _TRUTH else False if word in _FALSITY else None
 
 
 def one_line(text: str, chars: int | None = None) -> str:
-    """The text with single spaces for all white space, cut to so many characters."""
-    # lone surrogates are valid JSON escapes and no valid text
+    """Returns the text with single spaces for all white space, cut to at most `chars` characters."""
+    # a lone surrogate is a valid JSON escape, and not valid text
     clean = text.encode("utf-8", "ignore").decode("utf-8")
     return _SPACE.sub(" ", clean).strip()[:chars].rstrip()
 
 
 def render_query(query: str) -> str:
-    """The query as JSON."""
+    """Returns the query as JSON."""
     return json.dumps({"query": query}, ensure_ascii=False)
 
 
 def parse_query(payload: str) -> str:
-    """JSON {"query": …}, a list's first element, or the text itself; "" where that is no text."""
+    """Returns the query in JSON {"query": …}, a list's first element, or the text itself; "" if that is not text."""
     value: object = payload
     try:
         value = json.loads(payload)
@@ -175,7 +174,7 @@ def parse_query(payload: str) -> str:
 
 
 def answer_line(text: str) -> str:
-    """The answer of a text that reasons first: what its last answer line says, the whole text without one."""
+    """Returns the answer in a text that reasons first: that of its last answer line, else the whole text."""
     for line in reversed(list(_ANSWER_LINE.finditer(text))):
         if answer := text[line.end() :].strip(" \t\r\n*_").split("\n")[0].strip(" \t\r*_"):
             return answer
@@ -183,9 +182,9 @@ def answer_line(text: str) -> str:
 
 
 def render_documents(passages: Sequence[Passage], chars: int | None = None, numbered_twice: bool = False) -> str:
-    """Numbered passages; with `chars`, texts are cut so that together they have no more than that many characters.
+    """Returns the numbered passages. With `chars`, their texts together have at most that many characters.
 
-    All are cut at the same length, which is the greatest that fits: what a short text leaves, a longer one has.
+    All are cut at the same length, the greatest that fits, so that longer texts use what shorter ones leave.
     `numbered_twice` repeats a passage's number behind it.
     """
     titles = [as_text(one_line(passage.title)) for passage in passages]
@@ -201,13 +200,13 @@ def render_documents(passages: Sequence[Passage], chars: int | None = None, numb
 
 
 def render_information(passages: Sequence[Passage], chars: int, numbered_twice: bool = False) -> str:
-    """The environment's block of search results, as `render_documents` writes them."""
+    """Returns the block of search results that the environment shows."""
     body = render_documents(passages, chars, numbered_twice) if passages else "No documents found."
     return f"{opening(INFORMATION)}\n{body}\n{closing(INFORMATION)}"
 
 
 def _share(lengths: Sequence[int], chars: int) -> int:
-    """The greatest length at which all texts can be cut so that they have `chars` together."""
+    """Returns the greatest length at which the texts, all cut there, have at most `chars` characters together."""
     left = chars
     for shorter, length in enumerate(sorted(lengths)):
         share = left // (len(lengths) - shorter)
@@ -223,17 +222,17 @@ def _clip(text: str, chars: int | None) -> str:
     return text[:chars].rsplit(" ", 1)[0] + " …"
 
 
-# Generation pauses after these: the environment has something to do, or the move is over.
+# Generation pauses after these: the environment acts, or the move is over.
 STOPS = (closing(QUERY), closing(DONE))
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What the searcher decided on one information block.
+    """The searcher's decision on one block.
 
-    `selected` are document numbers (from 1) in the order named, None where it named none at all;
-    `query` is its next search; `complete` ends the episode. `error` says what was malformed.
-    A move with neither query nor completion is invalid.
+    `selected` are document numbers (from 1) in the order given, None if the move has no selection. `query` is the next
+    search; `complete` ends the episode. `error` says what was malformed. A move with neither query nor completion is
+    invalid.
     """
 
     selected: tuple[int, ...] | None = None
@@ -247,7 +246,7 @@ class Move:
 
 
 def render_move(move: Move) -> str:
-    """The canonical text of a valid move."""
+    """Returns the canonical text of a valid move."""
     chosen = "" if move.selected is None else f"{opening(SELECT)}{list(move.selected)}{closing(SELECT)}\n"
     text = f"{chosen}{opening(DONE)}{move.complete}{closing(DONE)}"
     if not move.complete:
@@ -256,7 +255,7 @@ def render_move(move: Move) -> str:
 
 
 def move_grammar(documents: int, max_selected: int, may_search: bool) -> str:
-    """GBNF for `render_move`'s texts over a block of `documents`, with a query only if `may_search`."""
+    """Returns GBNF for `render_move`'s texts over a block of `documents`, with a query only if `may_search`."""
     numbers = " | ".join(f'"{n}"' for n in range(1, documents + 1))
     more = f' (", " doc){{0,{max_selected - 1}}}' if max_selected > 1 else ""
     chosen = f"(doc{more})?" if documents and max_selected else '""'
@@ -274,10 +273,10 @@ def move_grammar(documents: int, max_selected: int, may_search: bool) -> str:
 
 
 def completed_text(completion: Completion, stops: Sequence[str] = STOPS) -> str:
-    """The completion's text with the stop string that ended it.
+    """Returns the completion's text with the stop string that ended it.
 
-    Engines cut the stop string off and not all say which it was; then it closes the tag left open.
-    A text cut by its length stays as it is, so that half a query is never taken for a whole one.
+    Engines cut the stop string off, and some do not report which it was; then the open tag tells. A text that reached
+    its length limit stays as it is, so that half a query is never taken for a whole one.
     """
     if completion.stop:
         return completion.text + completion.stop
@@ -293,24 +292,24 @@ def completed_text(completion: Completion, stops: Sequence[str] = STOPS) -> str:
 
 
 def wants_more(text: str) -> bool:
-    """True after `<search_complete>False</search_complete>` with no query yet: the move is half written."""
+    """Returns whether the move is half written: `<search_complete>False</search_complete>` and no query yet."""
     text = without_thoughts(text)
     done = content(text, DONE)
     return done is not None and not truth(done) and content(text, QUERY) is None
 
 
 def parse_move(text: str, documents: int, max_selected: int) -> Move:
-    """Reads any text. Never raises: what cannot be read is left out and named in `error`.
+    """Reads any text. Never raises: unreadable parts are left out and named in `error`.
 
-    The first of a repeated tag counts. Numbers outside 1..`documents` and beyond `max_selected` are
-    dropped; a completion beats a query.
+    The first of a repeated tag counts. Numbers outside 1 to `documents` and beyond `max_selected` are dropped. A
+    completion beats a query.
     """
     text = without_thoughts(text)
     errors = []
     selected: tuple[int, ...] | None = None
     if (chosen := content(text, SELECT)) is not None:
         if _NUMBERS.fullmatch(chosen.strip().strip("[]()")):
-            # a number of more digits than any block has documents is no document's
+            # nine digits exceed any block, and the rest would cost time
             named = dict.fromkeys(int(number[:9]) for number in _NUMBER.findall(chosen))
             inside = [number for number in named if 1 <= number <= documents]
             if len(inside) < len(named):

@@ -12,7 +12,7 @@ from search_agent.parameters import number, option
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One retrievable text. `score` is the retriever's, comparable within one ranked list only."""
+    """A text that can be retrieved. Its `score` is comparable within one ranked list only."""
 
     id: str
     title: str
@@ -44,12 +44,12 @@ class Question:
 
     @property
     def gold_ids(self) -> frozenset[str]:
-        """All ids that count as one of the gold passages."""
+        """The ids that count as any of the gold passages."""
         return frozenset(id for passage in self.gold_passages for id in passage)
 
 
 class Author(StrEnum):
-    """Who wrote a span. Only what the policy wrote is trained on."""
+    """The author of a span. Training uses only what the policy wrote."""
 
     ENVIRONMENT = "environment"
     POLICY = "policy"
@@ -65,9 +65,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a model is asked to write. `stop` strings end the text and are not part of it.
+    """Options of one generation. Any of the `stop` strings ends the text and is not part of it.
 
-    `grammar` is GBNF (llama.cpp's notation); an engine that cannot be held to one must refuse it.
+    `grammar` is GBNF (llama.cpp's notation). An engine that cannot follow a grammar refuses the request.
     """
 
     max_tokens: int
@@ -93,10 +93,10 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model wrote, whole or a piece of it. Only the last piece has a finish reason, and the counts (tokens).
+    """A text that a model wrote, or a piece of one. Only the last piece has a finish reason and token counts.
 
-    `stop` is the stop string that ended the text; empty where none did or the engine does not tell. `model` is
-    "name@version", so that an answer tells who gave it.
+    `stop` is the stop string that ended the text, empty if none did or the engine does not report it. `model` is
+    "name@version" of the model.
     """
 
     text: str
@@ -108,12 +108,12 @@ class Completion:
 
     @property
     def tokens(self) -> int:
-        """Of the dialogue up to here."""
+        """The tokens of the whole dialogue, this completion included."""
         return self.prompt_tokens + self.completion_tokens
 
 
 class Mode(StrEnum):
-    """How the retriever ranks. AUTO stands for the first mode that the index has: dense, else BM25."""
+    """Ways to rank passages. AUTO is the first mode that the index has: dense, else BM25."""
 
     AUTO = "auto"
     DENSE = "dense"
@@ -123,7 +123,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How passages are looked for: parameters of every method that searches."""
+    """Parameters of a search, which every method that searches has."""
 
     top_k: int = number(3, 1, 100, "passages that a search returns")
     index: str = option("", "index to search; empty: the default one")
@@ -136,7 +136,7 @@ class Retrieval:
 class IndexInfo:
     """An index that a retriever serves. `version` is a hash of its content.
 
-    `modes` never holds AUTO. `encoder` is empty without vectors, `reranker` without a cross-encoder.
+    `modes` never contains AUTO. `encoder` is empty if the index has no vectors, `reranker` if the retriever has none.
     """
 
     name: str
@@ -152,7 +152,7 @@ class IndexInfo:
     reranker: str = ""
 
     def mode(self, asked: Mode) -> Mode:
-        """Returns the mode that `asked` means on this index."""
+        """Returns the mode that this index uses for `asked`."""
         return next(iter(self.modes), Mode.DENSE) if asked is Mode.AUTO else asked
 
 
@@ -178,9 +178,9 @@ UNTAUGHT = ModelCard()  # nothing is known of what the model was taught
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that is served. `model` is "name@version"; `context_tokens` is 0 where the engine does not tell.
+    """A model that is served. `model` is "name@version"; `context_tokens` is 0 if the engine does not report it.
 
-    `path` and `adapter` load the same model again; they are empty where the engine has no files. `card` is the
+    `path` and `adapter` load the same model again; they are empty if the engine has no files. `card` is the
     adapter's or, if it has none, the model's.
     """
 
@@ -194,20 +194,20 @@ class ModelInfo:
 
 
 class StopReason(StrEnum):
-    """Why an agent stopped searching."""
+    """The reason why an agent stopped searching."""
 
-    COMPLETE = "complete"  # it said so, or its method has nothing more to do
-    MAX_TURNS = "max_turns"  # it had not said so by its last turn
+    COMPLETE = "complete"  # the searcher ended the search, or the method has no more steps
+    MAX_TURNS = "max_turns"  # the last turn ended without that
     BUDGET = "budget"  # the next turn would not fit the token budget
-    INVALID = "invalid"  # its last turn was malformed
+    INVALID = "invalid"  # the last turn was malformed
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One information block and what the searcher made of it.
+    """One block of passages, and the searcher's selection from it.
 
-    `selected` are passages of the block, or a digest of it (Search-o1). `error` says why the searcher's
-    text was malformed, empty where it was not.
+    `selected` are passages of the block, or a digest of it (Search-o1). `error` says why the searcher's text was
+    malformed; it is empty if it was not.
     """
 
     query: str
@@ -226,7 +226,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The documents are settled; an answer, if one was asked for, comes next. `cached`: they were stored."""
+    """The event after the last search: the documents are settled. `cached` tells whether they were stored."""
 
     documents: tuple[Document, ...]
     cached: bool = False
@@ -239,12 +239,12 @@ class Piece:
     text: str
 
 
-Event = Turn | Found | Piece  # what happens while a question is worked on, in this order
+Event = Turn | Found | Piece  # of an episode, in this order
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a trajectory cost. Tokens count searcher and generator together."""
+    """The cost of an episode. Token counts cover searcher and generator together."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -263,7 +263,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """All that happened to one question, from the question to the documents and, if asked for, the answer."""
+    """The record of a finished episode. `answer` is None if none was asked for."""
 
     method: str
     question: str
@@ -278,5 +278,5 @@ class Trajectory:
 
     @property
     def passages(self) -> tuple[Passage, ...]:
-        """The passages the generator reads, in order of selection."""
+        """The passages that the generator reads, in order of selection."""
         return tuple(document.passage for document in self.documents)

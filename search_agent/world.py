@@ -1,4 +1,4 @@
-"""What an agent acts on: the ports to retriever, searcher and generator, and the judge that grades its answers."""
+"""The world of an agent: the ports to retriever, searcher and generator, and the judge of its answers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Passag
 
 
 class Policy(Protocol):
-    """The searcher: continues a dialogue of spans.
+    """Continues a dialogue of spans. Raises SearcherError.
 
-    Serving renders the spans to text; training feeds token ids and masks the environment's. Text the
-    policy wrote is never edited. Raises SearcherError.
+    Serving renders the spans to text; training feeds token ids and masks the environment's. Nobody edits text that
+    the policy wrote.
     """
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion: ...
 
 
 class Searcher(Policy, Protocol):
-    """A policy that a service serves. Every method raises SearcherError."""
+    """A policy behind a service. Every method raises SearcherError."""
 
     async def info(self) -> ModelInfo:
         """Returns the model that is served."""
@@ -54,7 +54,7 @@ class Generator(Protocol):
 
 
 class Absent:
-    """The searcher of a method that has none, or the generator where nothing is answered."""
+    """Stands in for a searcher or generator that is never asked, and raises if it is."""
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         raise SearcherError(Failure.UNSUPPORTED, "there is no searcher here")
@@ -71,7 +71,7 @@ _ABSENT = Absent()
 
 @dataclass(frozen=True)
 class World:
-    """Everything outside an agent. Without a judge, an answer is right only if a gold answer stands in it."""
+    """Everything outside an agent. Without a judge, an answer is right only if it contains a gold answer."""
 
     retriever: Retriever
     searcher: Policy = _ABSENT

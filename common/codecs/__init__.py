@@ -1,6 +1,6 @@
-"""Values of the core as messages of the contracts and back: a module a contract, used by its client and its service.
+"""Codecs between values and the contracts' messages. Each contract has one, which its client and its service share.
 
-A message and its value have fields of the same names, so that a new field is copied without a line here.
+A message and its value have fields of the same names, so that a new field needs no line here.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def indexes_response(indexes: Iterable[IndexInfo]) -> pb.ListIndexesResponse:
 
 
 def indexes_of(response: pb.ListIndexesResponse) -> list[IndexInfo]:
-    """A mode of a newer retriever, which this program does not know, is left out."""
+    """Leaves out modes of a newer retriever that this program does not know."""
     return [
         value_of(IndexInfo, index, modes=tuple(_MODE_OF[mode] for mode in index.modes if mode in _MODE_OF))
         for index in response.indexes

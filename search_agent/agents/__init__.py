@@ -1,4 +1,4 @@
-"""The agents by name. Each is a file with its parameters and one function `search`."""
+"""The agents by name. Each has a file with its parameters and one function `search`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOT_TAUGHT = ("index", "constrained", "temperature")
 
 @dataclass(frozen=True)
 class Agent:
-    """A method: default parameters, how it searches, and the prompt its documents are answered with.
+    """A method: its parameters, its search, and the prompt of its answer.
 
     `opens_with_question`: the first search is made with the question, before the searcher is asked. `selects`: the
     searcher chooses among the passages that it is shown, where other methods keep them all.

@@ -1,7 +1,7 @@
 """DeepRetrieval: the question rewritten into one query, for BM25 by default (Jiang et al., arXiv 2503.00223).
 
-The query may hold AND, OR, NOT, brackets and quotes, as the public checkpoints write them. It goes to the
-retriever as it is; the ones here read its words and not its operators.
+The query may contain AND, OR, NOT, brackets and quotes, as the public checkpoints write them. It goes to the retriever
+unchanged; our BM25 backends read its words and ignore the operators.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class DeepRetrievalParams(SearcherParams):
 
 
 def render_rewriting(thought: str, query: str) -> str:
-    """The canonical text of a rewriting."""
+    """Returns the canonical text of a rewriting."""
     thinking = f"{tags.opening(tags.THINK)}{thought}{tags.closing(tags.THINK)}"
     return f"{thinking}\n{tags.opening(ANSWER)}{tags.render_query(query)}{tags.closing(ANSWER)}"
 
 
 def rewriting_grammar() -> str:
-    """GBNF for `render_rewriting`'s texts."""
+    """Returns GBNF for `render_rewriting`'s texts."""
     before, between, after = (
         gbnf.literal(text)
         for text in (
@@ -47,7 +47,7 @@ def rewriting_grammar() -> str:
 
 
 def parse_rewriting(text: str) -> tuple[str, str]:
-    """The query of any text, and what was malformed; one of the two is empty. Never raises."""
+    """Returns the query in any text, and what was malformed; one of the two is empty. Never raises."""
     payload = tags.content(tags.without_thoughts(text), ANSWER)
     if payload is None:
         return "", "no answer with a query"
@@ -56,8 +56,8 @@ def parse_rewriting(text: str) -> tuple[str, str]:
 
 
 async def search(episode: Episode, params: DeepRetrievalParams) -> StopReason:
-    """One rewriting and one retrieval, all of it kept. A malformed rewriting finds nothing."""
-    # The question is its own example: a weak model that copies it searches as plain retrieval does.
+    """Rewrites once, searches once and keeps every passage. A malformed rewriting finds nothing."""
+    # The example searches for the question itself: a weak model that copies it does plain retrieval.
     example = render_rewriting("A document with the answer would use these words.", episode.asked)
     episode.observe(prompts.render("deep_retrieval", question=episode.asked, example=example))
     await episode.complete(params.sampling(rewriting_grammar(), STOPS))

@@ -1,4 +1,4 @@
-"""What the methods with a searcher have in common: parameters, how it is asked, and the token budget."""
+"""Shared by the methods with a searcher: its parameters, its sampling, and the token budget."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _CHARS_PER_TOKEN = 3  # a cautious guess for the budget; English text has about 
 
 @dataclass(frozen=True)
 class SearcherParams(Retrieval):
-    """A searcher and what it searches."""
+    """Parameters of a searcher and its searches."""
 
     constrained: bool = option(True, "hold the searcher to the protocol's grammar")
     temperature: float = number(0.0, 0, 2, "temperature of the searcher's sampling; 0: greedy")
     turn_tokens: int = number(500, 16, 32_768, "tokens that the searcher may write in a turn")
 
     def sampling(self, grammar: str, stops: Sequence[str]) -> Sampling:
-        """How a turn is asked for: held to the grammar, or free to write until one of `stops`."""
+        """Returns the sampling of a turn: held to the grammar, or free until one of `stops`."""
         return Sampling(
             max_tokens=self.turn_tokens,
             temperature=self.temperature,
@@ -34,24 +34,26 @@ class SearcherParams(Retrieval):
 
 @dataclass(frozen=True)
 class DialogueParams(SearcherParams):
-    """A searcher that reads what it found and goes on."""
+    """Parameters of a searcher that reads its results and continues."""
 
     observation_chars: int = number(2000, 100, 1_000_000, "characters of a block, shared by its passages")
     context_tokens: int = number(4096, 512, 1_000_000, "tokens of the whole dialogue")
 
     def fits(self, tokens: int, calls: int = 1) -> bool:
-        """Whether after `tokens` the dialogue has room for another block and what `calls` calls may write."""
+        """Returns whether a dialogue of `tokens` has room for another block and the texts of `calls` calls."""
         return tokens + calls * self.turn_tokens + self.observation_chars // _CHARS_PER_TOKEN <= self.context_tokens
 
 
 def turns(default: int, help: str) -> Any:
-    """The parameter `max_turns`, which counts something else in each method."""
+    """Declares `max_turns`, which counts something else in each method."""
     return number(default, 1, 20, help)
 
 
 async def look_up(episode: Episode, params: DialogueParams, query: str, error: str, example: str) -> str:
-    """Ends a turn of a method that keeps all it finds, and returns what the environment says to it: the block
-    that the query found, or without a query a nudge that shows `example`."""
+    """Ends a turn of a method that keeps everything it finds.
+
+    Returns the environment's text: the block that the query found or, without a query, a nudge that shows `example`.
+    """
     if query:
         block = await episode.retrieve(query, params)
         said = tags.render_information(block, params.observation_chars)

@@ -14,5 +14,5 @@ class DirectParams:
 
 
 async def search(episode: Episode, params: DirectParams) -> StopReason:
-    """Nothing to search."""
+    """Searches nothing."""
     return StopReason.COMPLETE

@@ -20,9 +20,9 @@ class IrcotParams(DialogueParams):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The next sentence of the reasoning, and whether what was found by now is enough.
+    """The next sentence of the reasoning, and whether the documents so far are enough.
 
-    `error` says what was malformed. A step that has no sentence and does not stop is invalid.
+    `error` says what was malformed. A step without a sentence that does not end the search is invalid.
     """
 
     sentence: str = ""
@@ -35,13 +35,13 @@ class Step:
 
 
 def render_step(step: Step) -> str:
-    """The canonical text of a valid step."""
+    """Returns the canonical text of a valid step."""
     sentence = f"{tags.opening(SENTENCE)}{step.sentence}{tags.closing(SENTENCE)}"
     return f"{sentence}\n{tags.opening(ENOUGH)}{step.enough}{tags.closing(ENOUGH)}"
 
 
 def step_grammar() -> str:
-    """GBNF for `render_step`'s texts."""
+    """Returns GBNF for `render_step`'s texts."""
     before, between, after = (
         gbnf.literal(text)
         for text in (
@@ -54,7 +54,7 @@ def step_grammar() -> str:
 
 
 def parse_step(text: str) -> Step:
-    """Reads any text; the first of a repeated tag counts. Never raises."""
+    """Reads any text. The first of a repeated tag counts. Never raises."""
     text = tags.without_thoughts(text)
     errors = []
     sentence = tags.one_line(tags.content(text, SENTENCE) or "", tags.MAX_QUERY_CHARS)
@@ -67,8 +67,8 @@ def parse_step(text: str) -> Step:
 
 
 async def search(episode: Episode, params: IrcotParams) -> StopReason:
-    """Retrieves by the question, then by each sentence until one says that it is enough. All is kept."""
-    # The question is its own example: a weak model that copies it searches as plain retrieval does.
+    """Searches with the question, then with each sentence until one says that it is enough. Keeps every passage."""
+    # The example searches for the question itself: a weak model that copies it does plain retrieval.
     example = render_step(Step(f"It must be found out: {episode.asked}"))
     query = episode.question.text
     block = await episode.retrieve(query, params)

@@ -1,4 +1,4 @@
-"""Naive RAG: the best passages for the question itself. What s3's reward measures the gain beyond."""
+"""Naive RAG: the best passages for the question itself. The baseline of s3's reward."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from search_agent.types import Retrieval, StopReason, Turn
 
 @dataclass(frozen=True)
 class NaiveRagParams(Retrieval):
-    """The generator gets all that the search returns."""
+    """The generator reads every passage that the search returns."""
 
 
 async def search(episode: Episode, params: NaiveRagParams) -> StopReason:
-    """One retrieval, all of it kept."""
+    """Searches once and keeps every passage."""
     passages = await episode.retrieve(episode.question.text, params)
     episode.record(Turn(episode.question.text, passages, passages))
     return StopReason.COMPLETE

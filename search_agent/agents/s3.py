@@ -15,17 +15,17 @@ from search_agent.types import FinishReason, Passage, StopReason, Turn
 
 @dataclass(frozen=True)
 class S3Params(DialogueParams):
-    """The setting "8-3-3" is `top_k` 8, `max_selected` 3 a turn, `max_turns` 3.
+    """The paper's setting "8-3-3" is `top_k` 8, `max_selected` 3 a turn, `max_turns` 3.
 
-    The initial retrieval is the first turn, so that 3 turns keep at most 9 passages, as published.
+    The initial search belongs to the first turn, so that 3 turns keep at most 9 passages, as published.
     """
 
     top_k: int = redefault(DialogueParams, "top_k", 8)
     max_selected: int = number(3, 1, 100, "passages that a turn may keep")
     max_turns: int = turns(3, "information blocks")
-    # The reference keeps the whole block when none is named, which a policy can exploit.
+    # The published code keeps the whole block without a selection, which a policy can exploit.
     unselected_block: Literal["none", "all"] = option("none", "what a block without a selection contributes")
-    # A small model then finds the number beside what it has just read: see bench/README.md.
+    # A small model then finds the number beside the text it has just read.
     numbered_twice: bool = option(False, "write a passage's number behind it too, as the searcher has learned it")
 
     def render(self, block: Sequence[Passage]) -> str:
@@ -33,7 +33,7 @@ class S3Params(DialogueParams):
 
 
 async def search(episode: Episode, params: S3Params) -> StopReason:
-    """Retrieves by the question, then lets the policy select and search until it is done."""
+    """Searches with the question, then lets the policy select and search until it completes."""
     example_search = tags.render_move(tags.Move((2, 5), "a short search for what is still missing"))
     query, block = episode.question.text, await episode.retrieve(episode.question.text, params)
     episode.observe(
@@ -69,7 +69,7 @@ async def search(episode: Episode, params: S3Params) -> StopReason:
 async def _move(
     episode: Episode, params: S3Params, block: tuple[Passage, ...], may_search: bool
 ) -> tuple[tags.Move, int]:
-    """One move, and the tokens of the dialogue after it. A free model may need two completions."""
+    """Returns a move, and the tokens of the dialogue after it. Without a grammar it may take two completions."""
     grammar = tags.move_grammar(len(block), params.max_selected, may_search)
     text, left = "", params.turn_tokens
     while True:

@@ -1,7 +1,7 @@
 """Search-o1: searches inside the reasoning, each result condensed before it is read (Li et al., arXiv 2501.05366).
 
-The digests, not the passages, are kept. A digest is a document with the id "digest-1", "digest-2", … by its turn,
-the query as its title, and the digest as its text; the turn's record names the passages it was made from.
+It keeps the digests, not the passages. A digest is a document with the id "digest-1", "digest-2" and so on by turn,
+the query as title and the digest as text. The record of the turn names the passages it was made from.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from search_agent.types import FinishReason, Passage, StopReason, Turn
 BEGIN_QUERY, END_QUERY = "<|begin_search_query|>", "<|end_search_query|>"
 BEGIN_RESULT, END_RESULT = "<|begin_search_result|>", "<|end_search_result|>"
 STOPS = (END_QUERY,)
-NOTHING = "Nothing of use was found."  # the digest of passages that do not help; it is not kept
+NOTHING = "Nothing of use was found."  # digest of passages that do not help; it is not kept
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,24 @@ class SearchO1Params(DialogueParams):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Reasoning that ends with a search, or without one for good. `error` says what was malformed."""
+    """Reasoning that ends with a search, or ends the episode without one. `error` says what was malformed."""
 
     query: str = ""
     error: str = ""
 
 
 def render_step(thought: str, step: Step) -> str:
-    """The canonical text of a step."""
+    """Returns the canonical text of a step."""
     return f"{thought}\n{BEGIN_QUERY}{step.query}{END_QUERY}" if step.query else thought
 
 
 def render_result(digest: str) -> str:
-    """What the environment says after a search."""
+    """Returns the environment's text after a search."""
     return f"\n\n{BEGIN_RESULT}\n{digest}\n{END_RESULT}\n\n"
 
 
 def step_grammar() -> str:
-    """GBNF for `render_step`'s texts."""
+    """Returns GBNF for `render_step`'s texts."""
     return gbnf.grammar(
         "line search?",
         f"search ::= {gbnf.literal(chr(10) + BEGIN_QUERY)} line {gbnf.literal(END_QUERY)}",
@@ -52,12 +52,12 @@ def step_grammar() -> str:
 
 
 def digest_grammar() -> str:
-    """GBNF for a digest: one line without tags."""
+    """Returns GBNF for a digest: one line without tags."""
     return gbnf.grammar("line", gbnf.LINE)
 
 
 def parse_step(text: str) -> Step:
-    """Reads any text: the first search counts, and without any the reasoning has ended. Never raises."""
+    """Reads any text. The first search counts; without one, the reasoning has ended. Never raises."""
     if pair := tags.between(text, BEGIN_QUERY, END_QUERY):
         query = tags.one_line(text[pair[1] : pair[2]], tags.MAX_QUERY_CHARS)
         return Step(query, "" if query else "the search is empty")
@@ -66,7 +66,7 @@ def parse_step(text: str) -> Step:
 
 async def search(episode: Episode, params: SearchO1Params) -> StopReason:
     """Reasons and searches until the reasoning ends without a search; keeps the digests."""
-    # The question is its own example: a weak model that copies it searches as plain retrieval does.
+    # The example searches for the question itself: a weak model that copies it does plain retrieval.
     example = render_step("I do not know this yet.", Step(episode.asked))
     episode.observe(
         prompts.render(
@@ -104,7 +104,7 @@ async def search(episode: Episode, params: SearchO1Params) -> StopReason:
 
 
 async def _digest(episode: Episode, params: SearchO1Params, query: str, block: tuple[Passage, ...]) -> str:
-    """What of the passages serves the reasoning so far, in a call of its own; "" where nothing does."""
+    """Condenses the passages for the reasoning so far, in a separate call. Returns "" if nothing helps."""
     reasoning = "".join(span.text for span in episode.spans[1:])
     completion = await episode.consult(
         prompts.render(

@@ -1,6 +1,6 @@
-"""Search-R1: think, search or answer (Jin et al., arXiv 2503.09516), in its tags, for its public checkpoints.
+"""Search-R1: think, search or answer (Jin et al., arXiv 2503.09516), with the tags of its public checkpoints.
 
-What was found is put between information tags into the same assistant message, which then goes on.
+Results stand between information tags in the same assistant message, which the model then continues.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Step:
 
 
 def render_step(thought: str, step: Step) -> str:
-    """The canonical text of a step."""
+    """Returns the canonical text of a step."""
     tag, said = (ANSWER, step.answer) if step.answer else (SEARCH, step.query)
     thinking = f"{tags.opening(tags.THINK)}{thought}{tags.closing(tags.THINK)}"
     return f"{thinking}\n{tags.opening(tag)}{said}{tags.closing(tag)}"
 
 
 def step_grammar(may_search: bool) -> str:
-    """GBNF for `render_step`'s texts, with a search only if `may_search`."""
+    """Returns GBNF for `render_step`'s texts, with a search only if `may_search`."""
 
     def line_in(tag: str) -> str:
         return f"{gbnf.literal(tags.opening(tag))} line {gbnf.literal(tags.closing(tag))}"
@@ -54,7 +54,7 @@ def step_grammar(may_search: bool) -> str:
 
 
 def parse_step(text: str) -> Step:
-    """Reads any text: the first search or answer outside of thoughts. Never raises."""
+    """Reads the first search or answer outside of thoughts in any text. Never raises."""
     text = tags.without_thoughts(text)
     tag, said = tags.first_of(text, SEARCH, ANSWER)
     if not tag:
@@ -67,15 +67,15 @@ def parse_step(text: str) -> Step:
 
 
 async def search(episode: Episode, params: SearchR1Params) -> StopReason:
-    """Searches until the policy answers; every passage found is kept.
+    """Searches until the policy answers, and keeps every passage found.
 
-    A searcher that answers itself is asked once more after its last search, then without another. If it has no
-    answer even so, its answer is the empty text, and the stop reason tells.
+    A searcher that answers itself gets one more turn after its last search, in which it cannot search. If it still has
+    no answer, its answer is the empty text, and the stop reason tells.
     """
     answers = params.answerer == "searcher"
     if answers:
         episode.own_answer = ""
-    # The question is its own example: a weak model that copies it searches as plain retrieval does.
+    # The example searches for the question itself: a weak model that copies it does plain retrieval.
     example = render_step("I do not know this yet.", Step(episode.asked))
     episode.observe(
         prompts.render(

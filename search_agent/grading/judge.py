@@ -24,7 +24,7 @@ async def grade(question: Question, answer: str, judge: Judge | None) -> float:
 
 
 def judge_prompt(question: Question, answer: str) -> str:
-    """What a judge is asked about an answer in which no gold answer stands."""
+    """Returns the judge's prompt about an answer that contains no gold answer."""
     return prompts.render("judge", question=question.text, golds=" | ".join(question.golds), answer=answer)
 
 

@@ -1,4 +1,4 @@
-"""The reward of an episode: how much better its passages are than plain retrieval's, and how it was earned."""
+"""The reward of an episode: the gain of its passages over plain retrieval's, less the costs of bad conduct."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from search_agent.types import Trajectory
 
 
 def gain_beyond_rag(ours: float, rag: float) -> float:
-    """GenAcc from the searcher's passages less GenAcc from plain top-k's, -1.0 to 1.0 (s3, arXiv 2505.14146)."""
+    """Returns GenAcc from the searcher's passages minus GenAcc from naive RAG's, -1.0 to 1.0 (arXiv 2505.14146)."""
     return ours - rag
 
 
 def gain_plus_accuracy(ours: float, rag: float) -> float:
-    """What the published code of s3 trains on, -1.0 to 2.0: the gain, and GenAcc itself once more."""
+    """Returns the gain plus GenAcc itself, -1.0 to 2.0, on which the published code of s3 trains."""
     return gain_beyond_rag(ours, rag) + ours
 
 
@@ -34,9 +34,9 @@ class Penalties:
 
 @dataclass(frozen=True, slots=True)
 class Conduct:
-    """How an episode went. Counts, and whether it did what a reward must not teach.
+    """The conduct of a searcher in an episode: counts, and habits that a reward must not teach.
 
-    `everything`: each block was kept whole, where the method selects. `copied`: a search of its own repeats the
+    `everything`: a method that selects kept each block whole. `copied`: one of the searcher's own searches repeats the
     question. `idle`: every turn was well formed and nothing was kept. `repeated` counts searches made before.
     """
 
@@ -67,7 +67,7 @@ class Conduct:
         )
 
     def cost(self, penalties: Penalties) -> float:
-        """What is taken off the reward."""
+        """Returns what the conduct takes off the reward."""
         return (
             penalties.everything * self.everything
             + penalties.copied * self.copied

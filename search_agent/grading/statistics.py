@@ -21,7 +21,7 @@ class Estimate:
 
 
 def bootstrap(values: Sequence[float], seed: int, resamples: int = RESAMPLES) -> Estimate:
-    """The mean of `values` (not empty) and the percentiles 2.5 and 97.5 of the means of resamples."""
+    """Returns the mean of `values` (not empty), and the percentiles 2.5 and 97.5 of the resamples' means."""
     source, count = random.Random(seed), len(values)
     means = sorted(sum(source.choices(values, k=count)) / count for _ in range(resamples))
     tail = int(resamples * 0.025)
@@ -30,10 +30,10 @@ def bootstrap(values: Sequence[float], seed: int, resamples: int = RESAMPLES) ->
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A method against a baseline on the `count` questions that both answered.
+    """A method compared with a baseline on the `count` questions that both answered.
 
-    `difference` is of GenAcc. `wins` and `losses` count the questions that only the one, or only the other,
-    got right; `p` is the exact two-sided sign test over them (McNemar).
+    `difference` is that of GenAcc. `wins` counts the questions that only the method got right, `losses` those that only
+    the baseline did; `p` is the exact two-sided sign test over them (McNemar).
     """
 
     count: int
@@ -44,7 +44,7 @@ class Comparison:
 
 
 class Scored(Protocol):
-    """What is compared: a question's id and the GenAcc of an answer to it."""
+    """A question's id, and the GenAcc of an answer to it."""
 
     @property
     def id(self) -> str: ...
@@ -55,7 +55,7 @@ class Scored(Protocol):
 def compare(
     ours: Iterable[Scored], baseline: Iterable[Scored], seed: int, resamples: int = RESAMPLES
 ) -> Comparison | None:
-    """Paired by question id; None if no question was answered by both."""
+    """Compares the answers to the same questions. Returns None if there are none."""
     theirs = {row.id: row.gen_acc for row in baseline}
     pairs = [(row.gen_acc, theirs[row.id]) for row in sorted(ours, key=lambda row: row.id) if row.id in theirs]
     if not pairs:
@@ -72,5 +72,5 @@ def _sign_test(wins: int, losses: int) -> float:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile of ascending values (not empty)."""
+    """Returns the nearest-rank percentile of ascending values (not empty)."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

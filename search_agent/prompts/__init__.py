@@ -1,4 +1,4 @@
-"""Prompts are files beside this one; `$name` marks what is filled in."""
+"""Prompts are files in this folder; `$name` marks a placeholder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def _source(name: str) -> str:
 
 
 def render(name: str, **values: object) -> str:
-    """The prompt with every placeholder filled; KeyError if one has no value."""
+    """Returns the prompt with every placeholder filled. Raises KeyError for one without a value."""
     return Template(_source(name)).substitute(values)
 
 
 def version(name: str) -> str:
-    """A short hash of the prompt's text, for cache keys and records."""
+    """Returns a short hash of the prompt's text, for cache keys and records."""
     return hashlib.sha256(_source(name).encode()).hexdigest()[:12]

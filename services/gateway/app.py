@@ -1,4 +1,4 @@
-"""The public door: routes of the REST contract over the core's agents."""
+"""The routes of the REST API, over the core's agents."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def create_app(
     max_in_flight: int,
     trainer: GrpcTrainer | None = None,
 ) -> FastAPI:
-    """The application over given backends and agents (settings are read and wired in wiring.py)."""
+    """Returns the application over the given backends and agents."""
     app = FastAPI(title="search-agent", version="1", description="Search, answer and retrieve.")
     app.add_middleware(Observed)
     problems.install(app)
@@ -45,7 +45,7 @@ def create_app(
     slots = asyncio.Semaphore(max_in_flight)
 
     async def slot() -> AsyncIterator[None]:
-        """Held until the response, streamed or not, has been sent or the caller has left."""
+        """Holds a slot until the response, streamed or not, has been sent or the caller has left."""
         if slots.locked():
             raise problems.TooBusy(f"{max_in_flight} questions are being worked on, the limit")
         async with slots:
@@ -70,7 +70,7 @@ def create_app(
 
     @app.post("/v1/search", tags=["questions"], dependencies=[Depends(slot)])
     async def search(body: schemas.SearchRequest, request: Request) -> schemas.SearchResponse:
-        """Finds and keeps the passages for a question."""
+        """Returns the passages that a method keeps for a question."""
         agent = agent_for(body)
         question = Question(_request_id(), body.question)
         asked = _placed(body, player.play(agent, question, body.max_documents, with_answer=False))
@@ -84,7 +84,7 @@ def create_app(
         response_model=schemas.AnswerResponse,
     )
     async def answer(body: schemas.AnswerRequest, request: Request) -> Any:
-        """Finds passages and answers from them; `stream` gives Server-Sent Events."""
+        """Answers a question from the passages that a method keeps; `stream` returns Server-Sent Events."""
         agent = agent_for(body)
         question = Question(_request_id(), body.question, options=body.options)
         asked = _placed(body, player.play(agent, question, body.max_documents, with_answer=True))
@@ -96,14 +96,14 @@ def create_app(
 
     @app.post("/v1/retrieve", tags=["retrieval"])
     async def retrieve(body: schemas.RetrieveRequest) -> schemas.RetrieveResponse:
-        """The best passages for each query, best first."""
+        """Returns the best passages for each query, best first."""
         how = Retrieval(body.top_k, body.index, body.mode, body.rerank)
         ranked = await backends.retriever.search(body.queries, how)
         return schemas.RetrieveResponse.model_validate({"results": ranked})
 
     @app.post("/retrieve", tags=["retrieval"])
     async def compatible_retrieve(body: schemas.CompatibleRetrieveRequest) -> dict[str, Any]:
-        """The retrieval protocol of s3 and Search-R1, so that their clients work unchanged.
+        """Speaks the retrieval protocol of s3 and Search-R1, so that their clients work unchanged.
 
         A result a query, whatever the query. Contents are a line with the title in quotes, and the text, as in the
         corpora that those projects publish.
@@ -121,7 +121,7 @@ def create_app(
 
     @app.get("/v1/methods", tags=["about"])
     async def methods() -> list[schemas.MethodOut]:
-        """The methods and their parameters as JSON Schema."""
+        """Returns the methods, with their parameters as JSON Schema."""
         return [
             schemas.MethodOut(name=agent.name, summary=agent.summary, parameters=agent.schema())
             for agent in agents.values()
@@ -129,13 +129,13 @@ def create_app(
 
     @app.get("/v1/indexes", tags=["about"])
     async def indexes() -> list[schemas.IndexOut]:
-        """The indexes that the retriever serves."""
+        """Returns the indexes that the retriever serves."""
         served = await backends.retriever.indexes()
         return [schemas.IndexOut.model_validate(index) for index in served]
 
     @app.get("/v1/cache", tags=["cache"])
     async def cache_statistics() -> schemas.CacheOut:
-        """What the naive-RAG cache has, by index version."""
+        """Counts the cached naive-RAG results by index version."""
         contents, served = await asyncio.gather(store().contents(), backends.retriever.indexes())
         current = {(index.name, index.version) for index in served}
         return schemas.CacheOut(
@@ -156,17 +156,17 @@ def create_app(
 
     @app.delete("/v1/cache", tags=["cache"])
     async def clear_cache(index: str, version: str = "") -> schemas.ClearedOut:
-        """Removes the results of an index, of one version or of all, the precomputed ones too."""
+        """Removes the cached results of an index, of one version or of all, precomputed ones too."""
         return schemas.ClearedOut(removed=await store().clear(index, version))
 
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> dict[str, str]:
-        """The process is up."""
+        """Answers while the process is up."""
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["operation"])
     async def readyz() -> JSONResponse:
-        """The backends answer. A missing cache or trainer is told, and does not make the gateway unready."""
+        """Checks the backends. A missing cache or trainer is reported, and does not make the gateway unready."""
         checks: dict[str, Awaitable[object]] = {
             "retriever": backends.retriever.indexes(),
             **{name: searcher.info() for name, searcher in _searchers(backends).items()},
@@ -191,7 +191,7 @@ def create_app(
 
 
 def _searchers(backends: Backends) -> dict[str, Searcher]:
-    """Each searcher once: "searcher", and "searcher:method,…" for one that only those methods have."""
+    """Names each searcher once: "searcher", and "searcher:method,…" for one that only those methods use."""
     methods: dict[Searcher, list[str]] = {backends.searcher: []}
     for method, searcher in backends.searchers.items():
         methods.setdefault(searcher, []).append(method)
@@ -206,7 +206,7 @@ def _request_id() -> str:
 
 
 async def _placed(body: schemas.SearchRequest, events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """Yields the events. A failure that blames a parameter names it as the request does."""
+    """Yields the events. If a failure blames a parameter, it is named as in the request."""
     try:
         async with aclosing(events):
             async for event in events:
@@ -217,7 +217,7 @@ async def _placed(body: schemas.SearchRequest, events: AsyncGenerator[T, None]) 
 
 
 async def _last(events: AsyncIterator[Event | Finished]) -> Finished:
-    """Runs the question to its end."""
+    """Waits for the end of the question."""
     async for event in events:
         if isinstance(event, Finished):
             return event
@@ -235,7 +235,7 @@ async def _state(check: Awaitable[object]) -> str:
 
 
 async def _named(events: AsyncGenerator[Event | Finished, None]) -> AsyncGenerator[tuple[str, Any], None]:
-    """Yields the events as the stream tells them."""
+    """Yields the events as names and data of the stream."""
     async with aclosing(events):
         async for event in events:
             yield _event(event)

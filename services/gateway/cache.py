@@ -1,4 +1,4 @@
-"""The naive-RAG cache as the gateway uses it: one that fails slows a request down and never breaks it."""
+"""The gateway's naive-RAG cache. If it fails, requests are slower, and never fail."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ log = structlog.get_logger()
 
 
 class RagCache:
-    """Look-ups and writes are counted by outcome; a failure is logged once until the store works again."""
+    """Counts look-ups by result. A failure is logged once, until the store works again."""
 
     def __init__(self, store: RagStore) -> None:
         self.store = store
         self._failing = False
 
     async def get(self, key: RagKey) -> Trajectory | None:
-        """The result stored under the key, or None if there is none or Redis does not answer."""
+        """Returns the stored result, or None if there is none or Redis does not answer."""
         try:
             found = await self.store.get(key.digest())
         except CacheError as error:
@@ -34,7 +34,7 @@ class RagCache:
         return found
 
     async def put(self, key: RagKey, result: Trajectory) -> bool:
-        """Stores an answered trajectory; False if Redis did not take it."""
+        """Stores an answered trajectory. Returns False if Redis did not take it."""
         try:
             await self.store.put(key.digest(), result)
         except CacheError as error:

@@ -1,4 +1,4 @@
-"""ASGI middleware: request ids in and out, and one metric per request. Failures are counted here too."""
+"""ASGI middleware for request ids and one metric per request, and the counter of failures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from search_agent.errors import BoundaryError
 
 
 def count_failure(error: BoundaryError) -> None:
-    """Counts a failed backend call. Every failure is counted once: where a problem or the cache ends it."""
+    """Counts a failed backend call. Called once per failure: by the problem or the cache that ends it."""
     metrics.AGENT_FAILURES.labels(error.boundary, error.failure).inc()
 
 
 class Observed:
-    """Plain ASGI, so that streamed responses pass through untouched."""
+    """Is plain ASGI, so that streamed responses pass through untouched."""
 
     def __init__(self, app: Any) -> None:
         self._app = app

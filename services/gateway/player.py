@@ -1,4 +1,4 @@
-"""One question through one method, for every route of the gateway that answers questions."""
+"""Plays one question through one method, for every route that takes questions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Backends:
-    """Everything the gateway talks to. `cache` is None where no Redis is configured.
+    """Everything that the gateway calls. `cache` is None if no Redis is configured.
 
-    `searchers` holds, by method, those of methods that have one of their own.
+    `searchers` holds the searchers of methods that have their own, by method.
     """
 
     retriever: Retriever
@@ -42,7 +42,7 @@ class Backends:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a question. `cache_key` is where the cache has the trajectory, empty where it does not."""
+    """The last event of a question. `cache_key` is the trajectory's key in the cache, empty if it is not there."""
 
     trajectory: Trajectory
     cached: bool = False
@@ -50,7 +50,7 @@ class Finished:
 
 
 class Player:
-    """Plays questions through agents, with the naive-RAG cache before naive RAG, and counts what happens."""
+    """Plays questions through agents, looks naive RAG's results up in the cache, and updates the metrics."""
 
     def __init__(self, backends: Backends, answer: Sampling) -> None:
         self._backends = backends
@@ -59,7 +59,7 @@ class Player:
     async def play(
         self, agent: Agent, question: Question, max_documents: int | None, with_answer: bool
     ) -> AsyncGenerator[Event | Finished, None]:
-        """Yields each turn, then Found, then with an answer its pieces, then Finished.
+        """Yields each turn, then Found, then the pieces of the answer if one is asked for, then Finished.
 
         Raises BoundaryError.
         """
@@ -90,7 +90,7 @@ class Player:
     async def _rag_key(
         self, agent: Agent, question: Question, max_documents: int | None, world: World
     ) -> RagKey | None:
-        """The versions are asked for anew each time: a promoted model or index must miss."""
+        """Returns naive RAG's key, or None. Asks for the versions each time: a new model must miss."""
         if not isinstance(agent.params, NaiveRagParams):
             return None
         index, model = await asyncio.gather(world.index(agent.params.index), world.generator.info())

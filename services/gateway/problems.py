@@ -1,4 +1,4 @@
-"""The one table between failures and HTTP problems (RFC 9457)."""
+"""The table from failures to HTTP problems (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CRASH = "the gateway failed; its log has the details"
 
 
 class BadField(Exception):
-    """A request's field is wrong in a way that its schema does not tell."""
+    """A request's field is wrong in a way that its schema cannot express."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -40,19 +40,19 @@ class BadField(Exception):
 
 
 class TooBusy(Exception):
-    """As many questions are being worked on as are allowed."""
+    """The gateway is working on as many questions as it may."""
 
 
 class CallerLeft(Exception):
-    """The caller has closed the connection; nobody reads the response."""
+    """The caller has closed the connection, and nobody reads the response."""
 
 
 class NotConfigured(Exception):
-    """The route needs a backend that this gateway was not given."""
+    """The route needs a backend that is not configured."""
 
 
 def problem(status: int, detail: str, **extra: Any) -> dict[str, Any]:
-    """The body of a problem; `extra` are its extension members."""
+    """Returns the body of a problem; `extra` are its extension members."""
     title = HTTPStatus(status).phrase
     request_id = dict(context.metadata()).get(context.REQUEST_ID, "")
     return {
@@ -97,7 +97,7 @@ def _fault(error: dict[str, Any]) -> dict[str, str]:
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    """("body", "queries", 1) -> "queries[1]"."""
+    """Returns a location as text: ("body", "queries", 1) gives "queries[1]"."""
     name = ""
     for part in location[1:]:
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part

@@ -1,4 +1,4 @@
-"""The REST contract: what requests and responses look like."""
+"""Requests and responses of the REST API."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Query = Annotated[str, BeforeValidator(_readable)]
 
 
 def _range(parameter: str) -> Any:
-    """The bounds of a parameter of retrieval."""
+    """Returns the bounds and the meaning of a parameter of Retrieval."""
     (about,) = (each.metadata for each in fields(Retrieval) if each.name == parameter)
     return Field(ge=about["minimum"], le=about["maximum"], description=about["help"])
 
 
 class Body(BaseModel):
-    """A request that has these fields and no others."""
+    """A request that takes its own fields and no others."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -47,7 +47,7 @@ class Body(BaseModel):
 class SearchRequest(BaseModel):
     """A question for a method. Parameters that are left out take the method's defaults (GET /v1/methods).
 
-    A parameter may also stand beside `question` instead of in `parameters`, and is left out if it is null there.
+    A parameter may also stand beside `question` instead of in `parameters`; null there means that it is left out.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -60,7 +60,8 @@ class SearchRequest(BaseModel):
         examples=[{"top_k": 5, "mode": "hybrid"}],
     )
     max_documents: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        None, description="passage budget of any method: the answer is read from that many of its passages, the first"
+        None,
+        description="passage budget: the generator reads at most that many of the passages kept, the first ones",
     )
 
     def values(self) -> dict[str, object]:
@@ -76,16 +77,17 @@ class SearchRequest(BaseModel):
 
 
 class AnswerRequest(SearchRequest):
-    """With `stream`, Server-Sent Events: turn, documents, answer.delta, done, error."""
+    """A question to answer. `stream` returns Server-Sent Events: turn, documents, answer.delta, done, error."""
 
     stream: bool = False
     options: dict[Annotated[str, Field(pattern="^[A-Z]$")], Text] = Field(
-        default_factory=dict, description="text by letter; the search does not see them, the generator chooses one"
+        default_factory=dict,
+        description="texts by letter, of which the generator chooses one; the search does not see them",
     )
 
 
 class RetrieveRequest(Body):
-    """Plain retrieval, without an agent. `rerank`: how many passages a cross-encoder ranks again, 0 for none.
+    """Queries for plain retrieval, without an agent.
 
     An empty query finds nothing, and a long one is cut.
     """
@@ -98,7 +100,7 @@ class RetrieveRequest(Body):
 
 
 class CompatibleRetrieveRequest(BaseModel):
-    """The HTTP protocol that s3, Search-R1 and verl's search tool speak."""
+    """A request in the protocol of s3, Search-R1 and verl's search tool."""
 
     queries: list[Query]
     topk: Annotated[int, Field(ge=1, le=1000)] | None = None

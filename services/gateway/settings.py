@@ -1,4 +1,4 @@
-"""The gateway's settings."""
+"""Settings of the gateway."""
 
 from __future__ import annotations
 

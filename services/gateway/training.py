@@ -126,12 +126,12 @@ def routes(trainer: GrpcTrainer | None) -> APIRouter:
 
     @router.get("/runs", response_model=list[RunOut])
     async def runs() -> list[Run]:
-        """All runs, newest first."""
+        """Returns all runs, newest first."""
         return await backend().runs()
 
     @router.get("/runs/{id}", response_model=RunOut)
     async def run(id: str) -> Run:
-        """A run with its configuration."""
+        """Returns a run with its configuration."""
         return await backend().run(id)
 
     @router.post("/runs/{id}/cancel", response_model=RunOut)
@@ -146,7 +146,7 @@ def routes(trainer: GrpcTrainer | None) -> APIRouter:
 
     @router.get("/runs/{id}/events")
     async def events(id: str, request: Request) -> StreamingResponse:
-        """Server-Sent Events `run` and `step`: all so far, then new ones until the run has ended."""
+        """Streams the events `run` and `step`: all so far, then new ones until the run has ended."""
         return await streamed(request, _named(backend().watch(id)))
 
     @router.post("/runs/{id}/promote", response_model=PromotionOut)
@@ -175,7 +175,7 @@ async def _promotion(events: AsyncGenerator[GateProgress | Promotion, None]) -> 
 
 
 async def _named(events: AsyncGenerator[Any, None]) -> AsyncGenerator[tuple[str, Out], None]:
-    """Yields the events as the stream tells them."""
+    """Yields the events as names and data of the stream."""
     async with aclosing(events):
         async for event in events:
             name, out = _OUT[type(event)]
