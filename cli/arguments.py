@@ -1,8 +1,9 @@
-"""Types of arguments that several commands share."""
+"""Types of arguments that several commands take. Each raises ArgumentTypeError, which argparse tells with the usage."""
 
 from __future__ import annotations
 
 import argparse
+from urllib.parse import urlsplit
 
 
 def positive(text: str) -> int:
@@ -27,3 +28,30 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError("must be from 0 to 1")
     return value
+
+
+def seconds(text: str) -> float:
+    """Parses a time above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be a number of seconds above 0")
+    return value
+
+
+def web_address(text: str) -> str:
+    """Parses a URL, and returns it without a slash at its end."""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a URL as http://HOST:PORT")
+    return text.rstrip("/")
+
+
+def add_url(parser: argparse.ArgumentParser) -> None:
+    """Adds --url, the gateway's address."""
+    parser.add_argument(
+        "--url", type=web_address, default="http://127.0.0.1:8080", help="the gateway (default: %(default)s)"
+    )

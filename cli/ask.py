@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from cli import rest
+from cli.arguments import add_url
 
 
 def ask(url: str, question: str, method: str, **options: object) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question")
     parser.add_argument("--method", default="s3", help="one of GET /v1/methods (default: %(default)s)")
     parser.add_argument("--index", help="default: the retriever's default index")
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway (default: %(default)s)")
+    add_url(parser)
     parser.set_defaults(run=_run)
 
 

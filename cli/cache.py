@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 
 from cli import rest
+from cli.arguments import add_url
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `search-agent cache …`."""
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway (default: %(default)s)")
+    add_url(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("stats", help="count results by index version").set_defaults(run=_stats)
     clear = commands.add_parser("clear", help="remove the results of an index, the precomputed ones too")

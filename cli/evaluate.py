@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cli.arguments import positive
+from cli.arguments import add_url, positive, seconds, web_address
 from search_agent.grading.answers import Scoring
 
 if TYPE_CHECKING:
@@ -62,18 +62,20 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive, metavar="N", help="ask N of them, chosen by the seed")
     parser.add_argument("--seed", type=int, default=0, help="of the choice and the intervals (default: %(default)s)")
     parser.add_argument("--index", default="", help="default: the retriever's default index")
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway (default: %(default)s)")
+    add_url(parser)
     parser.add_argument("--concurrency", type=positive, default=4, help="questions at once (default: %(default)s)")
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="ask from the nodes of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, local"
     )
     parser.add_argument(
-        "--timeout", type=float, default=300, metavar="S", help="of one question (default: %(default)s)"
+        "--timeout", type=seconds, default=300, metavar="S", help="of one question (default: %(default)s)"
     )
     parser.add_argument(
         "--scoring", choices=[*Scoring], default=Scoring.UNICODE, help="rules of the scores (default: %(default)s)"
     )
-    parser.add_argument("--judge-url", metavar="URL", help="base of an OpenAI-compatible API, with /v1")
+    parser.add_argument(
+        "--judge-url", type=web_address, metavar="URL", help="base of an OpenAI-compatible API, with /v1"
+    )
     parser.add_argument("--judge-model", default="", help="its key, if it needs one, is in JUDGE_API_KEY")
 
 
@@ -119,9 +121,14 @@ def _precompute(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
+    from common.files import check_writable
     from evaluation import precompute, questions, scored_file
     from evaluation.question_records import line_of
 
+    for path in filter(None, (args.failed, args.save)):
+        check_writable(path)
+    if args.save or args.load:
+        scored_file.check()
     asked = questions.pick(questions.load(args.questions), args.limit, args.seed)
     fields = {"index": args.index or None, "top_k": args.top_k}
 

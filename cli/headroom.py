@@ -36,13 +36,15 @@ def _headroom(args: argparse.Namespace) -> int:
 
     from cli import runs
     from common.backends import GrpcPolicy
-    from common.files import write_whole
+    from common.files import check_writable, write_whole
     from evaluation import questions
     from evaluation.errors import EvaluateProblem
     from evaluation.question_records import line_of
     from evaluation.report import table
     from learning import headroom, wiring
 
+    if args.mixed:
+        check_writable(args.mixed)
     run = runs.load(args.config, retriever=args.retriever, generator=args.generator)
     try:
         run.method.with_params({"temperature": args.temperature})

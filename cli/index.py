@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from cli.arguments import positive
+from cli.problems import told
 from services.retriever.bm25 import BACKENDS, BM25S
 from services.retriever.kinds import FLAT, KINDS
 from services.retriever.published import PUBLISHED
@@ -279,16 +280,10 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    from services.retriever.errors import RetrieverProblem
-
     parser = argparse.ArgumentParser(prog="search-agent index")
     add_arguments(parser)
     args = parser.parse_args(namespace=argparse.Namespace(argv=["index", *sys.argv[1:]]))
-    try:
-        return int(args.run(args))
-    except RetrieverProblem as problem:
-        print(f"search-agent: {problem}", file=sys.stderr)
-        return 1
+    return told(lambda: int(args.run(args)))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,7 @@ from cli import ask, cache, headroom, teach, universe
 from cli import evaluate as evaluate_commands
 from cli import index as index_commands
 from cli import train as train_commands
-from cli.rest import AskError
-from evaluation.errors import EvaluateProblem
-from search_agent.errors import BoundaryError
-from services.retriever.errors import RetrieverProblem
+from cli.problems import told
 
 # Each command: its name, one line of help, and what adds its arguments. A command's parser sets `run`,
 # a function of the parsed arguments that returns the exit status.
@@ -31,17 +28,10 @@ COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0, 1 where the task failed, 2 where the command line is wrong."""
+    """Returns the exit status: 0; 1 if the task failed, 2 if the command line is wrong, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="search-agent", description="Train, serve and watch search agents.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, summary, add_arguments in COMMANDS:
         add_arguments(commands.add_parser(name, help=summary, description=summary))
     args = parser.parse_args(argv, argparse.Namespace(argv=sys.argv[1:] if argv is None else argv))
-    try:
-        return int(args.run(args))
-    except (RetrieverProblem, EvaluateProblem, BoundaryError, AskError, OSError) as problem:
-        print(f"search-agent: {problem}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("search-agent: interrupted", file=sys.stderr)
-        return 130
+    return told(lambda: int(args.run(args)))

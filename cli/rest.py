@@ -7,10 +7,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from common.lines import EventStream
+from common.problems import Problem
 
 
-class AskError(Exception):
+class AskError(Problem):
     """The gateway could not be asked, or answered with a problem."""
+
+
+class _Fields(dict[str, Any]):
+    """An object of an answer. A field that it lacks is not our gateway's fault, nor ours: another server answered."""
+
+    def __missing__(self, name: str) -> Any:
+        raise AskError(f"the answer has no {name!r}: another server, or a gateway of another version")
 
 
 def call(
@@ -19,8 +27,9 @@ def call(
     body: object = None,
     params: Mapping[str, str] | None = None,
     timeout_s: float | None = 300,
+    kind: type[Any] = dict,
 ) -> Any:
-    """The response's JSON. Raises AskError."""
+    """Returns the response's JSON, which must be of a `kind`. Raises AskError."""
     import httpx  # here and below, so that the command line answers --help at once
 
     from common import http
@@ -30,15 +39,18 @@ def call(
             response = server.request(method, url, json=body, params=params)
         if response.is_error:
             raise AskError(_detail(response.content))
-        return response.json()
-    except (httpx.HTTPError, json.JSONDecodeError) as error:
+        found = _read(response.content)
+    except (httpx.HTTPError, httpx.InvalidURL, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _unreachable(url, error) from error
+    if not isinstance(found, kind):
+        raise AskError(f"{url}: the answer is not a JSON {kind.__name__}; is the gateway running there?")
+    return found
 
 
 def events(
     method: str, url: str, body: object = None, timeout_s: float | None = 300
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name and data of each Server-Sent Event. Raises AskError, also for the event `error`."""
+    """Yields the name and data of each Server-Sent Event. Raises AskError, also for the event `error`."""
     import httpx
 
     from common import http
@@ -53,12 +65,16 @@ def events(
             stream = EventStream()
             for chunk in response.iter_bytes():
                 for event, text in stream.feed(chunk):
-                    data = json.loads(text)
+                    data = _read(text)
                     if event == "error":
                         raise AskError(data["detail"])
                     yield event, data
-    except (httpx.HTTPError, json.JSONDecodeError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, json.JSONDecodeError) as error:
         raise _unreachable(url, error) from error
+
+
+def _read(text: str | bytes) -> Any:
+    return json.loads(text, object_hook=_Fields)
 
 
 def _unreachable(url: str, error: Exception) -> AskError:
@@ -71,4 +87,4 @@ def _detail(body: bytes) -> str:
     try:
         return str(json.loads(body)["detail"])
     except (ValueError, KeyError, TypeError):
-        return body.decode("utf-8", "replace")[:500]
+        return " ".join(body.decode("utf-8", "replace").split())[:500]

@@ -12,14 +12,10 @@ if TYPE_CHECKING:
 
 
 def load(name_or_path: str, **fields: Any) -> RunConfig:
-    """Loads the configuration with `fields` replaced where they are given. Raises EvaluateProblem."""
-    from common.run_config import ConfigProblem
-    from common.run_config import load as load_run
+    """Loads the configuration with `fields` replaced where they are given. Raises ConfigProblem."""
+    from common import run_config
 
-    try:
-        return load_run(name_or_path, {name.replace("__", "."): value for name, value in fields.items() if value})
-    except ConfigProblem as problem:
-        raise EvaluateProblem(str(problem)) from None
+    return run_config.load(name_or_path, {name.replace("__", "."): value for name, value in fields.items() if value})
 
 
 def s3_parameters(run: RunConfig) -> S3Params:

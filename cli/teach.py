@@ -58,14 +58,15 @@ def _teach(args: argparse.Namespace) -> int:
     import asyncio
 
     from common import run_services
+    from common.files import check_writable
     from evaluation.questions import part
     from learning.data import everything
     from learning.warm_start import teach
     from search_agent.types import ModelCard
 
+    check_writable(args.out)
     run = runs.load(args.config, retriever=args.retriever, data__questions=args.questions)
     parameters = runs.s3_parameters(run)
-    args.out.open("a").close()  # what cannot be written is told before the work
     asked = part(everything(run), *args.part)
     gold = _gold(args.corpus, asked) if args.corpus else {}
     plan = teach.Plan(args.what, parameters, gold, args.draws, args.unknown, args.seed)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cli import rest
+from cli.arguments import add_url
 from cli.rest import AskError
 
 # What `watch` shows of a step, where the step has it.
@@ -32,7 +33,7 @@ _SHOWN = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `search-agent train …`."""
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway (default: %(default)s)")
+    add_url(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     start = commands.add_parser("start", help="start a run")
     start.add_argument("config", help="a configuration's name, or a file of yours that ends in .yaml")
@@ -64,7 +65,7 @@ def _start(args: argparse.Namespace) -> int:
     if text.endswith((".yaml", ".yml")):
         try:
             text = Path(text).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             raise AskError(f"{args.config}: {error}") from None
     overrides = dict(_override(argument) for argument in args.set)
     _print(rest.call("POST", f"{args.url}/v1/runs", {"config": text, "overrides": overrides}))
@@ -82,7 +83,7 @@ def _override(argument: str) -> tuple[str, Any]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    runs = rest.call("GET", f"{args.url}/v1/runs")
+    runs = rest.call("GET", f"{args.url}/v1/runs", kind=list)
     for run in runs:
         _print(run)
     if not runs:

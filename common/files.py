@@ -1,4 +1,4 @@
-"""Files that are there in whole or not at all."""
+"""Files that are there in whole or not at all, and whether one can be written."""
 
 from __future__ import annotations
 
@@ -14,3 +14,11 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError if a file cannot be written there. What is there stays as it is."""
+    there = path.exists()
+    path.open("ab").close()
+    if not there:
+        path.unlink()

@@ -31,7 +31,9 @@ class Journal(Generic[T]):
         self.found = _values(path, kind, whole)
 
     def append(self, value: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+        line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+        while line:  # a disk that fills up takes a part, and only then refuses
+            line = line[self._file.write(line) :]
 
     def close(self) -> None:
         self._file.close()

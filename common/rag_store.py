@@ -60,21 +60,25 @@ class Scored:
 
 
 class RagStore:
-    """Results and scores under RagKey's digests. Every method raises CacheError if Redis fails.
+    """Results and scores under RagKey's digests. Every method raises CacheError if Redis fails, and the
+    constructor if `url` is not one of Redis.
 
     A result lives `ttl_s` seconds; one that is scored stays until it is cleared.
     """
 
     def __init__(self, url: str, ttl_s: int, timeout_s: float) -> None:
-        self._redis = redis.Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            protocol=2,
-            retry_on_error=[],
-            decode_responses=True,
-            encoding_errors="replace",  # a damaged value is a miss
-        )
+        try:
+            self._redis = redis.Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                protocol=2,
+                retry_on_error=[],
+                decode_responses=True,
+                encoding_errors="replace",  # a damaged value is a miss
+            )
+        except ValueError as error:
+            raise CacheError(Failure.INVALID, f"not a Redis URL as redis://HOST:PORT/DB: {error}") from None
         self._ttl_s = ttl_s
 
     async def get(self, key: str) -> Trajectory | None:

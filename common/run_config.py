@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from common.problems import Problem
 from common.settings import Target
 from search_agent.agents import AGENTS, Agent
 from search_agent.parameters import BadParameter
@@ -41,7 +42,7 @@ _OURS = (
 )
 
 
-class ConfigProblem(ValueError):
+class ConfigProblem(Problem, ValueError):
     """A configuration that cannot be run. `field` is its dotted name."""
 
     def __init__(self, field: str, message: str) -> None:

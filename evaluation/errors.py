@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.problems import Problem
 from search_agent.errors import Failure
 
 
-class EvaluateProblem(Exception):
+class EvaluateProblem(Problem):
     """The run cannot start or go on; the command line prints it and exits with status 1."""
 
 

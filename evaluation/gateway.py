@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -10,6 +11,8 @@ import httpx
 from common import retry
 from evaluation.errors import EvaluateProblem, Failed
 from search_agent.errors import Failure
+
+_ANSWER = {"answer", "documents", "turns", "usage", "timings_ms", "stop_reason", "models", "cached"}
 
 
 class Gateway:
@@ -19,17 +22,21 @@ class Gateway:
         self._http = http
 
     async def methods(self) -> dict[str, dict[str, Any]]:
-        """Each method's parameters with the values in force. Raises EvaluateProblem."""
-        return {
-            method["name"]: {name: entry["default"] for name, entry in method["parameters"]["properties"].items()}
-            for method in await self._about("/v1/methods")
-        }
+        """Returns each method's parameters with the values in force. Raises EvaluateProblem."""
+        found = await self._about("/v1/methods")
+        with self._as_ours():
+            return {
+                method["name"]: {name: entry["default"] for name, entry in method["parameters"]["properties"].items()}
+                for method in found
+            }
 
     async def index(self, name: str) -> dict[str, str]:
-        """Name, version and encoder of an index, of the default one if `name` is empty. Raises EvaluateProblem."""
-        for index in await self._about("/v1/indexes"):
-            if index["name"] == name or (not name and index["default"]):
-                return {part: index[part] for part in ("name", "version", "encoder")}
+        """Returns name, version and encoder of an index, the default one if `name` is empty. Raises EvaluateProblem."""
+        found = await self._about("/v1/indexes")
+        with self._as_ours():
+            for index in found:
+                if index["name"] == name or (not name and index["default"]):
+                    return {part: index[part] for part in ("name", "version", "encoder")}
         raise EvaluateProblem(f"the gateway serves no index {name!r}" if name else "the gateway serves no index")
 
     async def check_cache(self) -> None:
@@ -37,7 +44,7 @@ class Gateway:
         await self._about("/v1/cache")
 
     async def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """What POST /v1/answer says, asked again while the gateway is full. Raises Failed."""
+        """Returns what POST /v1/answer says; asks again while the gateway is full. Raises Failed."""
         try:
             response = await retry.post(self._http, "/v1/answer", json=body)
         except httpx.TimeoutException as error:
@@ -51,8 +58,8 @@ class Gateway:
                 found.get("failure", f"status {response.status_code}"),
                 found.get("detail", response.text[:300]),
             )
-        if "answer" not in found:
-            raise Failed("gateway", Failure.BROKEN, f"no answer in {response.text[:300]!r}")
+        if missing := _ANSWER - found.keys():
+            raise Failed("gateway", Failure.BROKEN, f"no {', '.join(sorted(missing))} in {response.text[:300]!r}")
         return found
 
     async def _about(self, path: str) -> Any:
@@ -61,8 +68,16 @@ class Gateway:
             if response.status_code != 200:
                 raise EvaluateProblem(f"{path}: {_json(response).get('detail', response.text[:300])}")
             return response.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise EvaluateProblem(f"{self._http.base_url}: {error}; is the gateway running there?") from error
+
+    @contextmanager
+    def _as_ours(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, AttributeError):
+            url = self._http.base_url
+            raise EvaluateProblem(f"{url}: another server than our gateway, or one of another version") from None
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:

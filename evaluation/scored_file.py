@@ -17,6 +17,11 @@ _KEPT = tuple(Scored.__dataclass_fields__)
 _SHOWN = ("question", "golds", "answer", "gen_acc")
 
 
+def check() -> None:
+    """Raises EvaluateProblem if Parquet cannot be read or written here."""
+    _pyarrow()
+
+
 async def save(store: RagStore, path: Path, index: str = "") -> int:
     """Writes every scored result, of one index or of all; how many. Raises CacheError, EvaluateProblem."""
     pa, parquet = _pyarrow()

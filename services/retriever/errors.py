@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.problems import Problem
 
-class RetrieverProblem(Exception):
+
+class RetrieverProblem(Problem):
     """Base of the refusals below; the command line and the service print it and exit with status 1."""
 
 

@@ -1,0 +1,37 @@
+"""The one place that turns what stops a command into a line on standard error and an exit status."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+
+from common.problems import Problem
+from search_agent.errors import BoundaryError
+
+
+def told(command: Callable[[], int]) -> int:
+    """Returns the command's exit status; 1 if a problem stopped it, which is told in one line; 130 if Ctrl-C did."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a passage's characters
+    try:
+        status = command()
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("search-agent: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Problem, BoundaryError) as problem:
+        said = str(problem)
+    except ModuleNotFoundError as error:
+        said = f"{error.name} is not installed; `pip install search-agent[local]` brings what every command needs"
+    except UnicodeError as error:
+        said = f"text that is not valid UTF-8: {error}"
+    except OSError as error:
+        said = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+    print(f"search-agent: {said}", file=sys.stderr)
+    return 1
