@@ -9,6 +9,7 @@ import pytest
 from evaluation.errors import BadQuestion, EvaluateProblem
 from evaluation.question_records import line_of
 from evaluation.questions import SETS, load, name_of, part, pick, sources
+from search_agent.grading.answers import span_match
 from search_agent.types import Question
 
 GOOD = {"id": "a", "question": "Who?", "golden_answers": ["x"]}
@@ -206,6 +207,19 @@ def test_mirage(tmp_path: Path) -> None:
         load(str(write(tmp_path / "bad.json", broken)))
     with pytest.raises(EvaluateProblem, match="mmlu/4: no gold answer"):
         load(str(write(tmp_path / "bad.json", MIRAGE | {"mmlu": {"4": {"question": "Q"}}})))
+
+
+def test_the_demos_two_hops_need_both_passages() -> None:
+    lines = gzip.decompress(Path("data/demo/corpus.jsonl.gz").read_bytes()).splitlines()
+    passages = {record["id"]: f"{record['title']} {record['text']}" for record in map(json.loads, lines)}
+    found = load("data/demo/qa_two_hops.jsonl.gz")
+    assert len({question.text for question in found}) == 91
+    for question in found:
+        first, second = (passages[id] for (id,) in question.gold_passages)
+        assert span_match(second, question.golds), question.text
+        assert not span_match(first, question.golds), question.text
+        assert not span_match(question.text, question.golds), question.text
+        assert question.groups == {"dataset": "demo", "hops": "2"}
 
 
 def test_a_question_survives_being_written(tmp_path: Path) -> None:
