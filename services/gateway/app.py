@@ -29,6 +29,16 @@ from services.gateway.training import routes
 log = structlog.get_logger()
 T = TypeVar("T")
 
+# The part of a request for which a model's service has a word of its own.
+_BLAMED = {
+    ("searcher", "sampling.max_tokens"): "turn_tokens",
+    ("searcher", "sampling.temperature"): "temperature",
+    ("searcher", "sampling.grammar"): "constrained",
+    ("searcher", "messages"): "question",
+    ("generator", "sampling.max_tokens"): "reasoning_tokens",
+    ("generator", "messages"): "question",
+}
+
 
 def create_app(
     backends: Backends,
@@ -73,7 +83,7 @@ def create_app(
         """Returns the passages that a method keeps for a question."""
         agent = agent_for(body)
         question = Question(_request_id(), body.question)
-        asked = _placed(body, player.play(agent, question, body.max_documents, with_answer=False))
+        asked = _placed(body, agent, player.play(agent, question, body.max_documents, with_answer=False))
         finished = await unless_caller_leaves(request, _last(asked))
         return schemas.SearchResponse.of(_request_id(), finished.trajectory)
 
@@ -87,7 +97,7 @@ def create_app(
         """Answers a question from the passages that a method keeps; `stream` returns Server-Sent Events."""
         agent = agent_for(body)
         question = Question(_request_id(), body.question, options=body.options)
-        asked = _placed(body, player.play(agent, question, body.max_documents, with_answer=True))
+        asked = _placed(body, agent, player.play(agent, question, body.max_documents, with_answer=True))
         if not body.stream:
             finished = await unless_caller_leaves(request, _last(asked))
             return schemas.AnswerResponse.answered(_request_id(), finished)
@@ -205,14 +215,18 @@ def _request_id() -> str:
     return dict(context.metadata())[context.REQUEST_ID]
 
 
-async def _placed(body: schemas.SearchRequest, events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """Yields the events. If a failure blames a parameter, it is named as in the request."""
+async def _placed(
+    body: schemas.SearchRequest, agent: Agent, events: AsyncGenerator[T, None]
+) -> AsyncGenerator[T, None]:
+    """Yields the events. A failure that blames a part of the request names it as the request does."""
     try:
         async with aclosing(events):
             async for event in events:
                 yield event
     except BoundaryError as error:
-        error.field = body.place(error.field)
+        blamed = _BLAMED.get((error.boundary, error.field), error.field)
+        if blamed in body.model_fields_set or hasattr(agent.params, blamed):
+            error.field = body.place(blamed)
         raise
 
 

@@ -16,8 +16,9 @@ from evaluation.gateway import Gateway
 from evaluation.rows import Grader
 from evaluation.run import Asker, Outcome, Plan, run
 from search_agent.grading.answers import Scoring
-from search_agent.types import Question
+from search_agent.types import Mode, Question
 from tests.stub_gateway import answer_to, methods
+from tests.unit.gateway.rest import Rest
 
 QUESTIONS = [Question(f"q{n}", f"question {n}", ("gold",), (("p0",),)) for n in range(10)]
 
@@ -52,7 +53,9 @@ class Fake:
         return httpx.Response(200, json=answer_to(body))
 
 
-async def go(fake: Fake, out: Path, judge: bool = False, scoring: Scoring = Scoring.UNICODE, **changes: Any) -> Outcome:
+async def go(
+    fake: Fake | Rest, out: Path, judge: bool = False, scoring: Scoring = Scoring.UNICODE, **changes: Any
+) -> Outcome:
     plan = Plan(**{"source": "set", "questions": QUESTIONS, "methods": ("s3", "naive_rag"), "out": out, **changes})
     steps: list[bool] = []
     chosen = JudgeEndpoint(fake.http, "http://judge/v1", "judge-1") if judge else None
@@ -147,6 +150,14 @@ async def test_a_method_can_be_asked_in_variants(tmp_path: Path) -> None:
 async def test_a_bad_variant_is_named(method: str, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(EvaluateProblem, match=complaint):
         await go(Fake(), tmp_path, methods=[method])
+
+
+async def test_a_variant_may_have_any_advertised_parameter(tmp_path: Path) -> None:
+    gateway = Rest()
+    outcome = await go(gateway, tmp_path, methods=("s3:turn_tokens=128:mode=bm25",), questions=QUESTIONS[:1])
+    assert len(outcome.rows) == 1
+    assert gateway.searcher.calls[0][1].max_tokens == 128
+    assert gateway.retriever.asked[0].mode is Mode.BM25
 
 
 async def test_options_travel_apart_from_the_question(tmp_path: Path) -> None:

@@ -2,51 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 
 from common import metrics
 from common.backends import GrpcTrainer
-from search_agent.agents import AGENTS, Agent
+from search_agent.agents import AGENTS
 from search_agent.errors import BoundaryError, Failure, GeneratorError, RetrieverError, SearcherError
 from search_agent.types import Completion, Message, Sampling
-from services.gateway.app import create_app
-from services.gateway.player import Backends, Player
 from services.gateway.problems import HTTP_STATUS
 from services.gateway.schemas import AnswerRequest
-from tests.fakes import Generator, Retriever, Searcher
+from tests.fakes import Generator, Searcher
+from tests.unit.gateway.rest import MOVES, Rest
 
 JSON = {"content-type": "application/json"}
-MOVES = [
-    "<important_info>[2]</important_info>\n<search_complete>False</search_complete>\n"
-    '<query>{"query": "answer stands"}</query>',
-    "<important_info>[1]</important_info>\n<search_complete>True</search_complete>",
-]
-
-
-class Rest:
-    """A gateway over fakes, and a client that talks to it."""
-
-    def __init__(
-        self,
-        generator: Generator | None = None,
-        max_in_flight: int = 8,
-        searchers: Mapping[str, Searcher] | None = None,
-        agents: Mapping[str, Agent] = AGENTS,
-        trainer: GrpcTrainer | None = None,
-    ) -> None:
-        self.retriever, self.searcher = Retriever(), Searcher(MOVES)
-        self.generator = generator or Generator("an answer")
-        backends = Backends(self.retriever, self.searcher, self.generator, None, searchers or {})
-        app = create_app(backends, Player(backends, Sampling(max_tokens=8)), agents, max_in_flight, trainer)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
-
-    async def post(self, path: str, **body: Any) -> httpx.Response:
-        return await self.http.post(path, json=body)
 
 
 @pytest.fixture
@@ -344,6 +315,25 @@ async def test_a_backend_that_blames_a_parameter_names_it_as_the_request_does(re
     for given, place in (({"mode": "dense"}, "mode"), ({"parameters": {"mode": "dense"}}, "parameters.mode")):
         response = await rest.post("/v1/search", question="q", **given)
         assert (response.status_code, response.json()["errors"][0]["field"]) == (422, place)
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "field", "place"),
+    [
+        ("searcher", SearcherError, "sampling.max_tokens", "parameters.turn_tokens"),
+        ("searcher", SearcherError, "sampling.temperature", "temperature"),
+        ("searcher", SearcherError, "sampling.grammar", "constrained"),
+        ("searcher", SearcherError, "messages", "question"),
+        ("generator", GeneratorError, "messages", "question"),
+        ("generator", GeneratorError, "sampling.max_tokens", "sampling.max_tokens"),  # a setting of the gateway's
+    ],
+)
+async def test_a_model_that_refuses_names_what_the_request_calls_it(
+    rest: Rest, part: str, kind: type[BoundaryError], field: str, place: str
+) -> None:
+    getattr(rest, part).error = kind(Failure.INVALID, "too much", field)
+    response = await rest.post("/v1/answer", question="q", parameters={"turn_tokens": 30_000})
+    assert (response.status_code, response.json()["errors"][0]["field"]) == (422, place)
 
 
 async def test_what_is_not_there(rest: Rest) -> None:

@@ -1,0 +1,41 @@
+"""A gateway over fakes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from common.backends import GrpcTrainer
+from search_agent.agents import AGENTS, Agent
+from search_agent.types import Sampling
+from services.gateway.app import create_app
+from services.gateway.player import Backends, Player
+from tests.fakes import Generator, Retriever, Searcher
+
+MOVES = [
+    "<important_info>[2]</important_info>\n<search_complete>False</search_complete>\n"
+    '<query>{"query": "answer stands"}</query>',
+    "<important_info>[1]</important_info>\n<search_complete>True</search_complete>",
+]
+
+
+class Rest:
+    """A gateway over fakes, and a client that talks to it."""
+
+    def __init__(
+        self,
+        generator: Generator | None = None,
+        max_in_flight: int = 8,
+        searchers: Mapping[str, Searcher] | None = None,
+        agents: Mapping[str, Agent] = AGENTS,
+        trainer: GrpcTrainer | None = None,
+    ) -> None:
+        self.retriever, self.searcher = Retriever(), Searcher(MOVES)
+        self.generator = generator or Generator("an answer")
+        backends = Backends(self.retriever, self.searcher, self.generator, None, searchers or {})
+        app = create_app(backends, Player(backends, Sampling(max_tokens=8)), agents, max_in_flight, trainer)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+    async def post(self, path: str, **body: Any) -> httpx.Response:
+        return await self.http.post(path, json=body)
