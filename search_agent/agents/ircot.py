@@ -19,10 +19,10 @@ class IrcotParams(DialogueParams):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Move:
     """The next sentence of the reasoning, and whether the documents so far are enough.
 
-    `error` says what was malformed. A step without a sentence that does not end the search is invalid.
+    `error` says what was malformed. A move without a sentence that does not end the search is invalid.
     """
 
     sentence: str = ""
@@ -34,14 +34,14 @@ class Step:
         return self.enough or bool(self.sentence)
 
 
-def render_step(step: Step) -> str:
-    """Returns the canonical text of a valid step."""
-    sentence = f"{tags.opening(SENTENCE)}{step.sentence}{tags.closing(SENTENCE)}"
-    return f"{sentence}\n{tags.opening(ENOUGH)}{step.enough}{tags.closing(ENOUGH)}"
+def render_move(move: Move) -> str:
+    """Returns the canonical text of a valid move."""
+    sentence = f"{tags.opening(SENTENCE)}{move.sentence}{tags.closing(SENTENCE)}"
+    return f"{sentence}\n{tags.opening(ENOUGH)}{move.enough}{tags.closing(ENOUGH)}"
 
 
-def step_grammar() -> str:
-    """Returns GBNF for `render_step`'s texts."""
+def move_grammar() -> str:
+    """Returns GBNF for `render_move`'s texts."""
     before, between, after = (
         gbnf.literal(text)
         for text in (
@@ -53,7 +53,7 @@ def step_grammar() -> str:
     return gbnf.grammar(f'{before} line {between} ("True" | "False") {after}', gbnf.LINE)
 
 
-def parse_step(text: str) -> Step:
+def parse_move(text: str) -> Move:
     """Reads any text. The first of a repeated tag counts. Never raises."""
     text = tags.without_thoughts(text)
     errors = []
@@ -63,13 +63,13 @@ def parse_step(text: str) -> Step:
         errors.append("no sentence")
     if enough is None:
         errors.append(f"{ENOUGH} is neither True nor False")
-    return Step(sentence, bool(enough), "; ".join(errors))
+    return Move(sentence, bool(enough), "; ".join(errors))
 
 
 async def search(episode: Episode, params: IrcotParams) -> StopReason:
     """Searches with the question, then with each sentence until one says that it is enough. Keeps every passage."""
     # The example searches for the question itself: a weak model that copies it does plain retrieval.
-    example = render_step(Step(f"It must be found out: {episode.asked}"))
+    example = render_move(Move(f"It must be found out: {episode.asked}"))
     query = episode.question.text
     block = await episode.retrieve(query, params)
     episode.record(Turn(query, block, block))
@@ -79,17 +79,17 @@ async def search(episode: Episode, params: IrcotParams) -> StopReason:
             "ircot",
             question=episode.asked,
             example=example,
-            example_last=render_step(Step("One sentence that gives the answer.", enough=True)),
+            example_last=render_move(Move("One sentence that gives the answer.", enough=True)),
             information=information,
         )
     )
     for turn in range(1, params.max_turns + 1):
-        completion = await episode.complete(params.sampling(step_grammar(), STOPS))
-        step = parse_step(episode.spans[-1].text)
-        if step.enough:
+        completion = await episode.complete(params.sampling(move_grammar(), STOPS))
+        move = parse_move(episode.spans[-1].text)
+        if move.enough:
             return StopReason.COMPLETE
-        said = await look_up(episode, params, step.sentence, step.error, example)
+        said = await look_up(episode, params, move.sentence, move.error, example)
         if turn < params.max_turns and not params.fits(completion.tokens):
             return StopReason.BUDGET
         episode.observe(f"\n\n{said}\n\n")
-    return StopReason.MAX_TURNS if step.valid else StopReason.INVALID
+    return StopReason.MAX_TURNS if move.valid else StopReason.INVALID

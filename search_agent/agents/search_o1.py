@@ -25,16 +25,16 @@ class SearchO1Params(DialogueParams):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Move:
     """Reasoning that ends with a search, or ends the episode without one. `error` says what was malformed."""
 
     query: str = ""
     error: str = ""
 
 
-def render_step(thought: str, step: Step) -> str:
-    """Returns the canonical text of a step."""
-    return f"{thought}\n{BEGIN_QUERY}{step.query}{END_QUERY}" if step.query else thought
+def render_move(thought: str, move: Move) -> str:
+    """Returns the canonical text of a move."""
+    return f"{thought}\n{BEGIN_QUERY}{move.query}{END_QUERY}" if move.query else thought
 
 
 def render_result(digest: str) -> str:
@@ -42,8 +42,8 @@ def render_result(digest: str) -> str:
     return f"\n\n{BEGIN_RESULT}\n{digest}\n{END_RESULT}\n\n"
 
 
-def step_grammar() -> str:
-    """Returns GBNF for `render_step`'s texts."""
+def move_grammar() -> str:
+    """Returns GBNF for `render_move`'s texts."""
     return gbnf.grammar(
         "line search?",
         f"search ::= {gbnf.literal(chr(10) + BEGIN_QUERY)} line {gbnf.literal(END_QUERY)}",
@@ -56,18 +56,18 @@ def digest_grammar() -> str:
     return gbnf.grammar("line", gbnf.LINE)
 
 
-def parse_step(text: str) -> Step:
+def parse_move(text: str) -> Move:
     """Reads any text. The first search counts; without one, the reasoning has ended. Never raises."""
     if pair := tags.between(text, BEGIN_QUERY, END_QUERY):
         query = tags.one_line(text[pair[1] : pair[2]], tags.MAX_QUERY_CHARS)
-        return Step(query, "" if query else "the search is empty")
-    return Step(error="a search was begun and not ended" if BEGIN_QUERY in text.lower() else "")
+        return Move(query, "" if query else "the search is empty")
+    return Move(error="a search was begun and not ended" if BEGIN_QUERY in text.lower() else "")
 
 
 async def search(episode: Episode, params: SearchO1Params) -> StopReason:
     """Reasons and searches until the reasoning ends without a search; keeps the digests."""
     # The example searches for the question itself: a weak model that copies it does plain retrieval.
-    example = render_step("I do not know this yet.", Step(episode.asked))
+    example = render_move("I do not know this yet.", Move(episode.asked))
     episode.observe(
         prompts.render(
             "search_o1",
@@ -78,24 +78,24 @@ async def search(episode: Episode, params: SearchO1Params) -> StopReason:
         )
     )
     for turn in range(1, params.max_turns + 1):
-        completion = await episode.complete(params.sampling(step_grammar(), STOPS))
-        step = parse_step(episode.spans[-1].text)
-        error = step.error
-        if not step.query and not error:
+        completion = await episode.complete(params.sampling(move_grammar(), STOPS))
+        move = parse_move(episode.spans[-1].text)
+        error = move.error
+        if not move.query and not error:
             if completion.finish_reason is FinishReason.STOP:
                 return StopReason.COMPLETE
             error = "the reasoning was cut off"
         block: tuple[Passage, ...] = ()
         kept: tuple[Passage, ...] = ()
-        if step.query:
-            block = await episode.retrieve(step.query, params)
-            digest = await _digest(episode, params, step.query, block) if block else ""
+        if move.query:
+            block = await episode.retrieve(move.query, params)
+            digest = await _digest(episode, params, move.query, block) if block else ""
             if digest:
-                kept = (Passage(f"digest-{turn}", step.query, digest),)
+                kept = (Passage(f"digest-{turn}", move.query, digest),)
             said = render_result(digest or NOTHING)
         else:
             said = f"\n\n{prompts.render('nudge', example=example)}\n\n"
-        episode.record(Turn(step.query, block, kept, error))
+        episode.record(Turn(move.query, block, kept, error))
         # The next turn may write both its reasoning and a digest.
         if turn < params.max_turns and not params.fits(completion.tokens, 3):
             return StopReason.BUDGET

@@ -28,7 +28,7 @@ class SearchR1Params(DialogueParams):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Move:
     """A search or an answer. `error` says why the text was neither."""
 
     query: str = ""
@@ -36,15 +36,15 @@ class Step:
     error: str = ""
 
 
-def render_step(thought: str, step: Step) -> str:
-    """Returns the canonical text of a step."""
-    tag, said = (ANSWER, step.answer) if step.answer else (SEARCH, step.query)
+def render_move(thought: str, move: Move) -> str:
+    """Returns the canonical text of a move."""
+    tag, said = (ANSWER, move.answer) if move.answer else (SEARCH, move.query)
     thinking = f"{tags.opening(tags.THINK)}{thought}{tags.closing(tags.THINK)}"
     return f"{thinking}\n{tags.opening(tag)}{said}{tags.closing(tag)}"
 
 
-def step_grammar(may_search: bool) -> str:
-    """Returns GBNF for `render_step`'s texts, with a search only if `may_search`."""
+def move_grammar(may_search: bool) -> str:
+    """Returns GBNF for `render_move`'s texts, with a search only if `may_search`."""
 
     def line_in(tag: str) -> str:
         return f"{gbnf.literal(tags.opening(tag))} line {gbnf.literal(tags.closing(tag))}"
@@ -53,17 +53,17 @@ def step_grammar(may_search: bool) -> str:
     return gbnf.grammar(f'{line_in(tags.THINK)} "\\n" {action}', gbnf.LINE)
 
 
-def parse_step(text: str) -> Step:
+def parse_move(text: str) -> Move:
     """Reads the first search or answer outside of thoughts in any text. Never raises."""
     text = tags.without_thoughts(text)
     tag, said = tags.first_of(text, SEARCH, ANSWER)
     if not tag:
-        return Step(error="neither a search nor an answer")
+        return Move(error="neither a search nor an answer")
     if tag == ANSWER:
         answer = said.strip()
-        return Step(answer=answer, error="" if answer else f"{ANSWER} is empty")
+        return Move(answer=answer, error="" if answer else f"{ANSWER} is empty")
     query = tags.one_line(said, tags.MAX_QUERY_CHARS)
-    return Step(query, error="" if query else f"{SEARCH} is empty")
+    return Move(query, error="" if query else f"{SEARCH} is empty")
 
 
 async def search(episode: Episode, params: SearchR1Params) -> StopReason:
@@ -76,29 +76,29 @@ async def search(episode: Episode, params: SearchR1Params) -> StopReason:
     if answers:
         episode.own_answer = ""
     # The example searches for the question itself: a weak model that copies it does plain retrieval.
-    example = render_step("I do not know this yet.", Step(episode.asked))
+    example = render_move("I do not know this yet.", Move(episode.asked))
     episode.observe(
         prompts.render(
             "search_r1",
             question=episode.asked,
             example_search=example,
-            example_answer=render_step("Now I know it.", Step(answer="a few words")),
+            example_answer=render_move("Now I know it.", Move(answer="a few words")),
             begin_information=tags.opening(tags.INFORMATION),
             end_information=tags.closing(tags.INFORMATION),
         )
     )
     for turn in range(1, params.max_turns + 1 + answers):
         may_search = turn <= params.max_turns
-        completion = await episode.complete(params.sampling(step_grammar(may_search), STOPS))
-        step = parse_step(episode.spans[-1].text)
-        if step.answer:
+        completion = await episode.complete(params.sampling(move_grammar(may_search), STOPS))
+        move = parse_move(episode.spans[-1].text)
+        if move.answer:
             if answers:
-                episode.own_answer = step.answer
+                episode.own_answer = move.answer
             return StopReason.COMPLETE
         if not may_search:
             break
-        said = await look_up(episode, params, step.query, step.error, example)
+        said = await look_up(episode, params, move.query, move.error, example)
         if turn < params.max_turns + answers and not params.fits(completion.tokens):
             return StopReason.BUDGET
         episode.observe(f"\n\n{said}\n\n")
-    return StopReason.INVALID if step.error else StopReason.MAX_TURNS
+    return StopReason.INVALID if move.error else StopReason.MAX_TURNS

@@ -20,10 +20,10 @@ LINE = ("Radium was found in Paris in 1898 by Marie and Pierre Curie. " * 9)[: g
 TEXTS = {
     "s3 searches": (tags.move_grammar(8, 3, True), tags.render_move(tags.Move((1, 3), LINE))),
     "s3 is done": (tags.move_grammar(8, 3, False), tags.render_move(tags.Move((2,), complete=True))),
-    "ircot": (ircot.step_grammar(), ircot.render_step(ircot.Step(LINE, False))),
-    "search_o1": (search_o1.step_grammar(), search_o1.render_step(LINE, search_o1.Step(LINE))),
+    "ircot": (ircot.move_grammar(), ircot.render_move(ircot.Move(LINE, False))),
+    "search_o1": (search_o1.move_grammar(), search_o1.render_move(LINE, search_o1.Move(LINE))),
     "search_o1's digest": (search_o1.digest_grammar(), LINE),
-    "search_r1": (search_r1.step_grammar(True), search_r1.render_step(LINE, search_r1.Step(LINE))),
+    "search_r1": (search_r1.move_grammar(True), search_r1.render_move(LINE, search_r1.Move(LINE))),
     "deep_retrieval": (
         deep_retrieval.rewriting_grammar(),
         deep_retrieval.render_rewriting(LINE, LINE),

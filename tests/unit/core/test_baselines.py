@@ -92,7 +92,7 @@ async def test_other_methods_do_not_look_for_an_answer_line() -> None:
 
 
 def sentence(text: str, enough: bool = False) -> str:
-    return ircot.render_step(ircot.Step(text, enough))
+    return ircot.render_move(ircot.Move(text, enough))
 
 
 async def test_ircot_searches_with_its_sentences_and_keeps_all() -> None:
@@ -104,7 +104,7 @@ async def test_ircot_searches_with_its_sentences_and_keeps_all() -> None:
     assert ran.trajectory.usage.searches == 3
     assert ran.trajectory.usage.prompt_tokens == 3 * 10 + 20
     assert "".join(span.text for span in ran.policy.calls[2][0]).count("<information>") == 3
-    assert ran.policy.calls[0][1].grammar == ircot.step_grammar()
+    assert ran.policy.calls[0][1].grammar == ircot.move_grammar()
     assert all(f"Title {n}" in ran.generator.prompts[0] for n in range(3))
     assert ran.trajectory.answer == "an answer"
 
@@ -127,7 +127,7 @@ async def test_ircot_nudges_after_a_malformed_round() -> None:
 
 
 def lacking(query: str) -> str:
-    return search_o1.render_step("I must know more", search_o1.Step(query))
+    return search_o1.render_move("I must know more", search_o1.Move(query))
 
 
 async def test_search_o1_keeps_digests() -> None:
@@ -188,10 +188,10 @@ async def test_search_o1_goes_on_after_reasoning_that_was_cut_off() -> None:
 
 
 def looking(query: str) -> str:
-    return search_r1.render_step("I must know more", search_r1.Step(query))
+    return search_r1.render_move("I must know more", search_r1.Move(query))
 
 
-FOUND = search_r1.render_step("I know", search_r1.Step(answer="it is one"))
+FOUND = search_r1.render_move("I know", search_r1.Move(answer="it is one"))
 
 
 async def test_search_r1_gives_its_passages_to_the_generator() -> None:
@@ -220,7 +220,7 @@ async def test_search_r1_must_answer_after_its_last_search_only_if_its_answer_co
     texts: list[str | Completion] = [looking("text one"), looking("text two"), FOUND]
     ran = await run("search_r1", texts, max_turns=2, answerer="searcher")
     assert ran.trajectory.answer == "it is one"
-    assert ran.policy.calls[2][1].grammar == search_r1.step_grammar(may_search=False)
+    assert ran.policy.calls[2][1].grammar == search_r1.move_grammar(may_search=False)
     ran = await run("search_r1", texts, max_turns=2)
     assert len(ran.policy.calls) == 2
     assert ran.trajectory.stop_reason is StopReason.MAX_TURNS

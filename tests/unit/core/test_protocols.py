@@ -25,26 +25,26 @@ boolean = st.tuples(st.sampled_from(["", "(", "(("]), unquoted).map("".join)
 
 @given(sentence=lines, enough=st.booleans())
 def test_ircot_reads_back_what_it_writes(sentence: str, enough: bool) -> None:
-    step = ircot.Step(sentence, enough)
-    assert ircot.parse_step(ircot.render_step(step)) == step
-    assert regex_of(ircot.step_grammar()).fullmatch(ircot.render_step(step))
+    move = ircot.Move(sentence, enough)
+    assert ircot.parse_move(ircot.render_move(move)) == move
+    assert regex_of(ircot.move_grammar()).fullmatch(ircot.render_move(move))
 
 
 @given(thought=lines, said=lines)
 def test_search_r1_reads_back_what_it_writes(thought: str, said: str) -> None:
-    for step in (search_r1.Step(said), search_r1.Step(answer=said)):
-        text = search_r1.render_step(thought, step)
-        assert search_r1.parse_step(text) == step
-        assert regex_of(search_r1.step_grammar(may_search=True)).fullmatch(text)
-        assert bool(regex_of(search_r1.step_grammar(may_search=False)).fullmatch(text)) == bool(step.answer)
+    for move in (search_r1.Move(said), search_r1.Move(answer=said)):
+        text = search_r1.render_move(thought, move)
+        assert search_r1.parse_move(text) == move
+        assert regex_of(search_r1.move_grammar(may_search=True)).fullmatch(text)
+        assert bool(regex_of(search_r1.move_grammar(may_search=False)).fullmatch(text)) == bool(move.answer)
 
 
 @given(thought=lines, query=lines)
 def test_search_o1_reads_back_what_it_writes(thought: str, query: str) -> None:
-    for step in (search_o1.Step(query), search_o1.Step()):
-        text = search_o1.render_step(thought, step)
-        assert search_o1.parse_step(text) == step
-        assert regex_of(search_o1.step_grammar()).fullmatch(text)
+    for move in (search_o1.Move(query), search_o1.Move()):
+        text = search_o1.render_move(thought, move)
+        assert search_o1.parse_move(text) == move
+        assert regex_of(search_o1.move_grammar()).fullmatch(text)
 
 
 def test_a_digest_may_say_that_there_is_nothing() -> None:
@@ -64,14 +64,14 @@ def test_what_the_grammars_allow_is_parsed_without_error(data: st.DataObject) ->
     def text(grammar: str) -> str:
         return data.draw(st.from_regex(regex_of(grammar), fullmatch=True))
 
-    step = ircot.parse_step(text(ircot.step_grammar()))
-    assert step.valid
-    assert not step.error
+    move = ircot.parse_move(text(ircot.move_grammar()))
+    assert move.valid
+    assert not move.error
     may_search = data.draw(st.booleans())
-    action = search_r1.parse_step(text(search_r1.step_grammar(may_search)))
+    action = search_r1.parse_move(text(search_r1.move_grammar(may_search)))
     assert not action.error
     assert action.answer or (action.query and may_search)
-    assert not search_o1.parse_step(text(search_o1.step_grammar())).error
+    assert not search_o1.parse_move(text(search_o1.move_grammar())).error
     assert tags.one_line(text(search_o1.digest_grammar()))
     query, error = deep_retrieval.parse_rewriting(text(deep_retrieval.rewriting_grammar()))
     assert query
@@ -87,16 +87,16 @@ pieces = st.sampled_from([f"<{slash}{tag}>" for tag in NAMES for slash in ("", "
 
 
 def read_all(text: str) -> None:
-    step = ircot.parse_step(text)
-    assert step.valid or step.error
-    assert len(step.sentence) <= tags.MAX_QUERY_CHARS
-    action = search_r1.parse_step(text)
+    move = ircot.parse_move(text)
+    assert move.valid or move.error
+    assert len(move.sentence) <= tags.MAX_QUERY_CHARS
+    action = search_r1.parse_move(text)
     assert sum(map(bool, (action.query, action.answer, action.error))) == 1
-    search = search_o1.parse_step(text)
+    search = search_o1.parse_move(text)
     assert not (search.query and search.error)
     query, error = deep_retrieval.parse_rewriting(text)
     assert bool(query) != bool(error)
-    for found in (step.sentence, action.query, search.query, query):
+    for found in (move.sentence, action.query, search.query, query):
         assert len(found) <= tags.MAX_QUERY_CHARS
         found.encode("utf-8")
     assert tags.answer_line(text) or not text.strip()
@@ -168,29 +168,29 @@ def test_rewritten_queries(text: str, query: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "step"),
+    ("text", "move"),
     [
-        ("<think>a <search>no</search></think> <search> who\nis it </search>", search_r1.Step("who is it")),
-        ("<search>a</search><answer>b</answer>", search_r1.Step("a")),
-        ("<answer> b </answer><search>a</search>", search_r1.Step(answer="b")),
-        ("<search> </search>", search_r1.Step(error="search is empty")),
-        ("<search>never closed", search_r1.Step(error="neither a search nor an answer")),
+        ("<think>a <search>no</search></think> <search> who\nis it </search>", search_r1.Move("who is it")),
+        ("<search>a</search><answer>b</answer>", search_r1.Move("a")),
+        ("<answer> b </answer><search>a</search>", search_r1.Move(answer="b")),
+        ("<search> </search>", search_r1.Move(error="search is empty")),
+        ("<search>never closed", search_r1.Move(error="neither a search nor an answer")),
     ],
 )
-def test_search_r1_takes_the_first_action(text: str, step: search_r1.Step) -> None:
-    assert search_r1.parse_step(text) == step
+def test_search_r1_takes_the_first_action(text: str, move: search_r1.Move) -> None:
+    assert search_r1.parse_move(text) == move
 
 
 @pytest.mark.parametrize(
     ("parse", "text", "error"),
     [
-        (ircot.parse_step, "<sentence>It is so.</sentence>", "neither True nor False"),
-        (ircot.parse_step, "<enough>False</enough>", "no sentence"),
-        (search_o1.parse_step, "I wonder <|begin_search_query|>who", "begun and not ended"),
-        (search_o1.parse_step, "<|begin_search_query|> <|end_search_query|>", "is empty"),
+        (ircot.parse_move, "<sentence>It is so.</sentence>", "neither True nor False"),
+        (ircot.parse_move, "<enough>False</enough>", "no sentence"),
+        (search_o1.parse_move, "I wonder <|begin_search_query|>who", "begun and not ended"),
+        (search_o1.parse_move, "<|begin_search_query|> <|end_search_query|>", "is empty"),
     ],
 )
-def test_what_is_malformed_is_told(parse: Callable[[str], ircot.Step], text: str, error: str) -> None:
+def test_what_is_malformed_is_told(parse: Callable[[str], ircot.Move], text: str, error: str) -> None:
     assert error in parse(text).error
 
 
