@@ -124,33 +124,33 @@ class GrpcTrainer:
 
     async def start(self, config: str, overrides: Mapping[str, Any]) -> Run:
         values = {field: json.dumps(value) for field, value in overrides.items()}
-        return training.run_value(await self._call("StartRun", pb.StartRunRequest(config=config, overrides=values)))
+        return training.run_of(await self._call("StartRun", pb.StartRunRequest(config=config, overrides=values)))
 
     async def runs(self) -> list[Run]:
-        return [training.run_value(run) for run in (await self._call("ListRuns", pb.ListRunsRequest())).runs]
+        return [training.run_of(run) for run in (await self._call("ListRuns", pb.ListRunsRequest())).runs]
 
     async def run(self, id: str) -> Run:
-        return training.run_value(await self._call("GetRun", pb.RunRequest(id=id)))
+        return training.run_of(await self._call("GetRun", pb.RunRequest(id=id)))
 
     async def cancel(self, id: str) -> Run:
-        return training.run_value(await self._call("CancelRun", pb.RunRequest(id=id)))
+        return training.run_of(await self._call("CancelRun", pb.RunRequest(id=id)))
 
     async def resume(self, id: str) -> Run:
-        return training.run_value(await self._call("ResumeRun", pb.RunRequest(id=id)))
+        return training.run_of(await self._call("ResumeRun", pb.RunRequest(id=id)))
 
     async def watch(self, id: str) -> AsyncGenerator[Run | TrainingStep, None]:
         async with aclosing(self._stream("WatchRun", pb.RunRequest(id=id))) as events:
             async for event in events:
-                yield training.run_event_value(event)
+                yield training.run_event_of(event)
 
     async def promote(self, id: str, checkpoint: int, searcher: str) -> AsyncGenerator[GateProgress | Promotion, None]:
         request = pb.PromoteRequest(run=id, checkpoint=checkpoint, searcher=searcher)
         async with aclosing(self._stream("Promote", request)) as events:
             async for event in events:
-                yield training.promote_event_value(event)
+                yield training.promote_event_of(event)
 
     async def rollback(self, searcher: str) -> Promotion:
-        return training.promotion_value(await self._call("Rollback", pb.RollbackRequest(searcher=searcher)))
+        return training.promotion_of(await self._call("Rollback", pb.RollbackRequest(searcher=searcher)))
 
     async def close(self) -> None:
         await self._channel.close()
