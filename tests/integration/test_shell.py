@@ -9,7 +9,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from common import client, context
+from common import client, context, server
 from common.errors import GRPC_CODE
 from contracts.v1 import trainer_pb2 as pb
 from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub
@@ -95,6 +95,18 @@ async def test_deadlines_and_limits(tmp_path: Path) -> None:
         with pytest.raises(TrainerError) as caught:
             await client.call(stub.ListRuns, pb.ListRunsRequest(), 0.2, TrainerError)
         assert caught.value.failure is Failure.TIMEOUT
+
+
+class Large(TrainerServicer):
+    async def ListRuns(self, request: pb.ListRunsRequest, context: grpc.aio.ServicerContext) -> pb.ListRunsResponse:
+        return pb.ListRunsResponse(runs=[pb.Run(config="x" * (server.MAX_MESSAGE_BYTES + 1))])
+
+
+async def test_a_message_above_the_limit_is_no_overload(tmp_path: Path) -> None:
+    async with Served(tmp_path, Large()) as stub:
+        with pytest.raises(TrainerError, match="too large; ask for less") as caught:
+            await client.call(stub.ListRuns, pb.ListRunsRequest(), 20, TrainerError)
+    assert caught.value.failure is Failure.INVALID  # asked again, it would fail again
 
 
 async def test_nobody_there(tmp_path: Path) -> None:
