@@ -160,6 +160,7 @@ class Report(Figures):
                 "p50 s": _seconds(summary.p50_ms),
                 "p95 s": _seconds(summary.p95_ms),
                 "malformed": str(summary.malformed),
+                "cut": str(summary.truncated or ""),
             }
             rows.append(row)
         return table(rows)
@@ -223,6 +224,7 @@ _NOTES = (
     "*gold @k*, *answer @k*: all of them, or a gold answer, are among the first k passages the generator read. *Gold",
     "kept*: it read all of them; *coverage*: the mean share of them that it read. Tokens count searcher and generator,",
     "read and written. Times are the gateway's; answers from its cache are left out.",
+    "*Cut*: questions of which a model read less of the passages than asked, since its context had no room for more.",
     "A passage budget cuts what a method kept to the first passages, which a method that searches on pays for.",
     "In the plots, points that would cover each other are moved apart sideways.",
 )

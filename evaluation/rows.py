@@ -28,7 +28,8 @@ class Row:
     where it was not asked. Ranks count the documents the generator read from 1, and are 0 where none fits.
     `gold_ranks` has the rank of each gold passage, and `gold_seen` is the share of them that some turn retrieved;
     they are empty and None where no gold passage is known. `milliseconds` is the gateway's time, None for an
-    answer from its cache. `scoring` names the rules of the scores. `groups` are the question's.
+    answer from its cache. `scoring` names the rules of the scores. `truncated`: a model was shown
+    less of the passages than asked, for want of room. `groups` are the question's.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Row:
     milliseconds: float | None
     stop_reason: str
     scoring: str
+    truncated: bool = False
     models: tuple[str, ...] = ()
     groups: Mapping[str, str] = field(default_factory=dict)
 
@@ -124,6 +126,7 @@ def row_of(
         milliseconds=None if body["cached"] else body["timings_ms"]["total"],
         stop_reason=body["stop_reason"],
         scoring=str(scoring),
+        truncated=body.get("truncated", False),
         models=tuple(body["models"]),
         groups=dict(question.groups),
     )
@@ -168,6 +171,7 @@ class Summary:
     p50_ms: float | None
     p95_ms: float | None
     malformed: int
+    truncated: int
     models: tuple[str, ...]
 
 
@@ -202,5 +206,6 @@ def summarise(rows: Sequence[Row], seed: int, price: tuple[float, float] | None 
         p50_ms=percentile(times, 50) if times else None,
         p95_ms=percentile(times, 95) if times else None,
         malformed=sum(row.malformed for row in rows),
+        truncated=sum(row.truncated for row in rows),
         models=tuple(sorted({model for row in rows for model in row.models})),
     )

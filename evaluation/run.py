@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -10,12 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import stored
-from common.files import write_whole
 from common.journal import Journal
 from common.pool import each
 from evaluation.endpoints import Endpoints
 from evaluation.errors import EvaluateProblem, Failed
+from evaluation.folder import settle
 from evaluation.gateway import Gateway
 from evaluation.rows import Grader, Row
 from search_agent.errors import JudgeError
@@ -93,7 +91,7 @@ async def run(
     EvaluateProblem if the gateway has no such method, or the folder holds rows of another setting.
     """
     facts = await _facts(plan, gateway, grading)
-    _settle(plan.out / "run.json", facts)
+    settle(plan.out / "run.json", facts, "rows", ("questions", "index", "scoring", "judge"), grows="parameters")
     rows = Journal(plan.out / "rows.jsonl", Row)
     failures = Journal(plan.out / "failures.jsonl", dict, fresh=True)
     failed: Counter[tuple[str, int, str]] = Counter()
@@ -175,32 +173,3 @@ async def _facts(plan: Plan, gateway: Gateway, grading: Mapping[str, Any]) -> di
         **grading,
         "parameters": parameters,
     }
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What run.json tells of the rows beside it."""
-
-    questions: str
-    index: dict[str, str]
-    scoring: str
-    judge: dict[str, str] | None
-    parameters: dict[str, dict[str, Any]]
-
-
-def _settle(path: Path, facts: dict[str, Any]) -> None:
-    """Checks that rows of earlier runs were made the same way, then writes what they were made with."""
-    if path.exists():
-        before = stored.read(_Facts, path.read_bytes())
-        if not before:
-            raise EvaluateProblem(f"{path} is damaged or from another version; choose another --out")
-        for name in ("questions", "index", "scoring", "judge"):
-            if (other := getattr(before, name)) != facts[name]:
-                raise EvaluateProblem(f"{path.parent} has rows of another {name}: {other}; choose another --out")
-        for method, parameters in before.parameters.items():
-            if facts["parameters"].setdefault(method, parameters) != parameters:
-                raise EvaluateProblem(f"{path.parent} has rows of {method} with other parameters; choose another --out")
-    elif other := next(path.parent.glob("[!.]*"), None):
-        raise EvaluateProblem(f"{path.parent} holds {other.name} and no {path.name}; choose another --out")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")

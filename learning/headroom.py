@@ -7,7 +7,6 @@ same it learns nothing, and where the best of them is no better than the greedy 
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import write_whole
 from common.journal import Journal
 from common.pool import each
 from common.run_config import RunConfig, StopConfig
-from evaluation.errors import EvaluateProblem
+from evaluation.folder import settle
 from learning.episodes import Example, Stage
 from learning.groups import entropy, first_choice, mixed
 from learning.stopping import reason_to_stop
@@ -114,7 +112,7 @@ async def measure(
         "agent": {"method": run.agent, **asdict(run.method.params)},
         "reward": run.reward.model_dump(mode="json"),
     }
-    _settle(plan.out / "run.json", facts)
+    settle(plan.out / "run.json", facts, "samples", same=facts)
     stages = [
         Stage(run.method.with_params({"temperature": each}), world, run.reward) for each in (0.0, plan.temperature)
     ]
@@ -143,20 +141,6 @@ async def measure(
     finally:
         journal.close()
     return Outcome(complete(plan.questions, journal.found, plan.samples), failures, facts)
-
-
-def _settle(path: Path, facts: Mapping[str, Any]) -> None:
-    """Checks that the folder's samples are of the same, then writes what they are of."""
-    if path.exists():
-        try:
-            before = json.loads(path.read_bytes())
-        except ValueError:
-            raise EvaluateProblem(f"{path} is damaged; choose another --out") from None
-        for name, value in json.loads(json.dumps(facts)).items():
-            if before.get(name) != value:
-                raise EvaluateProblem(f"{path.parent} has samples of another {name}; choose another --out")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def complete(asked: Sequence[Question], found: Sequence[Sample], samples: int) -> dict[str, list[Sample]]:

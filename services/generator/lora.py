@@ -111,7 +111,8 @@ def _config(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AdapterProblem(f"{file}: {error}") from error
-    assert isinstance(found, dict)
+    if not isinstance(found, dict):
+        raise AdapterProblem(f"{file}: not a JSON object")
     return found
 
 

@@ -41,6 +41,10 @@ def test_an_answer_becomes_a_row() -> None:
     assert (row.documents, row.searches, row.tokens, row.malformed, row.milliseconds) == (2, 2, 35, 1, 12.5)
 
 
+def test_a_row_tells_that_passages_were_cut() -> None:
+    assert [row_of(QUESTION, "s3", 0, body(**more)).truncated for more in ({}, {"truncated": True})] == [False, True]
+
+
 def test_what_is_not_known_is_not_zero() -> None:
     row = row_of(replace(QUESTION, gold_passages=()), "s3", 3, body(cached=True, documents=[]))
     assert row.gold_ranks == ()

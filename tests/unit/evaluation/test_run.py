@@ -23,6 +23,9 @@ from tests.unit.gateway.rest import Rest
 QUESTIONS = [Question(f"q{n}", f"question {n}", ("gold",), (("p0",),)) for n in range(10)]
 
 
+DAMAGED = '{"questions": "set", "index": {}, "scoring": "unicode-1", "judge": null, "parameters": 3}'
+
+
 class Fake:
     """A gateway and a judge behind one transport. `broken` questions fail; bodies are kept."""
 
@@ -193,9 +196,9 @@ async def test_rows_of_another_run_are_not_mixed(tmp_path: Path) -> None:
     fake = Fake()
     await go(fake, tmp_path, methods=("s3",))
     await go(fake, tmp_path, methods=("naive_rag",))
-    with pytest.raises(EvaluateProblem, match="rows of another questions: set"):
+    with pytest.raises(EvaluateProblem, match='rows of another questions: "set"'):
         await go(fake, tmp_path, source="other")
-    with pytest.raises(EvaluateProblem, match="rows of another scoring: unicode-1"):
+    with pytest.raises(EvaluateProblem, match='rows of another scoring: "unicode-1"'):
         await go(fake, tmp_path, scoring=Scoring.SQUAD)
     fake.version = "v2"
     with pytest.raises(EvaluateProblem, match="rows of another index"):
@@ -229,6 +232,17 @@ async def test_the_report(tmp_path: Path) -> None:
     assert ours["against_naive_rag"]["count"] == 9
 
 
+async def test_the_report_counts_the_questions_whose_passages_were_cut(tmp_path: Path) -> None:
+    outcome = await go(Fake(), tmp_path)
+    report.Report(outcome, 0, None).write(tmp_path, [])
+    assert "| cut" not in (tmp_path / "report.md").read_text()
+    cut = [replace(row, truncated=row.method == "s3" and row.id in ("q1", "q2")) for row in outcome.rows]
+    made = report.Report(replace(outcome, rows=cut), 0, None)
+    made.write(tmp_path, [])
+    assert {method: found.truncated for (method, _), found in made.summaries.items()} == {"s3": 2, "naive_rag": 0}
+    assert "| cut" in (tmp_path / "report.md").read_text()
+
+
 async def test_the_report_is_divided_by_groups(tmp_path: Path) -> None:
     asked = [replace(each, groups={"hops": str(2 + n % 2), "dataset": "one"}) for n, each in enumerate(QUESTIONS)]
     made = report.Report(await go(Fake(), tmp_path, questions=asked), 0, None)
@@ -254,7 +268,7 @@ async def test_a_budget_is_compared_with_naive_rag_at_that_budget(tmp_path: Path
     assert set(found) == {("s3", 0), ("s3", 2)}
 
 
-@pytest.mark.parametrize("record", ["", "{}", "[]", '{"questions": "set"}', '{"state": "running"}', "\0"])
+@pytest.mark.parametrize("record", ["", "{}", "[]", '{"questions": "set"}', DAMAGED, '{"state": "running"}', "\0"])
 async def test_a_folder_with_another_run_json_is_refused_before_anything_is_asked(tmp_path: Path, record: str) -> None:
     (tmp_path / "run.json").write_text(record)
     fake = Fake()

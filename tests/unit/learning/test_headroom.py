@@ -102,7 +102,7 @@ async def test_samples_of_another_searcher_are_not_mixed(tmp_path: Path) -> None
     await measured(Searcher(), tmp_path)
     other = Searcher()
     other.model = "searcher@2"
-    with pytest.raises(EvaluateProblem, match="samples of another searcher; choose another --out"):
+    with pytest.raises(EvaluateProblem, match=r"samples of another searcher: .*; choose another --out"):
         await measured(other, tmp_path)
     with pytest.raises(EvaluateProblem, match="another temperature"):
         await measured(Searcher(), tmp_path, temperature=0.7)
