@@ -84,7 +84,8 @@ def _teach(args: argparse.Namespace) -> int:
     teach.write(
         [lesson.spans for lesson in chosen], args.out, ModelCard(data=taught.data) if args.what == "reading" else taught
     )
-    print(f"{args.out}: {len(chosen):,} examples; {sum(each.whole for each in chosen):,} have all gold passages")
+    lacking = sum(not each.whole for each in chosen)
+    print(f"{args.out}: {len(chosen):,} examples" + (f"; {lacking:,} of them miss a gold passage" if lacking else ""))
     return 0
 
 

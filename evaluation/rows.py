@@ -62,11 +62,11 @@ class Row:
 
     @property
     def coverage(self) -> float:
-        """The share of the gold passages (at least one is known) that the generator read."""
+        """Returns the share of the gold passages (at least one is known) that the generator read."""
         return statistics.fmean(map(bool, self.gold_ranks))
 
     def has_all(self, k: int) -> bool:
-        """Whether all gold passages are among the first `k` documents that the generator read."""
+        """Returns whether all gold passages are among the first `k` documents that the generator read."""
         return all(0 < rank <= k for rank in self.gold_ranks)
 
 

@@ -153,7 +153,7 @@ def complete(asked: Sequence[Question], found: Sequence[Sample], samples: int) -
 
 
 def is_mixed(group: Sequence[Sample]) -> bool:
-    """Whether the samples of a question differ in worth, so that reinforcement learns from it."""
+    """Returns whether the samples of a question differ in worth, so that reinforcement learns from it."""
     return mixed([found.parts["reward"] for found in group[1:]])
 
 

@@ -32,7 +32,7 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """An example, and the kind that it is of. `whole` tells that all gold passages were kept, where they are known."""
+    """An example, and the kind that it is of. `whole` is false where a gold passage was left out that should not be."""
 
     spans: Sequence[Span]
     kind: tuple[object, ...]
@@ -90,7 +90,8 @@ async def lessons_on(question: Question, retriever: Retriever, plan: Plan) -> li
     is no lesson.
     """
     if plan.what == "protocol":
-        return [await _played(question, Novice(retriever, plan.parameters, f"{plan.seed} {question.id}"))]
+        novice = Novice(retriever, plan.parameters, f"{plan.seed} {question.id}")
+        return [replace(await _played(question, novice), whole=True)]  # or a limit would prefer the lucky ones
     if plan.what == "searching" and not plan.draws:
         return [await _played(question, _teacher(question, retriever, plan))]
     (found,) = await retriever.search([question.text], replace(plan.parameters, top_k=_DEPTH))
@@ -142,15 +143,16 @@ async def lessons_of(asked: Sequence[Question], retriever: Retriever, plan: Plan
     if not asked:
         raise EvaluateProblem("there is no question in that part")
 
-    found: dict[str, list[Lesson]] = {}
+    found: dict[int, list[Lesson]] = {}
     with tqdm(total=len(asked), unit="question") as bar:
 
-        async def work(question: Question) -> None:
-            found[question.id] = await lessons_on(question, retriever, plan)
+        async def work(numbered: tuple[int, Question]) -> None:
+            place, question = numbered
+            found[place] = await lessons_on(question, retriever, plan)
             bar.update()
 
-        await each(asked, work, _AT_ONCE)
-    return [lesson for question in asked for lesson in found[question.id]]
+        await each(enumerate(asked), work, _AT_ONCE)
+    return [lesson for place in range(len(asked)) for lesson in found[place]]
 
 
 def write(examples: Sequence[Sequence[Span]], out: Path, taught: ModelCard = UNTAUGHT) -> None:

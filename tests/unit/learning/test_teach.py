@@ -167,6 +167,7 @@ async def test_lessons_come_in_the_order_of_the_questions(tmp_path: Path) -> Non
     assert len({lesson.spans[0].text for lesson in found}) == 1  # the retriever's order
     protocol = [await lessons_of(asked, retriever, plan("protocol", seed=seed)) for seed in (1, 1, 2)]
     assert protocol[0] == protocol[1] != protocol[2]
+    assert all(lesson.whole for lesson in protocol[0])  # a lucky episode is worth no more
     with pytest.raises(EvaluateProblem):
         await lessons_of([], retriever, plan("searching"))
 
@@ -174,6 +175,8 @@ async def test_lessons_come_in_the_order_of_the_questions(tmp_path: Path) -> Non
 async def test_gold_passages_known_beforehand_need_not_be_retrieved() -> None:
     retriever = Titled([*OTHERS, FILM])
     assert await lessons_of([HOPS], retriever, plan("reading")) == []
+    both = await lessons_of([HOPS, replace(HOPS, text="where was she born?")], retriever, plan("searching"))
+    assert len({lesson.spans[0].text for lesson in both}) == 2  # two sets may use one id
     found = await lessons_of([HOPS], retriever, plan("reading", gold={"director": DIRECTOR}))
     assert [lesson.spans[1].text for lesson in found] == [*["Oslo"] * 4, UNKNOWN]
 
