@@ -72,7 +72,7 @@ class GeneratorServicer(object):
 
     def GenerateStream(self, request, context):
         """Text arrives in pieces; the last message carries finish_reason and usage.
-        Cancelling the call stops the engine's work on it.
+        Cancelling the call stops the engine's work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,9 +85,9 @@ class GeneratorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Puts another model in place; requests under way finish on the old one.
+        """Loads another model. Requests under way finish on the old one.
         NOT_FOUND: no such file. INVALID_ARGUMENT: the weights or their card cannot be used.
-        FAILED_PRECONDITION: the engine's model is not ours to change.
+        FAILED_PRECONDITION: the engine cannot change its model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class RetrieverStub(object):
-    """Finds passages. A batch of queries in, a batch of ranked lists out; concurrent
-    requests are merged into one encode and one index search.
+    """Finds passages: a ranked list for each query of a batch. Concurrent requests are merged into one
+    encoding and one index search.
     """
 
     def __init__(self, channel):
@@ -49,8 +49,8 @@ class RetrieverStub(object):
 
 
 class RetrieverServicer(object):
-    """Finds passages. A batch of queries in, a batch of ranked lists out; concurrent
-    requests are merged into one encode and one index search.
+    """Finds passages: a ranked list for each query of a batch. Concurrent requests are merged into one
+    encoding and one index search.
     """
 
     def Search(self, request, context):
@@ -91,8 +91,8 @@ def add_RetrieverServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Retriever(object):
-    """Finds passages. A batch of queries in, a batch of ranked lists out; concurrent
-    requests are merged into one encode and one index search.
+    """Finds passages: a ranked list for each query of a batch. Concurrent requests are merged into one
+    encoding and one index search.
     """
 
     @staticmethod

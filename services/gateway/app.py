@@ -57,7 +57,7 @@ def create_app(
     async def slot() -> AsyncIterator[None]:
         """Holds a slot until the response, streamed or not, has been sent or the caller has left."""
         if slots.locked():
-            raise problems.TooBusy(f"{max_in_flight} questions are being worked on, the limit")
+            raise problems.TooBusy(f"the gateway is working on {max_in_flight} questions, its limit")
         async with slots:
             metrics.HTTP_IN_FLIGHT.inc()
             try:

@@ -23,7 +23,7 @@ _REDIS_TIMEOUT_S = 0.5
 
 
 def wire(settings: GatewaySettings) -> FastAPI:
-    """Exits with status 2 if GATEWAY_METHODS or GATEWAY_SEARCHERS names what there is not."""
+    """Returns the wired application. Exits with status 2 if a setting names an unknown method or a bad parameter."""
     agents = dict(AGENTS)
     for name, params in settings.methods.items():
         _known(name, "GATEWAY_METHODS")
@@ -61,7 +61,7 @@ def wire(settings: GatewaySettings) -> FastAPI:
 
 def _known(method: str, setting: str) -> None:
     if method not in AGENTS:
-        _refuse(f"{setting}: {method}: no such method; there are {', '.join(AGENTS)}")
+        _refuse(f"{setting}: {method}: no such method; the methods are {', '.join(AGENTS)}")
 
 
 def _refuse(message: str) -> NoReturn:
