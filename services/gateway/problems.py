@@ -119,12 +119,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
         sent = request.headers.get("content-type", "")
+        status, fields = HTTPStatus.UNPROCESSABLE_ENTITY, [_fault(e) for e in error.errors()]
         if sent and not _is_json(sent) and any(e["loc"] == ("body",) for e in error.errors()):
+            status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
             fields = [{"field": "content-type", "message": f"must be application/json, not {sent}"}]
-            return _response(problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, fields[0]["message"], errors=fields))
-        fields = [_fault(e) for e in error.errors()]
         detail = "; ".join(f"{e['field']}: {e['message']}" for e in fields)
-        return _response(problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=fields))
+        return _response(problem(status, detail, errors=fields))
 
     @app.exception_handler(TooBusy)
     async def busy(_: Request, error: TooBusy) -> JSONResponse:

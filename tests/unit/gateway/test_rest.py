@@ -9,6 +9,7 @@ import pytest
 
 from common import metrics
 from common.backends import GrpcTrainer
+from common.lines import EventStream
 from search_agent.agents import AGENTS
 from search_agent.errors import BoundaryError, Failure, GeneratorError, RetrieverError, SearcherError
 from search_agent.types import Completion, Message, Sampling
@@ -159,6 +160,13 @@ async def test_the_stream_tells_each_step(rest: Rest) -> None:
     told = dict(events(response.text))
     assert told["done"]["answer"] == "an answer"
     assert [d["id"] for d in told["documents"]["documents"]] == ["w2", "w1"]
+
+
+async def test_the_stream_keeps_every_line_break_of_a_text(rest: Rest) -> None:
+    question = "what\u2028stands\u0085here,\rand\r\nthere?"
+    response = await rest.post("/v1/answer", question=question, method="direct", stream=True)
+    name, data = [*EventStream().feed(response.content)][-1]
+    assert (name, json.loads(data)["question"]) == ("done", question)
 
 
 async def test_retrieve(rest: Rest) -> None:
