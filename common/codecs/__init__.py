@@ -13,9 +13,12 @@ from google.protobuf.message import Message
 T = TypeVar("T")
 
 
-def fields_of(value: Any, **converted: Any) -> dict[str, Any]:
-    """Returns a dataclass's fields by name, for its message; `converted` replaces what is not copied."""
-    copied = {field.name: getattr(value, field.name) for field in fields(value) if field.name not in converted}
+def fields_of(value: Any, kind: type | None = None, /, **converted: Any) -> dict[str, Any]:
+    """Returns a dataclass's fields by name, for its message; `converted` replaces what is not copied.
+
+    `kind` is a base class of the value's, whose fields alone are meant.
+    """
+    copied = {each.name: getattr(value, each.name) for each in fields(kind or value) if each.name not in converted}
     return copied | converted
 
 

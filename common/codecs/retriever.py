@@ -14,7 +14,7 @@ _MODE_OF = {number: mode for mode, number in _MODES.items()}
 
 
 def search_request(queries: Sequence[str], how: Retrieval) -> pb.SearchRequest:
-    return pb.SearchRequest(queries=queries, top_k=how.top_k, index=how.index, mode=_MODES[how.mode], rerank=how.rerank)
+    return pb.SearchRequest(queries=queries, **fields_of(how, Retrieval, mode=_MODES[how.mode]))
 
 
 def retrieval_of(request: pb.SearchRequest) -> Retrieval:
