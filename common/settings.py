@@ -7,7 +7,7 @@ import sys
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
 from common import addresses
 
@@ -59,4 +59,9 @@ def load(settings: type[S], argv: list[str] | None = None) -> S:
         for problem in error.errors():
             name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
             print(f"{name}: {problem['msg']}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except SettingsError as error:  # a variable or flag that should be JSON; only the text says which
+        words = str(error).replace('"', " ").replace(":", " ").split()
+        field = next((word for word in words if word in settings.model_fields), "")
+        print(f"{prefix}{field.upper()}: not valid JSON", file=sys.stderr)
         raise SystemExit(2) from None

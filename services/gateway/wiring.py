@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever, GrpcTrainer
 from common.rag_store import RagStore
 from search_agent.agents import AGENTS
+from search_agent.errors import CacheError
 from search_agent.parameters import BadParameter
 from search_agent.types import Sampling
 from services.gateway.app import create_app
@@ -47,7 +48,10 @@ def wire(settings: GatewaySettings) -> FastAPI:
     generator = GrpcGenerator(settings.generator, settings.generator_timeout_s)
     store = None
     if settings.redis_url:
-        store = RagStore(settings.redis_url.get_secret_value(), settings.cache_ttl_s, _REDIS_TIMEOUT_S)
+        try:
+            store = RagStore(settings.redis_url.get_secret_value(), settings.cache_ttl_s, _REDIS_TIMEOUT_S)
+        except CacheError as error:
+            _refuse(f"GATEWAY_REDIS_URL: {error}")
     of_methods = {name: searchers[target] for name, target in settings.searchers.items()}
     backends = Backends(
         retriever, searchers[settings.searcher], generator, RagCache(store) if store else None, of_methods

@@ -286,6 +286,14 @@ async def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path, 
     assert os.listdir(tmp_path) == [name]
 
 
+async def test_a_folder_that_cannot_be_made_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    fake = Fake()
+    with pytest.raises(NotADirectoryError):
+        await go(fake, tmp_path / "file" / "out")
+    assert not fake.asked
+
+
 @pytest.mark.parametrize("damage", ["\0" * 20, '{"id": "q3"}', "[]", "null"])
 async def test_a_damaged_or_older_row_is_asked_again_and_hides_no_other(tmp_path: Path, damage: str) -> None:
     fake = Fake()

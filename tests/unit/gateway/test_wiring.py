@@ -32,11 +32,23 @@ def test_searchers_are_read_as_json() -> None:
     }
 
 
+@pytest.mark.parametrize(("flags", "variable"), [(["--methods", '{"s3": {'], ""), ([], '{"s3": {')])
+def test_broken_json_names_its_setting(
+    flags: list[str], variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_METHODS", variable)
+    with pytest.raises(SystemExit) as stopped:
+        load(GatewaySettings, ["--retriever", NOBODY, "--searcher", NOBODY, "--generator", NOBODY, *flags])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "GATEWAY_METHODS: not valid JSON\n"
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"searchers": {"magic": NOBODY}}, "GATEWAY_SEARCHERS: magic: no such method"),
         ({"methods": {"magic": {}}}, "GATEWAY_METHODS: magic: no such method"),
+        ({"redis_url": "redis-host:6379"}, "GATEWAY_REDIS_URL: not a Redis URL"),
         ({"methods": {"search_r1": {"answerer": "me"}}}, "GATEWAY_METHODS: search_r1.answerer: must be one of"),
     ],
 )
