@@ -8,6 +8,7 @@ import httpx
 from common.backends import GrpcTrainer
 from search_agent.agents import AGENTS, Agent
 from search_agent.types import Sampling
+from search_agent.world import Retriever as Port
 from services.gateway.app import create_app
 from services.gateway.player import Backends, Player
 from tests.fakes import Generator, Retriever, Searcher
@@ -29,10 +30,11 @@ class Rest:
         searchers: Mapping[str, Searcher] | None = None,
         agents: Mapping[str, Agent] = AGENTS,
         trainer: GrpcTrainer | None = None,
+        retriever: Port | None = None,
     ) -> None:
         self.retriever, self.searcher = Retriever(), Searcher(MOVES)
         self.generator = generator or Generator("an answer")
-        backends = Backends(self.retriever, self.searcher, self.generator, None, searchers or {})
+        backends = Backends(retriever or self.retriever, self.searcher, self.generator, None, searchers or {})
         app = create_app(backends, Player(backends, Sampling(max_tokens=8)), agents, max_in_flight, trainer)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
