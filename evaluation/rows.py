@@ -14,6 +14,7 @@ from common.judge import JudgeEndpoint
 from search_agent.grading import answers
 from search_agent.grading.answers import Scoring
 from search_agent.grading.evidence import coverage, gold_ranks
+from search_agent.grading.judge import Grade, grade
 from search_agent.grading.statistics import Estimate, bootstrap, percentile
 from search_agent.types import Question
 
@@ -83,10 +84,8 @@ class Grader:
 
     async def __call__(self, question: Question, method: str, budget: int, body: Mapping[str, Any]) -> Row:
         """Returns the row of an answer of POST /v1/answer. Raises JudgeError."""
-        judged = None
-        if self._judge and not answers.matches(question, body["answer"], self._scoring):
-            judged = await self._judge(question, body["answer"])
-        return row_of(question, method, budget, body, judged, self._scoring)
+        graded = await grade(question, body["answer"], self._judge, self._scoring)
+        return row_of(question, method, budget, body, graded.judged, self._scoring)
 
 
 def row_of(
@@ -100,7 +99,7 @@ def row_of(
     """Scores the body of an answer. `judged` is the judge's verdict, None if it was not asked."""
     answer, documents, usage = body["answer"], body["documents"], body["usage"]
     golds = [question.options[question.choice]] if question.options else question.golds
-    span = answers.matches(question, answer, scoring)
+    graded = Grade(answers.matches(question, answer, scoring), judged)
     needed = question.gold_passages
     seen = [passage for turn in body["turns"] for passage in turn["retrieved"]]
     return Row(
@@ -108,9 +107,9 @@ def row_of(
         method=method,
         budget=budget,
         answer=answer,
-        gen_acc=max(span, float(judged or False)),
-        span=span,
-        judged=judged,
+        gen_acc=graded.gen_acc,
+        span=graded.span,
+        judged=graded.judged,
         exact_match=answers.exact_match(answer, question.golds, scoring),
         f1=answers.f1(answer, question.golds, scoring),
         gold_ranks=gold_ranks(needed, [document["id"] for document in documents]),

@@ -228,7 +228,7 @@ class _Scorer:
 
     async def _score(self, question: Question) -> float:
         trajectory = await self._agent.play(question, self._world, self._answer)
-        return await grade(question, trajectory.answer or "", self._world.judge)
+        return (await grade(question, trajectory.answer or "", self._world.judge)).gen_acc
 
 
 async def _store(scores: str) -> tuple[Look, Callable[[], Awaitable[None]]]:

@@ -70,7 +70,7 @@ class Stage:
         if example.rag is None or answering != (example.generator,):
             message = f"{' and '.join(answering)} answers, but naive RAG was scored with {example.generator}"
             raise GeneratorError(Failure.INVALID, message)
-        ours = await grade(example.question, answer, self._world.judge)
+        ours = (await grade(example.question, answer, self._world.judge)).gen_acc
         gain = reward.gain_beyond_rag(ours, example.rag)
         worth = gain if self._terms.kind == "gain" else reward.gain_plus_accuracy(ours, example.rag)
         return worth, {"accuracy": ours, "rag_accuracy": example.rag, "gain": gain}

@@ -1,26 +1,37 @@
-"""Grading with a judge: GenAcc of an answer, what a judge is asked, and its verdict."""
+"""Grading with a judge: the grade of an answer, the judge's prompt, and its verdict."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from search_agent import prompts
 from search_agent.errors import Failure, JudgeError
-from search_agent.grading.answers import matches
+from search_agent.grading.answers import Scoring, matches
 from search_agent.types import Question
 
 _OPENING = re.compile(r"\W*(yes|no)\b[*_`'\"]*(?:[.,:;!\n]|\s*[-–—(]|$)", re.IGNORECASE)
 Judge = Callable[[Question, str], Awaitable[bool]]
 
 
-async def grade(question: Question, answer: str, judge: Judge | None) -> float:
-    """Returns GenAcc: 1.0 if a gold answer stands in the answer or, failing that, if the judge says so, else 0.0.
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """The grade of an answer. `span` is GenAcc without a judge; `judged` is the verdict, None if nobody was asked."""
 
-    Raises JudgeError.
-    """
-    found = matches(question, answer)
-    return float(await judge(question, answer)) if judge and not found else found
+    span: float
+    judged: bool | None = None
+
+    @property
+    def gen_acc(self) -> float:
+        """1.0 if a gold answer stands in the answer or, failing that, if the judge says so, else 0.0."""
+        return max(self.span, float(self.judged or False))
+
+
+async def grade(question: Question, answer: str, judge: Judge | None, scoring: Scoring = Scoring.UNICODE) -> Grade:
+    """Grades an answer. The judge, if there is one, decides where no gold answer stands in it. Raises JudgeError."""
+    span = matches(question, answer, scoring)
+    return Grade(span, await judge(question, answer) if judge and not span else None)
 
 
 def judge_prompt(question: Question, answer: str) -> str:

@@ -202,5 +202,5 @@ async def _answer(contest: Contest, question: Question, side: Side) -> Answered:
     if strangers := set(trajectory.models) - {contender.model, contest.generator_model}:
         raise TrainerError(Failure.UNAVAILABLE, f"{', '.join(strangers)} was loaded while the gate was held; try again")
     answer = trajectory.answer or ""
-    right = await grade(question, answer, world.judge)
-    return Answered(question.id, right, answer, len(trajectory.documents))
+    graded = await grade(question, answer, world.judge)
+    return Answered(question.id, graded.gen_acc, answer, len(trajectory.documents))
