@@ -131,8 +131,9 @@ serves_reranker() { # serves_reranker FOLDER: succeeds if the retriever, perhaps
     curl -sf http://127.0.0.1:$gateway/v1/indexes | grep -q "\"reranker\": *\"$1\""
 }
 
-methods_of_the_demo() { # parameters as JSON
-    "$python" -c 'import json; from deploy.local import METHODS; print(json.dumps(METHODS))'
+methods_of_the_demo() { # the parameters of its searcher's card as JSON: vLLM's server tells no card
+    "$python" -c 'import json, sys; card = json.load(sys.stdin); print(json.dumps({card["method"]: card["parameters"]}))' \
+        <data/demo/adapters/searcher/search_agent.json
 }
 
 evaluate() { # evaluate OUT METHODS ARGUMENTS...

@@ -29,17 +29,6 @@ DEFAULTS = {
 }
 ADAPTERS = ROOT / "data" / "demo" / "adapters"  # for the embedded model
 ADAPTER_OF = {"searcher": ADAPTERS / "searcher", "generator": ADAPTERS / "reader"}
-# The parameters that the searcher's adapter was trained with; docker-compose.yml has the same.
-METHODS = {
-    "s3": {
-        "max_turns": 1,
-        "max_selected": 1,
-        "turn_tokens": 64,
-        "observation_chars": 6000,
-        "context_tokens": 2048,
-        "numbered_twice": True,
-    }
-}
 DEMO_QUESTIONS = (
     "sq-q-5733a5f54776f41900660f45",
     "sq-q-5733a5f54776f41900660f48",
@@ -114,7 +103,7 @@ class Stack:
     @property
     def _adapted(self) -> bool:
         """True unless the caller chose a model, an adapter, an engine or parameters."""
-        chosen = {"GENERATOR_ENGINE", "GENERATOR_MODEL", "GENERATOR_ADAPTER", "GATEWAY_METHODS"}
+        chosen = {"GENERATOR_ENGINE", "GENERATOR_MODEL", "GENERATOR_ADAPTER"}
         return not chosen & set(os.environ)
 
     def _addresses(self, name: str) -> dict[str, str]:
@@ -122,7 +111,6 @@ class Stack:
         at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
         if name == "gateway":
             return {
-                **({"GATEWAY_METHODS": json.dumps(METHODS)} if self._adapted else {}),
                 "GATEWAY_PORT": str(self.ports["gateway"]),
                 "GATEWAY_RETRIEVER": at["retriever"],
                 "GATEWAY_SEARCHER": at["searcher"],

@@ -111,7 +111,7 @@ def _default(entry: Schema) -> str:
 
 def _openapi() -> dict[str, Any]:
     nothing: Any = None  # the schema needs no backend
-    return create_app(nothing, nothing, AGENTS, max_in_flight=1).openapi()
+    return create_app(nothing, nothing, nothing, max_in_flight=1).openapi()
 
 
 def routes() -> str:

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from search_agent.errors import BoundaryError
+from search_agent.errors import BoundaryError, Failure
 from search_agent.testing import EchoGenerator, ListRetriever, ScriptedPolicy
-from search_agent.types import Completion, IndexInfo, Message, Mode, ModelInfo, Passage, Retrieval, Sampling, Span
+from search_agent.types import (
+    UNTAUGHT,
+    Completion,
+    IndexInfo,
+    Message,
+    Mode,
+    ModelInfo,
+    Passage,
+    Retrieval,
+    Sampling,
+    Span,
+)
 
 PASSAGES = [
     Passage("w1", 'The "Wall" [1]', "an answer stands here", 0.9),
@@ -43,6 +54,7 @@ class Searcher(ScriptedPolicy):
     def __init__(self, texts: Sequence[str]) -> None:
         super().__init__(texts)
         self.error: BoundaryError | None = None
+        self.card = UNTAUGHT
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         if self.error:
@@ -50,9 +62,9 @@ class Searcher(ScriptedPolicy):
         return await super().complete(spans, sampling)
 
     async def info(self) -> ModelInfo:
-        if self.error:
+        if self.error and self.error.failure is not Failure.INVALID:  # a model that refuses a request is still there
             raise self.error
-        return ModelInfo(model="searcher@1", engine="scripted", grammar=True)
+        return ModelInfo(model="searcher@1", engine="scripted", grammar=True, card=self.card)
 
 
 class Generator(EchoGenerator):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -15,12 +15,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from common import context, metrics
 from common.backends import GrpcTrainer
 from common.rag_store import RagStore
-from search_agent.agents import Agent
+from search_agent.agents import AGENTS, Agent
 from search_agent.errors import BoundaryError
 from search_agent.parameters import BadParameter
 from search_agent.types import Event, Found, Piece, Question, Retrieval, Turn
 from search_agent.world import Searcher
 from services.gateway import problems, schemas
+from services.gateway.methods import Methods
 from services.gateway.observed import Observed
 from services.gateway.player import Backends, Finished, Player
 from services.gateway.streams import streamed, unless_caller_leaves
@@ -43,11 +44,11 @@ _BLAMED = {
 def create_app(
     backends: Backends,
     player: Player,
-    agents: Mapping[str, Agent],
+    methods: Methods,
     max_in_flight: int,
     trainer: GrpcTrainer | None = None,
 ) -> FastAPI:
-    """Returns the application over the given backends and agents."""
+    """Returns the application over the given backends and methods."""
     app = FastAPI(title="search-agent", version="1", description="Search, answer and retrieve.")
     app.add_middleware(Observed)
     problems.install(app)
@@ -65,11 +66,12 @@ def create_app(
             finally:
                 metrics.HTTP_IN_FLIGHT.dec()
 
-    def agent_for(body: schemas.SearchRequest) -> Agent:
-        if body.method not in agents:
-            raise problems.BadField("method", f"must be one of {', '.join(agents)}")
+    async def agent_for(body: schemas.SearchRequest) -> Agent:
+        if body.method not in AGENTS:
+            raise problems.BadField("method", f"must be one of {', '.join(AGENTS)}")
+        agent = await methods.agent(body.method)
         try:
-            return agents[body.method].with_params(body.values())
+            return agent.with_params(body.values())
         except BadParameter as error:
             raise problems.BadField(body.place(error.field), error.message) from None
 
@@ -81,7 +83,7 @@ def create_app(
     @app.post("/v1/search", tags=["questions"], dependencies=[Depends(slot)])
     async def search(body: schemas.SearchRequest, request: Request) -> schemas.SearchResponse:
         """Returns the passages that a method keeps for a question."""
-        agent = agent_for(body)
+        agent = await agent_for(body)
         question = Question(_request_id(), body.question)
         asked = _placed(body, agent, player.play(agent, question, body.max_documents, with_answer=False))
         finished = await unless_caller_leaves(request, _last(asked))
@@ -95,7 +97,7 @@ def create_app(
     )
     async def answer(body: schemas.AnswerRequest, request: Request) -> Any:
         """Answers a question from the passages that a method keeps; `stream` returns Server-Sent Events."""
-        agent = agent_for(body)
+        agent = await agent_for(body)
         question = Question(_request_id(), body.question, options=body.options)
         asked = _placed(body, agent, player.play(agent, question, body.max_documents, with_answer=True))
         if not body.stream:
@@ -130,11 +132,11 @@ def create_app(
         return {"result": results}
 
     @app.get("/v1/methods", tags=["about"])
-    async def methods() -> list[schemas.MethodOut]:
-        """Returns the methods, with their parameters as JSON Schema."""
+    async def list_methods() -> list[schemas.MethodOut]:
+        """Returns the methods, with their parameters as JSON Schema and the defaults in force."""
         return [
             schemas.MethodOut(name=agent.name, summary=agent.summary, parameters=agent.schema())
-            for agent in agents.values()
+            for agent in await methods.all()
         ]
 
     @app.get("/v1/indexes", tags=["about"])

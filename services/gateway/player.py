@@ -35,9 +35,13 @@ class Backends:
     cache: RagCache | None
     searchers: Mapping[str, Searcher] = field(default_factory=dict)
 
+    def searcher_of(self, method: str) -> Searcher:
+        """Returns the method's own searcher or, without one, the common one."""
+        return self.searchers.get(method, self.searcher)
+
     def world(self, method: str) -> World:
         """Returns the world of a method's episodes."""
-        return World(self.retriever, self.searchers.get(method, self.searcher), self.generator)
+        return World(self.retriever, self.searcher_of(method), self.generator)
 
 
 @dataclass(frozen=True, slots=True)

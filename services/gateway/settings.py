@@ -37,6 +37,8 @@ class GatewaySettings(BaseSettings):
     max_in_flight: int = Field(64, ge=1, description="questions worked on at once; more get 503")
     answer_max_tokens: int = Field(64, ge=1, description="longest answer")
     methods: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description='parameters by method as JSON, e.g. {"s3": {"max_turns": 4}}'
+        default_factory=dict,
+        description="parameters by method as JSON, which replace those that the method's searcher was taught, "
+        'e.g. {"s3": {"max_turns": 4}}',
     )
     shutdown_grace_s: int = Field(10, ge=0, description="seconds given to requests under way at stop")

@@ -17,6 +17,7 @@ from search_agent.parameters import BadParameter
 from search_agent.types import Sampling
 from services.gateway.app import create_app
 from services.gateway.cache import RagCache
+from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
 from services.gateway.settings import GatewaySettings
 
@@ -25,13 +26,6 @@ _REDIS_TIMEOUT_S = 0.5
 
 def wire(settings: GatewaySettings) -> FastAPI:
     """Returns the wired application. Exits with status 2 if a setting names an unknown method or a bad parameter."""
-    agents = dict(AGENTS)
-    for name, params in settings.methods.items():
-        _known(name, "GATEWAY_METHODS")
-        try:
-            agents[name] = agents[name].with_params(params)
-        except BadParameter as error:
-            _refuse(f"GATEWAY_METHODS: {name}.{error}")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -56,9 +50,15 @@ def wire(settings: GatewaySettings) -> FastAPI:
     backends = Backends(
         retriever, searchers[settings.searcher], generator, RagCache(store) if store else None, of_methods
     )
+    for name in settings.methods:
+        _known(name, "GATEWAY_METHODS")
+    try:
+        methods = Methods(backends, settings.methods)
+    except BadParameter as error:
+        _refuse(f"GATEWAY_METHODS: {error}")
     player = Player(backends, Sampling(max_tokens=settings.answer_max_tokens))
     trainer = GrpcTrainer(settings.trainer, settings.trainer_timeout_s) if settings.trainer else None
-    app = create_app(backends, player, agents, settings.max_in_flight, trainer)
+    app = create_app(backends, player, methods, settings.max_in_flight, trainer)
     app.router.lifespan_context = lifespan
     return app
 

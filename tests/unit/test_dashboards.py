@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from common import metrics, run_config
-from deploy import local
-from search_agent.agents.s3 import S3Params
 from services.gateway.settings import GatewaySettings
 from services.generator.settings import GeneratorSettings
 from services.retriever.settings import RetrieverSettings
@@ -100,14 +97,6 @@ def test_only_the_front_doors_are_published_and_to_this_machine_alone() -> None:
     ports = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
     assert ports.keys() == {"gateway", "prometheus", "grafana"}
     assert all("_PUBLISH:-127.0.0.1:" in port for published in ports.values() for port in published)
-
-
-def test_the_demos_searcher_is_asked_as_it_has_learned() -> None:
-    learned = run_config.load("smollm2-demo").method.params
-    given = COMPOSE["services"]["gateway"]["environment"]["GATEWAY_METHODS"]
-    composed = json.loads(re.sub(r"\$\{S3_PARAMETERS-(.*?)\}", r"\1", given))
-    assert composed == local.METHODS
-    assert S3Params(**composed["s3"]) == replace(learned, constrained=True)
 
 
 @pytest.mark.parametrize("compose", [COMPOSE, GPU], ids=["cpu", "gpu"])

@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 
 from common.backends import GrpcTrainer
-from search_agent.agents import AGENTS, Agent
 from search_agent.types import Sampling
 from search_agent.world import Retriever as Port
 from services.gateway.app import create_app
+from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
 from tests.fakes import Generator, Retriever, Searcher
 
@@ -28,14 +28,15 @@ class Rest:
         generator: Generator | None = None,
         max_in_flight: int = 8,
         searchers: Mapping[str, Searcher] | None = None,
-        agents: Mapping[str, Agent] = AGENTS,
+        methods: Mapping[str, Mapping[str, Any]] | None = None,
         trainer: GrpcTrainer | None = None,
         retriever: Port | None = None,
     ) -> None:
         self.retriever, self.searcher = Retriever(), Searcher(MOVES)
         self.generator = generator or Generator("an answer")
         backends = Backends(retriever or self.retriever, self.searcher, self.generator, None, searchers or {})
-        app = create_app(backends, Player(backends, Sampling(max_tokens=8)), agents, max_in_flight, trainer)
+        player = Player(backends, Sampling(max_tokens=8))
+        app = create_app(backends, player, Methods(backends, methods), max_in_flight, trainer)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 

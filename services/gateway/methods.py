@@ -1,0 +1,72 @@
+"""The methods that the gateway serves, each with the parameters that its searcher was taught."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from search_agent.agents import AGENTS, Agent
+from search_agent.agents.dialogue import SearcherParams
+from search_agent.errors import BoundaryError, Failure, SearcherError
+from search_agent.parameters import BadParameter
+from search_agent.types import ModelInfo
+from search_agent.world import Searcher
+from services.gateway.player import Backends
+
+_FRESH_S = 1.0  # how long a searcher's card is taken as known; a promotion is followed this fast
+
+
+class Methods:
+    """Makes agents of AGENTS' defaults, what their searcher was taught over them, and `overrides` over both."""
+
+    def __init__(
+        self,
+        backends: Backends,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises BadParameter for overrides that a method does not take."""
+        self._backends, self._clock = backends, clock
+        self._overrides = overrides or {}
+        for name in self._overrides:
+            try:
+                self._overridden(AGENTS[name])
+            except BadParameter as error:
+                raise BadParameter(f"{name}.{error.field}", error.message) from None
+        self._asked: dict[Searcher, tuple[float, asyncio.Future[ModelInfo]]] = {}
+
+    async def agent(self, name: str) -> Agent:
+        """Returns the method's agent as it is served now. Raises SearcherError, and KeyError for no method."""
+        agent = AGENTS[name]
+        if isinstance(agent.params, SearcherParams):
+            card = (await self._info(self._backends.searcher_of(name))).card
+            try:
+                agent = agent.as_taught(card)
+            except BadParameter as error:
+                message = f"the searcher cannot be asked as it was taught: {error}"
+                raise SearcherError(Failure.BROKEN, message) from None
+        return self._overridden(agent)
+
+    async def all(self) -> list[Agent]:
+        """Returns every method's agent. While its searcher does not answer, what it was taught is left out."""
+        return [await self._or_untaught(name) for name in AGENTS]
+
+    async def _or_untaught(self, name: str) -> Agent:
+        try:
+            return await self.agent(name)
+        except BoundaryError:
+            return self._overridden(AGENTS[name])
+
+    def _overridden(self, agent: Agent) -> Agent:
+        return agent.with_params(self._overrides.get(agent.name, {}))
+
+    async def _info(self, searcher: Searcher) -> ModelInfo:
+        """Asks the searcher what it serves, once for all who want to know at the time."""
+        at, asking = self._asked.get(searcher, (-math.inf, None))
+        if asking is None or self._clock() - at > _FRESH_S or (asking.done() and asking.exception()):
+            asking = asyncio.ensure_future(searcher.info())
+            self._asked[searcher] = self._clock(), asking
+        return await asyncio.shield(asking)
