@@ -1,4 +1,4 @@
-"""Types of arguments that several commands take. Each raises ArgumentTypeError, which argparse tells with the usage."""
+"""Types of arguments that several commands share."""
 
 from __future__ import annotations
 

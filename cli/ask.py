@@ -1,4 +1,4 @@
-"""Asks a running gateway and shows the search as it goes: `search-agent ask` and the demo."""
+"""`search-agent ask`, and the demo: asks a running gateway and shows the search as it goes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cli.arguments import add_url
 
 
 def ask(url: str, question: str, method: str, **options: object) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The gateway's events for one question: ("turn" | "documents" | "answer.delta" | "done", data).
+    """Yields the gateway's events for one question: ("turn" | "documents" | "answer.delta" | "done", data).
 
     `options` are fields of POST /v1/answer. Raises AskError.
     """
@@ -22,7 +22,7 @@ def ask(url: str, question: str, method: str, **options: object) -> Iterator[tup
 def show(events: Iterator[tuple[str, dict[str, Any]]], out: TextIO | None = None) -> dict[str, Any]:
     """Prints each turn (query, retrieved titles, kept ones marked) and the answer as it is written.
 
-    `out` is standard output if not given. Returns the data of "done".
+    `out` defaults to standard output. Returns the data of "done".
     """
     turn, done = 0, {}
     for event, data in events:
@@ -54,7 +54,7 @@ def show(events: Iterator[tuple[str, dict[str, Any]]], out: TextIO | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `search-agent ask`."""
+    """Adds the arguments of `search-agent ask`."""
     parser.add_argument("question")
     parser.add_argument("--method", default="s3", help="one of GET /v1/methods (default: %(default)s)")
     parser.add_argument("--index", help="default: the retriever's default index")

@@ -1,4 +1,4 @@
-"""`search-agent cache`: what the gateway's naive-RAG cache has, and removing it."""
+"""`search-agent cache …`: shows and clears the gateway's naive-RAG cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cli.arguments import add_url
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `search-agent cache …`."""
+    """Adds the arguments of `search-agent cache`."""
     add_url(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("stats", help="count results by index version").set_defaults(run=_stats)

@@ -1,4 +1,4 @@
-"""`search-agent evaluate` and `precompute`: what each takes and does."""
+"""`search-agent evaluate` and `search-agent precompute`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ lines {"id", "question", "golden_answers"}, or MIRAGE's benchmark.json, benchmar
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `search-agent evaluate`."""
+    """Adds the arguments of `search-agent evaluate`."""
     _common(parser)
     parser.add_argument(
         "--methods",
@@ -45,7 +45,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precompute(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `search-agent precompute`."""
+    """Adds the arguments of `search-agent precompute`."""
     _common(parser)
     parser.add_argument("--redis", default="redis://127.0.0.1:6379/0", metavar="URL", help="the gateway's cache")
     parser.add_argument("--top-k", type=positive, metavar="K", help="passages of naive RAG (default: the gateway's)")
@@ -175,7 +175,7 @@ def _endpoints(args: argparse.Namespace) -> Endpoints:
 def _placed(
     opening: Callable[[], AbstractAsyncContextManager[Callable[[T], Awaitable[R]]]], args: argparse.Namespace
 ) -> AbstractAsyncContextManager[Callable[[T], Awaitable[R]]]:
-    """What does the work: opened here, or in the actors of a Ray cluster."""
+    """Opens what does the work, here or in the actors of a Ray cluster."""
     if not args.ray:
         return opening()
     from evaluation import on_ray
@@ -184,7 +184,7 @@ def _placed(
 
 
 def _advance(bar: tqdm[object]) -> Callable[[bool], None]:
-    """Moves the bar on, and shows the failures beside it."""
+    """Returns a function that advances the bar and shows the failures beside it."""
     failed = 0
 
     def advance(failure: bool) -> None:

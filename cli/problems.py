@@ -1,4 +1,4 @@
-"""The one place that turns what stops a command into a line on standard error and an exit status."""
+"""Turns whatever stops a command into one line on standard error and an exit status."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from search_agent.errors import BoundaryError
 
 
 def told(command: Callable[[], int]) -> int:
-    """Returns the command's exit status; 1 if a problem stopped it, which is told in one line; 130 if Ctrl-C did."""
+    """Runs a command and returns its exit status: 1 if a problem stopped it, 130 if Ctrl-C did."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a passage's characters
+        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack characters of a passage
     try:
         status = command()
         sys.stdout.flush()
@@ -22,7 +22,7 @@ def told(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("search-agent: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output has left, as `head` does
+    except BrokenPipeError:  # the reader of the output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Problem, BoundaryError) as problem:

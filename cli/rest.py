@@ -15,7 +15,7 @@ class AskError(Problem):
 
 
 class _Fields(dict[str, Any]):
-    """An object of an answer. A field that it lacks is not our gateway's fault, nor ours: another server answered."""
+    """A JSON object of an answer. Only another server, or another version of ours, leaves out a field."""
 
     def __missing__(self, name: str) -> Any:
         raise AskError(f"the answer has no {name!r}: another server, or a gateway of another version")
@@ -29,7 +29,7 @@ def call(
     timeout_s: float | None = 300,
     kind: type[Any] = dict,
 ) -> Any:
-    """Returns the response's JSON, which must be of a `kind`. Raises AskError."""
+    """Returns the response's JSON, a `kind`. Raises AskError."""
     import httpx  # here and below, so that the command line answers --help at once
 
     from common import http

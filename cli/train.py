@@ -1,4 +1,4 @@
-"""`search-agent train`: training runs of a running stack, asked for at its gateway."""
+"""`search-agent train …`: training runs, through the gateway."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SHOWN = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `search-agent train …`."""
+    """Adds the arguments of `search-agent train`."""
     add_url(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     start = commands.add_parser("start", help="start a run")
@@ -100,7 +100,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _watch(args: argparse.Namespace) -> int:
-    """1 where the run failed."""
+    """Returns 1 if the run failed."""
     state = ""
     for event, data in rest.events("GET", f"{args.url}/v1/runs/{args.run_id}/events", None, timeout_s=None):
         if event == "run":
@@ -123,7 +123,7 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _promote(args: argparse.Namespace) -> int:
-    """1 where the gate was not passed."""
+    """Returns 1 if the gate was not passed."""
     body = {"searcher": args.searcher, "stream": True} | ({"checkpoint": args.checkpoint} if args.checkpoint else {})
     done: dict[str, Any] = {}
     live = sys.stderr.isatty()

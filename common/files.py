@@ -1,4 +1,4 @@
-"""Files that are there in whole or not at all, and whether one can be written."""
+"""Writing files in whole or not at all, and checking that they can be written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """A reader finds the old text or the new one, also if we are killed. Raises OSError."""
+    """Replaces the file's text. A reader finds the old or the new text, even after a crash. Raises OSError."""
     draft = path.with_suffix(".draft")
     with draft.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -17,7 +17,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raises OSError if a file cannot be written there. What is there stays as it is."""
+    """Raises OSError if the file cannot be written. Leaves its content unchanged."""
     there = path.exists()
     path.open("ab").close()
     if not there:

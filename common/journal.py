@@ -1,4 +1,4 @@
-"""A file of JSON lines that survives being killed: whole lines only, each written at once."""
+"""An append-only file of JSON lines that survives a crash: readers see whole lines only."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class Journal(Generic[T]):
-    """Opens `path`, or begins it. `found` holds the values of type `kind` in it.
+    """Opens or creates the file at `path`. `found` holds its values of type `kind`.
 
-    A torn last line is removed. A line that is damaged, or that another version wrote, is left where it is, said on
-    standard error and not in `found`, so that its work is done again.
+    A torn last line is removed. A line that is damaged or from another version stays in the file but not in `found`,
+    so that its work is done again; standard error says so.
     """
 
     def __init__(self, path: Path, kind: type[T], fresh: bool = False) -> None:
@@ -40,7 +40,7 @@ class Journal(Generic[T]):
 
 
 def read(path: Path, kind: type[T]) -> list[T]:
-    """Returns what a Journal of `path` would find, without opening it for writing. Raises OSError."""
+    """Returns what a Journal of `path` would find, and changes nothing. Raises OSError."""
     return _values(path, kind, lines.whole(path.read_bytes())[0])
 
 

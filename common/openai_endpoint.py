@@ -1,4 +1,4 @@
-"""What OpenAI-compatible endpoints differ in: parameters that some refuse, and thinking that is not an answer."""
+"""Differences between OpenAI-compatible endpoints: parameters that some refuse, and thinking before an answer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Dialect:
         self._instead: dict[str, str] = {}
 
     def fit(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the body with what is known to be refused renamed or left out."""
+        """Returns the body with parameters that were refused before renamed or left out."""
         named = ((self._instead.get(name, name), value) for name, value in body.items())
         return {name: value for name, value in named if name}
 
     def learn(self, status: int, reason: str, sent: Mapping[str, Any]) -> bool:
-        """Returns whether the endpoint refused one of the parameters of `sent`, so that a fitted body may pass."""
+        """Returns whether the endpoint refused a parameter of `sent`, so that it is worth fitting the body again."""
         said = reason.lower()
         if status not in (400, 422) or not any(word in said for word in _REFUSALS):
             return False
@@ -33,7 +33,7 @@ class Dialect:
 
 
 def answer_of(message: Mapping[str, Any]) -> str:
-    """Returns the text of a chat message without thinking, "" if it holds nothing else."""
+    """Returns the text of a chat message without its thinking, which may leave nothing."""
     content = message.get("content") or ""
     if isinstance(content, list):
         content = "".join(part.get("text", "") for part in content if part.get("type") == "text")

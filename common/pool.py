@@ -1,4 +1,4 @@
-"""The same work for many items, some at a time."""
+"""Bounded concurrency for async work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], concurrency: int) -> None:
-    """Does the work for every item in order, `concurrency` at once. The first exception stops all."""
+    """Starts the work on the items in order, at most `concurrency` at once. The first exception stops all of it."""
     left = iter(items)
 
     async def worker() -> None:

@@ -1,5 +1,5 @@
-"""What ends a command in one line and not in a traceback."""
+"""The base of errors that a command reports in one line."""
 
 
 class Problem(Exception):
-    """Something that whoever gave the command can put right. The message is one line that says what and where."""
+    """An error that the user can correct. The message is one line that says what is wrong and where."""

@@ -1,4 +1,4 @@
-"""Naive-RAG results in Redis, and the scores that training compares with: what is stored and where."""
+"""Naive-RAG results in Redis, with the scores that training compares against."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """How many results there are, and how many of them are scored."""
+    """Counts of results, and of those that are scored."""
 
     results: int = 0
     scored: int = 0
@@ -31,7 +31,7 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a result is worth for a question. `scoring` and `judge` are what it was graded with; scores are 0 to 1."""
+    """The score of a result for one question, from 0.0 to 1.0. `scoring` and `judge` tell how it was graded."""
 
     question: str
     golds: tuple[str, ...]
@@ -45,13 +45,13 @@ class Score:
     f1: float
 
     def holds(self, golds: Sequence[str], scoring: str, judge: Mapping[str, str] | None) -> bool:
-        """Whether grading with these would give the same score."""
+        """Returns whether the score was graded with these."""
         return (self.golds, self.scoring, self.judge) == (tuple(golds), scoring, judge)
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A scored result under its digest; `result` and `score` are the JSON they are stored as."""
+    """A scored result. `key` is its digest; `result` and `score` are the stored JSON."""
 
     key: str
     result: str
@@ -60,10 +60,10 @@ class Scored:
 
 
 class RagStore:
-    """Results and scores under RagKey's digests. Every method raises CacheError if Redis fails, and the
-    constructor if `url` is not one of Redis.
+    """Stores results and scores by RagKey's digest.
 
-    A result lives `ttl_s` seconds; one that is scored stays until it is cleared.
+    A result expires after `ttl_s` seconds; a scored one stays until it is cleared. Every method raises CacheError if
+    Redis fails, and so does the constructor if `url` is not a Redis URL.
     """
 
     def __init__(self, url: str, ttl_s: int, timeout_s: float) -> None:
@@ -82,9 +82,9 @@ class RagStore:
         self._ttl_s = ttl_s
 
     async def get(self, key: str) -> Trajectory | None:
-        """Returns the result under a digest, None if there is none that can be read.
+        """Returns the result under a digest, or None if there is none or it cannot be read.
 
-        Its times are zero, since nothing was waited for.
+        Its times are zero, because nothing was waited for.
         """
         with _failures():
             found = await self._redis.get(key)
@@ -92,16 +92,15 @@ class RagStore:
         return replace(result, timings=Timings()) if result else None
 
     async def put(self, key: str, result: Trajectory) -> None:
-        """Stores an answered trajectory; one that is scored stays with its score."""
+        """Stores an answered trajectory. It expires unless it is scored."""
         with _failures():
             scored = await self._redis.exists(key + _SCORED)
             await self._redis.set(key, json.dumps(asdict(result)), ex=None if scored else self._ttl_s)
 
     async def score(self, key: str, question_id: str, score: Score) -> bool:
-        """Stores what a result is worth for a question, and keeps both for good.
+        """Stores the score of a result for a question and keeps both for good. Returns False if there is no result.
 
-        By the question's id, since two questions of one wording may have different gold answers. False if
-        the result is not here.
+        Scores go by question id, because questions with the same text may have different gold answers.
         """
         with _failures():
             if not await self._redis.persist(key) and not await self._redis.exists(key):
@@ -110,13 +109,13 @@ class RagStore:
         return True
 
     async def score_of(self, key: str, question_id: str) -> Score | None:
-        """Returns what `score` stored, None if nothing that can be read."""
+        """Returns the stored score, or None if there is none or it cannot be read."""
         with _failures():
             found = await self._redis.hget(key + _SCORED, question_id)
         return stored.read(Score, found) if found else None
 
     async def contents(self) -> dict[tuple[str, str], Contents]:
-        """Counts by index and version."""
+        """Returns the counts by index and version."""
         counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         async for keys in self._keys(PREFIX):
             for key in keys:
@@ -126,7 +125,7 @@ class RagStore:
         return {name: Contents(*numbers) for name, numbers in counts.items()}
 
     async def clear(self, index: str, version: str = "") -> int:
-        """Removes the results and scores of an index, of one version or of all; how many results."""
+        """Removes an index's results and scores, of one version or of all. Returns the number of results."""
         removed = 0
         async for keys in self._keys(f"{PREFIX}{index}:{version}{':' if version else ''}"):
             with _failures():
@@ -135,7 +134,7 @@ class RagStore:
         return removed
 
     async def dump(self, index: str = "") -> AsyncIterator[Scored]:
-        """Every scored result, of one index or of all."""
+        """Yields every scored result of one index, or of all."""
         async for keys in self._keys(f"{PREFIX}{index}{':' if index else ''}"):
             for key in (key.removesuffix(_SCORED) for key in keys if key.endswith(_SCORED)):
                 with _failures():
@@ -145,7 +144,7 @@ class RagStore:
                     yield Scored(key, str(result), str(question_id), str(score))
 
     async def restore(self, rows: Sequence[Scored]) -> None:
-        """Stores what `dump` gave, over what is there."""
+        """Stores what `dump` yielded. Replaces what is there."""
         with _failures():
             async with self._redis.pipeline(transaction=True) as pipe:
                 for row in rows:
@@ -162,7 +161,7 @@ class RagStore:
         await self._redis.aclose()
 
     async def _keys(self, prefix: str) -> AsyncIterator[list[str]]:
-        """Keys that begin with `prefix`, in batches; SCAN may give a key twice, and this does not."""
+        """Yields the keys that begin with `prefix` in batches, each key once. SCAN may repeat keys."""
         pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
         cursor, seen = 0, set[str]()
         while True:

@@ -1,4 +1,4 @@
-"""JSON records as people keep them: lines or an array, plain or gzipped."""
+"""Reading files of JSON records: JSON lines or a JSON array, plain or gzipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class BrokenFile(ValueError):
-    """Nothing from `line` on can be read."""
+    """A file that cannot be read from `line` on."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)

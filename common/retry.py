@@ -1,4 +1,4 @@
-"""POST requests that wait while the server says it is full."""
+"""POST requests that are sent again while the server is overloaded."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _LONGEST_S = 30.0
 
 
 async def post(http: httpx.AsyncClient, url: str, **request: Any) -> httpx.Response:
-    """The last response of up to ATTEMPTS: 429, and 503 that names no backend, are asked again.
+    """Returns the response, the last of at most ATTEMPTS. Status 429, and 503 that names no backend, are retried.
 
-    Waits as long as Retry-After says, at most 30 seconds. Raises httpx.HTTPError.
+    Waits as long as Retry-After says, but at most 30 seconds. Raises httpx.HTTPError.
     """
     for _ in range(ATTEMPTS - 1):
         response = await http.post(url, **request)

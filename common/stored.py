@@ -1,4 +1,4 @@
-"""Values read back from where they were stored, which may be damaged or written by another version."""
+"""Reading stored values, which may be damaged or written by another version."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 def read(kind: type[T], text: str | bytes) -> T | None:
-    """Returns the value of type `kind` (a dataclass, say) that `text` is the JSON of, or None if it is not one.
+    """Parses JSON into a value of type `kind`, such as a dataclass. Returns None if it does not fit.
 
-    None means: as if nothing had been stored. Fields that `kind` does not have are ignored.
+    Callers treat None as if nothing had been stored. Fields that `kind` lacks are ignored.
     """
     from pydantic import ValidationError
 

@@ -1,4 +1,4 @@
-"""What evaluation asks and grades with: settings that travel to another process, and what they open there."""
+"""Settings of gateway, judge and scoring, which can travel to another process and open connections there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What whoever evaluates must put right, one line each, and a question that failed."""
+"""Errors of evaluation: those that the user can correct, and questions that failed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from search_agent.errors import Failure
 
 
 class EvaluateProblem(Problem):
-    """The run cannot start or go on; the command line prints it and exits with status 1."""
+    """A run cannot start or continue."""
 
 
 class BadQuestion(EvaluateProblem):
-    """A line of a question file is no question."""
+    """A record of a question file is not a question."""
 
     def __init__(self, path: Path, line: int, reason: str) -> None:
         super().__init__(f"{path}:{line}: {reason}")
 
 
 class Failed(Exception):
-    """A question has no answer. `boundary` is the backend that failed, "gateway", or "ray" for lost actors."""
+    """A question was not answered. `boundary` is the backend that failed, "gateway", or "ray" if actors died."""
 
     def __init__(self, boundary: str, failure: Failure | str, detail: str) -> None:
-        super().__init__(boundary, failure, detail)  # of which pickle makes it anew
+        super().__init__(boundary, failure, detail)  # pickle restores it from these
         self.boundary, self.failure, self.detail = boundary, str(failure), detail
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The folder of a run: what was measured there goes on only under the same conditions."""
+"""The folder of a run, which continues only under the conditions that it began with."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ _Json = dict[str, Any]
 
 
 def settle(path: Path, facts: _Json, what: str, same: Iterable[str], grows: str = "") -> None:
-    """Writes `facts` to `path`, unless the folder holds `what` ("rows", say) of other facts, or something else.
+    """Writes `facts` to `path`. Raises EvaluateProblem if the folder holds `what` (such as "rows") of other facts.
 
-    The facts named in `same` must be as they were. The fact `grows` is a mapping that may gain entries: its earlier
-    ones are added to `facts`. Raises EvaluateProblem.
+    The facts named in `same` must equal the earlier ones. The fact `grows` is a mapping that may gain entries; its
+    earlier entries are added to `facts`.
     """
-    # as they come back from a file
     now: _Json = json.loads(json.dumps(facts))
     if path.exists():
         before = stored.read(_Json, path.read_bytes()) or {}

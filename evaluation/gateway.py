@@ -1,4 +1,4 @@
-"""A running gateway as evaluation asks it: over REST, as users do."""
+"""Client of a running gateway's REST API, which evaluation uses as users do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ANSWER = {"answer", "documents", "turns", "usage", "timings_ms", "stop_reason",
 
 
 class Gateway:
-    """`http` has the gateway's address as its base."""
+    """Asks a gateway. The base URL of `http` is the gateway's address."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http

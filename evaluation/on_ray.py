@@ -1,4 +1,4 @@
-"""The same work in the actors of a Ray cluster: an actor on each node, which Ray starts again where it dies."""
+"""Doing work in the actors of a Ray cluster: one per node, restarted by Ray when it dies."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import search_agent
 from evaluation.errors import EvaluateProblem, Failed
 from search_agent.errors import Failure
 
-# Read when Ray is imported. A cluster started here reports to nobody; log_to_driver alone leaves the deaths of
-# actors and nodes, with pages of their logs, on the terminal.
+# Ray reads these when it is imported. They turn off usage reports, and the messages about dead actors and nodes that
+# log_to_driver alone leaves on the terminal.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
@@ -34,13 +34,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 Work = Callable[[T], Awaitable[R]]
 
-ATTEMPTS = 4  # at an item; one that has lost as many actors may be what ends them
+ATTEMPTS = 4  # per item; an item that lost so many actors may be what kills them
 _LOCAL: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 << 20}
 _CODE = [str(Path(package.__path__[0])) for package in (search_agent, common, evaluation)]
 
 
 class _Actor(Generic[T, R]):
-    """`opening` is entered once, by the first call: a restarted actor opens anew."""
+    """Enters `opening` on its first call, and so again after a restart."""
 
     def __init__(self, opening: Callable[[], AbstractAsyncContextManager[Work[T, R]]]) -> None:
         self._opening, self._stack = opening, AsyncExitStack()
@@ -53,7 +53,7 @@ class _Actor(Generic[T, R]):
 
     @ray.method(max_task_retries=-1)
     async def start(self) -> None:
-        """Waits while the actor is started anew. Raises what `opening` does."""
+        """Returns once the actor runs. Raises what `opening` raises."""
         await self.open()
 
     async def do(self, item: T) -> R:
@@ -64,7 +64,7 @@ class _Actor(Generic[T, R]):
 async def actors(
     address: str, opening: Callable[[], AbstractAsyncContextManager[Work[T, R]]], concurrency: int
 ) -> AsyncIterator[Work[T, R]]:
-    """Does an item in one of the cluster's actors that is free, as what `opening` gives would do it here.
+    """Yields a function that does an item in a free actor of the cluster, as `opening`'s would do it here.
 
     `address` is HOST:PORT, ray://HOST:PORT, "auto" for the cluster on this machine, or "local" to start one
     here. `opening` and the items are pickled, and this project's code goes along. There are as many actors as
@@ -97,13 +97,13 @@ async def actors(
 
         yield work
     finally:
-        ray.shutdown()  # which ends the actors too
+        ray.shutdown()  # ends the actors too
 
 
 def _connect(address: str) -> None:
     try:
         if address not in ("auto", "local"):
-            # Ray itself would go on trying for minutes
+            # Ray would keep trying for minutes
             parts = urlsplit(f"//{address.removeprefix('ray://')}")
             if not (parts.hostname and parts.port):
                 raise ValueError("neither HOST:PORT, ray://HOST:PORT, auto nor local")
@@ -120,14 +120,14 @@ def _connect(address: str) -> None:
 
 
 def _on_each_node(opening: Callable[[], AbstractAsyncContextManager[Work[T, R]]], concurrency: int) -> list[Any]:
-    # a head without CPUs is there to do no work
+    # a head node without CPUs is not meant to work
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")][:concurrency]
     if not nodes:
         raise EvaluateProblem("the Ray cluster has no node with a CPU")
     return [
         ray.remote(_Actor)
         .options(
-            num_cpus=0,  # they mostly wait, and start even if the cluster is busy
+            num_cpus=0,  # actors mostly wait, and must start even on a busy cluster
             max_concurrency=-(-concurrency // len(nodes)),
             max_restarts=-1,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),  # elsewhere if the node is gone
@@ -146,7 +146,7 @@ async def _started(actor: Any) -> None:
 
 
 async def _result(reference: Any) -> Any:
-    """Of a remote call. Ray's client prints a traceback for each that was cancelled, so that these are not."""
+    """Returns the result of a remote call. It is never cancelled, since Ray's client would print a traceback."""
     result = asyncio.ensure_future(reference)
     result.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, even if nobody waits
     return await asyncio.shield(result)

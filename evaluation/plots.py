@@ -1,4 +1,4 @@
-"""Accuracy against what it cost: searches, and tokens."""
+"""Plots of accuracy against its cost in searches and in tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _APART = 0.022  # of an axis's width: intervals closer than this would cover eac
 
 
 def draw(report: Report, folder: Path) -> list[str]:
-    """Writes the plots and returns their names; ImportError without matplotlib."""
+    """Writes the plots into the folder and returns their names. Raises ImportError without matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -44,7 +44,7 @@ def draw(report: Report, folder: Path) -> list[str]:
 
 
 def _panel(axis: Axes, report: Report, budget: int, name: str) -> None:
-    """One budget: a point a method, with the interval of its accuracy."""
+    """Draws one budget: a point per method, with the interval of its accuracy."""
     order = sorted({method for method, _ in report.summaries})  # a method looks the same in every plot
     summaries = report.of_budget(budget)
     most = max(getattr(summary, name) for summary in report.summaries.values()) or 1.0
@@ -71,7 +71,7 @@ def _panel(axis: Axes, report: Report, budget: int, name: str) -> None:
 
 
 def _spread(places: dict[str, float], apart: float) -> dict[str, float]:
-    """The places, moved sideways where they are closer than `apart`; a group keeps its middle."""
+    """Returns the places, moved sideways where they are closer than `apart`. A group keeps its middle."""
     groups: list[list[str]] = []
     for method in sorted(places, key=lambda each: places[each]):
         if groups and places[method] - places[groups[-1][-1]] < apart:

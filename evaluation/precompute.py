@@ -1,4 +1,4 @@
-"""Fills the naive-RAG cache for training: retrieval, answer and score of every question."""
+"""Fills the naive-RAG cache for training with the answer and score of every question."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Scorer:
         self._gateway, self._grader, self._store, self._fields = gateway, grader, store, fields
 
     async def __call__(self, question: Question) -> tuple[bool, bool]:
-        """Whether naive RAG is right, and whether that was known. Done twice, it leaves one score.
+        """Returns whether naive RAG is right, and whether that was known before. Repeating it changes nothing.
 
         Raises Failed, JudgeError; EvaluateProblem if the gateway's cache is elsewhere, CacheError if Redis fails.
         """
@@ -52,7 +52,7 @@ class Scorer:
 
 @asynccontextmanager
 async def storing(redis: str) -> AsyncIterator[RagStore]:
-    """The store at a Redis URL. Scores have no time to live, and only they are written."""
+    """Opens the store at a Redis URL. Only scores are written, which do not expire."""
     store = RagStore(redis, ttl_s=1, timeout_s=10)
     try:
         yield store
@@ -62,14 +62,14 @@ async def storing(redis: str) -> AsyncIterator[RagStore]:
 
 @asynccontextmanager
 async def scoring(endpoints: Endpoints, redis: str, fields: Mapping[str, object]) -> AsyncIterator[Scorer]:
-    """A scorer with connections of its own."""
+    """Opens a scorer with connections of its own."""
     async with endpoints.open() as (gateway, grader), storing(redis) as store:
         yield Scorer(gateway, grader, store, fields)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`known` of the questions were scored before; `wrong` are those that naive RAG fails, in order."""
+    """`known` counts the questions scored before; `wrong` are those that naive RAG gets wrong, in order."""
 
     right: int
     wrong: Sequence[Question]
@@ -85,11 +85,11 @@ async def precompute(
     concurrency: int,
     advance: Callable[[bool], None],
 ) -> Outcome:
-    """Has every question scored; `score` is a Scorer, here or elsewhere.
+    """Scores every question with `score`, a Scorer here or elsewhere.
 
-    A question that was answered before comes from the cache, under the versions in force now, so that a
-    killed run goes on and a stale result is not taken over. Raises EvaluateProblem if the gateway has no
-    cache or a cache elsewhere, CacheError if Redis fails.
+    Questions answered before, by the models and index served now, come from the cache, so that a killed run continues
+    and no stale result is used. Raises EvaluateProblem if the gateway has no cache or another one, CacheError if Redis
+    fails.
     """
     await gateway.check_cache()
     await store.check()

@@ -1,4 +1,4 @@
-"""Questions in the shapes in which data sets are published, and back as JSON lines."""
+"""Converting records of published data sets to questions, and questions to JSON lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUPS = ("dataset", "hops")  # the metadata that reports are divided by
 
 
 def question_of(record: Mapping[str, Any], place: str) -> Question:
-    """Returns a record as a question that every later stage takes. Raises ValueError with the reason.
+    """Converts a record to a question that every later stage accepts. Raises ValueError with the reason.
 
     Fields are tried in the order of the tuples above. The id is a text or a whole number, or else `place`. Gold answers
     are a text or number, a list of them, SQuAD's {"text": […]} or TriviaQA's {"value", "aliases"}; MuSiQue's
@@ -66,7 +66,7 @@ def line_of(question: Question) -> str:
 
 
 def _first(record: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any] | None:
-    """The first of the fields that the record has, with its value; null, "" and {} are as good as missing."""
+    """Returns the first of the fields that is not null or empty, with its value."""
     return next(((name, record[name]) for name in names if record.get(name) not in (None, "", {}, [])), None)
 
 
@@ -86,7 +86,7 @@ def _id(record: Mapping[str, Any], place: str) -> str:
 
 
 def _text(name: str, value: object) -> str:
-    """A text that the gateway takes: not blank, and no longer than it allows once it is stripped."""
+    """Strips a text and checks that the gateway accepts it."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f'"{name}" is missing or not a text')
     text = value.strip()
@@ -96,7 +96,7 @@ def _text(name: str, value: object) -> str:
 
 
 def _texts(name: str, value: Any) -> list[str]:
-    """Gold answers without the blank ones."""
+    """Returns the gold answers that are not blank."""
     if isinstance(value, dict):
         value = value["text"] if "text" in value else [value.get("value", ""), *value.get("aliases", ())]
     texts = [_scalar(name, each) for each in (value if isinstance(value, list) else [value])]
@@ -110,7 +110,7 @@ def _scalar(name: str, value: object) -> str:
 
 
 def _options(name: str, value: Any) -> tuple[list[str], dict[str, str]]:
-    """The labels of the options as they are given, and the options by letter."""
+    """Returns the given labels in upper case, and the options by letter."""
     if isinstance(value, dict) and isinstance(value.get("text"), list) and isinstance(value.get("label"), list):
         labels, texts = [str(label) for label in value["label"]], value["text"]
     elif isinstance(value, dict):
@@ -131,7 +131,7 @@ def _options(name: str, value: Any) -> tuple[list[str], dict[str, str]]:
 
 
 def _choice(name: str, value: object, labels: Sequence[str], options: Mapping[str, str]) -> str:
-    """The letter of the right option."""
+    """Returns the letter of the right option."""
     letters, texts = list(options), list(options.values())
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -147,7 +147,7 @@ def _choice(name: str, value: object, labels: Sequence[str], options: Mapping[st
 
 
 def _gold_passages(metadata: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """All of "passage_ids", or the one "passage_id"; those that "same_title_ids" lists for one count as it."""
+    """Reads "passage_ids", or else "passage_id", each with the ids that "same_title_ids" lists for it."""
     needed, alike = metadata.get("passage_ids"), metadata.get("same_title_ids") or {}
     if not needed:
         needed = [metadata["passage_id"]] if metadata.get("passage_id") else []

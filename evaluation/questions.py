@@ -1,4 +1,4 @@
-"""Question sets: FlashRAG's by name, files, and MIRAGE's benchmark.json; the parts and picks of a set."""
+"""Question sets: loading FlashRAG's by name, files and MIRAGE's benchmark; taking samples and parts of a set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evaluation.question_records import question_of
 from search_agent.types import Question
 
 HUB = "RUC-NLPIR/FlashRAG_datasets"
-# Each set's part that results are reported on; NAME/train is what training uses.
+# The split of each set that results are reported on; training uses NAME/train.
 SETS = {
     "nq": "test",
     "triviaqa": "test",
@@ -31,10 +31,10 @@ Download = Callable[[str, str], str]  # (repository, file) -> path
 
 
 def load(spec: str, download: Download | None = None) -> list[Question]:
-    """The questions that `spec` names, in order. Raises EvaluateProblem, for a bad line BadQuestion.
+    """Loads the questions that `spec` names, in order. Raises EvaluateProblem, which is BadQuestion for a bad record.
 
-    A name of SETS, or NAME/PART; a file of JSON lines or a JSON array, plain or gzipped, of records that `question_of`
-    reads; or MIRAGE's benchmark.json, or benchmark.json#NAME for one of its sets.
+    `spec` is a name of SETS or NAME/SPLIT; or a file of JSON lines or a JSON array, plain or gzipped, of records that
+    `question_of` reads; or MIRAGE's benchmark.json, or benchmark.json#NAME for one of its sets.
     """
     name, _, part = spec.partition("/")
     file, _, chosen = spec.partition("#")
@@ -55,14 +55,14 @@ def load(spec: str, download: Download | None = None) -> list[Question]:
 
 
 def name_of(spec: str, questions: Sequence[Question]) -> str:
-    """The set's name, its size and a short hash of what is in it."""
+    """Returns the set's name with its size and a short hash of its questions."""
     everything = json.dumps([asdict(question) for question in questions], sort_keys=True)
     sha = hashlib.sha256(everything.encode()).hexdigest()[:12]
     return f"{spec if spec.partition('/')[0] in SETS else Path(spec).name} ({len(questions):,} questions, {sha})"
 
 
 def pick(questions: Sequence[Question], limit: int | None, seed: int) -> list[Question]:
-    """`limit` of the questions, chosen by `seed`: a larger limit takes the same ones and more."""
+    """Samples `limit` questions by `seed`. A larger limit takes the same ones and more."""
     if limit is None or limit >= len(questions):
         return list(questions)
     order = list(questions)
@@ -71,7 +71,7 @@ def pick(questions: Sequence[Question], limit: int | None, seed: int) -> list[Qu
 
 
 def hub_download(repository: str, file: str) -> str:
-    """A file of a hub data set, from the local hub cache if it is there."""
+    """Downloads a file of a hub data set unless it is in the local hub cache, and returns its path."""
     from huggingface_hub import hf_hub_download
 
     return str(hf_hub_download(repository, file, repo_type="dataset"))
@@ -90,7 +90,7 @@ def _from_hub(file: str, download: Download) -> Path:
 
 
 def _from_file(path: Path, chosen: str = "") -> Iterator[Question]:
-    """The questions of a file, of the set `chosen` alone where it is a MIRAGE benchmark that has it."""
+    """Yields the questions of a file; of a MIRAGE benchmark, those of the set `chosen` if one is given."""
     if benchmark := _benchmark(path):
         yield from _mirage(path, benchmark, chosen)
         return
@@ -112,7 +112,7 @@ def _from_file(path: Path, chosen: str = "") -> Iterator[Question]:
 
 
 def _benchmark(path: Path) -> Mapping[str, Mapping[str, Any]] | None:
-    """MIRAGE's {"medqa": {"0000": {"question", "options": {"A": …}, "answer": "A"}}}, None if the file is another."""
+    """Reads {"medqa": {"0000": {"question", "options": {"A": …}, "answer": "A"}}}. Returns None for other files."""
     if not path.name.endswith((".json", ".json.gz")):
         return None
     try:
@@ -137,13 +137,13 @@ def _mirage(path: Path, benchmark: Mapping[str, Mapping[str, Any]], chosen: str)
 
 
 def part(asked: Sequence[Question], low: float, high: float) -> list[Question]:
-    """The questions of those articles that lie between `low` and `high`, 0.0 to 1.0, where a hash puts them evenly.
+    """Returns the questions whose sources lie from `low` to `high`, where a hash spreads sources evenly over 0 to 1.
 
-    What two models learn from separate parts, the one has not seen of the other.
+    Parts that do not overlap share no source, so that models can be trained on separate ones.
     """
 
     def place(source: str) -> float:
-        digits = str(int(hashlib.sha256(source.encode()).hexdigest(), 16))[::-1]  # of which the last ones are even
+        digits = str(int(hashlib.sha256(source.encode()).hexdigest(), 16))[::-1]  # the last digits are spread evenly
         return float(f"0.{digits[:9]}")
 
     named = zip(asked, sources(asked), strict=True)

@@ -1,4 +1,4 @@
-"""The figures of a run as report.json and report.md."""
+"""Reports of a run: report.json and report.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Variant = tuple[str, int]  # method and passage budget
 
 
 class Figures:
-    """Summaries by method and budget, and each method against the baseline of the same budget."""
+    """Summaries by method and budget, and comparisons of each method with the baseline of the same budget."""
 
     def __init__(self, rows: Sequence[Row], seed: int, price: tuple[float, float] | None) -> None:
         by_variant: dict[Variant, list[Row]] = {}
@@ -33,12 +33,12 @@ class Figures:
         }
 
     def of_budget(self, budget: int) -> dict[str, Summary]:
-        """Summaries by method, the best first."""
+        """Returns the summaries of a budget by method, best first."""
         found = {method: summary for (method, own), summary in self.summaries.items() if own == budget}
         return dict(sorted(found.items(), key=lambda item: -item[1].gen_acc.mean))
 
     def records(self) -> list[dict[str, Any]]:
-        """The figures as plain values, one record per method and budget."""
+        """Returns the figures as plain values, one record per method and budget."""
         return [
             {
                 "method": method,
@@ -51,10 +51,10 @@ class Figures:
 
 
 class Report(Figures):
-    """The figures of all rows, and those of each group of questions: `groups` is by name, then by value."""
+    """The figures of all rows, and of each group of questions. `groups` is by group name, then by value."""
 
     def __init__(self, outcome: Outcome, seed: int, price: tuple[float, float] | None) -> None:
-        asked = list(outcome.facts["parameters"])  # rows lie in the order in which they came
+        asked = list(outcome.facts["parameters"])  # rows lie in order of arrival
         rows = sorted(outcome.rows, key=lambda row: (row.budget, asked.index(row.method)))
         super().__init__(rows, seed, price)
         self.facts: dict[str, Any] = {**outcome.facts, "seed": seed, "price": price}
@@ -77,7 +77,7 @@ class Report(Figures):
         return sum(count for (m, b, _), count in self.failures.items() if (m, b) == (method, budget))
 
     def write(self, folder: Path, plots: Sequence[str]) -> None:
-        """report.json, and report.md with the plots named, which lie beside it."""
+        """Writes report.json, and report.md with links to the plots in the same folder."""
         results = [
             record | {"failed": self.failed(record["method"], record["budget"] or 0)} for record in self.records()
         ]
@@ -187,7 +187,7 @@ class Report(Figures):
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Markdown lines; a column that is empty throughout is left out, and no rows make no table."""
+    """Returns the lines of a Markdown table without its empty columns, and no lines for no rows."""
     if not rows:
         return []
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
@@ -201,7 +201,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def interval(estimate: Estimate, signed: bool = False) -> str:
-    """A share in percent: "41.2 [38.1, 44.5]"."""
+    """Formats a share in percent: "41.2 [38.1, 44.5]"."""
     sign = "+" if signed else ""
     return f"{100 * estimate.mean:{sign}.1f} [{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]"
 
@@ -217,14 +217,14 @@ def _seconds(milliseconds: float | None) -> str:
 _NOTES = (
     "## How to read it",
     "",
-    "Scores are per cent, with 95 % bootstrap intervals over the questions. GenAcc: a gold answer stands in the",
-    "answer (of a multiple-choice question: the right option is named), or else the judge, if there is one, accepts",
-    "it. *Beyond naive RAG* is paired: over the questions both answered, with how many only the one or only the",
-    "other got right, and the exact sign test's p. *Gold seen*: all gold passages were retrieved, in any turns.",
-    "*gold @k*, *answer @k*: all of them, or a gold answer, are among the first k passages the generator read. *Gold",
-    "kept*: it read all of them; *coverage*: the mean share of them that it read. Tokens count searcher and generator,",
-    "read and written. Times are the gateway's; answers from its cache are left out.",
-    "*Cut*: questions of which a model read less of the passages than asked, since its context had no room for more.",
-    "A passage budget cuts what a method kept to the first passages, which a method that searches on pays for.",
-    "In the plots, points that would cover each other are moved apart sideways.",
+    "Scores are percentages with 95 % bootstrap intervals over the questions. GenAcc counts an answer as right if a",
+    "gold answer stands in it (for multiple choice: if it names the right option) or if the judge accepts it. *Beyond",
+    "naive RAG* compares the questions that both answered: the difference, how many only one of the two got right,",
+    "and p of the exact sign test. *Gold seen*: the turns together retrieved all gold passages. *Gold @k*, *answer",
+    "@k*: all gold passages, or a gold answer, are among the first k passages that the generator read. *Gold kept*:",
+    "it read all gold passages; *coverage*: the mean share of them that it read. Tokens count what searcher and",
+    "generator read and wrote. Times are the gateway's, without answers from its cache. *Cut* counts questions for",
+    "which a model's context had no room for all of the passages. A passage budget keeps the first passages of those",
+    "that a method chose, so a method that searches in turns loses more. In the plots, points that would cover each",
+    "other are moved sideways.",
 )

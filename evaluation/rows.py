@@ -1,4 +1,4 @@
-"""Answers of POST /v1/answer as rows, and rows as figures.
+"""Rows of graded answers, and the figures of rows.
 
 A failed question has no row: it is counted, and never scored as a wrong answer.
 """
@@ -72,18 +72,18 @@ class Row:
 
 
 class Grader:
-    """Scores answers by `scoring`; where no gold answer stands in one, the judge decides, if there is one."""
+    """Grades answers by the rules of `scoring`. The judge, if there is one, decides where no gold answer is found."""
 
     def __init__(self, scoring: Scoring, judge: JudgeEndpoint | None) -> None:
         self._scoring, self._judge = scoring, judge
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the scores depend on besides question and answer, for the record."""
+        """Returns what scores depend on besides the question and the answer, for the record."""
         return {"scoring": str(self._scoring), "judge": self._judge.facts if self._judge else None}
 
     async def __call__(self, question: Question, method: str, budget: int, body: Mapping[str, Any]) -> Row:
-        """Returns the row of an answer of POST /v1/answer. Raises JudgeError."""
+        """Grades the body of an answer of POST /v1/answer. Raises JudgeError."""
         graded = await grade(question, body["answer"], self._judge, self._scoring)
         return row_of(question, method, budget, body, graded.judged, self._scoring)
 
@@ -96,7 +96,7 @@ def row_of(
     judged: bool | None = None,
     scoring: Scoring = Scoring.UNICODE,
 ) -> Row:
-    """Scores the body of an answer. `judged` is the judge's verdict, None if it was not asked."""
+    """Scores the body of an answer. `judged` is the judge's verdict, or None if it was not asked."""
     answer, documents, usage = body["answer"], body["documents"], body["usage"]
     golds = [question.options[question.choice]] if question.options else question.golds
     graded = Grade(answers.matches(question, answer, scoring), judged)
@@ -133,7 +133,7 @@ def row_of(
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """The share of questions with all gold passages, or with a gold answer, among the first `k` documents read.
+    """Shares of questions with all gold passages, and with a gold answer, among the first `k` documents read.
 
     `gold` is None where no gold passage is known.
     """
@@ -175,8 +175,8 @@ class Summary:
 
 
 def summarise(rows: Sequence[Row], seed: int, price: tuple[float, float] | None = None) -> Summary:
-    """Figures of rows (not empty) of one method; `price` is of a million prompt and completion tokens."""
-    rows = sorted(rows, key=lambda row: row.id)  # the order of arrival must not move the intervals
+    """Summarises the rows (at least one) of a method. `price` is per million prompt and completion tokens."""
+    rows = sorted(rows, key=lambda row: row.id)  # intervals must not depend on the order of arrival
     known = [row for row in rows if row.gold_ranks]
     times = sorted(row.milliseconds for row in rows if row.milliseconds is not None)
     spent = [(row.prompt_tokens * price[0] + row.completion_tokens * price[1]) / 1e6 for row in rows] if price else []

@@ -1,4 +1,4 @@
-"""Asks every question by every method and keeps the rows, so that a killed run goes on where it stopped."""
+"""Asks every question by every method and keeps the rows, so that a killed run continues."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from search_agent.types import Question
 
 @dataclass(frozen=True)
 class Plan:
-    """What to ask. `source` names the set they are from and its contents; `budget` 0 leaves each method its setting.
+    """The questions and methods of a run.
 
-    A method is a name, or a name with parameters of its own, as naive_rag:mode=bm25:top_k=8.
+    `source` names the question set and its contents; `budget` 0 leaves each method its own setting. A method is a name,
+    or a name with parameters, such as naive_rag:mode=bm25:top_k=8.
     """
 
     source: str
@@ -38,7 +39,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Task:
-    """A question for a method. `body` is that of POST /v1/answer; `budget` is what the row tells."""
+    """A question for a method. `body` goes to POST /v1/answer; `budget` goes into the row."""
 
     question: Question
     method: str
@@ -67,9 +68,9 @@ async def asking(endpoints: Endpoints) -> AsyncIterator[Asker]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All rows of the plan's questions, those of earlier runs into the folder too; failures of this run.
+    """The rows of the plan's questions, including those of earlier runs, and this run's failures.
 
-    `failures` counts by (method, budget, "boundary: failure"). `facts` are what is in run.json.
+    `failures` counts by (method, budget, "boundary: failure"). `facts` is the content of run.json.
     """
 
     rows: list[Row]
@@ -84,9 +85,9 @@ async def run(
     ask: Callable[[Task], Awaitable[Row]],
     advance: Callable[[bool], None],
 ) -> Outcome:
-    """Asks what has no row yet. `advance` is told of every question done, true for a failure.
+    """Asks the questions that have no row yet with `ask`, an Asker here or elsewhere.
 
-    `ask` is an Asker, here or elsewhere; `grading` are the facts of its grader.
+    `grading` holds the facts of its grader. `advance` is called after every question, with true if it failed.
     Writes rows.jsonl, failures.jsonl (this run's) and run.json into the plan's folder. Raises
     EvaluateProblem if the gateway has no such method, or the folder holds rows of another setting.
     """
@@ -115,7 +116,7 @@ async def run(
         advance(False)
 
     try:
-        # question by question, so that a run that is stopped has compared what it has
+        # question by question, so that a stopped run has compared methods on what it has
         pairs = ((question, method) for question in plan.questions for method in plan.methods)
         left = [pair for pair in pairs if (pair[0].id, pair[1], plan.budget) not in done]
         for _ in range(len(plan.questions) * len(plan.methods) - len(left)):
@@ -143,7 +144,7 @@ def _body(question: Question, method: str, plan: Plan, parameters: dict[str, Any
 
 
 def _variant(method: str, parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The method's name and what is given after it, as the type of each parameter's default."""
+    """Splits a variant into the method's name and its parameters, each with the type of its default."""
     name, *pairs = method.split(":")
     given: dict[str, Any] = {}
     for pair in pairs:

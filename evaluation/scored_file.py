@@ -1,4 +1,4 @@
-"""Scored naive-RAG results as a Parquet file, to take them to another Redis or to look at them."""
+"""Scored naive-RAG results as a Parquet file, to move them to another Redis or to look at them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check() -> None:
 
 
 async def save(store: RagStore, path: Path, index: str = "") -> int:
-    """Writes every scored result, of one index or of all; how many. Raises CacheError, EvaluateProblem."""
+    """Writes the scored results of one index, or of all. Returns their number. Raises CacheError, EvaluateProblem."""
     pa, parquet = _pyarrow()
     text = pa.string()
     schema = pa.schema(
@@ -45,7 +45,7 @@ async def save(store: RagStore, path: Path, index: str = "") -> int:
 
 
 async def load(store: RagStore, path: Path) -> int:
-    """Puts a file's results into Redis; how many. Raises CacheError, EvaluateProblem."""
+    """Stores a file's results in Redis. Returns their number. Raises CacheError, EvaluateProblem."""
     count = 0
     for rows in _batches(path):
         for number, row in enumerate(rows, count + 1):

@@ -105,7 +105,7 @@ def _best(answer: str, golds: Iterable[str], scoring: Scoring, score: Callable[[
 
 
 def _same(answer: str, gold: str, scoring: Scoring) -> bool:
-    """Whether an answer is a gold answer of which normalising leaves nothing."""
+    """Returns whether an answer equals a gold answer of which normalising leaves nothing."""
     if scoring is Scoring.SQUAD or not gold.strip():
         return False
     if tokens := _tokens(gold):  # articles
