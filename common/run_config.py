@@ -95,7 +95,7 @@ class JudgeConfig(_Part):
 
 
 class RewardConfig(_Part):
-    """What an episode is worth: `kind`, plus the weighted coverage of the gold passages, less penalties.
+    """The reward of an episode: `kind`, plus the weighted coverage of the gold passages, less penalties.
 
     `gain` is GenAcc beyond naive RAG; `exact_match` is of the searcher's own answer.
     """

@@ -33,7 +33,7 @@ _CONCURRENCY = 64
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rows' naive-RAG scores are of. Rows of other facts would be wrong rewards.
+    """The services that the rows' naive-RAG scores come from. Scores of other services would be wrong rewards.
 
     `reranker` is empty where the run's searches are not reranked.
     """
@@ -119,7 +119,10 @@ def _questions(run: RunConfig) -> list[Question]:
 
 
 def split(asked: Sequence[Question], validation: int, seed: int) -> tuple[list[Question], list[Question]]:
-    """What to train on, and `validation` questions or a few more, so that no article or gold passage is in both."""
+    """Holds out `validation` questions or a few more, so that no article or gold passage is in both parts.
+
+    Returns the questions to train on, and those held out.
+    """
     groups: dict[str, list[Question]] = {}
     for question, source in zip(asked, question_sets.sources(asked), strict=True):
         groups.setdefault(source, []).append(question)
@@ -232,7 +235,7 @@ class _Scorer:
 
 
 async def _store(scores: str) -> tuple[Look, Callable[[], Awaitable[None]]]:
-    """How to look a score up, and what to close then. Raises ConfigProblem."""
+    """Returns a function that looks a score up, and one that closes what it reads from. Raises ConfigProblem."""
 
     async def nothing(*_: str) -> None:
         return None

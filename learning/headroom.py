@@ -72,7 +72,7 @@ class HeadRoom:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure: `samples` episodes per question at `temperature`, beside the greedy one.
+    """A measurement: `samples` episodes per question at `temperature`, beside the greedy one.
 
     `source` names the questions' set and its contents. `out` is the folder of the samples.
     """

@@ -41,7 +41,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is taught.
+    """The lessons to make.
 
     `gold` are the gold passages by id, as far as they are known beforehand; others are known once they are retrieved.
     Searching: `draws` is the number of episodes per question on blocks drawn from deeper down the ranking; 0 plays

@@ -1,4 +1,4 @@
-"""How much of what a question needs was found: its gold passages among those retrieved, read or kept."""
+"""Counts the gold passages of a question among those that were retrieved, read or kept."""
 
 from __future__ import annotations
 

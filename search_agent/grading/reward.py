@@ -21,7 +21,7 @@ def gain_plus_accuracy(ours: float, rag: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Penalties:
-    """What is taken off the reward: for each way to look good without searching well, and for each malformed turn,
+    """The costs taken off the reward: for each way to look good without searching well, and for each malformed turn,
     each repeated search and each passage kept."""
 
     everything: float = 0.0
