@@ -56,10 +56,10 @@ def only_the_bar(err: str) -> bool:
     return all("%|" in line for line in err.replace("\r", "\n").split("\n") if line)
 
 
-async def go(url: str, out: Path, ask: Ask, judge: dict[str, str] | None = None) -> run.Outcome:
+async def go(url: str, out: Path, ask: Ask) -> run.Outcome:
     plan = run.Plan("set", QUESTIONS, ("s3", "naive_rag"), out)
-    async with Endpoints(url, 30).open() as (gateway, _):
-        return await run.run(plan, gateway, judge, ask, lambda _: None)
+    async with Endpoints(url, 30).open() as (gateway, grader):
+        return await run.run(plan, gateway, grader.facts, ask, lambda _: None)
 
 
 def test_a_killed_run_goes_on_and_ends_as_it_would_here(cluster: Any, tmp_path: Path) -> None:
