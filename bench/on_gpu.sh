@@ -163,7 +163,7 @@ if [[ $phase != adapters ]]; then # the demo's, unless they are made here
     [[ -d $work/reader ]] || cp -r data/demo/adapters/reader "$work/reader"
     [[ -d $work/warm ]] || cp -r data/demo/adapters/searcher "$work/warm"
 fi
-"$python" -m services.generator.base_model "$base" ${GGUF:+--gguf "$GGUF"} >"$work/logs/$phase-base.log" 2>&1 ||
+"$python" -m cli base-model "$base" ${GGUF:+--gguf "$GGUF"} >"$work/logs/$phase-base.log" 2>&1 ||
     { said "no base model: $(tail -n 1 "$work/logs/$phase-base.log")" && exit 1; }
 exec 9>&-
 said "base model"
@@ -237,7 +237,7 @@ adapters)
     }
     learn() { # learn NAME FILE ARGUMENTS...: an adapter
         [[ -f $work/$1/adapter_model.safetensors ]] && return
-        "$python" -m learning.warm_start.supervised --model "$base" --examples "$work/$2.jsonl" --out "$work/$1" \
+        "$python" -m cli supervised --model "$base" --examples "$work/$2.jsonl" --out "$work/$1" \
             "${@:3}" >"$work/logs/$1.log" 2>&1
         said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
     }

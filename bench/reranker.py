@@ -20,10 +20,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cli.arguments import add_settings, settings_of
 from common.backends import GrpcRetriever
 from common.pool import each
 from evaluation import questions as question_sets
 from evaluation.errors import EvaluateProblem
+from learning.warm_start import settings as warm_start
 from learning.warm_start import supervised
 from learning.warm_start.teacher import right_passages
 from search_agent import prompts
@@ -176,7 +178,7 @@ def train(folder: Path, adapter: Path | None, ranked: Sequence[Ranked], out: Pat
         size = 1 + settings.negatives
         questions = [encoded[first : first + size] for first in range(0, len(encoded), size)]
         lengths = [size * max(map(len, question)) for question in questions]
-        order = supervised.Settings(epochs=1, batch_tokens=settings.batch_tokens, seed=settings.seed + epoch)
+        order = warm_start.Settings(epochs=1, batch_tokens=settings.batch_tokens, seed=settings.seed + epoch)
         steps += [[questions[row] for row in rows] for rows in supervised.batches(lengths, order)]
 
     draft = out.with_name(f"{out.name}.draft")
@@ -251,9 +253,9 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=400, help="questions of other articles (default: %(default)s)")
     parser.add_argument("--retriever", default="127.0.0.1:50051", metavar="HOST:PORT")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the cross-encoder")
-    supervised.add_settings(parser, Settings)
+    add_settings(parser, Settings)
     args = parser.parse_args()
-    settings = supervised.settings_of(args, Settings)
+    settings = settings_of(args, Settings)
 
     async def retrieve(asked: Sequence[Question]) -> list[Ranked]:
         retriever = GrpcRetriever(args.retriever, timeout_s=60)

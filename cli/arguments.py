@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+Chosen = TypeVar("Chosen")
 
 
 def positive(text: str) -> int:
@@ -55,3 +59,15 @@ def add_url(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", type=web_address, default="http://127.0.0.1:8080", help="the gateway (default: %(default)s)"
     )
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
+    """Adds a flag for each field of the dataclass `kind`, with its default and its "help"."""
+    for each in fields(kind):
+        flag, told = f"--{each.name.replace('_', '-')}", f"{each.metadata['help']} (default: %(default)s)"
+        parser.add_argument(flag, type=type(each.default), default=each.default, help=told)
+
+
+def settings_of(args: argparse.Namespace, kind: type[Chosen]) -> Chosen:
+    """Returns the settings that the flags of `add_settings` gave."""
+    return kind(**{each.name: getattr(args, each.name) for each in fields(kind)})  # type: ignore[arg-type]

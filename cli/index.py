@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from cli.arguments import positive
-from cli.problems import told
+from cli.problems import alone
 from services.retriever.bm25 import BACKENDS, BM25S
 from services.retriever.kinds import FLAT, KINDS
 from services.retriever.published import PUBLISHED
@@ -279,12 +279,5 @@ def _list(args: argparse.Namespace) -> int:
     return status
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="search-agent index")
-    add_arguments(parser)
-    args = parser.parse_args(namespace=argparse.Namespace(argv=["index", *sys.argv[1:]]))
-    return told(lambda: int(args.run(args)))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alone("index", add_arguments))

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from cli import ask, cache, headroom, teach, universe
+from cli import ask, base_model, cache, headroom, supervised, teach, universe
 from cli import evaluate as evaluate_commands
 from cli import index as index_commands
 from cli import train as train_commands
@@ -19,6 +19,8 @@ COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...]
     ("evaluate", "ask a running gateway questions by several methods and compare them", evaluate_commands.add_evaluate),
     ("precompute", "fill the naive-RAG cache for training", evaluate_commands.add_precompute),
     ("teach", "make examples for a warm start or a reading adapter", teach.add_arguments),
+    ("supervised", "train an adapter on examples", supervised.add_arguments),
+    ("base-model", "write a GGUF model in Hugging Face's format, for training", base_model.add_arguments),
     ("headroom", "measure what reinforcement could win, before a run", headroom.add_arguments),
     ("train", "start, watch, promote and roll back training runs", train_commands.add_arguments),
     ("cache", "count or clear the naive-RAG cache", cache.add_arguments),

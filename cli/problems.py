@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
@@ -9,6 +10,14 @@ from collections.abc import Callable
 
 from common.problems import Problem
 from search_agent.errors import BoundaryError
+
+
+def alone(name: str, add_arguments: Callable[[argparse.ArgumentParser], None]) -> int:
+    """Runs one command where the libraries of the others may be missing: `python -m cli.NAME`, as images do."""
+    parser = argparse.ArgumentParser(prog=f"search-agent {name}")
+    add_arguments(parser)
+    args = parser.parse_args(namespace=argparse.Namespace(argv=[name, *sys.argv[1:]]))
+    return told(lambda: int(args.run(args)))
 
 
 def told(command: Callable[[], int]) -> int:
@@ -28,7 +37,7 @@ def told(command: Callable[[], int]) -> int:
     except (Problem, BoundaryError) as problem:
         said = str(problem)
     except ModuleNotFoundError as error:
-        said = f"{error.name} is not installed; `pip install search-agent[local]` brings what every command needs"
+        said = f"{error.name} is not installed; the extras of pyproject.toml bring what each command needs"
     except UnicodeError as error:
         said = f"text that is not valid UTF-8: {error}"
     except OSError as error:

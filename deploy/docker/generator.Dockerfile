@@ -23,9 +23,10 @@ COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
 COPY common common
 COPY services/generator services/generator
+COPY cli/__init__.py cli/problems.py cli/base_model.py cli/
 # the embedded model in the format that vLLM reads
 RUN if [ "$LOCK" = generator-gpu ]; then \
-        python3 -m services.generator.base_model /usr/share/search-agent/models/smollm2-135m-instruct && \
+        python3 -m cli.base_model /usr/share/search-agent/models/smollm2-135m-instruct && \
         chmod -R a+rX /usr/share/search-agent/models; \
     fi
 RUN install -d -o app /var/lib/search-agent/state /var/cache/search-agent

@@ -25,11 +25,12 @@ COPY services/__init__.py services/__init__.py
 COPY common common
 COPY evaluation evaluation
 COPY services/generator services/generator
+COPY cli/__init__.py cli/problems.py cli/base_model.py cli/
 COPY learning learning
 COPY data/demo/qa_*.jsonl.gz data/demo/
 COPY data/universe/qa_*.jsonl.gz data/universe/
 # the embedded model in the format that verl and vLLM read
-RUN python3 -m services.generator.base_model /usr/share/search-agent/models/smollm2-135m-instruct && \
+RUN python3 -m cli.base_model /usr/share/search-agent/models/smollm2-135m-instruct && \
     chmod -R a+rX /usr/share/search-agent/models
 RUN install -d -o app /var/lib/search-agent/runs /var/cache/search-agent
 

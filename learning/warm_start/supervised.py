@@ -1,4 +1,4 @@
-"""`python -m learning.warm_start.supervised`: a LoRA adapter from examples, for a warm start or the reading adapter.
+"""Training of a LoRA adapter from examples, for a warm start or the reading adapter.
 
 Examples are JSON lines {"spans": [["environment", text], ["policy", text], …]}: the model learns what the policy wrote
 and reads what the environment wrote. A line {"card": {…}} says what the examples teach; it goes into the adapter's
@@ -7,7 +7,6 @@ search_agent.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -15,27 +14,13 @@ import random
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from common import model_card, stored
+from learning.warm_start.settings import Settings
 from search_agent.types import UNTAUGHT, Author, ModelCard, Span
-
-Chosen = TypeVar("Chosen")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Training settings. One step reads at most `batch_tokens` tokens, or one longer example."""
-
-    rank: int = field(default=16, metadata={"help": "of the adapter"})
-    learning_rate: float = field(default=5e-4, metadata={"help": "at its peak; it rises for 5 %% of the steps"})
-    epochs: int = field(default=2, metadata={"help": "times that every example is read"})
-    batch_tokens: int = field(default=32768, metadata={"help": "tokens of a step"})
-    max_tokens: int = field(default=3072, metadata={"help": "longer examples are left out, and counted"})
-    seed: int = field(default=0, metadata={"help": "of the adapter's start and the order"})
-    save_steps: int = field(default=200, metadata={"help": "a killed run goes on from the last of these"})
 
 
 class Example(NamedTuple):
@@ -215,44 +200,3 @@ def train(
                 os.replace(draft, checkpoint)
     write(out, len(steps))
     checkpoint.unlink(missing_ok=True)
-
-
-def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
-    """Adds a flag for each field of the dataclass `kind`, with its default and its "help"."""
-    for each in fields(kind):
-        flag, told = f"--{each.name.replace('_', '-')}", f"{each.metadata['help']} (default: %(default)s)"
-        parser.add_argument(flag, type=type(each.default), default=each.default, help=told)
-
-
-def settings_of(args: argparse.Namespace, kind: type[Chosen]) -> Chosen:
-    """Returns the settings that the flags of `add_settings` gave."""
-    return kind(**{each.name: getattr(args, each.name) for each in fields(kind)})  # type: ignore[arg-type]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="learning.warm_start.supervised", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder")
-    parser.add_argument("--examples", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the adapter; a killed run goes on")
-    parser.add_argument("--start", type=Path, metavar="DIR", help="adapter to begin with (default: a fresh one)")
-    parser.add_argument(
-        "--stop",
-        type=int,
-        nargs="*",
-        default=[],
-        metavar="STEP",
-        help="also keep the adapter as it is after STEP steps",
-    )
-    add_settings(parser, Settings)
-    args = parser.parse_args()
-    settings = settings_of(args, Settings)
-    try:
-        train(
-            args.model, read_spans(args.examples), args.out, settings, args.start, args.stop, read_card(args.examples)
-        )
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"learning.warm_start.supervised: {error}") from error
-
-
-if __name__ == "__main__":
-    main()

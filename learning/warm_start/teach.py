@@ -156,7 +156,7 @@ async def lessons_of(asked: Sequence[Question], retriever: Retriever, plan: Plan
 
 
 def write(examples: Sequence[Sequence[Span]], out: Path, taught: ModelCard = UNTAUGHT) -> None:
-    """Writes the file that `learning.warm_start.supervised` reads; `taught` says what the examples teach."""
+    """Writes the file that `search-agent supervised` reads; `taught` says what the examples teach."""
     spans = ({"spans": [[span.author, span.text] for span in example]} for example in examples)
     lines = ({"card": asdict(taught)}, *spans)
     out.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), encoding="utf-8")

@@ -1,19 +1,17 @@
-"""`python -m services.generator.base_model OUT`: a GGUF model as a Hugging Face folder, which training and vLLM need.
+"""Converts a GGUF model to a Hugging Face folder, which training and vLLM need.
 
 The embedded model has no other form.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from pathlib import Path
 from typing import Any
 
 from common import model_card
-from search_agent.errors import GeneratorError
 from search_agent.types import ModelCard
-from services.generator.llama_cpp import digest, embedded_model
+from services.generator.llama_cpp import digest
 
 
 def unpack(gguf: Path, folder: Path) -> Path:
@@ -61,18 +59,3 @@ def tokenizer_of(gguf: Path, end: int) -> Any:
         tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
     tokenizer.clean_up_tokenization_spaces = False
     return tokenizer
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="services.generator.base_model", description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--gguf", type=Path, help="default: the embedded SmolLM2-135M-Instruct")
-    args = parser.parse_args()
-    try:
-        print(unpack(args.gguf or embedded_model(), args.out))
-    except (GeneratorError, OSError, ValueError) as error:
-        raise SystemExit(f"services.generator.base_model: {error}") from None
-
-
-if __name__ == "__main__":
-    main()

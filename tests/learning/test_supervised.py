@@ -13,7 +13,8 @@ import gguf
 import numpy as np
 import pytest
 
-from learning.warm_start.supervised import Settings, batches, encode, read_spans, train
+from learning.warm_start.settings import Settings
+from learning.warm_start.supervised import batches, encode, read_spans, train
 from search_agent.types import Author, Span
 from services.generator.lora import AdapterProblem, Heads, to_gguf
 from tests.learning.model import write_model
@@ -95,7 +96,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(model: Path, tmp_path: Path) 
     examples.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     train(model, EXAMPLES, tmp_path / "whole", QUICK)
 
-    command = [sys.executable, "-m", "learning.warm_start.supervised", "--model", model, "--examples", examples]
+    command = [sys.executable, "-m", "cli", "supervised", "--model", model, "--examples", examples]
     command += ["--out", tmp_path / "killed", "--rank", "4", "--learning-rate", "1e-2", "--epochs", "12"]
     command += ["--batch-tokens", "256", "--save-steps", "3"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -58,6 +58,10 @@ MISTAKES = [
     ("cache --url DOWN stats", 1, "is the gateway running there?"),
     ("cache --url OTHER stats", 1, "the answer has no 'indexes'"),
     ("cache clear --index x", 2, "--version"),
+    ("supervised --model MISSING --examples FILE --out MISSING", 1, "MISSING: Not a folder"),
+    ("supervised --model FOLDER --examples MISSING --out MISSING", 1, "MISSING: No such file"),
+    ("supervised --model FOLDER --examples FILE --out MISSING", 1, "FILE:1: not an example"),
+    ("base-model FOLDER/out --gguf MISSING", 1, "MISSING: No such file"),
     ("universe FOLDER --out MISSING", 1, "leave none to train on"),
     ("universe MISSING FOLDER --dev 0 --test 1 --out MISSING", 1, "MISSING"),
     ("universe FOLDER --dev 0 --test 0 --out MISSING", 1, "FOLDER"),
@@ -146,6 +150,17 @@ def test_what_stops_a_command(capsys: pytest.CaptureFixture[str], error: BaseExc
 def test_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
     assert told(lambda: Path("/dev/full").write_text("x")) == 1
     assert capsys.readouterr().err == "search-agent: No space left on device\n"
+
+
+def test_no_library_is_loaded_before_a_command_runs() -> None:
+    code = """
+import sys
+before = set(sys.modules)
+import cli.main
+print([name for name in set(sys.modules) - before if "site-packages" in str(sys.modules[name])])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    assert done.stdout == b"[]\n"
 
 
 def test_a_bug_is_not_hidden() -> None:
