@@ -51,7 +51,7 @@ def test_from_a_corpus_of_contents_to_a_report_over_mirage(
         "s3": (2, 0),
         "naive_rag": (2, 0),
     }
-    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_bytes().splitlines()]
     assert {row["id"] for row in rows} == {"medqa/0001", "medqa/0002"}
     assert all(row["answer"] and row["documents"] for row in rows)
     assert {row["searches"] for row in rows} == {1}

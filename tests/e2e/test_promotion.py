@@ -109,7 +109,7 @@ def answers_of(stack: Stack, run: Run) -> dict[str, dict[str, str]]:
     """Returns each searcher's answers in the run's gates, by question."""
     found: dict[str, dict[str, str]] = {}
     for path in (stack.logs / "runs" / run.id / "gates").glob("*.jsonl"):
-        for row in map(json.loads, path.read_text().splitlines()):
+        for row in map(json.loads, path.read_bytes().splitlines()):
             found.setdefault(row["searcher"], {})[row["id"]] = row["answered"]["answer"]
     return found
 

@@ -20,7 +20,7 @@ def start(url: str, questions: Path, out: Path, *more: str) -> subprocess.Popen[
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    found = [json.loads(line) for line in (folder / "rows.jsonl").read_bytes().splitlines()]
     return sorted(found, key=lambda row: (row["id"], row["method"]))
 
 

@@ -115,7 +115,7 @@ async def test_a_failure_is_counted_as_it_is_here(cluster: Any, tmp_path: Path) 
     assert {what for _, _, what in there.failures} == {"judge: unavailable"}
     assert len(there.rows) + sum(there.failures.values()) == 40
     failures = [
-        (folder / "failures.jsonl").read_text().splitlines() for folder in (tmp_path / "here", tmp_path / "there")
+        (folder / "failures.jsonl").read_bytes().splitlines() for folder in (tmp_path / "here", tmp_path / "there")
     ]
     assert sorted(failures[0]) == sorted(failures[1])
 

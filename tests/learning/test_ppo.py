@@ -112,7 +112,7 @@ def test_metrics_are_added_to_what_is_there(tmp_path: Path) -> None:
         for step in steps:
             tracking.log({"search/gain": np.float64(step / 10), "loss": torch.tensor(1.5), "note": "text"}, step)
         tracking.finish()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 2, 3]
     assert lines[-1]["data"] == {"search/gain": pytest.approx(0.3), "loss": 1.5}
     with path.open("a") as file:

@@ -101,7 +101,7 @@ def test_it_learns_which_passage_is_right(model: Path, tmp_path: Path) -> None:
     windows = [Passage(f"w{n}", f"Window {n}", "It is closed.") for n in range(3)]  # told apart by a letter
     ranked = [Ranked(question, [*windows, PASSAGES[n]]) for n, (question, _) in enumerate(RANKED)]
     train(model, None, ranked, tmp_path / "out", replace(QUICK, epochs=30))
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "out" / "losses.jsonl").read_text().splitlines()]
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "out" / "losses.jsonl").read_bytes().splitlines()]
     assert losses[0] == pytest.approx(np.log(4), abs=0.3)
     assert losses[-1] < 0.2
     found = measure(ranked, load_reranker(str(tmp_path / "out")))

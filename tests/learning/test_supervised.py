@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def losses(out: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (out / "losses.jsonl").read_text().splitlines()]
+    return [json.loads(line)["loss"] for line in (out / "losses.jsonl").read_bytes().splitlines()]
 
 
 def test_only_what_the_policy_wrote_is_learned(model: Path) -> None:

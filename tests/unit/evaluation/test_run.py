@@ -85,7 +85,7 @@ async def test_failures_are_counted_not_scored_and_asked_again(tmp_path: Path) -
     outcome = await go(fake, tmp_path)
     assert len(outcome.rows) == 16
     assert outcome.failures == {("s3", 0, "generator: timeout"): 2, ("naive_rag", 0, "generator: timeout"): 2}
-    failed = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
+    failed = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_bytes().splitlines()]
     assert {row["id"] for row in failed} == {"q3", "q4"}
     made = report.Report(outcome, 0, None)
     assert made.summaries["s3", 0].count == 8

@@ -75,7 +75,7 @@ async def test_coverage_is_no_reward_where_no_gold_passage_is_known(tmp_path: Pa
 async def test_questions_of_few_hops_come_first_if_they_are_to(tmp_path: Path) -> None:
     run = written(tmp_path, **{"data.order": "hops", "data.keep": "all"})
     path = tmp_path / "questions.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     with pytest.raises(ConfigProblem, match=r"data\.order: question q\d+ names no number of hops"):
         await prepare(run, tmp_path / "none", World(Retriever(), generator=Generator("x")))
     for number, line in enumerate(lines):
@@ -169,7 +169,7 @@ async def test_scores_of_precompute_are_taken_where_they_are_of_the_same_version
     run, folder = written(tmp_path), tmp_path / "data"
     await prepare(run, folder, World(Retriever(), generator=Sometimes()))
     exported = tmp_path / "rag.parquet"
-    scores = [json.loads(line) for line in (folder / "naive_rag.jsonl").read_text().splitlines()]
+    scores = [json.loads(line) for line in (folder / "naive_rag.jsonl").read_bytes().splitlines()]
 
     def score(gen_acc: float, scoring: str) -> str:
         return json.dumps(asdict(Score("q", ("echo",), scoring, None, "a", gen_acc, gen_acc, None, 0.0, 0.0)))

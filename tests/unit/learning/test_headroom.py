@@ -92,7 +92,7 @@ async def test_what_failed_is_left_out_and_played_by_the_next_call(tmp_path: Pat
     outcome = await measured(searcher, tmp_path)
     assert searcher.asked == before + 6
     assert len(outcome.samples) == 4
-    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 20
+    assert len((tmp_path / "samples.jsonl").read_bytes().splitlines()) == 20
     fewer = await measured(searcher, tmp_path, samples=2, questions=QUESTIONS[:2])
     assert searcher.asked == before + 6
     assert [len(group) for group in fewer.samples.values()] == [3, 3]

@@ -112,7 +112,7 @@ async def test_what_is_not_better_is_recorded_and_not_loaded(gates: Gates, run: 
     assert done.gate.outcome is GateOutcome.NOT_BETTER
     assert done.model == done.before == "base"
     assert gates.searcher.loads == []
-    (record,) = map(json.loads, (tmp_path / "runs" / "promotions.jsonl").read_text().splitlines())
+    (record,) = map(json.loads, (tmp_path / "runs" / "promotions.jsonl").read_bytes().splitlines())
     assert (record["kind"], record["run"], record["gate"]["asked"]) == ("refused", run, 8)
     with pytest.raises(TrainerError, match="no promotion to roll back"):
         await gates.promoter().rollback("")
