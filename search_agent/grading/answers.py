@@ -42,6 +42,11 @@ _UNSPACED = (
     (0xF900, 0xFAFF),  # Han
     (0x20000, 0x3FFFF),  # Han
 )
+# Marks that writers leave out as they please: the dot that case folding leaves of a capital with one, Hebrew and Arabic
+# vowels, the stretching of Arabic letters, and the choice between a symbol and its picture
+_OPTIONAL = frozenset(
+    map(chr, (0x307, *range(0x591, 0x5C8), 0x640, *range(0x64B, 0x660), 0x670, *range(0xFE00, 0xFE10)))
+)
 _BEGINNINGS = [first for first, _ in _UNSPACED]
 _CHOSEN = re.compile(
     r"\W*(?:(?:option|answer)\W+|(?:答案|正解|选择?|選擇?)[是为為は]?\W*)?([A-Za-z])\s*(?:[).:\]。]|$)", re.IGNORECASE
@@ -135,7 +140,7 @@ def _tokens(text: str) -> list[str]:
     apart = False  # whether the last character is a token of its own
     for char in _folded(text.translate(_SIGNS)).translate(_SIGNS | _PUNCTUATION):
         category = unicodedata.category(char)
-        if category[0] == "P" or category == "Cf":
+        if category[0] == "P" or category == "Cf" or char in _OPTIONAL:
             continue
         if category[0] == "M":  # accents and vowel signs belong to the character before
             pieces.append(char)
