@@ -13,8 +13,8 @@ from search_agent.errors import Failure, JudgeError
 from search_agent.grading.judge import judge_prompt, verdict
 from search_agent.types import Question
 
-_MAX_TOKENS = 2048  # one word is asked for, and models that reason first need room
-_ATTEMPTS = 4  # an endpoint may refuse several parameters, one at a time
+_MAX_TOKENS = (2048, 256, 16)  # one word is asked for; models that reason first need room, which small contexts lack
+_ATTEMPTS = 6  # an endpoint may refuse several parameters, one at a time
 
 
 class JudgeEndpoint:
@@ -23,6 +23,7 @@ class JudgeEndpoint:
     def __init__(self, http: httpx.AsyncClient, url: str, model: str, key: str = "") -> None:
         self._http, self._url, self._model, self._key = http, url.rstrip("/"), model, key
         self._dialect = Dialect()
+        self._max_tokens = list(_MAX_TOKENS)  # the first is asked for; those that were refused are gone
 
     @property
     def facts(self) -> dict[str, str]:
@@ -38,24 +39,24 @@ class JudgeEndpoint:
         except (ValueError, LookupError, TypeError, AttributeError):
             raise JudgeError(Failure.BROKEN, "the judge's answer is not a chat completion") from None
         if not reply.strip() and finish == "length":
-            raise JudgeError(Failure.BROKEN, f"the judge was still thinking after {_MAX_TOKENS:,} tokens")
+            raise JudgeError(Failure.BROKEN, f"the judge was still thinking after {self._max_tokens[0]:,} tokens")
         return verdict(reply)
 
     async def _ask(self, prompt: str) -> httpx.Response:
-        body = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "max_tokens": _MAX_TOKENS,
-        }
-        for attempt in range(1, _ATTEMPTS + 1):
-            sent = self._dialect.fit(body)
+        body = {"model": self._model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
+        for _ in range(_ATTEMPTS):
+            limit = self._max_tokens[0]
+            sent = self._dialect.fit({**body, "max_tokens": limit})
             response = await self._post(sent)
             if response.status_code == 200:
+                return response
+            if self._dialect.learn(response.status_code, response.text, sent):
+                continue
+            if not self._dialect.is_too_long(response.status_code, response.text) or len(self._max_tokens) == 1:
                 break
-            if attempt == _ATTEMPTS or not self._dialect.learn(response.status_code, response.text, sent):
-                raise self._refusal(response)
-        return response
+            if self._max_tokens[0] == limit:  # another question may have learned it meanwhile
+                del self._max_tokens[0]
+        raise self._refusal(response)
 
     async def _post(self, body: dict[str, Any]) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}

@@ -8,6 +8,7 @@ from typing import Any
 # What to send in place of a parameter that is refused; "" leaves it out, as the endpoint's default is near enough.
 _INSTEAD = {"max_tokens": "max_completion_tokens", "temperature": "", "top_p": "", "seed": "", "stream_options": ""}
 _REFUSALS = ("unsupported", "not support", "unrecognized", "unknown", "unexpected", "not permitted", "not allowed")
+_TOO_LONG = ("context length", "context window", "too large", "too long", "exceeds", "at most", "maximum context")
 _THOUGHT, _THINKING = "</think>", "<think>"
 
 
@@ -27,9 +28,16 @@ class Dialect:
         said = reason.lower()
         if status not in (400, 422) or not any(word in said for word in _REFUSALS):
             return False
+        if self.is_too_long(status, reason):
+            return False
         refused = [name for name in _INSTEAD if name in sent and name in said]
         self._instead |= {name: _INSTEAD[name] for name in refused}
         return bool(refused)
+
+    @staticmethod
+    def is_too_long(status: int, reason: str) -> bool:
+        """Returns whether the endpoint refused a request because it asks for more tokens than there is room for."""
+        return status in (400, 413, 422) and any(word in reason.lower() for word in _TOO_LONG)
 
 
 def answer_of(message: Mapping[str, Any]) -> str:

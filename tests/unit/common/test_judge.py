@@ -84,6 +84,27 @@ async def test_what_a_judge_refuses_is_learned_once() -> None:
     assert asked[-1] == {"model", "messages", "max_completion_tokens"}
 
 
+async def test_a_judge_with_a_small_context_is_asked_for_fewer_tokens() -> None:
+    asked: list[int] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content)["max_tokens"])
+        if asked[-1] > 100:
+            return httpx.Response(400, json={"error": {"message": f"max_tokens is too large: {asked[-1]}"}})
+        return said("Yes")
+
+    ours = judge(reply)
+    assert await ours(QUESTION, "x") is True
+    assert await ours(QUESTION, "y") is True
+    assert asked == [2048, 256, 16, 16]
+
+
+async def test_a_prompt_too_long_for_the_judge_fails() -> None:
+    reply = httpx.Response(400, json={"error": {"message": "maximum context length is 8 tokens"}})
+    with pytest.raises(JudgeError, match="maximum context length is 8 tokens"):
+        await judge(lambda _: reply)(QUESTION, "x")
+
+
 async def test_a_judges_reason_is_told_without_the_key() -> None:
     def reply(request: httpx.Request) -> httpx.Response:
         return httpx.Response(400, json={"error": {"message": "no model\nfor secret"}})
