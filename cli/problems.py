@@ -32,8 +32,7 @@ def told(command: Callable[[], int]) -> int:
         print("search-agent: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of the output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        said = ""
     except (Problem, BoundaryError) as problem:
         said = str(problem)
     except ModuleNotFoundError as error:
@@ -42,5 +41,10 @@ def told(command: Callable[[], int]) -> int:
         said = f"text that is not valid UTF-8: {error}"
     except OSError as error:
         said = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-    print(f"search-agent: {said}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # the output is lost, and Python would say so again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if said:
+        print(f"search-agent: {said}", file=sys.stderr)
     return 1

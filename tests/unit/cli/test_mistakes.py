@@ -177,6 +177,13 @@ def test_an_output_that_nobody_reads() -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def test_an_output_on_a_full_disk() -> None:
+    command = [sys.executable, "-m", "cli", "index", "list", "--dir", "data/demo/indexes"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, b"search-agent: No space left on device\n")
+
+
 def test_a_terminal_without_the_characters() -> None:
     code = "from cli.problems import told; told(lambda: print('奥斯特') or 0)"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
