@@ -98,7 +98,8 @@ def _text(name: str, value: object) -> str:
 def _texts(name: str, value: Any) -> list[str]:
     """Returns the gold answers that are not blank."""
     if isinstance(value, dict):
-        value = value["text"] if "text" in value else [value.get("value", ""), *value.get("aliases", ())]
+        parts = [value["text"]] if "text" in value else [value.get("value", ""), value.get("aliases") or []]
+        return [text for part in parts for text in _texts(name, part)]
     texts = [_scalar(name, each) for each in (value if isinstance(value, list) else [value])]
     return [text for text in texts if text.strip()]
 

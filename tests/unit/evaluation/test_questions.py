@@ -58,6 +58,8 @@ def test_the_demo_questions() -> None:
         ({"answers": ["a", "b"]}, ("a", "b")),
         ({"answers": {"text": ["a", "b"], "answer_start": [1, 2]}}, ("a", "b")),  # SQuAD
         ({"answer": {"value": "a", "aliases": ["b"], "type": "x"}}, ("a", "b")),  # TriviaQA
+        ({"answer": {"value": "a", "aliases": None}}, ("a",)),
+        ({"answer": {"value": "a", "aliases": "also"}}, ("a", "also")),
         ({"answer": "a", "answer_aliases": ["b"]}, ("a", "b")),  # MuSiQue
         ({"golden_answers": ["一九一一年"]}, ("一九一一年",)),
     ],
@@ -142,6 +144,8 @@ def test_a_folder_is_no_question_set(tmp_path: Path) -> None:
         (GOOD | {"id": "b", "golden_answers": [" "]}, '"golden_answers" holds no answer'),
         (GOOD | {"id": "b", "golden_answers": [True]}, '"golden_answers" holds true'),
         (GOOD | {"id": "b", "golden_answers": [None]}, '"golden_answers" holds null'),
+        (GOOD | {"id": "b", "golden_answers": {"text": None}}, "neither a text nor a number"),
+        (GOOD | {"id": "b", "golden_answers": {"other": "x"}}, '"golden_answers" holds no answer'),
         (GOOD | {"id": "b", "golden_answers": [["x"]]}, "neither a text nor a number"),
         (GOOD, "duplicate id 'a'"),
         (CHOICE | {"options": {"A": "x"}, "choice": "B"}, '"choice" is "B", which is not one of the options'),
