@@ -8,6 +8,7 @@ from search_agent.errors import BoundaryError, Failure
 
 GRPC_CODE = {
     Failure.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Failure.TOO_LONG: grpc.StatusCode.OUT_OF_RANGE,
     Failure.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Failure.UNSUPPORTED: grpc.StatusCode.FAILED_PRECONDITION,
     Failure.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -18,6 +19,7 @@ GRPC_CODE = {
 _FAILURE = {code: failure for failure, code in GRPC_CODE.items()}
 # Trailing metadata of every failure that a service of ours reports: the request's field at fault, or "".
 FIELD_KEY = "error-field"
+EXCESS_KEY = "error-excess"  # beside it: how many times as long as its room a prompt is
 # What gRPC itself reports. It runs out of resources for a message above the limit, which no later call would help.
 _TRANSPORT = {
     grpc.StatusCode.UNAVAILABLE: (Failure.UNAVAILABLE, "it cannot be reached"),
@@ -32,7 +34,7 @@ def from_rpc(error: grpc.aio.AioRpcError, boundary: type[BoundaryError]) -> Boun
     trailing = dict(error.trailing_metadata() or ())
     if FIELD_KEY in trailing:  # a service of ours said so
         failure = _FAILURE.get(error.code(), Failure.BROKEN)
-        return boundary(failure, error.details() or "", trailing[FIELD_KEY])
+        return boundary(failure, error.details() or "", trailing[FIELD_KEY], float(trailing.get(EXCESS_KEY, 0)))
     # gRPC's own words tell addresses, which are for the log (as the cause) and not for callers
     unknown = (Failure.BROKEN, f"the call failed: {error.code().name}")
     return boundary(*_TRANSPORT.get(error.code(), unknown))

@@ -17,7 +17,7 @@ from prometheus_client import start_http_server
 
 from common import context, metrics
 from common.addresses import join
-from common.errors import FIELD_KEY, GRPC_CODE
+from common.errors import EXCESS_KEY, FIELD_KEY, GRPC_CODE
 from common.settings import ServiceSettings
 from search_agent.errors import BoundaryError
 
@@ -48,7 +48,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         except BoundaryError as error:
             code = GRPC_CODE[error.failure]
             log.warning("call failed", method=method, code=code.name, error=str(error))
-            await call.abort(code, error.message, ((FIELD_KEY, error.field),))
+            await call.abort(code, error.message, ((FIELD_KEY, error.field), (EXCESS_KEY, str(error.excess))))
         except (asyncio.CancelledError, GeneratorExit):
             code = grpc.StatusCode.CANCELLED
             raise

@@ -87,12 +87,11 @@ class TokenPolicy:
             assert span.author is Author.ENVIRONMENT
             message = {"role": "user", "content": span.text}
             prompt = self._tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
-            self.prompt_ids = self._encode(prompt)
-            if len(self.prompt_ids) > self._limits.prompt:
-                too_long = (
-                    f"the prompt has {len(self.prompt_ids)} of {self._limits.prompt} tokens (data.max_prompt_length)"
-                )
-                raise SearcherError(Failure.INVALID, too_long)
+            ids, limit = self._encode(prompt), self._limits.prompt
+            if len(ids) > limit:
+                told = f"the prompt has {len(ids)} of {limit} tokens (data.max_prompt_length)"
+                raise SearcherError(Failure.TOO_LONG, told, excess=len(ids) / limit)
+            self.prompt_ids = ids
             return
         text = span.text
         if span.author is Author.POLICY:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from search_agent import prompts, tags
-from search_agent.errors import Failure, GeneratorError
+from search_agent.errors import BoundaryError, Failure, GeneratorError, SearcherError
 from search_agent.types import (
     Author,
     Completion,
@@ -29,6 +29,34 @@ from search_agent.types import (
 )
 from search_agent.world import World
 
+_UNKNOWN_EXCESS = 1.5  # of a prompt that is too long, where the model does not say by how much
+_MARGIN = 0.97  # one cut more costs less than a prompt that just does not fit
+
+
+class DialogueFull(Exception):
+    """The searcher's context has no room for another turn, however little of the passages it is shown."""
+
+
+class _Prompt:
+    """A text with passages in it: `render` writes it with so many characters of them, fewer if it has to fit."""
+
+    def __init__(self, render: Callable[[int], str], chars: int) -> None:
+        self._render, self._chars = render, chars
+        self.text = render(chars)
+
+    def shorten(self, error: BoundaryError, beside: int = 0) -> None:
+        """Cuts passages so that the prompt, with `beside` more characters, may fit. Raises `error` if that is not it.
+
+        The prompt's characters take about as many tokens each before and after.
+        """
+        shown = min(self._chars, len(self.text) - len(self._render(0)))
+        if error.failure is not Failure.TOO_LONG or shown <= 0:
+            raise error
+        whole = len(self.text) + beside
+        fitting = int(whole / (error.excess if error.excess > 1 else _UNKNOWN_EXCESS) * _MARGIN)
+        self._chars = max(0, shown - (whole - fitting))
+        self.text = self._render(self._chars)
+
 
 class Episode:
     """The agents' only access to the world, so that usage, times, turns and documents are counted in one place."""
@@ -48,6 +76,8 @@ class Episode:
         self.reasoning_tokens = 0  # tokens before the answer line; 0: the text is the answer
         self._method, self._world = method, world
         self._max_documents, self._tell = max_documents, tell
+        self._newest = _Prompt(lambda chars: "", 0)  # what the environment said last
+        self._truncated = False
         self._documents: dict[str, Document] = {}
         self._models: dict[str, None] = {}
         self._prompt_tokens = self._completion_tokens = self._searches = 0
@@ -73,18 +103,45 @@ class Episode:
         return passages
 
     def observe(self, text: str) -> None:
-        """Appends a text of the environment to the dialogue."""
-        self.spans.append(Span(Author.ENVIRONMENT, text))
+        """Appends what the environment says."""
+        self.show(lambda chars: text, 0)
+
+    def show(self, render: Callable[[int], str], chars: int) -> None:
+        """Appends what the environment says, passages in it, which `render` writes with at most so many characters."""
+        self._newest = _Prompt(render, chars)
+        self.spans.append(Span(Author.ENVIRONMENT, self._newest.text))
 
     async def complete(self, sampling: Sampling) -> Completion:
-        """Lets the policy continue the dialogue, and appends its text. Raises SearcherError."""
-        completion = await self._complete(self.spans, sampling)
+        """Lets the policy continue the dialogue and appends what it wrote.
+
+        Passages that it has not read yet are cut if its context needs it. Raises DialogueFull, or SearcherError that
+        names the question, if that does not help.
+        """
+        while True:
+            try:
+                completion = await self._complete(self.spans, sampling)
+                break
+            except SearcherError as error:
+                *before, newest = self.spans
+                if newest.author is Author.POLICY and error.failure is Failure.TOO_LONG:
+                    raise DialogueFull from error
+                with _blaming_the_question(full=bool(before)):
+                    self._newest.shorten(error, sum(len(span.text) for span in before))
+                self.spans[-1] = Span(Author.ENVIRONMENT, self._newest.text)
+                self._truncated = True
         self.spans.append(Span(Author.POLICY, tags.completed_text(completion, sampling.stop)))
         return completion
 
-    async def consult(self, text: str, sampling: Sampling) -> Completion:
-        """Asks the policy outside the dialogue. Raises SearcherError."""
-        return await self._complete([Span(Author.ENVIRONMENT, text)], sampling)
+    async def consult(self, render: Callable[[int], str], chars: int, sampling: Sampling) -> Completion:
+        """Asks the policy something beside the dialogue, which goes on without it; `render` is as for `show`."""
+        prompt = _Prompt(render, chars)
+        while True:
+            try:
+                return await self._complete([Span(Author.ENVIRONMENT, prompt.text)], sampling)
+            except SearcherError as error:
+                with _blaming_the_question(full=True):
+                    prompt.shorten(error)
+                self._truncated = True
 
     async def _complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         with self._timed("search"):
@@ -109,8 +166,12 @@ class Episode:
             self._answer = self.own_answer
             self._tell(Piece(self.own_answer))
             return
+        passages = [document.passage for document in self.documents]
         asked = with_options(self.question.text, self.question.options)
-        content = answer_prompt(prompt, asked, [document.passage for document in self.documents])
+        content = _Prompt(
+            lambda chars: answer_prompt(prompt, asked, tags.shortened(passages, chars)),
+            sum(len(passage.text) for passage in passages),
+        )
         sampling = replace(sampling, max_tokens=sampling.max_tokens + self.reasoning_tokens)
         thoughts, pieces = tags.Thoughts(), list[str]()
 
@@ -120,9 +181,16 @@ class Episode:
                 self._tell(Piece(text))
 
         with self._timed("generate"):
-            async for piece in self._world.generator.stream([Message("user", content)], sampling):
-                self._count(piece)
-                say(thoughts.feed(piece.text))
+            while True:
+                try:
+                    async for piece in self._world.generator.stream([Message("user", content.text)], sampling):
+                        self._count(piece)
+                        say(thoughts.feed(piece.text))
+                    break
+                except GeneratorError as error:
+                    with _blaming_the_question():
+                        content.shorten(error)
+                    self._truncated = True
         say(thoughts.rest())
         if thoughts.going_on:
             raise GeneratorError(Failure.BROKEN, "it was still thinking when its tokens ended, and has not answered")
@@ -143,6 +211,7 @@ class Episode:
             spans=tuple(self.spans),
             answer=self._answer,
             models=tuple(self._models),
+            truncated=self._truncated,
         )
 
     def _count(self, completion: Completion) -> None:
@@ -158,6 +227,19 @@ class Episode:
             yield
         finally:
             self._seconds[stage] += time.perf_counter() - started
+
+
+@contextmanager
+def _blaming_the_question(full: bool = False) -> Iterator[None]:
+    """Names the question where a prompt is too long with no passages left to cut; raises DialogueFull if `full`."""
+    try:
+        yield
+    except BoundaryError as error:
+        if error.failure is Failure.TOO_LONG:
+            if full:
+                raise DialogueFull from error
+            error.field = "question"
+        raise
 
 
 def answer_prompt(prompt: str, question: str, passages: Sequence[Passage]) -> str:

@@ -10,6 +10,7 @@ class Failure(StrEnum):
     """Kinds of failure, the same at every boundary and on every transport."""
 
     INVALID = "invalid"  # the request is wrong; trying again is useless
+    TOO_LONG = "too_long"  # the prompt does not fit the model's context; a shorter one does
     NOT_FOUND = "not_found"
     UNSUPPORTED = "unsupported"  # this backend cannot do that
     OVERLOADED = "overloaded"  # try again later
@@ -19,15 +20,19 @@ class Failure(StrEnum):
 
 
 class BoundaryError(Exception):
-    """A failed call across a boundary. `field` names the request's field if the request is at fault."""
+    """A failed call across a boundary. `field` names the request's field if the request is at fault.
+
+    `excess` is the length of a prompt that is TOO_LONG in units of its room, 0.0 if the model does not tell.
+    """
 
     boundary: ClassVar[str]
 
-    def __init__(self, failure: Failure, message: str, field: str = "") -> None:
-        super().__init__(failure, message, field)  # pickle restores it from these
+    def __init__(self, failure: Failure, message: str, field: str = "", excess: float = 0.0) -> None:
+        super().__init__(failure, message, field, excess)  # pickle restores it from these
         self.failure = failure
         self.message = message
         self.field = field
+        self.excess = excess
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}" if self.field else self.message

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from search_agent import gbnf
@@ -21,6 +21,7 @@ from search_agent.types import Completion, FinishReason, Passage
 
 QUERY, SELECT, DONE, INFORMATION, THINK = "query", "important_info", "search_complete", "information", "think"
 ANSWER_LINE = "Answer:"  # begins the last line of a generator that reasons first
+LEAST_CHARS = 200  # a passage that is cut shorter says too little to be worth its header
 MAX_QUERY_CHARS = 200  # longer ones are cut; the grammars allow fewer
 
 _TRUTH = {"true", "yes", "y", "1"}
@@ -214,6 +215,20 @@ def _share(lengths: Sequence[int], chars: int) -> int:
             return share
         left -= length
     return max(lengths, default=0)
+
+
+def shortened(passages: Sequence[Passage], chars: int) -> tuple[Passage, ...]:
+    """Returns the passages with `chars` characters of text together, cut as `render_documents` cuts them.
+
+    Where each would keep fewer than LEAST_CHARS, the last passages are left out.
+    """
+    kept = list(passages)
+    while True:
+        lengths = [len(passage.text) for passage in kept]
+        share = _share(lengths, chars)
+        if len(kept) <= 1 or share >= min(LEAST_CHARS, max(lengths)):
+            return tuple(replace(passage, text=_clip(passage.text, share)) for passage in kept)
+        kept.pop()
 
 
 def _clip(text: str, chars: int | None) -> str:

@@ -198,7 +198,7 @@ class StopReason(StrEnum):
 
     COMPLETE = "complete"  # the searcher ended the search, or the method has no more steps
     MAX_TURNS = "max_turns"  # the last turn ended without that
-    BUDGET = "budget"  # the next turn would not fit the token budget
+    BUDGET = "budget"  # the next turn would not fit the token budget, or the searcher's context
     INVALID = "invalid"  # the last turn was malformed
 
 
@@ -263,7 +263,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """The record of a finished episode. `answer` is None if none was asked for."""
+    """The record of a finished episode. `answer` is None if none was asked for.
+
+    `truncated`: a model was shown less of the passages than asked, since its context has no room for more.
+    """
 
     method: str
     question: str
@@ -275,6 +278,7 @@ class Trajectory:
     spans: tuple[Span, ...] = field(default=(), repr=False)
     answer: str | None = None
     models: tuple[str, ...] = ()
+    truncated: bool = False
 
     @property
     def passages(self) -> tuple[Passage, ...]:

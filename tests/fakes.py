@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from search_agent.errors import BoundaryError, Failure
+from search_agent.errors import BoundaryError, Failure, GeneratorError
 from search_agent.testing import EchoGenerator, ListRetriever, ScriptedPolicy
 from search_agent.types import (
     UNTAUGHT,
@@ -68,14 +68,19 @@ class Searcher(ScriptedPolicy):
 
 
 class Generator(EchoGenerator):
+    """Takes prompts of up to `room` characters; fails with `error` if it is set."""
+
     def __init__(self, answer: str) -> None:
         super().__init__(answer)
         self.error: BoundaryError | None = None
+        self.room = 1_000_000
         self.model = "echo@1"
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
         if self.error:
             raise self.error
+        if (length := len(messages[-1].content)) > self.room:
+            raise GeneratorError(Failure.TOO_LONG, f"{length} do not fit", "messages", length / self.room)
         async for piece in super().stream(messages, sampling):
             yield piece
 

@@ -63,7 +63,8 @@ class GeneratorServicer(object):
 
     def Generate(self, request, context):
         """INVALID_ARGUMENT: neither or both of prompt and messages, bad sampling or
-        grammar, or more tokens than the context holds.
+        grammar. OUT_OF_RANGE: prompt and max_tokens do not fit the context together;
+        trailing metadata error-excess is how many times as long as its room the prompt is.
         RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the engine is down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -8,7 +8,7 @@ from typing import Any
 
 from search_agent import parameters, prompts
 from search_agent.agents import cot, deep_retrieval, direct, ircot, naive_rag, s3, search_o1, search_r1
-from search_agent.episode import Episode
+from search_agent.episode import DialogueFull, Episode
 from search_agent.types import Event, Found, ModelCard, Question, Sampling, StopReason, Trajectory
 from search_agent.world import World
 
@@ -46,7 +46,10 @@ class Agent:
         BoundaryError.
         """
         episode = Episode(self.name, question, world, max_documents, tell)
-        stop_reason = await self.search(episode, self.params)
+        try:
+            stop_reason = await self.search(episode, self.params)
+        except DialogueFull:
+            stop_reason = StopReason.BUDGET
         tell(Found(episode.documents))
         if answer:
             await episode.answer(self.prompt, answer)

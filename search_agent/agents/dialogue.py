@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,15 +49,19 @@ def turns(default: int, help: str) -> Any:
     return number(default, 1, 20, help)
 
 
-async def look_up(episode: Episode, params: DialogueParams, query: str, error: str, example: str) -> str:
-    """Ends a turn of a method that keeps everything it finds.
+async def look_up(
+    episode: Episode, params: DialogueParams, query: str, error: str, example: str
+) -> Callable[[int], str]:
+    """Ends a turn of a method that keeps all it finds.
 
-    Returns the environment's text: the block that the query found or, without a query, a nudge that shows `example`.
+    Returns what the environment says to it, for `Episode.show`: the block that the query found, or without a query a
+    nudge that shows `example`.
     """
-    if query:
-        block = await episode.retrieve(query, params)
-        said = tags.render_information(block, params.observation_chars)
-    else:
-        block, said = (), prompts.render("nudge", example=example)
+    block = await episode.retrieve(query, params) if query else ()
     episode.record(Turn(query, block, block, error))
+
+    def said(chars: int) -> str:
+        information = tags.render_information(block, chars) if query else prompts.render("nudge", example=example)
+        return f"\n\n{information}\n\n"
+
     return said

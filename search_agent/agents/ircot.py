@@ -73,15 +73,15 @@ async def search(episode: Episode, params: IrcotParams) -> StopReason:
     query = episode.question.text
     block = await episode.retrieve(query, params)
     episode.record(Turn(query, block, block))
-    information = tags.render_information(block, params.observation_chars)
-    episode.observe(
-        prompts.render(
+    episode.show(
+        lambda chars: prompts.render(
             "ircot",
             question=episode.asked,
             example=example,
             example_last=render_move(Move("One sentence that gives the answer.", enough=True)),
-            information=information,
-        )
+            information=tags.render_information(block, chars),
+        ),
+        params.observation_chars,
     )
     for turn in range(1, params.max_turns + 1):
         completion = await episode.complete(params.sampling(move_grammar(), STOPS))
@@ -91,5 +91,5 @@ async def search(episode: Episode, params: IrcotParams) -> StopReason:
         said = await look_up(episode, params, move.sentence, move.error, example)
         if turn < params.max_turns and not params.fits(completion.tokens):
             return StopReason.BUDGET
-        episode.observe(f"\n\n{said}\n\n")
+        episode.show(said, params.observation_chars)
     return StopReason.MAX_TURNS if move.valid else StopReason.INVALID

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from search_agent import prompts, tags
@@ -28,23 +29,25 @@ class S3Params(DialogueParams):
     # A small model then finds the number beside the text it has just read.
     numbered_twice: bool = option(False, "write a passage's number behind it too, as the searcher has learned it")
 
-    def render(self, block: Sequence[Passage]) -> str:
-        return tags.render_information(block, self.observation_chars, self.numbered_twice)
+    def information(self, block: Sequence[Passage], chars: int) -> str:
+        return tags.render_information(block, chars, self.numbered_twice)
 
 
 async def search(episode: Episode, params: S3Params) -> StopReason:
     """Searches with the question, then lets the policy select and search until it completes."""
     example_search = tags.render_move(tags.Move((2, 5), "a short search for what is still missing"))
     query, block = episode.question.text, await episode.retrieve(episode.question.text, params)
-    episode.observe(
-        prompts.render(
+    first = block
+    episode.show(
+        lambda chars: prompts.render(
             "s3",
             question=episode.asked,
             max_selected=params.max_selected,
             example_complete=tags.render_move(tags.Move((1,), complete=True)),
             example_search=example_search,
-            information=params.render(block),
-        )
+            information=params.information(first, chars),
+        ),
+        params.observation_chars,
     )
     for turn in range(1, params.max_turns + 1):
         last = turn == params.max_turns
@@ -59,11 +62,15 @@ async def search(episode: Episode, params: S3Params) -> StopReason:
         if move.valid:
             query = move.query
             block = await episode.retrieve(query, params)
-            episode.observe(f"\n\n{params.render(block)}\n\n")
+            episode.show(partial(_result, params, block), params.observation_chars)
         else:
             query, block = "", ()
             episode.observe(f"\n\n{prompts.render('s3_nudge', example_search=example_search)}\n\n")
     raise AssertionError("the last turn returns")
+
+
+def _result(params: S3Params, block: Sequence[Passage], chars: int) -> str:
+    return f"\n\n{params.information(block, chars)}\n\n"
 
 
 async def _move(

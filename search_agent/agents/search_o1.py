@@ -107,14 +107,15 @@ async def _digest(episode: Episode, params: SearchO1Params, query: str, block: t
     """Condenses the passages for the reasoning so far, in a separate call. Returns "" if nothing helps."""
     reasoning = "".join(span.text for span in episode.spans[1:])
     completion = await episode.consult(
-        prompts.render(
+        lambda chars: prompts.render(
             "search_o1_digest",
             question=episode.asked,
             reasoning=reasoning,
             query=query,
-            documents=tags.render_documents(block, params.observation_chars),
+            documents=tags.render_documents(block, chars),
             nothing=NOTHING,
         ),
+        params.observation_chars,
         params.sampling(digest_grammar(), ()),
     )
     digest = tags.one_line(tags.without_thoughts(completion.text))

@@ -100,5 +100,5 @@ async def search(episode: Episode, params: SearchR1Params) -> StopReason:
         said = await look_up(episode, params, move.query, move.error, example)
         if turn < params.max_turns + answers and not params.fits(completion.tokens):
             return StopReason.BUDGET
-        episode.observe(f"\n\n{said}\n\n")
+        episode.show(said, params.observation_chars)
     return StopReason.INVALID if move.error else StopReason.MAX_TURNS

@@ -169,7 +169,10 @@ class TimingsOut(Out):
 
 
 class SearchResponse(Out):
-    """`id` is the request's id, which the logs have too. `models` are those that wrote something, as "name@version"."""
+    """`id` is the request's id, which the logs have too. `models` are those that wrote something, as "name@version".
+
+    `truncated` tells that a model read less of the passages than asked, since its context has no room for more.
+    """
 
     id: str
     method: str
@@ -180,6 +183,7 @@ class SearchResponse(Out):
     usage: UsageOut
     timings_ms: TimingsOut = Field(validation_alias="timings")
     models: list[str]
+    truncated: bool
 
     @classmethod
     def of(cls, id: str, trajectory: Trajectory, **more: Any) -> Self:

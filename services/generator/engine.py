@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, Message, ModelInfo, Sampling
 
 
@@ -24,6 +25,17 @@ class Request:
     def field(self) -> str:
         """The one that is set, for errors."""
         return "messages" if self.messages else "prompt"
+
+    def room(self, context_tokens: int) -> int:
+        """Returns the tokens that the prompt may have. The text to write gets what it asks for, at most half."""
+        return context_tokens - min(self.sampling.max_tokens, context_tokens // 2)
+
+    def check(self, prompt_tokens: int, context_tokens: int) -> None:
+        """Raises GeneratorError for a prompt that leaves too little room to write."""
+        room = self.room(context_tokens)
+        if prompt_tokens > room:
+            message = f"{prompt_tokens} tokens do not fit the {room} that a context of {context_tokens} has for them"
+            raise GeneratorError(Failure.TOO_LONG, message, self.field, prompt_tokens / room)
 
 
 class Engine(Protocol):

@@ -187,7 +187,18 @@ class _Server:
     def dead(self) -> bool:
         return self.process.returncode is not None
 
-    async def prompt(self, messages: tuple[Message, ...]) -> str | list[int]:
+    async def prompt(self, request: Request) -> str | list[int]:
+        """Returns the prompt, as token ids where they are known by then. Raises GeneratorError if it is too long."""
+        prompt = request.prompt or await self._rendered(request.messages)
+        if isinstance(prompt, str):
+            # A token is at least a byte; the model's own beginning and end are two more.
+            if len(prompt.encode()) + 2 <= request.room(self.context_tokens):
+                return prompt
+            prompt = await self._tokenize(prompt, add_special=True, parse_special=True)
+        request.check(len(prompt), self.context_tokens)
+        return prompt
+
+    async def _rendered(self, messages: tuple[Message, ...]) -> str | list[int]:
         """Renders the messages with the model's chat template, into token ids where text needs to stay text."""
         guarded = self._control.guard(messages)
         if not guarded:
@@ -201,8 +212,8 @@ class _Server:
         body = {"messages": [{"role": message.role, "content": message.content} for message in messages]}
         return str((await self._post("/apply-template", body))["prompt"])
 
-    async def _tokenize(self, text: str, add_special: bool = False) -> list[int]:
-        body = {"content": text, "add_special": add_special, "parse_special": False}
+    async def _tokenize(self, text: str, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         return list((await self._post("/tokenize", body))["tokens"])
 
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -255,8 +266,7 @@ def _refusal(status: int, text: str, field: str) -> GeneratorError:
     except (ValueError, LookupError, TypeError):
         return GeneratorError(Failure.BROKEN, f"llama.cpp answered {status}")
     if kind == "exceed_context_size_error":
-        counts = f"{error['n_prompt_tokens']} tokens do not fit the context of {error['n_ctx']}"
-        return GeneratorError(Failure.INVALID, counts, field)
+        return GeneratorError(Failure.TOO_LONG, message, field)
     if status == 400:
         return GeneratorError(Failure.INVALID, message, "sampling.grammar" if "grammar" in message.lower() else field)
     return GeneratorError(Failure.UNAVAILABLE if status == 503 else Failure.BROKEN, message)
@@ -288,8 +298,7 @@ class LlamaCpp:
     async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         with self._swap.use() as server, _unreachable():
             self._check(server)
-            prompt = request.prompt or await server.prompt(request.messages)
-            body = _body(prompt, request.sampling)
+            body = _body(await server.prompt(request), request.sampling)
             # Leaving this block closes the connection, and llama.cpp then frees the slot.
             async with server.http.stream("POST", "/completion", json=body) as response:
                 if response.status_code != 200:

@@ -37,6 +37,13 @@ def _status_failure(status: int) -> Failure:
     return Failure.BROKEN  # our address, key or model name is wrong: no fault of the request
 
 
+def _too_long(error: openai.APIStatusError) -> bool:
+    """Whether the prompt does not fit the endpoint's context, in the words of OpenAI, vLLM, llama.cpp and others."""
+    said = f"{error.code} {error.response.text}".lower()
+    signs = ("context_length_exceeded", "exceed_context_size", "context length", "context size", "context window")
+    return error.status_code in (400, 413, 422) and any(sign in said for sign in signs)
+
+
 class _AskAgain(Exception):
     """The endpoint has been learned something of that the next request takes into account."""
 
@@ -179,8 +186,8 @@ class OpenAIEndpoint:
             message = f"the endpoint cannot be reached{through(self._url)}"
             raise GeneratorError(Failure.UNAVAILABLE, message) from None
         except openai.APIStatusError as error:
-            failure = _status_failure(error.status_code)
-            field = request.field if failure is Failure.INVALID else ""
+            failure = Failure.TOO_LONG if _too_long(error) else _status_failure(error.status_code)
+            field = request.field if failure in (Failure.INVALID, Failure.TOO_LONG) else ""
             raise GeneratorError(failure, self._explain(error), field) from None
         except openai.APIError as error:
             message = f"the endpoint failed: {self._without_key(error.message)}"

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -121,13 +121,12 @@ class VllmEngine:
                 prompt = await loop.run_in_executor(self._tokenizing, model.tokens, request)
             except ValueError as error:
                 raise GeneratorError(Failure.INVALID, first_line(error), request.field) from None
-            room = self._settings.context_tokens
-            if len(prompt) + request.sampling.max_tokens > room:
-                counts = f"{len(prompt)} tokens and {request.sampling.max_tokens} more do not fit the context of {room}"
-                raise GeneratorError(Failure.INVALID, counts, request.field)
+            context = self._settings.context_tokens
+            request.check(len(prompt), context)
+            sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, context - len(prompt)))
             written = 0
             try:
-                async with aclosing(model.generate(prompt, request.sampling, serving.number)) as deltas:
+                async with aclosing(model.generate(prompt, sampling, serving.number)) as deltas:
                     async for delta in deltas:
                         written += delta.tokens
                         if not delta.finish:

@@ -49,15 +49,11 @@ class Scripted(TrainerServicer):
 
 @pytest.mark.parametrize("failure", list(Failure))
 async def test_failures_cross_the_wire_as_they_are(tmp_path: Path, failure: Failure) -> None:
-    error = TrainerError(failure, "so it is", "runs[0]")
+    error = TrainerError(failure, "so it is", "runs[0]", 1.25)
     async with Served(tmp_path, Scripted(error)) as stub:
         with pytest.raises(TrainerError) as caught:
             await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError)
-    assert (caught.value.failure, caught.value.message, caught.value.field) == (
-        failure,
-        "so it is",
-        "runs[0]",
-    )
+    assert caught.value.args == (failure, "so it is", "runs[0]", 1.25)
 
 
 def test_the_table_has_every_failure_once() -> None:

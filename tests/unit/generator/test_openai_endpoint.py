@@ -241,6 +241,19 @@ async def test_a_status_becomes_a_failure_without_the_key(endpoint, key_file, st
     assert error.__suppress_context__  # a logged traceback would show the endpoint's own words
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 4097 tokens. However, your messages resulted in 5000 tokens.",
+        "the request exceeds the available context size. try increasing the context size or enable context shift",
+    ],
+)
+async def test_a_prompt_beyond_the_context_is_too_long(endpoint, message):
+    endpoint.answers = [failure(400, message)]
+    error = await refused(endpoint)
+    assert (error.failure, error.field, error.excess) == (Failure.TOO_LONG, "messages", 0)
+
+
 async def test_passing_trouble_is_tried_again(endpoint):
     endpoint.answers = [failure(503), failure(429), GOOD]
     assert len(await collect(endpoint, openai_retries=2)) == 3

@@ -40,6 +40,7 @@ class FakeModel:
 
     async def generate(self, prompt: list[int], sampling: Sampling, adapter: int) -> AsyncGenerator[Delta, None]:
         self.used.append(adapter)
+        self.asked = sampling
         done = False
         try:
             yield Delta("one ", 1)
@@ -148,9 +149,9 @@ async def test_text_comes_in_pieces_with_counts_at_the_end(engine):
 
 
 async def test_requests_that_do_not_fit_or_are_refused(engine, folders):
-    long = await failure(engine, Request(Sampling(max_tokens=60), prompt="12345"))
-    assert (long.failure, long.field) == (Failure.INVALID, "prompt")
-    assert "5 tokens and 60 more do not fit the context of 64" in long.message
+    long = await failure(engine, Request(Sampling(max_tokens=16), prompt="1" * 60))
+    assert (long.failure, long.field, long.excess) == (Failure.TOO_LONG, "prompt", 60 / 48)
+    assert "60 tokens do not fit the 48 that a context of 64 has for them" in long.message
     template = await failure(engine, Request(Sampling(max_tokens=1), messages=(Message("user", "no template"),)))
     assert (template.field, template.message) == ("messages", "this model has no chat template")
     (model,) = engine.launcher.models
@@ -161,6 +162,12 @@ async def test_requests_that_do_not_fit_or_are_refused(engine, folders):
     assert (await failure(engine, ASK)).failure is Failure.BROKEN
     model.fails, model.finish = None, "abort"
     assert "abort" in (await failure(engine, ASK)).message
+
+
+async def test_a_request_for_more_than_fits_gets_what_is_left(engine):
+    (model,) = engine.launcher.models
+    await pieces(engine, Request(Sampling(max_tokens=1000), prompt="1" * 30))
+    assert model.asked.max_tokens == 34
 
 
 async def test_leaving_early_ends_the_work(engine):
