@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from search_agent.tags import Thoughts, after_thoughts
+
 # What to send in place of a parameter that is refused; "" leaves it out, as the endpoint's default is near enough.
 _INSTEAD = {"max_tokens": "max_completion_tokens", "temperature": "", "top_p": "", "seed": "", "stream_options": ""}
 _REFUSALS = ("unsupported", "not support", "unrecognized", "unknown", "unexpected", "not permitted", "not allowed")
 _TOO_LONG = ("context length", "context window", "too large", "too long", "exceeds", "at most", "maximum context")
-_THOUGHT, _THINKING = "</think>", "<think>"
 
 
 class Dialect:
@@ -45,7 +46,5 @@ def answer_of(message: Mapping[str, Any]) -> str:
     content = message.get("content") or ""
     if isinstance(content, list):
         content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
-    _, ended, answer = content.rpartition(_THOUGHT)
-    if not ended and answer.lstrip().startswith(_THINKING):
-        return ""
-    return str(answer)
+    thoughts = Thoughts()
+    return after_thoughts(thoughts.feed(str(content)) + thoughts.rest())

@@ -21,7 +21,7 @@ async def post(http: httpx.AsyncClient, url: str, **request: Any) -> httpx.Respo
         if not _full(response):
             return response
         after = response.headers.get("retry-after", "")
-        await asyncio.sleep(min(float(after) if after.isdigit() else 2.0, _LONGEST_S))
+        await asyncio.sleep(min(float(after) if after.isdecimal() else 2.0, _LONGEST_S))
     return await http.post(url, **request)
 
 

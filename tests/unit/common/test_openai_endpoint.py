@@ -46,7 +46,7 @@ def test_other_refusals_teach_nothing(status: int, reason: str) -> None:
     ("message", "answer"),
     [
         ({"content": "Yes"}, "Yes"),
-        ({"content": "<think>\nno, or yes\n</think>\n\nYes"}, "\n\nYes"),
+        ({"content": "<think>\nno, or yes\n</think>\n\nYes"}, "Yes"),
         ({"content": "thinking that the template opened</think>Yes"}, "Yes"),
         ({"content": "<think>\ncut off"}, ""),
         ({"content": None, "reasoning_content": "Okay, let me see"}, ""),
