@@ -32,5 +32,5 @@ def begin(incoming: Mapping[str, str]) -> dict[str, str]:
 
 
 def metadata() -> tuple[tuple[str, str], ...]:
-    """What an outgoing call carries."""
+    """Returns the metadata that an outgoing call carries."""
     return tuple((_current.get() or {}).items())

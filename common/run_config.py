@@ -1,4 +1,4 @@
-"""What a training run is: one YAML file, checked before anything starts."""
+"""Configuration of a training run: one YAML file, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -67,22 +67,22 @@ def _share(value: object) -> object:
 
 
 class DataConfig(_Part):
-    """Which questions are trained on. Questions are named as `search-agent evaluate --questions` takes them."""
+    """The training questions, named as for `search-agent evaluate --questions`."""
 
     questions: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
-    part: tuple[float, float] = Field((0.0, 1.0), description="of the articles, each of which has a place from 0 to 1")
-    limit: int | None = Field(None, ge=1, description="take so many of them, chosen by the seed")
+    part: tuple[float, float] = Field((0.0, 1.0), description="part of the articles; a hash places each from 0 to 1")
+    limit: int | None = Field(None, ge=1, description="number of questions to take, chosen by the seed")
     keep: Annotated[Literal["naive_rag_fails", "all"] | float, BeforeValidator(_share)] = Field(
         "naive_rag_fails",
-        description="what naive RAG fails, everything, or what it fails with so large a share of what it does not",
+        description="questions that naive RAG fails, all, or those it fails and this share of the others",
     )
     order: Literal["shuffled", "hops"] = Field(
-        "shuffled", description="hops: questions of few hops are asked before those of many"
+        "shuffled", description="hops: questions with few hops come before those with many"
     )
     validation: int = Field(128, ge=1, description="questions held out, from articles that training does not see")
     scores: str = Field(
         "",
-        description="naive-RAG scores of `precompute`: redis://…, or its Parquet file. Those missing are computed",
+        description="naive-RAG scores from `precompute`: redis://…, or a Parquet file; missing ones are computed",
     )
 
 
@@ -97,20 +97,20 @@ class JudgeConfig(_Part):
 class RewardConfig(_Part):
     """The reward of an episode: `kind`, plus the weighted coverage of the gold passages, less penalties.
 
-    `gain` is GenAcc beyond naive RAG; `exact_match` is of the searcher's own answer.
+    `gain` is GenAcc beyond naive RAG; `exact_match` scores the searcher's own answer.
     """
 
     kind: Literal["gain", "gain_plus_accuracy", "exact_match"] = "gain"
-    coverage_weight: float = Field(0.0, ge=0, description="of the share of the gold passages that were kept")
-    coverage_until: int | None = Field(
-        None, ge=1, description="last step at which coverage counts; empty: it always does"
-    )
-    judge: JudgeConfig | None = Field(None, description="judges answers in which no gold answer stands")
+    coverage_weight: float = Field(0.0, ge=0, description="weight of the share of the gold passages that were kept")
+    coverage_until: int | None = Field(None, ge=1, description="last step at which coverage counts; empty: always")
+    judge: JudgeConfig | None = Field(None, description="judges answers that contain no gold answer")
     rag_documents: int = Field(3, ge=1, description="passages that naive RAG reads")
     answer_tokens: int = Field(64, ge=1, description="longest answer of the generator")
-    max_failed_share: float = Field(0.1, ge=0, lt=1, description="of a step's samples; more stop the run")
-    attempts: int = Field(2, ge=1, description="times that an episode is tried before its sample is dropped")
-    # Penalties are taken off the reward. They are 0 so that what is trained on is what is reported.
+    max_failed_share: float = Field(
+        0.1, ge=0, lt=1, description="share of a step's samples; more failures stop the run"
+    )
+    attempts: int = Field(2, ge=1, description="attempts at an episode before its sample is dropped")
+    # Penalties are subtracted from the reward. They default to 0, so that the reward is the figure that is reported.
     everything_penalty: float = Field(0.0, ge=0, description="for keeping every passage of every block")
     copied_penalty: float = Field(0.0, ge=0, description="for searching with the question itself")
     idle_penalty: float = Field(0.0, ge=0, description="for following the protocol and keeping nothing")
@@ -124,34 +124,36 @@ class RewardConfig(_Part):
 
 
 class StopConfig(_Part):
-    """When a run ends by itself because it no longer learns. A rule that is not set is off."""
+    """Rules that stop a run that no longer learns. A rule that is not set is off."""
 
     mixed_groups: float | None = Field(
-        default=None, gt=0, le=1, description="least share of the questions whose samples differ in worth"
+        default=None, gt=0, le=1, description="least share of questions whose samples differ in reward"
     )
     choice_entropy: float | None = Field(default=None, gt=0, description="least entropy of the first choice, nats")
     coverage_rise: float | None = Field(
         default=None, gt=0, le=1, description="least rise of coverage in `coverage_steps`"
     )
     coverage_steps: int = Field(default=50, ge=1)
-    window: int = Field(default=5, ge=1, description="steps that each figure is averaged over")
+    window: int = Field(default=5, ge=1, description="steps over which each figure is averaged")
 
 
 class GateConfig(_Part):
-    """What a checkpoint must show before it is promoted."""
+    """The test that a checkpoint must pass before it is promoted."""
 
     questions: str
-    part: tuple[float, float] = Field((0.0, 1.0), description="of the articles, each of which has a place from 0 to 1")
+    part: tuple[float, float] = Field((0.0, 1.0), description="part of the articles; a hash places each from 0 to 1")
     limit: int | None = Field(None, ge=1)
-    margin: float = Field(1.0, ge=0, description="points of GenAcc over the current searcher")
+    margin: float = Field(1.0, ge=0, description="least gain in points of GenAcc over the current searcher")
     resamples: int = Field(1000, ge=100)
     seed: int = 0
-    max_failed_share: float = Field(0.05, ge=0, lt=1, description="of the questions; more tell nothing")
-    constrained: bool = Field(True, description="both are held to the method's grammar, as the gateway does")
+    max_failed_share: float = Field(
+        0.05, ge=0, lt=1, description="share of the questions; with more failures the gate is inconclusive"
+    )
+    constrained: bool = Field(True, description="hold both searchers to the method's grammar, as the gateway does")
 
 
 class RunConfig(_Part):
-    """A run. `verl` are dotted options of verl over its defaults and those of `learning/train.py`."""
+    """A run. `verl` holds dotted options of verl, which override verl's defaults and those of `learning/train.py`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     seed: int
@@ -167,7 +169,7 @@ class RunConfig(_Part):
     generator_timeout_s: float = Field(60, gt=0)
     reward: RewardConfig
     drop_even_groups: bool = Field(
-        False, description="leave out of a step the questions whose samples are all worth the same; GRPO only"
+        False, description="leave out of a step the questions whose samples all have the same reward; GRPO only"
     )
     stop: StopConfig = StopConfig()
     gate: GateConfig
@@ -177,9 +179,9 @@ class RunConfig(_Part):
     def method(self) -> Agent:
         """The agent with its parameters.
 
-        Rollouts write freely unless `constrained` is set: a grammar takes tokens out of the distribution that
-        is sampled from, while the actor's log-probabilities are over all tokens, so that the policy gradient is
-        one of another policy. A model that cannot write the protocol is warmed up instead.
+        Rollouts use no grammar unless `constrained` is set. A grammar removes tokens from the sampled distribution,
+        while the actor's log-probabilities cover all tokens, so the policy gradient would belong to another policy.
+        A model that cannot write the protocol gets a warm start instead.
         """
         return AGENTS[self.agent].with_params({"constrained": False, "index": self.index, **self.agent_parameters})
 
@@ -227,9 +229,9 @@ class RunConfig(_Part):
 
 
 def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The configuration of that name in `configs/`, or of that file, with dotted fields replaced.
+    """Loads the configuration of that name in `run_configs/`, or a file, and replaces dotted fields.
 
-    What follows `verl.` and `agent_parameters.` is one key. Raises ConfigProblem.
+    The rest of a field after `verl.` or `agent_parameters.` is one key. Raises ConfigProblem.
     """
     path = Path(name_or_path)
     if not path.suffix:
@@ -245,7 +247,7 @@ def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> RunCo
 
 
 def read(text: str, overrides: Mapping[str, Any] | None = None, source: str = "the text") -> RunConfig:
-    """As `load`, of YAML; `source` is what errors call it."""
+    """Does what `load` does for YAML text; errors call it `source`."""
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -258,7 +260,7 @@ def read(text: str, overrides: Mapping[str, Any] | None = None, source: str = "t
 
 
 def parse(values: Mapping[str, Any]) -> RunConfig:
-    """The checked configuration. Raises ConfigProblem, which names the first field at fault."""
+    """Checks a configuration. Raises ConfigProblem, which names the first field at fault."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -272,7 +274,7 @@ def parse(values: Mapping[str, Any]) -> RunConfig:
 
 
 def dump(config: RunConfig) -> str:
-    """YAML that `load` reads."""
+    """Returns YAML that `load` reads."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 

@@ -23,7 +23,7 @@ Target = Annotated[str, AfterValidator(_target)]  # the address of a gRPC servic
 
 
 class ServiceSettings(BaseSettings):
-    """What every gRPC service has."""
+    """Settings that every gRPC service shares."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -39,7 +39,7 @@ class ServiceSettings(BaseSettings):
     metrics_port: int = Field(ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_in_flight: int = Field(256, ge=1, description="calls served at once; more are refused")
-    shutdown_grace_s: float = Field(10.0, ge=0, description="seconds given to calls under way at stop")
+    shutdown_grace_s: float = Field(10.0, ge=0, description="seconds that calls in flight get at stop")
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -1,4 +1,4 @@
-"""From questions to verl's Parquet: naive-RAG scores, the filter, and a validation part of other articles."""
+"""Turns questions into verl's Parquet: naive-RAG scores, the filter, and a validation part from other articles."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CONCURRENCY = 64
 class Facts:
     """The services that the rows' naive-RAG scores come from. Scores of other services would be wrong rewards.
 
-    `reranker` is empty where the run's searches are not reranked.
+    `reranker` is empty if the run does not rerank.
     """
 
     index: str
@@ -54,7 +54,7 @@ class Facts:
 
 
 async def prepare(run: RunConfig, folder: Path, world: World) -> None:
-    """Makes the files of `folder`, or checks that those there are of the services as they are now.
+    """Writes the files of `folder`, or checks that existing ones match the services as they are now.
 
     The same run, services and seed give the same files. Raises ConfigProblem, EvaluateProblem, BoundaryError.
     """
@@ -110,7 +110,7 @@ async def _index(run: RunConfig, world: World) -> IndexInfo:
 
 
 def everything(run: RunConfig) -> list[Question]:
-    """All questions of the sets that the run names. Raises EvaluateProblem."""
+    """Returns all questions of the sets that the run names. Raises EvaluateProblem."""
     return [question for spec in run.data.questions for question in question_sets.load(spec)]
 
 
@@ -135,9 +135,9 @@ def split(asked: Sequence[Question], validation: int, seed: int) -> tuple[list[Q
 
 
 def keep(asked: Sequence[Question], right: Mapping[int, bool], rule: str | float, seed: int) -> list[Question]:
-    """All that naive RAG fails, with none, all, or a share (0 to 1) of what it gets right; in the given order.
+    """Returns the questions that naive RAG fails, and none, all or a share (0 to 1) of the others, in order.
 
-    `right` is by the identity of the question, since two sets may use one id.
+    `right` is keyed by the question's identity, because two sets may use one id.
     """
     share = {"naive_rag_fails": 0.0, "all": 1.0}.get(str(rule), rule)
     passed = [id(question) for question in asked if right[id(question)]]
@@ -172,7 +172,7 @@ Look = Callable[[str, str], Awaitable[rag_store.Score | None]]  # (digest, quest
 
 
 class _Scorer:
-    """Naive-RAG scores: of `precompute` where it has them, of this run's journal, or made now."""
+    """Finds naive-RAG scores: precomputed ones, those in the run's journal, or new ones."""
 
     def __init__(self, run: RunConfig, folder: Path, facts: Facts, index: IndexInfo, world: World) -> None:
         self._run, self._facts, self._index, self._world = run, facts, index, world
@@ -189,7 +189,7 @@ class _Scorer:
         self._journal_path = folder / "naive_rag.jsonl"
 
     async def scores(self, asked: Sequence[Question]) -> dict[int, Score]:
-        """By the identity of the question. Raises ConfigProblem if more fail than the run allows."""
+        """Returns scores by the question's identity. Raises ConfigProblem if more fail than the run allows."""
         journal = Journal(self._journal_path, _Made)
         made = {(line.key, line.id): line.gen_acc for line in journal.found if line.scoring == self._facts.scoring}
         look, close = await _store(self._run.data.scores)
@@ -269,7 +269,7 @@ def _read_scores(path: Path) -> dict[tuple[str, str], rag_store.Score | None]:
 
 
 def _row(place: int, question: Question, facts: Facts, score: Score | None) -> dict[str, Any]:
-    """A row as verl's dataset reads it. What the rollout needs is one JSON text, which no layer between changes."""
+    """Returns a row for verl's dataset. The rollout's part is one JSON text, so that no layer between changes it."""
     example = Example(question, score.gen_acc if score else None, facts.generator)
     return {
         "data_source": SOURCE,
@@ -286,7 +286,7 @@ def _row(place: int, question: Question, facts: Facts, score: Score | None) -> d
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as Parquet, in whole or not at all."""
+    """Writes rows as Parquet, atomically."""
     import pyarrow
     from pyarrow import parquet
 

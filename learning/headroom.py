@@ -1,7 +1,7 @@
-"""Head room: what reinforcement could win, measured by sampling the searcher many times before it is trained.
+"""Head room: how much reinforcement could win, measured by sampling the searcher many times before training.
 
-Reinforcement makes likely what the searcher sometimes does already. Where all samples of a question are worth the
-same it learns nothing, and where the best of them is no better than the greedy one it has nothing to win.
+Reinforcement makes more likely what the searcher already does sometimes. It learns nothing from a question whose
+samples all have the same reward, and it can win nothing if the best sample is no better than the greedy one.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def complete(asked: Sequence[Question], found: Sequence[Sample], samples: int) -
 
 
 def is_mixed(group: Sequence[Sample]) -> bool:
-    """Returns whether the samples of a question differ in worth, so that reinforcement learns from it."""
+    """Returns whether the samples of a question differ in reward, so that reinforcement can learn from it."""
     return mixed([found.parts["reward"] for found in group[1:]])
 
 

@@ -1,4 +1,4 @@
-"""A novice that knows the protocol and nothing else: the start from which reinforcement has to find how to search."""
+"""A novice that knows only the protocol, and leaves it to reinforcement to find how to search."""
 
 from __future__ import annotations
 

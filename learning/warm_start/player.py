@@ -22,7 +22,7 @@ class Player(ABC):
 
     @abstractmethod
     def move(self, block: Sequence[Passage], last: bool) -> tags.Move:
-        """Returns the move on the newest block. A search in the last turn would not be made."""
+        """Returns the move on the newest block. The agent ignores a search in the last turn."""
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
         (self._block,) = found = await self._retriever.search(queries, how)
@@ -36,5 +36,5 @@ class Player(ABC):
         return Completion(tags.render_move(self.move(self._block, last=not self._turns_left)))
 
     async def play(self, question: Question) -> Trajectory:
-        """Returns the episode, which ends with the search and has no answer. Raises RetrieverError."""
+        """Plays and returns an episode without an answer. Raises RetrieverError."""
         return await replace(AGENTS["s3"], params=self._parameters).play(question, World(self, self))

@@ -32,7 +32,7 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """An example, and the kind that it is of. `whole` is false where a gold passage was left out that should not be."""
+    """An example and its kind. `whole` is false if the episode missed a gold passage that it should have kept."""
 
     spans: Sequence[Span]
     kind: tuple[object, ...]
@@ -43,9 +43,10 @@ class Lesson:
 class Plan:
     """The lessons to make.
 
-    `gold` are the gold passages by id, as far as they are known beforehand; others are known once they are retrieved.
-    Searching: `draws` is the number of episodes per question on blocks drawn from deeper down the ranking; 0 plays
-    one on what is retrieved. Reading: `unknown` is the share of questions with an example that lacks a gold passage.
+    `gold` holds the gold passages that are known beforehand, by id; others become known once they are retrieved.
+    Searching: `draws` is the number of episodes per question on blocks drawn from deeper down the ranking; 0 plays one
+    episode on what is retrieved. Reading: `unknown` is the share of questions that also get an example with one
+    gold passage missing.
     """
 
     what: str
@@ -57,10 +58,10 @@ class Plan:
 
 
 class _Drawn:
-    """A retriever that draws blocks of two passages and more from the first of a ranking, in any order.
+    """A retriever that draws blocks of at least two passages from the top of a ranking, in random order.
 
-    A model that always sees the retriever's order learns to keep the first passage and to read nothing; one that
-    always sees `top_k` passages in any order was seen to learn nothing at all.
+    A model that always sees the retriever's order learns to keep the first passage without reading. A model that always
+    saw `top_k` passages in random order learned nothing at all.
     """
 
     def __init__(self, question: Question, retriever: Retriever, seed: str) -> None:

@@ -25,7 +25,7 @@ class GatewaySettings(BaseSettings):
     generator: Target = Field(min_length=1, description="host:port of the generator service that holds the generator")
     searchers: dict[str, Target] = Field(
         default_factory=dict,
-        description='searchers of methods that have their own as JSON, e.g. {"search_r1": "host:port"}',
+        description='searchers of single methods as JSON, e.g. {"search_r1": "host:port"}',
     )
     trainer: Target = Field("", description="host:port of the trainer; without it there are no /v1/runs")
     redis_url: SecretStr | None = Field(None, description="redis://…; without it nothing is cached")
@@ -41,4 +41,4 @@ class GatewaySettings(BaseSettings):
         description="parameters by method as JSON, which replace those that the method's searcher was taught, "
         'e.g. {"s3": {"max_turns": 4}}',
     )
-    shutdown_grace_s: int = Field(10, ge=0, description="seconds given to requests under way at stop")
+    shutdown_grace_s: int = Field(10, ge=0, description="seconds that requests in flight get at stop")

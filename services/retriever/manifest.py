@@ -58,7 +58,7 @@ class Manifest:
 
     @property
     def prefixes(self) -> Mapping[str, str]:
-        """What its encoder reads before queries and passages."""
+        """The text that its encoder reads before queries and passages."""
         return self.encoder_parameters or unrecorded(self.encoder)
 
     @property

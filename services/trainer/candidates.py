@@ -23,7 +23,7 @@ _STOP_LIMIT_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What LoadModel takes: a model (empty: the present one) and an adapter (empty: none)."""
+    """The arguments of LoadModel: a model (empty: the present one) and an adapter (empty: none)."""
 
     path: str
     adapter: str

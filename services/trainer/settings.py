@@ -18,33 +18,33 @@ class TrainerSettings(ServiceSettings):
 
     port: int = Field(50054, ge=0, le=65535, description="gRPC port")
     metrics_port: int = Field(9104, ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
-    runs: Path = Field(description="folder of training runs, one folder each; made if it is missing")
-    poll_s: float = Field(2.0, gt=0, description="seconds between two looks at jobs and metrics")
+    runs: Path = Field(description="folder that holds a folder per training run; created if missing")
+    poll_s: float = Field(2.0, gt=0, description="seconds between checks of jobs and metrics")
 
     ray_address: str = Field(
         "",
         pattern=r"^(https?://.+)?$",
-        description="dashboard of the Ray cluster that trains, http://HEAD:8265; without it all works but training",
+        description="dashboard of the Ray cluster that trains, http://HEAD:8265; without it all but training works",
     )
     ray_token_file: FilePath | None = Field(None, description="file that holds the cluster's token, if it has one")
     ray_python: str = Field("python3", description="the Python with verl, on the cluster")
     ray_folder: Path = Field(
         default_factory=Path.cwd,
-        description="where training starts on the cluster: relative paths of a configuration count from it",
+        description="folder where training starts on the cluster; relative paths of a configuration start there",
     )
 
     searcher: Target = Field("", description="host:port of the searcher that checkpoints are promoted into")
     searchers: dict[str, Target] = Field(
         default_factory=dict,
-        description="searchers of methods that have their own as JSON, as the gateway has them",
+        description="searchers of single methods as JSON; the same as the gateway's",
     )
     candidate: Target = Field(
         "",
         description="host:port of a generator service that loads candidates for the gate and serves nothing else; "
         "without it one with llama.cpp is started on this machine for as long as the gate takes; vllm needs it",
     )
-    gate_concurrency: int = Field(4, ge=1, description="questions that the gate asks at once")
-    gate_limit_s: float = Field(4 * 3600, gt=0, description="longest time of one gate, in seconds")
+    gate_concurrency: int = Field(4, ge=1, description="questions that the gate asks concurrently")
+    gate_limit_s: float = Field(4 * 3600, gt=0, description="time limit of one gate, in seconds")
     searcher_timeout_s: float = Field(60, gt=0, description="deadline of one searcher turn in the gate")
 
     @field_validator("searchers")

@@ -1,4 +1,4 @@
-"""What a model was taught, beside its weights."""
+"""The card of a model lies beside its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is learned from an endpoint's refusals, and which part of a message is its answer."""
+"""A dialect learns from an endpoint's refusals, and finds the answer in a message."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a question's samples tell together."""
+"""Figures of the samples of one question."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the teacher gives to learn from."""
+"""The examples that the teacher writes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -82,7 +82,7 @@ def test_a_share_of_the_questions_has_an_example_without_a_gold_passage() -> Non
 
 
 def moves(played: Trajectory) -> list[tuple[list[str], str]]:
-    """What each turn kept, and the search that followed it."""
+    """Returns what each turn kept, and the search that followed it."""
     searched = [turn.query for turn in played.turns[1:]] + [""]
     return [([p.id for p in turn.selected], query) for turn, query in zip(played.turns, searched, strict=True)]
 
