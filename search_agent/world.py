@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from search_agent.errors import Failure, GeneratorError, RetrieverError, SearcherError
-from search_agent.grading.judge import Judge
-from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Passage, Retrieval, Sampling, Span
+from search_agent.types import (
+    Completion,
+    IndexInfo,
+    Message,
+    ModelInfo,
+    Passage,
+    Question,
+    Retrieval,
+    Sampling,
+    Span,
+)
+
+# Tells whether an answer to a question is right. Raises JudgeError.
+Judge = Callable[[Question, str], Awaitable[bool]]
 
 
 class Policy(Protocol):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from search_agent import prompts
 from search_agent.errors import Failure, JudgeError
 from search_agent.grading.answers import Scoring, matches
 from search_agent.types import Question
+from search_agent.world import Judge
 
 _OPENING = re.compile(r"\W*(yes|no)\b[*_`'\"]*(?:[.,:;!\n]|\s*[-–—(]|$)", re.IGNORECASE)
-Judge = Callable[[Question, str], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)

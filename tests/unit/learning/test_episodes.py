@@ -18,10 +18,9 @@ from contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServ
 from learning.episodes import Example, Stage, example_of, row_of
 from search_agent.agents import AGENTS
 from search_agent.errors import BoundaryError, Failure, GeneratorError, JudgeError
-from search_agent.grading.judge import Judge
 from search_agent.testing import ScriptedPolicy
 from search_agent.types import Completion, Message, Question, Sampling
-from search_agent.world import World
+from search_agent.world import Judge, World
 from tests.fakes import Generator, Retriever
 
 KEEPS = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
