@@ -2,7 +2,7 @@
 PORT ?= 8080
 BIN := .venv/bin
 
-.PHONY: help demo up test test-torch test-compose check docs protos lock clean
+.PHONY: help demo up test venv-trainer test-torch test-compose check docs protos lock clean
 
 help: ## lists these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,8 @@ up: .venv/.local ## runs the stack as local processes until Ctrl-C
 test: .venv/.dev ## runs unit, integration and end-to-end tests
 	@command -v redis-server >/dev/null || deploy/ci/install-redis.sh
 	@$(BIN)/python -m pytest
+
+venv-trainer: .venv-trainer/.done ## makes .venv-trainer, which has torch, transformers, peft and verl
 
 .venv-trainer/.done: requirements/trainer-test.txt
 	@python3 -m venv .venv-trainer

@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 from cli.ask import ask, show
@@ -27,6 +28,9 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopba
 DEFAULTS = {
     "RETRIEVER_INDEXES": str(ROOT / "data" / "demo" / "indexes"),
 }
+SERVICES = ("redis", "retriever", "searcher", "generator", "trainer")  # in the order of their start
+# The services' own defaults, where run configurations look for retriever and generator.
+USUAL_PORTS = {"retriever": 50051, "searcher": 50052, "generator": 50053, "trainer": 50054}
 ADAPTERS = ROOT / "data" / "demo" / "adapters"  # for the embedded model
 ADAPTER_OF = {"searcher": ADAPTERS / "searcher", "generator": ADAPTERS / "reader"}
 DEMO_QUESTIONS = (
@@ -46,15 +50,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def in_use(port: int) -> bool:
+    """Returns whether something listens at a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Stack:
     """Retriever, searcher, generator, trainer and gateway as processes, and Redis if it is installed."""
 
-    def __init__(self, port: int, logs: Path = LOGS) -> None:
+    def __init__(self, port: int, logs: Path = LOGS, usual: Mapping[str, int] | None = None) -> None:
+        """`port` is the gateway's. The others listen at their `usual` ports where those are free."""
         self.url = f"http://127.0.0.1:{port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.ports = {name: free_port() for name in ("retriever", "searcher", "generator", "trainer", "redis")} | {
-            "gateway": port
-        }
+        self.ports = {"gateway": port}
+        for name in SERVICES:
+            wanted = (usual or {}).get(name, 0)
+            self.ports[name] = wanted if wanted and not in_use(wanted) else free_port()
         self.logs = logs
 
     def __enter__(self) -> Stack:
@@ -69,11 +81,10 @@ class Stack:
         self.stop()
 
     def _start(self) -> None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", self.ports["gateway"])) == 0:
-                raise StartError(f"port {self.ports['gateway']} is in use; choose another, as in: make demo PORT=8081")
+        if in_use(self.ports["gateway"]):
+            raise StartError(f"port {self.ports['gateway']} is in use; choose another, as in: make demo PORT=8081")
         self.logs.mkdir(parents=True, exist_ok=True)
-        for name in ("redis", "retriever", "searcher", "generator", "trainer", "gateway"):
+        for name in (*SERVICES, "gateway"):
             self.start(name)
         self._wait()
 
@@ -202,7 +213,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, which stops the stack
     print(f"starting (logs in {LOGS.relative_to(ROOT)}/)", flush=True)
     try:
-        with Stack(args.port) as stack:
+        with Stack(args.port, usual=USUAL_PORTS) as stack:
             if args.action == "demo":
                 demo(stack.url, [(args.question, [])] if args.question else demo_questions())
             else:

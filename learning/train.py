@@ -177,6 +177,7 @@ def train(folder: Path) -> None:
         if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
             raise RunStopped(f"reinforcement learning needs {', '.join(missing)}, which this machine does not have")
         _check_device()
+        _check_folders(run)
         asyncio.run(_prepare(run, folder / "data"))
         chosen = compose(options(run, folder))
     except (ConfigProblem, EvaluateProblem, BoundaryError) as error:
@@ -221,6 +222,14 @@ class _Logged:
 
     step: int
     data: dict[str, float]
+
+
+def _check_folders(run: RunConfig) -> None:
+    """Refuses a model or adapter that is a path of this machine, where there is no such folder."""
+    for field, folder in (("base_model", run.base_model), ("adapter", run.adapter)):
+        if folder.startswith((".", "/")) and not Path(folder).is_dir():
+            told = f"there is no folder {folder} below {Path.cwd()}; docs/training.md tells how to make one"
+            raise ConfigProblem(field, told)
 
 
 def _check_device() -> None:

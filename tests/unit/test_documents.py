@@ -37,7 +37,10 @@ def arguments_of(program: str) -> list[list[str]]:
     return [words[1:] for words in shell_commands() if words and Path(words[0]).name == program]
 
 
-@pytest.mark.parametrize("arguments", arguments_of("search-agent"), ids=" ".join)
+CLI = arguments_of("search-agent") + [words[2:] for words in arguments_of("python") if words[1] == "cli"]
+
+
+@pytest.mark.parametrize("arguments", CLI, ids=" ".join)
 def test_search_agent_accepts_the_command(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(required=True)
@@ -50,12 +53,14 @@ def test_search_agent_accepts_the_command(arguments: list[str]) -> None:
 def test_the_module_can_be_run(arguments: list[str]) -> None:
     assert arguments[0] == "-m"
     module = ROOT / arguments[1].replace(".", "/")
-    program = module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
-    assert "__main__" in program.read_text(encoding="utf-8")
+    if module.is_dir():
+        assert (module / "__main__.py").is_file()
+    else:
+        assert "__main__" in module.with_suffix(".py").read_text(encoding="utf-8")
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(arguments_of("search-agent")) > 10
+    assert len(CLI) > 10
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
