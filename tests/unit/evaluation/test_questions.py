@@ -5,12 +5,16 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from common import records
 from evaluation.errors import BadQuestion, EvaluateProblem
-from evaluation.question_records import line_of
+from evaluation.question_records import line_of, question_of
 from evaluation.questions import SETS, load, name_of, part, pick, sources
 from search_agent.grading.answers import span_match
 from search_agent.types import Question
+from services.gateway.schemas import AnswerRequest
 
 GOOD = {"id": "a", "question": "Who?", "golden_answers": ["x"]}
 SEVERAL = {"passage_ids": ["p1", "p2"], "same_title_ids": {"p1": ["p3"]}, "dataset": "musique", "hops": 2}
@@ -108,6 +112,26 @@ def test_lines_and_arrays_are_told_apart_by_what_is_in_the_file(tmp_path: Path) 
     array.write_text(json.dumps([GOOD, CHOICE | {"choice": "X"}], indent=1))
     with pytest.raises(BadQuestion, match=r"array\.jsonl:9: "):
         load(str(array))
+
+
+TEXTS = st.text(max_size=6) | st.sampled_from(["\x1c", "\x85", "\u2028x", "x" * 4001, " " * 4001 + "x", "A", "b", "1"])
+VALUES = st.recursive(
+    TEXTS | st.integers(-1, 3) | st.floats(0, 2) | st.booleans() | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS | st.just("text"), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["id", "question", "golden_answers", "options", "choice", "metadata"]), VALUES))
+def test_what_is_read_is_what_the_gateway_takes(record: dict[str, object]) -> None:
+    try:
+        found = question_of(records.parse(json.dumps(record).encode()), "1")
+    except ValueError:
+        return
+    asked = AnswerRequest.model_validate({"question": found.text, "options": dict(found.options)})
+    assert (asked.question, asked.options) == (found.text, found.options)
+    assert not found.options or found.choice in found.options
+    assert question_of(records.parse(line_of(found).encode()), "1") == found
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "[]", "{}"])
