@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+STOPPED_BY_ITSELF = 3  # exit status of a training process that ended itself; RUN/reason.txt says why
+
 
 class RunState(StrEnum):
     QUEUED = "queued"  # Ray has accepted the job and has not started it

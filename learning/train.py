@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import lines, model_card, run_config, run_services, stored
 from common.run_config import ConfigProblem, RunConfig
+from common.training import STOPPED_BY_ITSELF
 from evaluation.errors import EvaluateProblem
 from learning import data
 from learning.samples import RunStopped
@@ -28,7 +29,7 @@ from search_agent.errors import BoundaryError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-FINISHED, STOPPED = 0, 3
+FINISHED, STOPPED = 0, STOPPED_BY_ITSELF
 _ROOT = Path(__file__).resolve().parents[1]
 _ATTENTION = "learning.attention"
 _FILTER = "algorithm.filter_groups"

@@ -12,7 +12,7 @@ def main() -> None:
     settings = load(TrainerSettings)
 
     from common import logs
-    from services.trainer.service import serve
+    from services.trainer.wiring import serve
 
     logs.configure("trainer", settings.log_level)
     asyncio.run(serve(settings))

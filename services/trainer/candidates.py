@@ -1,4 +1,4 @@
-"""Serving a candidate for as long as the gate asks it, beside the searcher that it may replace."""
+"""Serves a candidate while the gate asks it, beside the searcher that it may replace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STOP_LIMIT_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The arguments of LoadModel: a model (empty: the present one) and an adapter (empty: none)."""
+    """The arguments of LoadModel: a model (empty: the one that is served) and an adapter (empty: none)."""
 
     path: str
     adapter: str
@@ -36,7 +36,7 @@ class LoadableSearcher(Searcher, Protocol):
 
 
 class Candidates(Protocol):
-    """Serves files while the context is open, as `current` is served, and an adapter on its model.
+    """Serves files while the context is open, with the engine of `current` and, for an adapter, on its model.
 
     Raises BoundaryError.
     """
@@ -46,27 +46,27 @@ class Candidates(Protocol):
 
 @asynccontextmanager
 async def own_process(files: Files, current: ModelInfo) -> AsyncIterator[LoadableSearcher]:
-    """A llama.cpp generator service of this machine's, on a free port, gone afterwards. Its settings are GENERATOR_…
+    """Starts a generator service with llama.cpp on a free port of this machine, configured by GENERATOR_…, and ends it.
 
-    vLLM takes GPUs whole, which the trainer does not have: its candidates need a service that was given some.
+    vLLM needs a GPU, which the trainer does not have: candidates for vLLM need a service of their own.
     """
     if current.engine == "vllm":
         raise TrainerError(
             Failure.UNSUPPORTED,
-            "the searcher's engine is vllm, which the trainer does not start; start one more generator service with "
-            "GENERATOR_ENGINE=vllm and the searcher's model, and name it to the trainer (TRAINER_CANDIDATE)",
+            "the searcher's engine is vllm, which the trainer does not start; start another generator service with "
+            "GENERATOR_ENGINE=vllm and the searcher's model, and set TRAINER_CANDIDATE to it",
         )
     model = files.path or current.path
     if not await asyncio.to_thread(os.path.isfile, model):
         raise TrainerError(
             Failure.UNSUPPORTED,
-            f"the searcher's model {model!r} is no file on the trainer's machine; name a service that serves "
-            "candidates (TRAINER_CANDIDATE)",
+            f"the searcher's model {model!r} is not a file on the trainer's machine; start a generator service "
+            "that serves candidates, and set TRAINER_CANDIDATE to it",
         )
     port, metrics_port = _free_port(), _free_port()
     theirs = {"GENERATOR_HOST": "127.0.0.1", "GENERATOR_PORT": str(port), "GENERATOR_METRICS_PORT": str(metrics_port)}
     theirs |= {"GENERATOR_ENGINE": "llama.cpp", "GENERATOR_MODEL": model, "GENERATOR_ADAPTER": files.adapter}
-    theirs |= {"GENERATOR_STATE": ""}  # the searcher's, where it is in the environment
+    theirs |= {"GENERATOR_STATE": ""}  # the environment may hold the searcher's
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.generator", env=os.environ | theirs)
     candidate = GrpcPolicy(f"127.0.0.1:{port}", 60.0)
     try:
@@ -78,14 +78,14 @@ async def own_process(files: Files, current: ModelInfo) -> AsyncIterator[Loadabl
 
 
 def at(target: str, timeout_s: float) -> Candidates:
-    """Candidates are loaded into the generator service at `target`, which serves nothing else."""
+    """Loads candidates into the generator service at `target`, which serves nothing else."""
 
     @asynccontextmanager
     async def serve(files: Files, current: ModelInfo) -> AsyncIterator[LoadableSearcher]:
         candidate = GrpcPolicy(target, timeout_s)
         try:
             engine = (await candidate.info()).engine
-            if engine != current.engine:  # they load different files, and the gate would compare the engines
+            if engine != current.engine:  # engines load different files, and their answers differ
                 raise TrainerError(
                     Failure.UNSUPPORTED,
                     f"the engine of TRAINER_CANDIDATE is {engine} and the searcher's {current.engine}; "

@@ -1,4 +1,4 @@
-"""Follows the runs that are under way: their jobs into states, their metrics into Prometheus."""
+"""Follows the runs under way: turns the states of their jobs into states of runs, and publishes their metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import structlog
 
 from common import metrics
 from common.run_config import RunConfig
-from common.training import Run, RunState, TrainingStep
+from common.training import STOPPED_BY_ITSELF, Run, RunState, TrainingStep
 from search_agent.errors import Failure, TrainerError
 from services.trainer import watch
 from services.trainer.jobs import Job, Jobs, JobState
@@ -20,31 +20,30 @@ from services.trainer.watch import MetricsLog
 
 log = structlog.get_logger()
 
-STOPPED_BY_ITSELF = 3  # the exit status of learning.train
 NO_RAY = (
-    "no Ray cluster is configured (TRAINER_RAY_ADDRESS); this trainer lists, watches, promotes and rolls back, "
-    "but cannot train"
+    "no Ray cluster is configured (TRAINER_RAY_ADDRESS); this trainer can list, watch, promote and roll back, "
+    "but not train"
 )
 _RESUMABLE = (RunState.STOPPED, RunState.FAILED, RunState.CANCELLED)
 _LINGER_S = 60.0  # an ended run stays in Prometheus this long, for the last scrapes
 
 
 class Monitor:
-    """The one that moves runs from state to state. Without a runner, nothing is started or stopped."""
+    """Moves runs from state to state. Without jobs, it starts and stops nothing."""
 
     def __init__(self, runs: Runs, jobs: Jobs | None, poll_s: float) -> None:
         self._runs, self._jobs, self._poll_s = runs, jobs, poll_s
         self._submitting: set[str] = set()
         self._logs: dict[str, MetricsLog] = {}
-        self._ended: dict[str, float] = {}  # runs still in Prometheus, and since when
+        self._ended: dict[str, float] = {}  # when runs that Prometheus still shows had ended
 
     async def start(self, settings: RunConfig) -> Run:
-        """Raises TrainerError."""
+        """Submits a new run. Raises TrainerError."""
         self._need_jobs()
         return await self._submit(self._runs.create(settings))
 
     async def resume(self, id: str) -> Run:
-        """Raises TrainerError."""
+        """Submits an interrupted run once more. Raises TrainerError."""
         self._need_jobs()
         run = await self.refresh(self._runs.get(id))
         if run.state not in _RESUMABLE:
@@ -52,7 +51,7 @@ class Monitor:
         return await self._submit(self._runs.again(run))
 
     async def cancel(self, id: str) -> Run:
-        """Raises TrainerError."""
+        """Asks a run's job to stop. A run that has ended stays as it is. Raises TrainerError."""
         run = self._runs.get(id)
         if run.state.ended:
             return run
@@ -60,13 +59,13 @@ class Monitor:
         return await self.refresh(run)
 
     async def refresh(self, run: Run) -> Run:
-        """The run in the state that its job is in now. Raises TrainerError if that cannot be told."""
+        """Moves the run to the state of its job. Raises TrainerError if the cluster does not tell it."""
         if run.state.ended or run.id in self._submitting or self._jobs is None:
             return run
         job = await self._jobs.status(run.job)
         state, reason = self._outcome(run, job)
         current = self._runs.get(run.id)
-        if current != run or state is run.state:  # somebody else moved it while Ray was asked
+        if current != run or state is run.state:  # moved meanwhile, or nothing to move
             return current
         log.info("run moved", run=run.id, state=state, reason=reason)
         moved = self._runs.move(run, state, reason)
@@ -75,7 +74,7 @@ class Monitor:
         return moved
 
     async def follow(self) -> None:
-        """Until cancelled. What runs were under way when an earlier service ended is followed as well."""
+        """Follows all runs until cancelled, those that an earlier service started too."""
         while True:
             states: Counter[RunState] = Counter()
             for id in self._runs.ids():
@@ -88,7 +87,7 @@ class Monitor:
             await asyncio.sleep(self._poll_s)
 
     async def watch(self, id: str) -> AsyncGenerator[Run | TrainingStep, None]:
-        """The run, all its steps so far, then what changes, until it has ended. Raises TrainerError."""
+        """Yields the run and all its steps so far, then each change until it has ended. Raises TrainerError."""
         run = self._runs.get(id)
         log_file = MetricsLog(self._runs.path(id) / "metrics.jsonl")
         log_file.new()
@@ -98,7 +97,7 @@ class Monitor:
         while not run.state.ended:
             await asyncio.sleep(self._poll_s)
             now = self._runs.get(id)
-            for step in log_file.new():  # what was written before the state was read comes before it
+            for step in log_file.new():  # steps written before the state was read come first
                 yield step
             if now != run:
                 run = now
@@ -108,8 +107,8 @@ class Monitor:
         if not run.state.ended:
             try:
                 run = await self.refresh(run)
-            except TrainerError as error:  # its metrics can still be read
-                log.warning("a run's job cannot be asked for", run=run.id, error=str(error))
+            except TrainerError as error:  # its metrics can be read all the same
+                log.warning("a run's job cannot be looked up", run=run.id, error=str(error))
         if not run.state.ended or run.id in self._logs:
             steps = self._logs.setdefault(run.id, MetricsLog(self._runs.path(run.id) / "metrics.jsonl"))
             watch.publish(run.id, steps.new())
@@ -147,21 +146,26 @@ class Monitor:
             case JobState.UNKNOWN:
                 return RunState.FAILED, "the Ray cluster does not know its job"
         if job.exit_code == STOPPED_BY_ITSELF:
-            try:
-                return RunState.STOPPED, (self._runs.path(run.id) / "reason.txt").read_text(encoding="utf-8").strip()
-            except OSError:
-                return RunState.STOPPED, "it gave no reason"
+            return RunState.STOPPED, self._reason(run)
         status = "it died" if job.exit_code is None else f"it exited with status {job.exit_code}"
         last = job.message.strip().splitlines()[-1:]
         return RunState.FAILED, ": ".join([status, *last])
 
+    def _reason(self, run: Run) -> str:
+        """Returns the reason that the run itself gave, in one line."""
+        try:
+            text = (self._runs.path(run.id) / "reason.txt").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            text = ""
+        return " ".join(text.split()) or "it gave no reason"
+
     async def _keep_log(self, run: Run) -> None:
-        """The job's output to RUN/log.txt, after that of the run's earlier jobs."""
+        """Appends the job's output to RUN/log.txt."""
         assert self._jobs
         try:
             text = await self._jobs.log(run.job)
         except TrainerError as error:
-            log.warning("a job's log cannot be had", run=run.id, error=str(error))
+            log.warning("a job's log cannot be fetched", run=run.id, error=str(error))
             return
         with (self._runs.path(run.id) / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"== job {run.job}\n{text.rstrip()}\n")

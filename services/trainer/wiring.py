@@ -1,0 +1,49 @@
+"""From settings to a running service: the one place where the trainer's parts meet."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+
+from common import run_services, server
+from common.backends import GrpcPolicy
+from contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
+from services.trainer import candidates
+from services.trainer.candidates import Candidates
+from services.trainer.jobs import RayJobs
+from services.trainer.monitor import Monitor
+from services.trainer.promotion import DEFAULT, GateLimits, Promoter
+from services.trainer.runs import Runs
+from services.trainer.service import TrainerService
+from services.trainer.settings import TrainerSettings
+
+
+async def serve(settings: TrainerSettings) -> None:
+    """Wires the parts and serves until told to stop. Runs continue without this service, and are found again."""
+    settings.runs.mkdir(parents=True, exist_ok=True)
+    runs = Runs(settings.runs)
+    jobs = None
+    if settings.ray_address:
+        token = settings.ray_token_file.read_text(encoding="utf-8").strip() if settings.ray_token_file else ""
+        jobs = RayJobs(settings.ray_address, settings.ray_python, settings.ray_folder, token)
+    monitor = Monitor(runs, jobs, settings.poll_s)
+    targets = ({DEFAULT: settings.searcher} if settings.searcher else {}) | settings.searchers
+    searchers = {name: GrpcPolicy(target, settings.searcher_timeout_s) for name, target in targets.items()}
+    serving: Candidates = candidates.own_process
+    if settings.candidate:
+        serving = candidates.at(settings.candidate, settings.searcher_timeout_s)
+    limits = GateLimits(settings.gate_concurrency, settings.gate_limit_s)
+    promoter = Promoter(runs, settings.runs, searchers, serving, run_services.world_of, limits)
+    register = partial(add_TrainerServicer_to_server, TrainerService(runs, monitor, promoter))
+    following = asyncio.create_task(monitor.follow())
+    try:
+        await server.run("trainer", "v1.Trainer", settings, register)
+    finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+        for searcher in searchers.values():
+            await searcher.close()
+        if jobs:
+            await jobs.close()
