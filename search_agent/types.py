@@ -158,7 +158,7 @@ class IndexInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a model was taught, and so how to ask it.
+    """Tells what a model was taught, and so how to ask it.
 
     `method` is empty for a model that was taught none, such as a reading adapter. `parameters` are the method's,
     `prompt_version` is the hash of its prompt, `base_model` the hash of the base model's weights. `data` names what it

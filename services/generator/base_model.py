@@ -17,8 +17,7 @@ from services.generator.llama_cpp import digest
 def unpack(gguf: Path, folder: Path) -> Path:
     """Writes weights (bfloat16, dequantised), config and tokenizer of `gguf` into `folder`, and returns it.
 
-    A folder that is there already is complete, and stays. Raises OSError or ValueError for a file that
-    transformers cannot read.
+    An existing folder is complete, and stays. Raises OSError or ValueError for a file that transformers cannot read.
     """
     if folder.exists():
         return folder
@@ -34,7 +33,7 @@ def unpack(gguf: Path, folder: Path) -> Path:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **unpacked
     )
-    # The weights no longer are quantised, whatever is remembered of it, here or there.
+    # The weights are no longer quantised, whatever the configuration and the model still say.
     model.config.__dict__.pop("quantization_config", None)
     model.hf_quantizer = None
     model.save_pretrained(draft)
@@ -45,10 +44,10 @@ def unpack(gguf: Path, folder: Path) -> Path:
 
 
 def tokenizer_of(gguf: Path, end: int) -> Any:
-    """The tokenizer of a GGUF model whose replies end with the token `end`, so that engines can hold it to a grammar.
+    """Returns a GGUF model's tokenizer with the end of text `end`, so that engines can hold the model to a grammar.
 
-    transformers 5.9.0 takes another end of text from a GGUF, and gives a vocabulary of bytes a decoder for another
-    kind. Engines let a model end with the tokenizer's end alone, and read its tokens as its decoder does.
+    transformers 5.9.0 reads another end of text from a GGUF, and gives a byte vocabulary the wrong decoder. Engines
+    stop only at the tokenizer's end of text, and decode as its decoder does.
     """
     from tokenizers import decoders, pre_tokenizers
     from transformers import AutoTokenizer

@@ -1,8 +1,8 @@
-"""Keeps text text: what users and passages say never becomes a model's control tokens, such as <|im_end|>.
+"""Keeps text from users and passages from becoming a model's control tokens, such as <|im_end|>.
 
-An engine with a tokenizer renders its chat template over messages in which stand-ins take the place of control
-tokens. The control tokens of the rendered prompt are then the template's own; what lies between them is tokenized as
-plain text. An endpoint without a tokenizer of ours gets the text with an invisible character in what looks like one.
+An engine with a tokenizer renders its chat template over messages in which stand-ins replace control tokens. The
+control tokens of the rendered prompt are then the template's own, and the rest is tokenized as plain text. For an
+endpoint without a tokenizer here, an invisible character breaks up whatever looks like a control token.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import replace
 
 from search_agent.types import Message
 
-_JOINER = "\u200d"  # zero width, not white space: within a control token it makes it other tokens
-_FIRST_MARK, _LAST_MARK = 0xE000, 0xF8FF  # for private use: no tokenizer's and no template's
+_JOINER = "\u200d"  # zero width and not white space; inside a control token it gives other tokens
+_FIRST_MARK, _LAST_MARK = 0xE000, 0xF8FF  # private-use characters, which no tokenizer or template has
 
-# Of the usual families of models. Search-o1's <|begin_search_query|> and the like are the core's own.
+# Control tokens of common model families. The core handles its own, such as Search-o1's <|begin_search_query|>.
 _LOOKS_LIKE_CONTROL = re.compile(
     r"<\|(?!begin_search_|end_search_)[^<>|\s]{1,40}\|>"
     r"|<｜[^<>｜\s]{1,40}｜>"
@@ -27,7 +27,7 @@ _LOOKS_LIKE_CONTROL = re.compile(
 
 
 def neutralised(text: str) -> str:
-    """Returns the text with what looks like a control token broken; it reads the same."""
+    """Returns the text with everything that looks like a control token broken up; it reads the same."""
     return _LOOKS_LIKE_CONTROL.sub(lambda found: found[0][0] + _JOINER + found[0][1:], text)
 
 
@@ -40,7 +40,7 @@ class ControlTokens:
         self._pattern = re.compile("|".join(longest_first) or "(?!)")
 
     def guard(self, messages: Sequence[Message]) -> Guarded | None:
-        """Returns the messages with stand-ins, None where no content holds a control token."""
+        """Returns the messages with stand-ins, or None if no content holds a control token."""
         contents = [message.content for message in messages]
         found = list(dict.fromkeys(hit for content in contents for hit in self._pattern.findall(content)))
         if not found:
@@ -56,7 +56,7 @@ class ControlTokens:
         return Guarded(tuple(guarded), self, stand_ins)
 
     def split(self, prompt: str) -> list[str | int]:
-        """Returns the texts between control tokens, and the ids of those, in order."""
+        """Returns the texts between control tokens, and the ids of the control tokens, in order."""
         parts: list[str | int] = []
         end = 0
         for found in self._pattern.finditer(prompt):
@@ -66,7 +66,7 @@ class ControlTokens:
 
 
 class Guarded:
-    """Messages to render, and how the prompt that comes of them is read."""
+    """Messages to render, and the way to read the rendered prompt."""
 
     def __init__(self, messages: tuple[Message, ...], control: ControlTokens, stand_ins: Mapping[str, str]) -> None:
         self.messages = messages

@@ -1,4 +1,4 @@
-"""What an engine is to the service."""
+"""The engine of a generator service: its requests and its protocol."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Request:
 
     @property
     def field(self) -> str:
-        """The one that is set, for errors."""
+        """The name of the field that is set, for errors."""
         return "messages" if self.messages else "prompt"
 
     def room(self, context_tokens: int) -> int:
-        """Returns the tokens that the prompt may have. The text to write gets what it asks for, at most half."""
+        """Returns the most tokens that the prompt may have. The text to write gets what it asks for, at most half."""
         return context_tokens - min(self.sampling.max_tokens, context_tokens // 2)
 
     def check(self, prompt_tokens: int, context_tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""What a GGUF file says of its model. The gguf package reads the same in seconds, since a vocabulary is long."""
+"""Reads the header of a GGUF file. The gguf package takes seconds for it, because a vocabulary is long."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STRING, _ARRAY = 8, 9
 
 
 class _Reader:
-    """Values in the order in which they stand. Raises struct.error or ValueError where they end too early."""
+    """Reads values in file order. Raises struct.error or ValueError if they end too early."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
@@ -50,7 +50,7 @@ def _format(kind: int) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Returns the metadata by key, lists for arrays. Raises ValueError for another kind of file, and OSError."""
+    """Returns the metadata by key, with lists for arrays. Raises ValueError for another kind of file, and OSError."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:4] != b"GGUF":
             raise ValueError("no GGUF file")
@@ -65,9 +65,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def control_tokens(metadata: dict[str, Any]) -> dict[str, int]:
-    """Returns the control tokens of the vocabulary, ids by text.
+    """Returns the ids of the vocabulary's control tokens by their text.
 
-    Tokens of the user's count where they look like control tokens: llama.cpp takes some of them for such.
+    User-defined tokens count if they look like control tokens: llama.cpp treats some of them as such.
     """
     texts, kinds = metadata.get("tokenizer.ggml.tokens", []), metadata.get("tokenizer.ggml.token_type", [])
     unknown, control, user_defined = 2, 3, 4

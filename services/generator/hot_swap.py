@@ -1,4 +1,4 @@
-"""How another model or adapter takes the place of the one that serves, whatever the engine."""
+"""Replaces the model or adapter that serves by another one, for every engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import structlog
 
 log = structlog.get_logger()
 
-_FAIL_S = 30.0  # how long a dead model's requests get to fail on their own
+_FAIL_S = 30.0  # time that a dead model's requests get to fail by themselves
 
 
 class Serving(Protocol):
@@ -37,7 +37,7 @@ S = TypeVar("S", bound=Serving)
 
 @dataclass(slots=True, eq=False)
 class _Slot(Generic[S]):
-    """What serves, and the requests under way on it."""
+    """The model that serves, and the number of requests in flight on it."""
 
     serving: S
     under_way: int = 0
@@ -61,14 +61,14 @@ class _Slot(Generic[S]):
 class HotSwap(Generic[S]):
     """Serves one model with one adapter at a time, and starts it again if it dies.
 
-    `start(path, adapter, beside)` loads them. `beside` is what serves meanwhile: an empty path means its model, and
-    an engine may keep what does not change. It is None for the first model and for the successor of a dead one.
+    `start(path, adapter, beside)` loads them. `beside` is the model that serves meanwhile: an empty path means that
+    model, and an engine may reuse what does not change. It is None for the first model and for a dead one's successor.
     """
 
     def __init__(self, start: Callable[[str, str, S | None], Awaitable[S]]) -> None:
         self._start = start
         self._slot: _Slot[S]
-        self._old: list[_Slot[S]] = []  # requests may still be under way on these
+        self._old: list[_Slot[S]] = []  # requests may still be in flight on these
         self._restart: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()  # one load at a time: each may need the memory of a second model
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,19 +91,19 @@ class HotSwap(Generic[S]):
     async def load(self, path: str, adapter: str) -> None:
         """Serves another model (empty: the same) with another adapter (empty: none).
 
-        Requests under way finish on the old one. Completes even if the caller goes away. Raises what `start` raises;
-        the old model then stays.
+        Requests in flight finish on the old one. Completes even if the caller leaves. Raises what `start` raises; the
+        old model then stays.
         """
         await asyncio.shield(self._spawn(self._swap(path, adapter)))
 
     def lost(self, dead: S) -> None:
-        """Starts a model that died again, once for all who notice. If that fails, the next to notice tries again."""
+        """Restarts a model that died, once for all callers who notice. If that fails, the next caller tries again."""
         if dead is self.now and (self._restart is None or self._restart.done()):
             log.error("the model died", model=dead.name)
             self._restart = self._spawn(self._swap(dead.path, dead.adapter, dead))
 
     async def close(self) -> None:
-        """Ends all models and whatever is under way on them."""
+        """Ends all models, and the requests in flight on them."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -112,7 +112,7 @@ class HotSwap(Generic[S]):
             await slot.serving.close()
 
     async def _swap(self, path: str, adapter: str, dead: S | None = None) -> None:
-        """Replaces what serves; only `dead`, if that is given."""
+        """Replaces the model that serves; if `dead` is given, only if that is the one."""
         async with self._loading:
             old = self._slot
             if dead and dead is not old.serving:
@@ -145,7 +145,7 @@ class HotSwap(Generic[S]):
 
 
 async def _bury(dead: _Slot[S]) -> None:
-    """Closes a dead model before its successor starts: what is left of it may hold a GPU's memory."""
+    """Closes a dead model before its successor starts, since its remains may hold a GPU's memory."""
     with suppress(TimeoutError):
         await asyncio.wait_for(dead.idle.wait(), _FAIL_S)
     await dead.serving.close()

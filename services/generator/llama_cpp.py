@@ -47,7 +47,7 @@ def embedded_model() -> Path:
 
 @contextmanager
 def _gguf(path: Path, field: str) -> Iterator[BufferedReader]:
-    """The file, open at its start. Raises GeneratorError if it is none of GGUF or cannot be read."""
+    """Opens a GGUF file. Raises GeneratorError if it is not one or cannot be read."""
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
             raise GeneratorError(Failure.INVALID, f"{path} is not a file", field)
@@ -77,7 +77,7 @@ def _control_tokens(path: Path) -> ControlTokens:
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """What a server is started from; the adapter is a GGUF file or a PEFT folder.
+    """The files that a server starts from. The adapter is a GGUF file or a PEFT folder.
 
     The same bytes under the same name give the same identity.
     """
@@ -97,7 +97,7 @@ class _Files:
 
     @asynccontextmanager
     async def as_gguf(self) -> AsyncIterator[_Files]:
-        """The same with the adapter as a file that llama.cpp can load, for as long as the context is open."""
+        """Gives the same files, with the adapter in a form that llama.cpp loads, while the context is open."""
         if not (self.adapter and self.adapter.is_dir()):
             yield self
             return
@@ -106,7 +106,7 @@ class _Files:
 
     def _convert(self, adapter: Path, folder: Path) -> Path:
         with _gguf(self.path, "path"):
-            pass  # a model file that is none is named as such, and not as a bad adapter
+            pass  # blames a bad model file, and not the adapter
         try:
             return to_gguf(adapter, heads_of(self.path), folder / "adapter.gguf")
         except AdapterProblem as problem:
@@ -114,7 +114,7 @@ class _Files:
 
 
 class _Server:
-    """One llama.cpp process and the requests under way on it."""
+    """One llama.cpp process and the requests in flight on it."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, files: _Files, name: str, control: ControlTokens, url: str
@@ -157,9 +157,9 @@ class _Server:
             json.dumps(options),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            # ggml's OpenMP threads meet at a barrier every few microseconds. Where they spin there for long, two
-            # models that share cores slow each other down threefold and more; where they sleep at once, a lone
-            # one decodes at half its speed. A short spin costs either little.
+            # ggml's OpenMP threads meet at a barrier every few microseconds. If they spin there for long, two models
+            # that share cores slow each other down at least threefold; if they sleep at once, a lone model decodes at
+            # half its speed. A short spin costs little in both cases.
             env={"GOMP_SPINCOUNT": "300", **os.environ},
         )
         assert process.stdout
@@ -188,7 +188,7 @@ class _Server:
         return self.process.returncode is not None
 
     async def prompt(self, request: Request) -> str | list[int]:
-        """Returns the prompt, as token ids where they are known by then. Raises GeneratorError if it is too long."""
+        """Returns the prompt, as token ids if they are known by then. Raises GeneratorError if it is too long."""
         prompt = request.prompt or await self._rendered(request.messages)
         if isinstance(prompt, str):
             # A token is at least a byte; the model's own beginning and end are two more.
@@ -199,7 +199,7 @@ class _Server:
         return prompt
 
     async def _rendered(self, messages: tuple[Message, ...]) -> str | list[int]:
-        """Renders the messages with the model's chat template, into token ids where text needs to stay text."""
+        """Renders the messages with the model's chat template, into token ids if text could become control tokens."""
         guarded = self._control.guard(messages)
         if not guarded:
             return await self._render(messages)
@@ -259,7 +259,7 @@ def _body(prompt: str | list[int], sampling: Sampling) -> dict[str, Any]:
 
 
 def _refusal(status: int, text: str, field: str) -> GeneratorError:
-    """llama.cpp's error answer as ours."""
+    """Returns llama.cpp's error as a GeneratorError."""
     try:
         error = json.loads(text)["error"]
         message, kind = str(error["message"]), error.get("type")
@@ -273,7 +273,7 @@ def _refusal(status: int, text: str, field: str) -> GeneratorError:
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    """The data of the response's Server-Sent Events."""
+    """Yields the data of the response's Server-Sent Events."""
     stream = EventStream()
     async for chunk in response.aiter_bytes():
         for _, data in stream.feed(chunk):
@@ -342,13 +342,13 @@ class LlamaCpp:
         return self._swap.now.process.pid
 
     async def close(self) -> None:
-        """Stops llama.cpp and whatever was still under way on it."""
+        """Stops llama.cpp, and the requests in flight on it."""
         for watch in self._watches:
             watch.cancel()
         await self._swap.close()
 
     async def _start(self, path: str, adapter: str, beside: _Server | None) -> _Server:
-        """Starts a process of its own, also for another adapter."""
+        """Starts a new process, also for another adapter."""
         files = _Files(Path(path or (beside.path if beside else "")), Path(adapter) if adapter else None)
         try:
             server = await _Server.start(files, self._settings)
@@ -368,14 +368,14 @@ class LlamaCpp:
             raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp died and is started again")
 
     async def _watch(self, server: _Server) -> None:
-        """Has the model started again at once if its process dies, which an odd enough grammar can do."""
+        """Restarts the model at once if its process dies, which an odd grammar can cause."""
         await server.process.wait()
         self._swap.lost(server)
 
 
 @contextmanager
 def _unreachable() -> Iterator[None]:
-    """Failures to reach llama.cpp become UNAVAILABLE."""
+    """Turns failures to reach llama.cpp into UNAVAILABLE."""
     try:
         yield
     except httpx.TransportError as error:

@@ -1,8 +1,8 @@
 """Runs one llama.cpp server: python llama_process.py JSON. Prints its address when it is ready.
 
-A process of its own, because xllamacpp holds the interpreter lock for the seconds a model takes to load,
-and so that a crash in native code takes no request of another model with it. It lives until its standard
-input closes, which also happens when its parent dies.
+It is a separate process because xllamacpp holds the interpreter lock for the seconds that a model takes to load, and
+because a crash in native code must not fail another model's requests. It lives until its standard input closes, which
+also happens when its parent dies.
 """
 
 import json
@@ -26,7 +26,7 @@ def start(options: dict) -> xllamacpp.Server:
     params.n_gpu_layers = options["gpu_layers"]
     # Each waiting request holds a thread, so with fewer /health would wait behind the queue.
     params.n_threads_http = options["http_threads"]
-    params.cache_ram_mib = 0  # else up to 8 GiB of old prompts; each slot still keeps its last one
+    params.cache_ram_mib = 0  # otherwise it keeps up to 8 GiB of old prompts; each slot still keeps its last one
     params.cache_idle_slots = False
     params.ui = False
     params.verbosity = -1
@@ -37,7 +37,7 @@ if __name__ == "__main__":
     for signum in (signal.SIGINT, signal.SIGTERM):  # the parent decides, once its requests are done
         signal.signal(signum, signal.SIG_IGN)
     ready = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever native code prints must not pass for the address
+    os.dup2(2, 1)  # output of native code must not be taken for the address
     try:
         server = start(json.loads(sys.argv[1]))
     except RuntimeError as error:

@@ -1,6 +1,6 @@
-"""`python -m services.generator.lora ADAPTER MODEL OUT`: a LoRA adapter from PEFT's form into llama.cpp's.
+"""Converts a LoRA adapter from PEFT's format to llama.cpp's: `python -m services.generator.lora ADAPTER MODEL OUT`.
 
-The engine does the same where it is given a PEFT folder.
+The engine does the same if it is given a PEFT folder.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _NAMES = {
 
 
 class AdapterProblem(ValueError):
-    """An adapter that has no GGUF form; the message names the file."""
+    """The adapter cannot be converted to GGUF; the message names the file."""
 
 
 class Heads(NamedTuple):
-    """Attention heads of a model, and those of its keys and values."""
+    """The numbers of a model's attention heads, and of its key and value heads."""
 
     queries: int
     keys: int
 
 
 def heads_of(model: Path) -> Heads:
-    """Reads them from a GGUF model. Raises AdapterProblem for another file, or a shape that is not converted yet."""
+    """Reads the heads of a GGUF model. Raises AdapterProblem for another file or an unsupported shape."""
     try:
         metadata = gguf_header.read(model)
         architecture = metadata["general.architecture"]
@@ -86,13 +86,13 @@ def to_gguf(adapter: Path, heads: Heads, out: Path) -> Path:
 
 
 def _interleave(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows in llama.cpp's order: its rotary embedding turns neighbours, where transformers turns two halves."""
+    """Returns rows in llama.cpp's order: it rotates neighbouring dimensions, where transformers rotates halves."""
     rows, rank = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, rank).swapaxes(1, 2).reshape(rows, rank)
 
 
 def _tensors(file: Path) -> dict[str, np.ndarray]:
-    """By name. verl saves adapters in bfloat16, which numpy has not: they come as float32."""
+    """Returns the tensors by name. verl saves bfloat16, which numpy lacks; those become float32."""
     try:
         found = dict(deserialize(file.read_bytes()))
     except (OSError, ValueError) as error:

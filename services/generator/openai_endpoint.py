@@ -1,4 +1,4 @@
-"""The OpenAI engine: a model behind an OpenAI-compatible endpoint that is not ours."""
+"""The OpenAI engine: a model behind somebody else's OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def _status_failure(status: int) -> Failure:
 
 
 def _too_long(error: openai.APIStatusError) -> bool:
-    """Whether the prompt does not fit the endpoint's context, in the words of OpenAI, vLLM, llama.cpp and others."""
+    """True if the endpoint says, in OpenAI's, vLLM's, llama.cpp's or similar words, that the prompt is too long."""
     said = f"{error.code} {error.response.text}".lower()
     signs = ("context_length_exceeded", "exceed_context_size", "context length", "context size", "context window")
     return error.status_code in (400, 413, 422) and any(sign in said for sign in signs)
 
 
 class _AskAgain(Exception):
-    """The endpoint has been learned something of that the next request takes into account."""
+    """The failed request taught something about the endpoint that the next one takes into account."""
 
 
 class OpenAIEndpoint:
     """Streams from the endpoint that the settings name. The key appears in no error.
 
-    What the endpoint refuses, and that it thinks before it answers, is learned from the first request that shows it.
-    Thinking inside of the text is passed on as it came, but a request is asked again if there is nothing else.
+    The first request that shows it teaches which parameters the endpoint refuses, and whether it thinks before it
+    answers. Thinking inside the text is passed on as it came, but a request that yields nothing else is repeated.
     """
 
     def __init__(self, settings: GeneratorSettings) -> None:
@@ -67,7 +67,7 @@ class OpenAIEndpoint:
         try:
             self._client = openai.AsyncOpenAI(
                 base_url=self._url,
-                api_key=self._key or "none",  # the library insists on one, and would look in the environment
+                api_key=self._key or "none",  # the library requires one, and would look in the environment
                 max_retries=settings.openai_retries,
                 timeout=settings.openai_timeout_s,
                 http_client=client(openai.DefaultAsyncHttpxClient, self._url),
@@ -76,7 +76,7 @@ class OpenAIEndpoint:
             raise GeneratorError(Failure.INVALID, str(error)) from error
 
     async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
-        spent = Completion("")  # of attempts that were in vain
+        spent = Completion("")  # used by attempts that failed
         while True:
             attempt = _Attempt(self._thinking_tokens or 0, _is_protocol(request))
             try:
@@ -156,7 +156,7 @@ class OpenAIEndpoint:
         return body
 
     def _dialect_fields(self, request: Request) -> dict[str, Any]:
-        """What the OpenAI API has no word for: a grammar, and continuing an assistant message."""
+        """Returns the fields that the OpenAI API lacks: a grammar, and continuing an assistant message."""
         extra: dict[str, Any] = {}
         grammar = request.sampling.grammar
         if grammar:
@@ -177,7 +177,7 @@ class OpenAIEndpoint:
 
     @contextmanager
     def _failures(self, request: Request) -> Iterator[None]:
-        """The library's exceptions as ours."""
+        """Turns the library's exceptions into GeneratorError."""
         try:
             yield
         except openai.APITimeoutError:
@@ -196,7 +196,7 @@ class OpenAIEndpoint:
             raise GeneratorError(Failure.BROKEN, "the endpoint sent something that is not JSON") from None
 
     def _explain(self, error: openai.APIStatusError) -> str:
-        if error.status_code in (401, 403):  # such answers like to repeat the key, whole or in part
+        if error.status_code in (401, 403):  # such answers often repeat the key, whole or in part
             return f"the endpoint refused the API key ({error.status_code})"
         if error.status_code == 404:
             return f"the endpoint has no model {self._name}, or the base URL is wrong (404)"
@@ -207,7 +207,7 @@ class OpenAIEndpoint:
 
 
 class _Attempt:
-    """One answer as it comes: its text, held back as long as it is nothing but thinking, and its usage."""
+    """One answer as it arrives, with its usage. Text is held back while it is only thinking."""
 
     def __init__(self, thinking_tokens: int, is_protocol: bool) -> None:
         self.thinking_tokens = thinking_tokens
@@ -221,7 +221,7 @@ class _Attempt:
         self.usage = replace(self.usage, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
 
     def take(self, text: str, thinking: str) -> str:
-        """Returns what can be passed on by now, thinking of its own field aside."""
+        """Returns the text that can be passed on by now, without thinking that has its own field."""
         self._thought |= bool(thinking)
         self._held.append(text)
         self._answered |= bool(self._thoughts.feed(text))
@@ -238,12 +238,12 @@ class _Attempt:
 
 
 def _is_protocol(request: Request) -> bool:
-    """Whether the request is for a move of a searcher, whose thinking and tokens are its method's."""
+    """True if the request asks for a searcher's move, in which thinking belongs to the method."""
     return bool(request.sampling.stop or request.sampling.grammar)
 
 
 def _said(choice: Any) -> tuple[str, str]:
-    """Returns text and thinking of a chunk; endpoints have two names for the latter."""
+    """Returns a chunk's text and thinking, for which endpoints use two names."""
     delta = getattr(choice, "delta", None)
     if delta is None:
         return _valid(choice.text or ""), ""

@@ -1,4 +1,4 @@
-"""What LoadModel put in place, kept in a file so that a restarted service serves it again."""
+"""Remembers in a file what LoadModel loaded, so that a restarted service serves it again."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What `Engine.load` takes."""
+    """The arguments of `Engine.load`."""
 
     path: str
     adapter: str
 
 
 class Remembered:
-    """The file, and what the service is configured to serve: under another configuration the file says nothing.
+    """The file, and the model that the service is configured to serve; with another configuration the file is ignored.
 
-    Without a file nothing is kept.
+    Without a file nothing is remembered.
     """
 
     def __init__(self, file: Path | None = None, configured: Loaded = Loaded("", "")) -> None:
         self._file, self._configured = file, configured
 
     def read(self) -> Loaded | None:
-        """None where nothing was loaded, or the file is not readable, which is logged."""
+        """Returns what was loaded, or None if there is nothing or the file cannot be read, which is logged."""
         if not self._file or not self._file.exists():
             return None
         try:
@@ -43,7 +43,7 @@ class Remembered:
         return loaded if configured == self._configured else None
 
     def write(self, loaded: Loaded) -> None:
-        """A file that cannot be written is logged: the model serves all the same."""
+        """Writes the file. A failure is only logged, because the model serves anyway."""
         if not self._file:
             return
         record = {"configured": asdict(self._configured), "loaded": asdict(loaded)}

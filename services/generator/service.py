@@ -33,7 +33,7 @@ def _invalid(field: str, message: str) -> GeneratorError:
 
 
 def parse(request: pb.GenerateRequest, max_tokens: int) -> Request:
-    """The checked request. Raises GeneratorError that names the first field at fault."""
+    """Checks a request. Raises GeneratorError that names the first field at fault."""
     if request.messages and request.prompt:
         raise _invalid("prompt", "give messages or a prompt, not both")
     if not request.messages and not request.prompt:
@@ -56,7 +56,7 @@ def parse(request: pb.GenerateRequest, max_tokens: int) -> Request:
 
 
 class GeneratorService(generator_pb2_grpc.GeneratorServicer):
-    """One engine behind the contract. Requests may ask for at most `max_tokens` tokens."""
+    """Serves one engine over gRPC. Requests may ask for at most `max_tokens` tokens."""
 
     def __init__(self, engine: Engine, max_tokens: int, remembered: Remembered) -> None:
         self._engine = engine
@@ -87,7 +87,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         return codec.model_response(info)
 
     async def begin(self) -> None:
-        """Loads what was loaded before a restart, and shows the model in the metrics. Raises GeneratorError."""
+        """Loads the model that was loaded before a restart, and publishes it in the metrics. Raises GeneratorError."""
         if loaded := self._remembered.read():
             try:
                 await self._load(loaded.path, loaded.adapter)
@@ -102,7 +102,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         return self._with_card(info)
 
     def _with_card(self, info: types.ModelInfo) -> types.ModelInfo:
-        """Adds the card of exactly that model, which is read once."""
+        """Adds the model's card, which is read once per model."""
         if self._taught[0] != info.model:
             self._taught = info.model, card_of(info.path, info.adapter)
         return replace(info, card=self._taught[1])
@@ -113,7 +113,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         metrics.GENERATOR_MODEL.labels(info.model, info.engine).set(1)
 
     async def _pieces(self, message: pb.GenerateRequest) -> AsyncGenerator[Completion, None]:
-        """The engine's pieces, counted; leaving early, also by cancellation, stops the engine's work."""
+        """Yields and counts the engine's pieces. Leaving early, also by cancellation, stops the engine's work."""
         request = parse(message, self._max_tokens)
         started, waiting, ended = time.perf_counter(), True, False
         try:

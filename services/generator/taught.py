@@ -1,4 +1,4 @@
-"""What the served model was taught: the card beside its weights, checked before it is served."""
+"""The card of the served model, which tells what it was taught; checked before the model is served."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ log = structlog.get_logger()
 def card_of(path: str, adapter: str) -> ModelCard:
     """Returns the adapter's card or, without one, the model's.
 
-    Raises GeneratorError for a card that names a method or a parameter which this version does not have: a searcher
-    cannot be asked as it was taught then.
+    Raises GeneratorError if the card names a method or a parameter that this version lacks, because the searcher could
+    not be asked as it was taught.
     """
     for field, weights in (("adapter", adapter), ("path", path)):
         card = model_card.read(Path(weights)) if weights else UNTAUGHT
@@ -37,7 +37,7 @@ def card_of(path: str, adapter: str) -> ModelCard:
 
 
 def warn(info: ModelInfo) -> None:
-    """Logs where the model is served otherwise than it was taught, which may cost quality."""
+    """Logs if the model is served in another way than it was taught, which may cost quality."""
     card = info.card
     base = model_card.read(Path(info.path)).base_model if info.path else ""
     served = base or info.model.rpartition("@")[2].partition("+")[0]

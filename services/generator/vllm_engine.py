@@ -20,25 +20,25 @@ from services.generator.settings import GeneratorSettings
 from services.generator.vllm_model import Dead, Delta, VllmModel, first_line, one_line
 
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
-_ALIVE_S = 1.0  # between two looks whether a call's model still lives
+_ALIVE_S = 1.0  # between checks that a call's model still lives
 
 
 class Model(Protocol):
     """One loaded model."""
 
     def tokens(self, request: Request) -> list[int]:
-        """The prompt. Raises ValueError for messages that the model has no template for. May be slow."""
+        """Returns the prompt's ids. Raises ValueError for messages that the template refuses. May be slow."""
         ...
 
     def generate(self, prompt: list[int], sampling: Sampling, adapter: int) -> AsyncGenerator[Delta, None]:
-        """`adapter` is the number of one that was added, or 0.
+        """Yields the text as it is written. `adapter` is the number of one that was added, or 0.
 
-        Raises ValueError for what it refuses, RuntimeError for what fails, and Dead.
+        Raises ValueError for a request that it refuses, RuntimeError for one that fails, and Dead.
         """
         ...
 
     async def add(self, adapter: int, path: str) -> None:
-        """Raises ValueError for an adapter that cannot be loaded, and Dead. May never end if the model dies."""
+        """Loads an adapter. Raises ValueError if it cannot be loaded, and Dead. May never end if the model dies."""
         ...
 
     async def remove(self, adapter: int) -> None: ...
@@ -46,13 +46,13 @@ class Model(Protocol):
     def dead(self) -> bool: ...
 
     def close(self) -> None:
-        """May be slow."""
+        """Ends the model. May be slow."""
         ...
 
 
 @dataclass(eq=False)
 class _Running:
-    """A model in memory, named without its adapters, and what is served of it."""
+    """A model in memory, named without its adapters, and the adapters that it serves."""
 
     model: Model
     folder: str
@@ -62,7 +62,7 @@ class _Running:
 
 @dataclass(frozen=True, eq=False)
 class _Serving:
-    """A running model with an adapter, whose number in the model is 0 where there is none."""
+    """A running model with an adapter. The adapter's number in the model is 0 if there is none."""
 
     running: _Running
     adapter: str
@@ -80,7 +80,7 @@ class _Serving:
         return self.running.model.dead()
 
     async def close(self) -> None:
-        """Takes the adapter out of a model that is served with another; else ends the model."""
+        """Removes the adapter if the model serves another one too; otherwise ends the model."""
         served = self.running.served
         if self in served:
             served.remove(self)
@@ -93,8 +93,8 @@ class _Serving:
 class VllmEngine:
     """Serves one model with one adapter at a time; `load` puts others in their place.
 
-    Another adapter goes into the running model, in a moment. Another model is started beside the old one, which
-    ends when its requests have, so that both need room on the GPUs for a while.
+    Another adapter is added to the running model within moments. Another model starts beside the old one, which ends
+    when its requests have ended, so both need room on the GPUs for a while.
     """
 
     def __init__(self, settings: GeneratorSettings, launch: Callable[[str], Model]) -> None:
@@ -158,19 +158,19 @@ class VllmEngine:
         return await self.info()
 
     async def close(self) -> None:
-        """Stops vLLM and whatever was still under way on it."""
+        """Stops vLLM, and the requests in flight on it."""
         await self._swap.close()
         self._tokenizing.shutdown()
 
     async def _start(self, path: str, adapter: str, beside: _Serving | None) -> _Serving:
-        """Puts the adapter into the running model where that is the one asked for, else starts the model."""
+        """Adds the adapter to the running model if that is the one asked for; otherwise starts the model."""
         if beside:
             running = beside.running
             if await asyncio.to_thread(_is_that, running, path):
                 return await self._with_adapter(running, adapter)
         folder = await asyncio.to_thread(_folder, path)
         name = await asyncio.to_thread(_identity, folder)
-        await asyncio.to_thread(_adapted, name, adapter)  # a bad one is told before the model starts
+        await asyncio.to_thread(_adapted, name, adapter)  # refuses a bad one before the model starts
         try:
             model = await asyncio.to_thread(self._launch, folder)
         except Exception as error:  # of whatever kind: a wrong argument is a TypeError, a missing vLLM an ImportError
@@ -186,7 +186,7 @@ class VllmEngine:
         return _Serving(running, adapter, await self._add(running.model, adapter), name)
 
     async def _add(self, model: Model, adapter: str) -> int:
-        """The adapter's number in the model, 0 where there is none."""
+        """Returns the adapter's number in the model, 0 if there is none."""
         if not adapter:
             return 0
         number = next(self._numbers)
@@ -202,7 +202,7 @@ class VllmEngine:
 
 
 async def _answer(model: Model, call: Coroutine[Any, Any, None]) -> None:
-    """Waits for the call. Raises Dead where the model dies first, since vLLM then leaves calls unanswered."""
+    """Waits for the call. Raises Dead if the model dies first, because vLLM then leaves calls unanswered."""
     calling = asyncio.ensure_future(call)
     try:
         while not (await asyncio.wait([calling], timeout=_ALIVE_S))[0]:
@@ -216,14 +216,14 @@ async def _answer(model: Model, call: Coroutine[Any, Any, None]) -> None:
 def _is_that(running: _Running, path: str) -> bool:
     """Tells whether the running model is the one in `path` (empty: it is).
 
-    The weights in memory are those that were read at the start. Hashing them takes long, and a folder may be
-    written anew, so they are looked at only where a caller names the folder.
+    The weights in memory are those that were read at the start. Hashing takes long, and a folder may have been
+    rewritten, so the folder is hashed only if a caller names it.
     """
     return not path or (_folder(path) == running.folder and _identity(running.folder) == running.name)
 
 
 def _folder(path: str) -> str:
-    """The folder of a model, which a hub id is downloaded to. Raises GeneratorError."""
+    """Returns the folder of a model; downloads a hub id. Raises GeneratorError."""
     if Path(path).is_dir():
         return str(Path(path).absolute())
     if path.startswith(("/", ".")):
@@ -247,7 +247,7 @@ def _identity(folder: str) -> str:
 
 
 def _adapted(base: str, adapter: str) -> str:
-    """The model's identity with an adapter (empty: none) on top. Raises GeneratorError."""
+    """Returns the model's identity with an adapter (empty: none) on top. Raises GeneratorError."""
     return f"{base}+{_digest(adapter, 'adapter_model.safetensors', 'adapter')}" if adapter else base
 
 

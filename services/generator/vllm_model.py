@@ -1,4 +1,4 @@
-"""A model in vLLM's asynchronous engine: all that touches vLLM itself."""
+"""A model in vLLM's asynchronous engine. No other module touches vLLM."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from services.generator.control_tokens import ControlTokens
 from services.generator.engine import Request
 from services.generator.settings import GeneratorSettings
 
-_STREAM_INTERVAL = 8  # tokens a piece, after the first; one by one, passing them on would keep a core busy
-_ADAPTERS_AT_ONCE = 2  # one that requests under way finish on, and its successor
+_STREAM_INTERVAL = 8  # tokens per piece after the first; passing them on one by one would keep a core busy
+_ADAPTERS_AT_ONCE = 2  # the one on which requests in flight finish, and its successor
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What has been written since the last one. Only the last has a `finish` ("stop", "length" or another)."""
+    """The text written since the previous delta. Only the last one has a `finish` ("stop", "length" or another)."""
 
     text: str
     tokens: int
@@ -37,7 +37,7 @@ def first_line(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """All of it; pydantic, which vLLM checks its arguments with, tells what is wrong after the first."""
+    """Joins the message's lines: pydantic, with which vLLM checks its arguments, gives the reason after the first."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -72,12 +72,12 @@ def _template(tokenizer: Any, messages: tuple[Message, ...], **how: bool) -> Any
             continue_final_message=goes_on,
             **how,
         )
-    except Exception as error:  # a template is a program: what it raises is Jinja's or anything
+    except Exception as error:  # a template is a program, which may raise Jinja's errors or any other
         raise ValueError(first_line(error)) from error
 
 
 class VllmModel:
-    """A model in vLLM's asynchronous engine, whose work is done by processes of its own."""
+    """A model in vLLM's asynchronous engine, which works in its own processes."""
 
     def __init__(self, folder: str, settings: GeneratorSettings) -> None:
         # gRPC's threads do not survive a fork.
@@ -93,7 +93,7 @@ class VllmModel:
             "max_num_seqs": settings.parallel,
             "tensor_parallel_size": settings.tensor_parallel,
             "gpu_memory_utilization": settings.gpu_memory,
-            "enable_prefix_caching": True,  # a turn's prompt begins as the one before it ended
+            "enable_prefix_caching": True,  # a turn's prompt begins with the previous turn's
             "stream_interval": _STREAM_INTERVAL,
         }
         if settings.adapter_rank:
@@ -104,7 +104,7 @@ class VllmModel:
             }
         self._llm: Any = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**arguments | settings.vllm_arguments),
-            usage_context=UsageContext.OPENAI_API_SERVER,  # a step of as many tokens as this GPU is good for, not 2,048
+            usage_context=UsageContext.OPENAI_API_SERVER,  # steps as large as the GPU can use
         )
         self._tokenizer: Any = self._llm.get_tokenizer()
         self._control = control_tokens(self._tokenizer)
@@ -155,7 +155,7 @@ class VllmModel:
         del self._adapters[adapter]
 
     async def _refusals(self, call: Awaitable[object]) -> None:
-        """What goes wrong in vLLM's process comes back as a plain Exception."""
+        """Awaits a call, and turns the plain Exception by which vLLM's process reports a failure into ValueError."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
