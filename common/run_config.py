@@ -177,7 +177,7 @@ class RunConfig(_Part):
 
     @property
     def method(self) -> Agent:
-        """The agent with its parameters.
+        """Returns the agent with the run's parameters.
 
         Rollouts use no grammar unless `constrained` is set. A grammar removes tokens from the sampled distribution,
         while the actor's log-probabilities cover all tokens, so the policy gradient would belong to another policy.

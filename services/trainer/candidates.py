@@ -44,37 +44,50 @@ class Candidates(Protocol):
     def __call__(self, files: Files, current: ModelInfo) -> AbstractAsyncContextManager[LoadableSearcher]: ...
 
 
-@asynccontextmanager
-async def own_process(files: Files, current: ModelInfo) -> AsyncIterator[LoadableSearcher]:
-    """Starts a generator service with llama.cpp on a free port of this machine, configured by GENERATOR_…, and ends it.
+def own_process(timeout_s: float) -> Candidates:
+    """Serves candidates by a llama.cpp generator service on a free port of this machine, which ends with the gate.
 
-    vLLM needs a GPU, which the trainer does not have: candidates for vLLM need a service of their own.
+    GENERATOR_… variables configure it. vLLM needs a GPU, which the trainer does not have: candidates for vLLM need a
+    service of their own. `timeout_s` is the deadline of a searcher's turn.
     """
-    if current.engine == "vllm":
-        raise TrainerError(
-            Failure.UNSUPPORTED,
-            "the searcher's engine is vllm, which the trainer does not start; start another generator service with "
-            "GENERATOR_ENGINE=vllm and the searcher's model, and set TRAINER_CANDIDATE to it",
+
+    @asynccontextmanager
+    async def serve(files: Files, current: ModelInfo) -> AsyncIterator[LoadableSearcher]:
+        if current.engine == "vllm":
+            raise TrainerError(
+                Failure.UNSUPPORTED,
+                "the searcher's engine is vllm, which the trainer does not start; start another generator service "
+                "with GENERATOR_ENGINE=vllm and the searcher's model, and set TRAINER_CANDIDATE to it",
+            )
+        model = files.path or current.path
+        if not await asyncio.to_thread(os.path.isfile, model):
+            raise TrainerError(
+                Failure.UNSUPPORTED,
+                f"the searcher's model {model!r} is not a file on the trainer's machine; start a generator service "
+                "that serves candidates, and set TRAINER_CANDIDATE to it",
+            )
+        port = _free_port()
+        settings = {
+            "GENERATOR_HOST": "127.0.0.1",
+            "GENERATOR_PORT": str(port),
+            "GENERATOR_METRICS_PORT": str(_free_port()),
+            "GENERATOR_ENGINE": "llama.cpp",
+            "GENERATOR_MODEL": model,
+            "GENERATOR_ADAPTER": files.adapter,
+            "GENERATOR_STATE": "",  # the environment may hold the searcher's
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.generator", env=os.environ | settings
         )
-    model = files.path or current.path
-    if not await asyncio.to_thread(os.path.isfile, model):
-        raise TrainerError(
-            Failure.UNSUPPORTED,
-            f"the searcher's model {model!r} is not a file on the trainer's machine; start a generator service "
-            "that serves candidates, and set TRAINER_CANDIDATE to it",
-        )
-    port, metrics_port = _free_port(), _free_port()
-    theirs = {"GENERATOR_HOST": "127.0.0.1", "GENERATOR_PORT": str(port), "GENERATOR_METRICS_PORT": str(metrics_port)}
-    theirs |= {"GENERATOR_ENGINE": "llama.cpp", "GENERATOR_MODEL": model, "GENERATOR_ADAPTER": files.adapter}
-    theirs |= {"GENERATOR_STATE": ""}  # the environment may hold the searcher's
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.generator", env=os.environ | theirs)
-    candidate = GrpcPolicy(f"127.0.0.1:{port}", 60.0)
-    try:
-        await _until_ready(candidate, process)
-        yield candidate
-    finally:
-        await candidate.close()
-        await _end(process)
+        candidate = GrpcPolicy(f"127.0.0.1:{port}", timeout_s)
+        try:
+            await _until_ready(candidate, process)
+            yield candidate
+        finally:
+            await candidate.close()
+            await _end(process)
+
+    return serve
 
 
 def at(target: str, timeout_s: float) -> Candidates:

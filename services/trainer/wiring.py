@@ -10,7 +10,6 @@ from common import run_services, server
 from common.backends import GrpcPolicy
 from contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
 from services.trainer import candidates
-from services.trainer.candidates import Candidates
 from services.trainer.jobs import RayJobs
 from services.trainer.monitor import Monitor
 from services.trainer.promotion import DEFAULT, GateLimits, Promoter
@@ -30,9 +29,8 @@ async def serve(settings: TrainerSettings) -> None:
     monitor = Monitor(runs, jobs, settings.poll_s)
     targets = ({DEFAULT: settings.searcher} if settings.searcher else {}) | settings.searchers
     searchers = {name: GrpcPolicy(target, settings.searcher_timeout_s) for name, target in targets.items()}
-    serving: Candidates = candidates.own_process
-    if settings.candidate:
-        serving = candidates.at(settings.candidate, settings.searcher_timeout_s)
+    timeout_s = settings.searcher_timeout_s  # the same for both sides of the gate
+    serving = candidates.at(settings.candidate, timeout_s) if settings.candidate else candidates.own_process(timeout_s)
     limits = GateLimits(settings.gate_concurrency, settings.gate_limit_s)
     promoter = Promoter(runs, settings.runs, searchers, serving, run_services.world_of, limits)
     register = partial(add_TrainerServicer_to_server, TrainerService(runs, monitor, promoter))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from common import model_card
+from common.backends import GrpcPolicy
 from common.run_config import load
 from common.training import Run, RunState
-from deploy.local import Stack
+from deploy.local import ADAPTER_OF, Stack
 from search_agent.grading import answers
 from services.trainer.runs import Runs
 from tests.lora import write_peft
@@ -50,6 +55,32 @@ def run(stack: Stack) -> Run:
     run = runs.create(settings)
     write_peft(runs.path(run.id) / "checkpoints" / "global_step_20" / "lora_adapter")
     return runs.move(run, RunState.FINISHED)
+
+
+@pytest.fixture
+def taught(stack: Stack, run: Run, tmp_path: Path) -> Iterator[None]:
+    """Serves the demo's searcher with a card that asks for short prompts, since the gate asks it as it was taught."""
+    adapter = Path(shutil.copytree(ADAPTER_OF["searcher"], tmp_path / "searcher"))
+    card = load("smollm2-demo", {"agent_parameters.top_k": 3, "agent_parameters.observation_chars": 1000}).card()
+    model_card.write(adapter, card)
+
+    async def serve(adapter: Path) -> None:
+        searcher = GrpcPolicy(f"127.0.0.1:{stack.ports['searcher']}", 60)
+        try:
+            await searcher.load("", str(adapter))
+        finally:
+            await searcher.close()
+
+    asyncio.run(serve(adapter))
+    yield
+    asyncio.run(serve(ADAPTER_OF["searcher"]))
+
+
+def top_k(stack: Stack) -> int:
+    """Returns how many passages the gateway's s3 looks at."""
+    time.sleep(1.1)  # the gateway follows a promotion within a second
+    (s3,) = (each for each in httpx.get(f"{stack.url}/v1/methods", timeout=30).json() if each["name"] == "s3")
+    return int(s3["parameters"]["properties"]["top_k"]["default"])
 
 
 class Asking:
@@ -114,7 +145,8 @@ def answers_of(stack: Stack, run: Run) -> dict[str, dict[str, str]]:
     return found
 
 
-def test_promotion_and_rollback_while_questions_go_on(stack: Stack, run: Run) -> None:
+def test_promotion_and_rollback_while_questions_go_on(stack: Stack, run: Run, taught: None) -> None:
+    assert top_k(stack) == 3
     hold_out(stack, {str(number): "no such answer" for number in range(len(QUESTIONS))})
     refused = promote(stack, run)
     base = refused["before"]
@@ -137,6 +169,7 @@ def test_promotion_and_rollback_while_questions_go_on(stack: Stack, run: Run) ->
     with asking.going_on():
         done = promote(stack, run)
         asking.until(noise)
+        promoted = top_k(stack)
         back = httpx.post(f"{stack.url}/v1/rollback", json={}, timeout=120).json()
         asking.until(base)
     assert (done["promoted"], done["before"], done["model"]) == (True, base, noise)
@@ -144,3 +177,4 @@ def test_promotion_and_rollback_while_questions_go_on(stack: Stack, run: Run) ->
     assert done["gate"]["low"] > 0
     assert (back["model"], back["before"]) == (base, noise)
     assert asking.failed == []
+    assert (promoted, top_k(stack)) == (4, 3)  # the parameters came and went with the model

@@ -40,7 +40,7 @@ def serves(adapter: Path) -> bool:
 async def test_an_adapter_in_a_process_that_is_gone_afterwards(tmp_path: Path) -> None:
     lora = tmp_path / "lora.gguf"
     write_lora(lora)
-    async with own_process(Files("", str(lora)), served(str(embedded_model()))) as candidate:
+    async with own_process(60)(Files("", str(lora)), served(str(embedded_model()))) as candidate:
         info = await candidate.info()
         assert (info.path, info.adapter) == (str(embedded_model()), str(lora))
         assert (await candidate.complete(SAYS, Sampling(max_tokens=4))).model == info.model
@@ -52,14 +52,14 @@ async def test_a_candidate_that_cannot_be_served_is_told(tmp_path: Path) -> None
     junk = tmp_path / "adapter.gguf"
     junk.write_bytes(b"GGUF and nothing more")
     with pytest.raises(TrainerError, match="cannot be served") as caught:
-        async with own_process(Files("", str(junk)), served(str(embedded_model()))):
+        async with own_process(60)(Files("", str(junk)), served(str(embedded_model()))):
             pytest.fail("it is served")
     assert caught.value.failure is Failure.BROKEN
 
 
 async def test_a_base_model_of_another_machine_is_told(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="TRAINER_CANDIDATE") as caught:
-        async with own_process(Files("", "/adapter.gguf"), served(str(tmp_path / "elsewhere.gguf"))):
+        async with own_process(60)(Files("", "/adapter.gguf"), served(str(tmp_path / "elsewhere.gguf"))):
             pytest.fail("it is served")
     assert caught.value.failure is Failure.UNSUPPORTED
 
@@ -69,7 +69,7 @@ async def test_a_searcher_on_vllm_needs_a_service_for_candidates(tmp_path: Path)
     whole.touch()
     for files in (Files("", str(tmp_path)), Files(str(whole), "")):
         with pytest.raises(TrainerError, match=r"engine is vllm.*GENERATOR_ENGINE=vllm.*TRAINER_CANDIDATE") as caught:
-            async with own_process(files, served(str(tmp_path), "vllm")):
+            async with own_process(60)(files, served(str(tmp_path), "vllm")):
                 pytest.fail("it is served")
         assert caught.value.failure is Failure.UNSUPPORTED
 
