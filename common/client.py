@@ -12,23 +12,22 @@ from common.errors import from_rpc
 from common.server import MAX_MESSAGE_BYTES
 from search_agent.errors import BoundaryError
 
+_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),  # our services are on our own network
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
 
 def connect(target: str) -> grpc.aio.Channel:
-    """A channel to "host:port" that notices a dead peer and reconnects within a second or two."""
-    return grpc.aio.insecure_channel(
-        target,
-        options=[
-            ("grpc.enable_http_proxy", 0),  # our services are on our own network
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
-        ],
-    )
+    """Returns a channel to HOST:PORT that notices a dead peer and reconnects within a second or two."""
+    return grpc.aio.insecure_channel(target, options=_OPTIONS)
 
 
 async def call(method: Any, request: Any, timeout_s: float, boundary: type[BoundaryError]) -> Any:
-    """One unary call. Raises `boundary` with the failure that the status code stands for."""
+    """Makes a unary call. Raises `boundary` with the failure that the status code stands for."""
     try:
         return await method(request, timeout=timeout_s, metadata=context.metadata())
     except grpc.aio.AioRpcError as error:
@@ -38,7 +37,7 @@ async def call(method: Any, request: Any, timeout_s: float, boundary: type[Bound
 async def stream(
     method: Any, request: Any, timeout_s: float, boundary: type[BoundaryError]
 ) -> AsyncGenerator[Any, None]:
-    """One server stream; leaving it early cancels the call at the server."""
+    """Reads a server stream. Leaving it early cancels the call at the server. Raises `boundary`, as `call` does."""
     responses = method(request, timeout=timeout_s, metadata=context.metadata())
     try:
         async for response in responses:

@@ -51,14 +51,18 @@ def judge_key() -> str:
 
 
 def load(settings: type[S], argv: list[str] | None = None) -> S:
-    """Reads flags over environment variables; exits with status 2 naming what is missing or wrong."""
+    """Returns the settings from flags and, below them, environment variables.
+
+    Exits with status 2 and a line for each variable that is missing or wrong.
+    """
     prefix = settings.model_config.get("env_prefix", "")
     try:
         return CliApp.run(settings, cli_args=argv if argv is not None else sys.argv[1:])
     except ValidationError as error:
         for problem in error.errors():
-            name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"{name}: {problem['msg']}", file=sys.stderr)
+            field, *keys = problem["loc"] or ("settings",)
+            name = prefix + str(field).upper() + "".join(f"[{key}]" for key in keys)
+            print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         raise SystemExit(2) from None
     except SettingsError as error:  # a variable or flag that should be JSON; only the text says which
         words = str(error).replace('"', " ").replace(":", " ").split()

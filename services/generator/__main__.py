@@ -54,7 +54,8 @@ def main() -> None:
     try:
         asyncio.run(serve(settings))
     except GeneratorError as error:
-        sys.exit(f"generator: {error}")
+        variables = {"path": "GENERATOR_MODEL", "adapter": "GENERATOR_ADAPTER"}
+        sys.exit(f"{variables.get(error.field, 'generator')}: {error.message}")
 
 
 if __name__ == "__main__":

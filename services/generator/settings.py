@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import DirectoryPath, Field, FilePath, ValidationInfo, field_validator
+from pydantic import Field, FilePath, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from common.settings import ServiceSettings
@@ -34,7 +34,7 @@ class GeneratorSettings(ServiceSettings):
         description="llama.cpp: a GGUF file; not set: the embedded SmolLM2-135M-Instruct. "
         "vllm: a folder or a hub id; required",
     )
-    adapter: FilePath | DirectoryPath | None = Field(
+    adapter: Path | None = Field(
         None, description="LoRA adapter on top of the model: a folder as PEFT writes it; llama.cpp: or a GGUF file"
     )
     state: Path | None = Field(
@@ -96,6 +96,27 @@ class GeneratorSettings(ServiceSettings):
             raise ValueError("there is no such file")
         if engine == "vllm" and value.startswith(("/", ".")) and not Path(value).is_dir():
             raise ValueError("there is no such folder")
+        return value
+
+    @field_validator("adapter")
+    @classmethod
+    def _there_too(cls, value: Path | None) -> Path | None:
+        if value and not value.exists():
+            raise ValueError("there is no such file or folder")
+        return value
+
+    @field_validator("state")
+    @classmethod
+    def _writable(cls, value: Path | None) -> Path | None:
+        if value and not value.parent.is_dir():
+            raise ValueError(f"there is no folder {value.parent}")
+        return value
+
+    @field_validator("openai_base_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
         return value
 
     @field_validator("parallel")

@@ -20,7 +20,10 @@ from services.trainer.settings import TrainerSettings
 
 async def serve(settings: TrainerSettings) -> None:
     """Wires the parts and serves until told to stop. Runs continue without this service, and are found again."""
-    settings.runs.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"TRAINER_RUNS: cannot make the folder {settings.runs}: {error.strerror}") from None
     runs = Runs(settings.runs)
     jobs = None
     if settings.ray_address:

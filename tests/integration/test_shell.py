@@ -9,7 +9,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from common import client, context, server
+from common import client, context, healthcheck, server
 from common.errors import GRPC_CODE
 from contracts.v1 import trainer_pb2 as pb
 from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub
@@ -121,3 +121,11 @@ async def test_every_kind_of_host_is_served_and_asked_past_a_proxy(
     settings = TrainerSettings(runs=tmp_path, host=host, port=0, metrics_port=0)
     async with Served(tmp_path, Scripted(), settings=settings) as stub:
         assert await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError) == pb.ListRunsResponse()
+
+
+async def test_the_health_check_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
+    assert healthcheck.main([]) == "usage: python -m common.healthcheck HOST:PORT"
+    assert healthcheck.main(["127.0.0.1:1"]) == "127.0.0.1:1: UNAVAILABLE"
+    served = Served(tmp_path, Scripted())
+    async with served:
+        assert await asyncio.to_thread(healthcheck.main, [f"127.0.0.1:{served.port}"]) == 0

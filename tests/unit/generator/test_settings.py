@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from common.settings import load
+from services.generator.__main__ import main
 from services.generator.settings import GeneratorSettings
 
 
@@ -30,6 +31,28 @@ def test_the_openai_engine_needs_an_address_and_a_model(capsys):
 def test_a_missing_file_names_its_variable(capsys, tmp_path):
     assert "GENERATOR_MODEL" in refused(capsys, "--model", str(tmp_path / "no.gguf"))
     assert "GENERATOR_OPENAI_API_KEY_FILE" in refused(capsys, "--openai-api-key-file", str(tmp_path / "no.key"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--adapter", "/no/such"], "GENERATOR_ADAPTER: there is no such file or folder"),
+        (["--state", "/no/such/state.json"], "GENERATOR_STATE: there is no folder /no/such"),
+        (["--vllm-arguments", "{"], "GENERATOR_VLLM_ARGUMENTS: not valid JSON"),
+        (["--engine", "openai", "--openai-model", "m", "--openai-base-url", "localhost:8000/v1"],
+         "GENERATOR_OPENAI_BASE_URL: must begin with http:// or https://"),
+        (["--parallel", "-1"], "GENERATOR_PARALLEL: Input should be greater than or equal to 0"),
+    ],
+)  # fmt: skip
+def test_an_everyday_mistake_is_one_line_that_names_the_variable(capsys, argv, line):
+    assert refused(capsys, *argv) == f"{line}\n"
+
+
+def test_a_model_that_cannot_be_loaded_names_the_variable(tmp_path, monkeypatch):
+    (tmp_path / "model.gguf").write_text("no model")
+    monkeypatch.setattr("sys.argv", ["generator", "--model", str(tmp_path / "model.gguf")])
+    with pytest.raises(SystemExit, match=r"GENERATOR_MODEL: .*model\.gguf is not a GGUF file"):
+        main()
 
 
 def test_the_vllm_engine_needs_a_model_that_is_a_folder_or_an_id(capsys, tmp_path):
