@@ -9,6 +9,7 @@ from search_agent.tags import Thoughts, after_thoughts
 
 # What to send in place of a parameter that is refused; "" leaves it out, as the endpoint's default is near enough.
 _INSTEAD = {"max_tokens": "max_completion_tokens", "temperature": "", "top_p": "", "seed": "", "stream_options": ""}
+_ONLY_VALUE = {"temperature": 1}  # to send where a value is refused, and not the parameter
 _REFUSALS = ("unsupported", "not support", "unrecognized", "unknown", "unexpected", "not permitted", "not allowed")
 _TOO_LONG = ("context length", "context window", "too large", "too long", "exceeds", "at most", "maximum context")
 
@@ -18,10 +19,11 @@ class Dialect:
 
     def __init__(self) -> None:
         self._instead: dict[str, str] = {}
+        self._values: dict[str, Any] = {}
 
     def fit(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the body with parameters that were refused before renamed or left out."""
-        named = ((self._instead.get(name, name), value) for name, value in body.items())
+        named = ((self._instead.get(name, name), self._values.get(name, value)) for name, value in body.items())
         return {name: value for name, value in named if name}
 
     def learn(self, status: int, reason: str, sent: Mapping[str, Any]) -> bool:
@@ -32,7 +34,11 @@ class Dialect:
         if self.is_too_long(status, reason):
             return False
         refused = [name for name in _INSTEAD if name in sent and name in said]
-        self._instead |= {name: _INSTEAD[name] for name in refused}
+        for name in refused:
+            if "value" in said and sent[name] != _ONLY_VALUE.get(name, sent[name]):
+                self._values[name] = _ONLY_VALUE[name]
+            else:
+                self._instead[name] = _INSTEAD[name]
         return bool(refused)
 
     @staticmethod

@@ -118,8 +118,8 @@ class OpenAIEndpoint:
                 raise _AskAgain
             raise GeneratorError(
                 Failure.BROKEN,
-                f"the endpoint thought for {attempt.usage.completion_tokens} tokens and did not answer; "
-                "GENERATOR_OPENAI_THINKING_TOKENS is its room for it",
+                f"the endpoint thought and did not answer in {request.sampling.max_tokens + attempt.thinking_tokens} "
+                "tokens; GENERATOR_OPENAI_THINKING_TOKENS gives it more",
             )
         usage = attempt.usage
         yield replace(usage, text=attempt.rest(), finish_reason=_FINISH[finish], stop=stop, model=self._model)

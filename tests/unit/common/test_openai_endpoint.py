@@ -14,10 +14,7 @@ BODY = {"model": "m", "max_tokens": 8, "temperature": 0}
             "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
             {"model": "m", "max_completion_tokens": 8, "temperature": 0},
         ),
-        (
-            "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is supported.",
-            {"model": "m", "max_tokens": 8},
-        ),
+        ("Unsupported parameter: 'temperature'", {"model": "m", "max_tokens": 8}),
     ],
 )
 def test_a_refused_parameter_is_renamed_or_left_out(reason: str, fitted: dict[str, object]) -> None:
@@ -26,6 +23,15 @@ def test_a_refused_parameter_is_renamed_or_left_out(reason: str, fitted: dict[st
     assert dialect.fit(BODY) == fitted
     assert not dialect.learn(400, reason, fitted)  # it has been taken out already
     assert dialect.fit(BODY) == fitted
+
+
+def test_the_only_value_that_an_endpoint_takes_is_sent_before_the_parameter_is_left_out() -> None:
+    dialect = Dialect()
+    reason = "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is supported."
+    assert dialect.learn(400, reason, BODY)
+    assert dialect.fit(BODY) == {**BODY, "temperature": 1}
+    assert dialect.learn(400, reason, dialect.fit(BODY))
+    assert dialect.fit(BODY) == {"model": "m", "max_tokens": 8}
 
 
 @pytest.mark.parametrize(
