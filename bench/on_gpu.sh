@@ -14,9 +14,10 @@
 #
 # A phase starts the services that do not answer yet. To run two phases side by side, give one of them PORTS, a number
 # that is added to each port, and with two GPUs CUDA_VISIBLE_DEVICES. PORTS=12000 stays clear of the ports from 32768 to
-# 60999, which Linux uses for connections. Two `train` phases need one Ray cluster, named by RAY_ADDRESS: in separate
-# clusters on one host they would share verl's sockets for weights. WORK/logs has the output of each process. PYTHON
-# chooses the interpreter, GGUF the model (default: the embedded one), and VLLM_FLAGS adds options for vLLM.
+# 60999, which Linux uses for connections. Two `train` phases at once are not supported: in separate Ray clusters on one
+# host they share verl's sockets for weights, and in one cluster (RAY_ADDRESS) TransferQueue's controller. WORK/logs has
+# the output of each process. PYTHON chooses the interpreter, GGUF the model (default: the embedded one), and VLLM_FLAGS
+# adds options for vLLM.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mkdir -p "$1/logs" && cd "$1" && pwd)
