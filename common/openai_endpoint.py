@@ -10,7 +10,8 @@ from search_agent.tags import Thoughts, after_thoughts
 # What to send in place of a parameter that is refused; "" leaves it out, as the endpoint's default is near enough.
 _INSTEAD = {"max_tokens": "max_completion_tokens", "temperature": "", "top_p": "", "seed": "", "stream_options": ""}
 _ONLY_VALUE = {"temperature": 1}  # to send where a value is refused, and not the parameter
-_REFUSALS = ("unsupported", "not support", "unrecognized", "unknown", "unexpected", "not permitted", "not allowed")
+_VALUES = ("value", "only")  # in a refusal, these tell a value from its parameter: "only 1 is allowed"
+_REFUSALS = ("unsupported", "not support", "unrecognized", "unknown", "unexpected", "not permitted", "allowed")
 _TOO_LONG = ("context length", "context window", "too large", "too long", "exceeds", "at most", "maximum context")
 
 
@@ -35,7 +36,7 @@ class Dialect:
             return False
         refused = [name for name in _INSTEAD if name in sent and name in said]
         for name in refused:
-            if "value" in said and sent[name] != _ONLY_VALUE.get(name, sent[name]):
+            if any(word in said for word in _VALUES) and sent[name] != _ONLY_VALUE.get(name, sent[name]):
                 self._values[name] = _ONLY_VALUE[name]
             else:
                 self._instead[name] = _INSTEAD[name]
