@@ -142,6 +142,8 @@ def train(
     encoded = [each for each in everything if len(each.ids) <= settings.max_tokens]
     if left_out := len(examples) - len(encoded):
         print(f"{left_out} of {len(examples)} examples are longer than {settings.max_tokens} tokens", file=sys.stderr)
+    if not encoded:
+        raise ValueError("there is no example to learn from")
     steps = list(batches([len(each.ids) for each in encoded], settings))
     warm = max(1, len(steps) // 20)
 

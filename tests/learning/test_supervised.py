@@ -117,6 +117,13 @@ def test_a_bad_example_is_named(tmp_path: Path) -> None:
         read_spans(file)
 
 
+def test_nothing_to_learn_from_writes_no_adapter(model: Path, tmp_path: Path) -> None:
+    for examples, longest in (([], 3072), (EXAMPLES, 1)):
+        with pytest.raises(ValueError, match="no example"):
+            train(model, examples, tmp_path / "out", Settings(max_tokens=longest))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_gguf_adapter_turns_as_llama_cpp_turns(model: Path, tmp_path: Path) -> None:
     """llama.cpp rotates neighbouring dimensions and transformers halves; the attention scores are equal."""
     from safetensors.numpy import load_file
