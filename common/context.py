@@ -34,3 +34,8 @@ def begin(incoming: Mapping[str, str]) -> dict[str, str]:
 def metadata() -> tuple[tuple[str, str], ...]:
     """Returns the metadata that an outgoing call carries."""
     return tuple((_current.get() or {}).items())
+
+
+def request_id() -> str:
+    """Returns the id of the request being served, empty outside one."""
+    return (_current.get() or {}).get(REQUEST_ID, "")

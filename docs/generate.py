@@ -18,6 +18,7 @@ from common import metrics
 from common.run_config import RunConfig
 from search_agent.agents import AGENTS
 from services.gateway.app import create_app
+from services.gateway.problems import STATUSES
 from services.gateway.settings import GatewaySettings
 from services.generator.settings import GeneratorSettings
 from services.retriever.bm25 import BACKENDS
@@ -111,7 +112,7 @@ def _default(entry: Schema) -> str:
 
 def _openapi() -> dict[str, Any]:
     nothing: Any = None  # the schema needs no backend
-    return create_app(nothing, nothing, nothing, max_in_flight=1).openapi()
+    return create_app(nothing, nothing).openapi()
 
 
 def routes() -> str:
@@ -140,6 +141,11 @@ def body(name: str) -> str:
     """The fields of a request or response."""
     schemas = _openapi()["components"]["schemas"]
     return table(("field", "type", "default", "meaning"), fields(schemas[name], schemas))
+
+
+def errors() -> str:
+    """Every status of an error."""
+    return table(("status", "when"), ((int(status), when) for status, when in STATUSES.items()))
 
 
 def methods() -> str:
@@ -229,6 +235,7 @@ def published() -> str:
 BLOCKS: dict[str, Callable[..., str]] = {
     "routes": routes,
     "body": body,
+    "errors": errors,
     "methods": methods,
     "parameters": parameters,
     "settings": settings,

@@ -38,6 +38,11 @@ class Methods:
                 raise BadParameter(f"{name}.{error.field}", error.message) from None
         self._asked: dict[Searcher, tuple[float, asyncio.Future[ModelInfo]]] = {}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that `agent` takes."""
+        return tuple(AGENTS)
+
     async def agent(self, name: str) -> Agent:
         """Returns the method's agent as it is served now. Raises SearcherError, and KeyError for no method."""
         agent = AGENTS[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -17,6 +19,17 @@ from services.gateway.observed import count_failure
 
 log = structlog.get_logger()
 
+# The statuses of errors, and when each is given.
+STATUSES = {
+    HTTPStatus.UNPROCESSABLE_ENTITY: "the request is wrong; `errors` names the field",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the body is not declared as JSON; send `content-type: application/json`",
+    HTTPStatus.NOT_FOUND: "the index, run, model or route does not exist, or the backend is not configured",
+    HTTPStatus.SERVICE_UNAVAILABLE: "the gateway or a backend is overloaded or unreachable; `Retry-After` says when "
+    "to try again",
+    HTTPStatus.BAD_GATEWAY: "a backend answered with something broken",
+    HTTPStatus.GATEWAY_TIMEOUT: "a backend did not answer in time",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "the gateway itself failed; its log has the details",
+}
 HTTP_STATUS = {
     Failure.INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,
     Failure.TOO_LONG: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -29,61 +42,110 @@ HTTP_STATUS = {
 }
 _RETRY_AFTER_S = "2"
 LEFT = 499  # as nginx records a caller who did not wait
-CRASH = "the gateway failed; its log has the details"
+_CRASH = "the gateway failed; its log has the details"
 
 
-class BadField(Exception):
+@dataclass(frozen=True)
+class Problem:
+    """An error as every protocol tells it. `errors` are the request's fields at fault, `more` extension members."""
+
+    status: int
+    detail: str
+    errors: Sequence[Mapping[str, str]] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """Returns the problem as JSON."""
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": int(self.status),
+            "detail": self.detail,
+            "request_id": context.request_id(),
+            **self.more,
+            **({"errors": [*self.errors]} if self.errors else {}),
+        }
+
+
+class Refused(Exception):
+    """The gateway refuses the request by itself; a subclass sets the status, and `headers` where it needs some."""
+
+    status: HTTPStatus
+    headers: Mapping[str, str] = {}
+
+    def problem(self) -> Problem:
+        return Problem(self.status, str(self), headers=self.headers)
+
+
+class BadField(Refused):
     """A request's field is wrong in a way that its schema cannot express."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field, self.message = field, message
 
+    def problem(self) -> Problem:
+        return Problem(self.status, str(self), [{"field": self.field, "message": self.message}])
 
-class TooBusy(Exception):
+
+class TooBusy(Refused):
     """The gateway is working on as many questions as it may."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    headers: Mapping[str, str] = {"Retry-After": _RETRY_AFTER_S}
+
+
+class NotConfigured(Refused):
+    """The route needs a backend that is not configured."""
+
+    status = HTTPStatus.NOT_FOUND
 
 
 class CallerLeft(Exception):
     """The caller has closed the connection, and nobody reads the response."""
 
 
-class NotConfigured(Exception):
-    """The route needs a backend that is not configured."""
+def of(error: Exception, content_type: str = "") -> Problem:
+    """Returns the problem that ends the request; counts and logs it if a backend failed.
 
-
-def problem(status: int, detail: str, **extra: Any) -> dict[str, Any]:
-    """Returns the body of a problem; `extra` are its extension members."""
-    title = HTTPStatus(status).phrase
-    request_id = dict(context.metadata()).get(context.REQUEST_ID, "")
-    return {
-        "type": "about:blank",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "request_id": request_id,
-        **extra,
-    }
-
-
-def of_failure(error: BoundaryError) -> dict[str, Any]:
-    """Counts and logs a failed backend call. Returns its problem, which ends the request.
-
-    The problem names the backend and, where the request is at fault, its field.
+    It names the backend and, where the request is at fault, its field.
     """
+    match error:
+        case Refused():
+            return error.problem()
+        case BoundaryError():
+            return _of_failure(error)
+        case RequestValidationError():
+            return _of_validation(error, content_type)
+        case HTTPException():
+            return Problem(error.status_code, str(error.detail), headers=error.headers or {})
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, _CRASH)
+
+
+def _of_failure(error: BoundaryError) -> Problem:
     count_failure(error)
     log.warning(
         "backend failed", boundary=error.boundary, failure=error.failure, error=str(error), cause=str(error.__cause__)
     )
-    extra: dict[str, Any] = {"backend": error.boundary, "failure": error.failure}
-    if error.field:
-        extra["errors"] = [{"field": error.field, "message": error.message}]
-    return problem(HTTP_STATUS[error.failure], f"{error.boundary}: {error}", **extra)
+    status = HTTP_STATUS[error.failure]
+    return Problem(
+        status,
+        f"{error.boundary}: {error}",
+        [{"field": error.field, "message": error.message}] if error.field else (),
+        {"backend": error.boundary, "failure": error.failure},
+        {"Retry-After": _RETRY_AFTER_S} if status == HTTPStatus.SERVICE_UNAVAILABLE else {},
+    )
 
 
-def _response(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
-    retry = {"Retry-After": _RETRY_AFTER_S} if body["status"] == HTTPStatus.SERVICE_UNAVAILABLE else {}
-    return JSONResponse(body, body["status"], {**(headers or {}), **retry}, media_type="application/problem+json")
+def _of_validation(error: RequestValidationError, content_type: str) -> Problem:
+    status, errors = HTTPStatus.UNPROCESSABLE_ENTITY, [_fault(each) for each in error.errors()]
+    if content_type and not _is_json(content_type) and any(each["loc"] == ("body",) for each in error.errors()):
+        status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+        errors = [{"field": "content-type", "message": f"must be application/json, not {content_type}"}]
+    return Problem(status, "; ".join(f"{each['field']}: {each['message']}" for each in errors), errors)
 
 
 def _is_json(content_type: str) -> bool:
@@ -105,45 +167,19 @@ def _field(location: tuple[int | str, ...]) -> str:
     return name or "body"
 
 
+def as_problem(problem: Problem) -> Response:
+    """Returns the response that most routes give."""
+    return JSONResponse(problem.body(), problem.status, problem.headers, media_type="application/problem+json")
+
+
 def install(app: FastAPI) -> None:
-    """Turns every error of the application into a problem."""
+    """Turns every error of the application into a problem, in the shape that the route's `told_as` gives it."""
 
-    @app.exception_handler(BoundaryError)
-    async def boundary(_: Request, error: BoundaryError) -> JSONResponse:
-        return _response(of_failure(error))
+    async def tell(request: Request, error: Exception) -> Response:
+        if isinstance(error, CallerLeft):
+            return Response(status_code=LEFT)
+        told_as: Callable[[Problem], Response] = getattr(request.scope.get("route"), "told_as", as_problem)
+        return told_as(of(error, request.headers.get("content-type", "")))
 
-    @app.exception_handler(BadField)
-    async def field(_: Request, error: BadField) -> JSONResponse:
-        fields = [{"field": error.field, "message": error.message}]
-        return _response(problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=fields))
-
-    @app.exception_handler(RequestValidationError)
-    async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        sent = request.headers.get("content-type", "")
-        status, fields = HTTPStatus.UNPROCESSABLE_ENTITY, [_fault(e) for e in error.errors()]
-        if sent and not _is_json(sent) and any(e["loc"] == ("body",) for e in error.errors()):
-            status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-            fields = [{"field": "content-type", "message": f"must be application/json, not {sent}"}]
-        detail = "; ".join(f"{e['field']}: {e['message']}" for e in fields)
-        return _response(problem(status, detail, errors=fields))
-
-    @app.exception_handler(TooBusy)
-    async def busy(_: Request, error: TooBusy) -> JSONResponse:
-        return _response(problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
-
-    @app.exception_handler(NotConfigured)
-    async def not_configured(_: Request, error: NotConfigured) -> JSONResponse:
-        return _response(problem(HTTPStatus.NOT_FOUND, str(error)))
-
-    @app.exception_handler(CallerLeft)
-    async def left(_: Request, error: CallerLeft) -> Response:
-        return Response(status_code=LEFT)
-
-    @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        headers = dict(error.headers or {})
-        return _response(problem(error.status_code, str(error.detail)), headers)
-
-    @app.exception_handler(Exception)
-    async def crash(_: Request, error: Exception) -> JSONResponse:
-        return _response(problem(HTTPStatus.INTERNAL_SERVER_ERROR, CRASH))
+    for kind in (Refused, BoundaryError, RequestValidationError, CallerLeft, HTTPException, Exception):
+        app.add_exception_handler(kind, tell)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import structlog
@@ -13,43 +14,53 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from search_agent.errors import BoundaryError
 from services.gateway import problems
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
 
-async def streamed(request: Request, events: AsyncGenerator[tuple[str, Any], None]) -> StreamingResponse:
-    """Streams (name, data) pairs as they come.
+def sse(name: str, data: Any) -> str:
+    """Returns one event, without a name if that is empty. `data` is plain values and models.
 
-    A failure before the first event is an ordinary problem with its own status; a later one is the event `error`,
-    which ends the stream.
+    JSON leaves no line break in it.
+    """
+
+    def plain(value: Any) -> Any:
+        return value.model_dump() if isinstance(value, BaseModel) else str(value)
+
+    named = f"event: {name}\n" if name else ""
+    return f"{named}data: {json.dumps(data, default=plain, ensure_ascii=False)}\n\n"
+
+
+def error_event(problem: problems.Problem) -> str:
+    """Returns the event `error`."""
+    return sse("error", problem.body())
+
+
+async def streamed(
+    request: Request, events: AsyncGenerator[str, None], failed: Callable[[problems.Problem], str] = error_event
+) -> StreamingResponse:
+    """Streams events, each the text that `sse` returns, as they come.
+
+    A failure before the first event is an ordinary problem with its own status; a later one is the event that
+    `failed` returns, which ends the stream.
     """
     first = await unless_caller_leaves(request, anext(events))
 
     async def text() -> AsyncIterator[str]:
         try:
             async with aclosing(events):  # the caller leaving ends the work
-                yield sse(*first)
+                yield first
                 async for event in events:
-                    yield sse(*event)
-        except BoundaryError as error:
-            yield sse("error", problems.of_failure(error))
-        except Exception:
-            log.exception("stream crashed")
-            yield sse("error", problems.problem(500, problems.CRASH))
+                    yield event
+        except Exception as error:
+            problem = problems.of(error)
+            if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                log.exception("stream crashed")
+            yield failed(problem)
 
     return StreamingResponse(text(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-
-
-def sse(name: str, data: Any) -> str:
-    """Returns one event; `data` is plain values and models. JSON leaves no line break in it."""
-
-    def plain(value: Any) -> Any:
-        return value.model_dump() if isinstance(value, BaseModel) else str(value)
-
-    return f"event: {name}\ndata: {json.dumps(data, default=plain, ensure_ascii=False)}\n\n"
 
 
 async def unless_caller_leaves(request: Request, work: Awaitable[T]) -> T:

@@ -16,6 +16,7 @@ from search_agent.errors import CacheError
 from search_agent.parameters import BadParameter
 from search_agent.types import Sampling
 from services.gateway.app import create_app
+from services.gateway.asker import Asker
 from services.gateway.cache import RagCache
 from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
@@ -58,7 +59,7 @@ def wire(settings: GatewaySettings) -> FastAPI:
         _refuse(f"GATEWAY_METHODS: {error}")
     player = Player(backends, Sampling(max_tokens=settings.answer_max_tokens))
     trainer = GrpcTrainer(settings.trainer, settings.trainer_timeout_s) if settings.trainer else None
-    app = create_app(backends, player, methods, settings.max_in_flight, trainer)
+    app = create_app(backends, Asker(player, methods, settings.max_in_flight), trainer)
     app.router.lifespan_context = lifespan
     return app
 

@@ -22,6 +22,7 @@ from search_agent.errors import CacheError, Failure, GeneratorError
 from search_agent.grading.answers import Scoring
 from search_agent.types import Question, Sampling
 from services.gateway.app import create_app
+from services.gateway.asker import Asker
 from services.gateway.cache import RagCache
 from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
@@ -41,7 +42,7 @@ class Stack:
         self.gateway_store = RagStore(url, ttl_s=60, timeout_s=0.5)
         self.store = RagStore(url, ttl_s=1, timeout_s=0.5)
         backends = Backends(self.retriever, Searcher([]), self.generator, RagCache(self.gateway_store))
-        self.app = create_app(backends, Player(backends, Sampling(max_tokens=8)), Methods(backends), 8)
+        self.app = create_app(backends, Asker(Player(backends, Sampling(max_tokens=8)), Methods(backends), 8))
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://gateway")
 
     async def fill(self, questions: list[Question] = QUESTIONS, grader: Grader = PLAIN, **fields: Any) -> Outcome:

@@ -17,6 +17,7 @@ from contracts.v1.trainer_pb2_grpc import TrainerStub
 from search_agent.errors import Failure, TrainerError
 from search_agent.types import Sampling
 from services.gateway.app import create_app
+from services.gateway.asker import Asker
 from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
 from services.trainer.jobs import Job, Jobs, JobState
@@ -41,7 +42,7 @@ class World:
         backends = Backends(Retriever(), Searcher([]), Generator("a"), None, {})
         self._trainer = GrpcTrainer(f"127.0.0.1:{self.served.port}", 5)
         player = Player(backends, Sampling(max_tokens=8))
-        self.app = create_app(backends, player, Methods(backends), 8, self._trainer)
+        self.app = create_app(backends, Asker(player, Methods(backends), 8), self._trainer)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
         self._following = asyncio.create_task(self.monitor.follow())
@@ -188,7 +189,7 @@ async def test_errors_over_rest(world: World) -> None:
 
 async def test_a_gateway_without_a_trainer() -> None:
     backends = Backends(Retriever(), Searcher([]), Generator("a"), None, {})
-    app = create_app(backends, Player(backends, Sampling(max_tokens=8)), Methods(backends), 8)
+    app = create_app(backends, Asker(Player(backends, Sampling(max_tokens=8)), Methods(backends), 8))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http:
         for response in (await http.get("/v1/runs"), await http.get("/v1/runs/x/events")):
             assert response.status_code == 404

@@ -9,6 +9,7 @@ from common.backends import GrpcTrainer
 from search_agent.types import Sampling
 from search_agent.world import Retriever as Port
 from services.gateway.app import create_app
+from services.gateway.asker import Asker
 from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
 from tests.fakes import Generator, Retriever, Searcher
@@ -36,7 +37,7 @@ class Rest:
         self.generator = generator or Generator("an answer")
         backends = Backends(retriever or self.retriever, self.searcher, self.generator, None, searchers or {})
         player = Player(backends, Sampling(max_tokens=8))
-        app = create_app(backends, player, Methods(backends, methods), max_in_flight, trainer)
+        app = create_app(backends, Asker(player, Methods(backends, methods), max_in_flight), trainer)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 

@@ -15,7 +15,7 @@ from common.training import GateOutcome, GateProgress, Promotion, Run, RunState,
 from search_agent.errors import Failure, TrainerError
 from services.gateway import problems
 from services.gateway.schemas import Body, Out
-from services.gateway.streams import streamed
+from services.gateway.streams import sse, streamed
 
 
 class StartRequest(Body):
@@ -147,7 +147,7 @@ def routes(trainer: GrpcTrainer | None) -> APIRouter:
     @router.get("/runs/{id}/events")
     async def events(id: str, request: Request) -> StreamingResponse:
         """Streams the events `run` and `step`: all so far, then new ones until the run has ended."""
-        return await streamed(request, _named(backend().watch(id)))
+        return await streamed(request, _text(backend().watch(id)))
 
     @router.post("/runs/{id}/promote", response_model=PromotionOut)
     async def promote(id: str, body: PromoteRequest, request: Request) -> Any:
@@ -156,7 +156,7 @@ def routes(trainer: GrpcTrainer | None) -> APIRouter:
         Leaving a stream stops the gate; the next request continues it.
         """
         answers = backend().promote(id, body.checkpoint or 0, body.searcher)
-        return await (streamed(request, _named(answers)) if body.stream else _promotion(answers))
+        return await (streamed(request, _text(answers)) if body.stream else _promotion(answers))
 
     @router.post("/rollback", response_model=RollbackOut)
     async def rollback(body: RollbackRequest) -> Promotion:
@@ -174,9 +174,8 @@ async def _promotion(events: AsyncGenerator[GateProgress | Promotion, None]) -> 
     raise TrainerError(Failure.BROKEN, "the promotion ended without a result")
 
 
-async def _named(events: AsyncGenerator[Any, None]) -> AsyncGenerator[tuple[str, Out], None]:
-    """Yields the events as names and data of the stream."""
+async def _text(events: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None]:
     async with aclosing(events):
         async for event in events:
             name, out = _OUT[type(event)]
-            yield name, out.model_validate(event)
+            yield sse(name, out.model_validate(event))
