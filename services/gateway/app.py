@@ -9,12 +9,14 @@ from services.gateway import problems
 from services.gateway.asker import Asker
 from services.gateway.observed import Observed
 from services.gateway.player import Backends
-from services.gateway.routes import cache, operation, questions, retrieval, training
+from services.gateway.routes import cache, operation, pages, questions, retrieval, training
 
 
 def create_app(backends: Backends, asker: Asker, trainer: GrpcTrainer | None = None) -> FastAPI:
     """Returns the application."""
-    app = FastAPI(title="search-agent", version="1", description="Search, answer and retrieve.")
+    app = FastAPI(
+        title="search-agent", version="1", description="Search, answer and retrieve.", docs_url=None, redoc_url=None
+    )
     app.add_middleware(Observed)
     problems.install(app)
     for router in (
@@ -23,6 +25,7 @@ def create_app(backends: Backends, asker: Asker, trainer: GrpcTrainer | None = N
         cache.routes(backends),
         training.routes(trainer),
         operation.routes(backends, trainer),
+        pages.routes(),
     ):
         app.include_router(router)
     return app
