@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import shutil
@@ -17,8 +16,9 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from cli.ask import ask, show
 from cli.rest import AskError
+from deploy.demo import demo, demo_questions
+from search_agent.types import Question
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / ".run"
@@ -33,11 +33,6 @@ SERVICES = ("redis", "retriever", "searcher", "generator", "trainer")  # in the 
 USUAL_PORTS = {"retriever": 50051, "searcher": 50052, "generator": 50053, "trainer": 50054}
 ADAPTERS = ROOT / "data" / "demo" / "adapters"  # for the embedded model
 ADAPTER_OF = {"searcher": ADAPTERS / "searcher", "generator": ADAPTERS / "reader"}
-DEMO_QUESTIONS = (
-    "sq-q-5733a5f54776f41900660f45",
-    "sq-q-5733a5f54776f41900660f48",
-    "sq-q-5733a5f54776f41900660f44",
-)
 
 
 class StartError(Exception):
@@ -185,25 +180,6 @@ class Stack:
                 process.wait()
 
 
-def demo_questions() -> list[tuple[str, list[str]]]:
-    """Returns questions about the demo corpus with their gold answers."""
-    with gzip.open(ROOT / "data" / "demo" / "qa_dev.jsonl.gz", "rt", encoding="utf-8") as lines:
-        rows = {row["id"]: row for row in map(json.loads, lines)}
-    return [(rows[id]["question"], rows[id]["golden_answers"]) for id in DEMO_QUESTIONS]
-
-
-def demo(url: str, questions: list[tuple[str, list[str]]]) -> None:
-    """Asks each question by s3 and by naive RAG, and shows the gold answer if it is known."""
-    print("\nSearcher and generator are SmolLM2-135M, each with an adapter: one chooses passages, one reads them.")
-    for question, golds in questions:
-        print(f"\nQ: {question}")
-        ours = show(ask(url, question, "s3"))
-        *_, (_, rag) = ask(url, question, "naive_rag")
-        print(f"  s3        : {ours['answer']}")
-        print(f"  naive RAG : {rag['answer']}")
-        print(f"  gold      : {' | '.join(golds) or 'unknown'}", flush=True)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="deploy/local.py", description=__doc__)
     parser.add_argument("action", choices=("demo", "up"))
@@ -215,7 +191,7 @@ def main() -> int:
     try:
         with Stack(args.port, usual=USUAL_PORTS) as stack:
             if args.action == "demo":
-                demo(stack.url, [(args.question, [])] if args.question else demo_questions())
+                demo(stack.url, [Question("", args.question)] if args.question else demo_questions())
             else:
                 print(f"REST     {stack.url}   (docs: {stack.url}/docs)")
                 for name in ("retriever", "searcher", "generator", "trainer"):

@@ -40,7 +40,7 @@ class GeneratorSettings(ServiceSettings):
     state: Path | None = Field(
         None, description="file that keeps what LoadModel put in place, for the next start; not set: it is forgotten"
     )
-    context_tokens: int = Field(4096, ge=64, description="prompt and completion of one request")
+    context_tokens: int = Field(5120, ge=64, description="prompt and completion of one request")
     parallel: int = Field(
         0,
         ge=0,

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from cli.ask import ask, show
 from cli.main import main
 from cli.rest import AskError
+from deploy.demo import demo, demo_questions
 from search_agent.agents import AGENTS
+from search_agent.grading.answers import matches
 
 QUESTION = "What year was Casimir Pulaski born in Warsaw?"
 GOLD_PASSAGE = "sq-fb7bf09d07"
@@ -182,3 +185,15 @@ def test_training_needs_a_cluster_and_says_so(rest: httpx.Client) -> None:
     assert refused.status_code == 422
     assert "TRAINER_RAY_ADDRESS" in refused.json()["detail"]
     assert rest.get("/v1/runs/missing").status_code == 404
+
+
+def test_the_demo_agrees_with_the_gold_answers(rest: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    (question,) = (each for each in demo_questions() if len(each.gold_passages) == 2)
+    demo(str(rest.base_url).rstrip("/"), [question])
+    shown = capsys.readouterr().out
+    (ours,) = re.findall(r"^  s3        : (.*)  \((right|wrong)\)$", shown, re.MULTILINE)
+    (rag,) = re.findall(r"^  naive RAG : (.*)  \((right|wrong)\), \d+ passages?$", shown, re.MULTILINE)
+    right = [matches(question, answer) == 1 for answer, _ in (ours, rag)]
+    assert [said == "right" for _, said in (ours, rag)] == right
+    assert f"right, of 1: s3 {right[0]:d}, naive RAG of as many passages {right[1]:d}" in shown
+    assert "of 2 gold passages kept; search 1 found" in shown

@@ -1,0 +1,53 @@
+"""`make demo` says what happened, whoever was right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deploy.demo import compared, demo_questions
+from search_agent.types import Question
+
+QUESTION = Question("q", "Where does the river begin?", ("Alps",), (("river",), ("spring", "source")))
+
+
+def response(answer: str, *turns: tuple[list[str], list[str]]) -> dict[str, Any]:
+    return {
+        "answer": answer,
+        "documents": [{"id": id} for _, kept in turns for id in kept],
+        "turns": [{"retrieved": retrieved, "selected": kept} for retrieved, kept in turns],
+    }
+
+
+def test_a_second_search_that_found_what_was_missing_is_told() -> None:
+    ours = response("in the Alps", (["river", "town"], ["river"]), (["river", "source"], ["source"]))
+    rag = response("a town", (["river", "town"], ["river", "town"]))
+    assert compared(QUESTION, ours, rag) == [
+        "s3        : in the Alps  (right)",
+        "naive RAG : a town  (wrong), 2 passages",
+        "gold      : Alps",
+        "evidence  : 2 of 2 gold passages kept; search 1 found 1, search 2 found 1 more",
+    ]
+
+
+def test_a_search_that_failed_is_told_too() -> None:
+    ours = response("a town", (["town"], ["town"]), (["town", "river"], []))
+    rag = response("the Alps", (["spring"], ["spring"]))
+    assert compared(QUESTION, ours, rag) == [
+        "s3        : a town  (wrong)",
+        "naive RAG : the Alps  (right), 1 passage",
+        "gold      : Alps",
+        "evidence  : 0 of 2 gold passages kept; search 1 found 0, search 2 found 1 more",
+    ]
+
+
+def test_a_question_without_gold_answers_gets_no_verdict() -> None:
+    ours = response("the Alps", (["river"], ["river"]))
+    assert compared(Question("", "Where?"), ours, ours) == [
+        "s3        : the Alps",
+        "naive RAG : the Alps, 1 passage",
+        "gold      : unknown",
+    ]
+
+
+def test_the_demo_asks_for_one_passage_and_for_two() -> None:
+    assert {len(question.gold_passages) for question in demo_questions()} == {1, 2}
