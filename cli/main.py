@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from cli import ask, base_model, cache, headroom, supervised, teach, universe
+from cli import ask, base_model, cache, headroom, keys, supervised, teach, universe
 from cli import evaluate as evaluate_commands
 from cli import index as index_commands
 from cli import train as train_commands
@@ -23,6 +23,7 @@ COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...]
     ("base-model", "write a GGUF model in Hugging Face's format, for training", base_model.add_arguments),
     ("headroom", "measure what reinforcement could win, before a run", headroom.add_arguments),
     ("train", "start, watch, promote and roll back training runs", train_commands.add_arguments),
+    ("keys", "make, list and revoke API keys", keys.add_arguments),
     ("cache", "count or clear the naive-RAG cache", cache.add_arguments),
     ("universe", "make a corpus and questions from worlds of PhantomWiki", universe.add_arguments),
     ("index", "build, list and check indexes", index_commands.add_arguments),

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-import redis.asyncio as redis
-from redis.exceptions import RedisError
-
-from common import stored
-from search_agent.errors import CacheError, Failure
+from common import redis_client, stored
+from common.redis_client import failures
+from search_agent.errors import CacheError
 from search_agent.rag_cache import PREFIX
 from search_agent.types import Timings, Trajectory
 
@@ -67,18 +64,7 @@ class RagStore:
     """
 
     def __init__(self, url: str, ttl_s: int, timeout_s: float) -> None:
-        try:
-            self._redis = redis.Redis.from_url(
-                url,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                protocol=2,
-                retry_on_error=[],
-                decode_responses=True,
-                encoding_errors="replace",  # a damaged value is a miss
-            )
-        except ValueError as error:
-            raise CacheError(Failure.INVALID, f"not a Redis URL as redis://HOST:PORT/DB: {error}") from None
+        self._redis = redis_client.connect(url, timeout_s, CacheError)
         self._ttl_s = ttl_s
 
     async def get(self, key: str) -> Trajectory | None:
@@ -86,14 +72,14 @@ class RagStore:
 
         Its times are zero, because nothing was waited for.
         """
-        with _failures():
+        with failures(CacheError):
             found = await self._redis.get(key)
         result = stored.read(Trajectory, found) if found else None
         return replace(result, timings=Timings()) if result else None
 
     async def put(self, key: str, result: Trajectory) -> None:
         """Stores an answered trajectory. It expires unless it is scored."""
-        with _failures():
+        with failures(CacheError):
             scored = await self._redis.exists(key + _SCORED)
             await self._redis.set(key, json.dumps(asdict(result)), ex=None if scored else self._ttl_s)
 
@@ -102,7 +88,7 @@ class RagStore:
 
         Scores go by question id, because questions with the same text may have different gold answers.
         """
-        with _failures():
+        with failures(CacheError):
             if not await self._redis.persist(key) and not await self._redis.exists(key):
                 return False
             await self._redis.hset(key + _SCORED, question_id, json.dumps(asdict(score), ensure_ascii=False))
@@ -110,7 +96,7 @@ class RagStore:
 
     async def score_of(self, key: str, question_id: str) -> Score | None:
         """Returns the stored score, or None if there is none or it cannot be read."""
-        with _failures():
+        with failures(CacheError):
             found = await self._redis.hget(key + _SCORED, question_id)
         return stored.read(Score, found) if found else None
 
@@ -128,7 +114,7 @@ class RagStore:
         """Removes an index's results and scores, of one version or of all. Returns the number of results."""
         removed = 0
         async for keys in self._keys(f"{PREFIX}{index}:{version}{':' if version else ''}"):
-            with _failures():
+            with failures(CacheError):
                 await self._redis.unlink(*keys)
             removed += sum(not key.endswith(_SCORED) for key in keys)
         return removed
@@ -137,7 +123,7 @@ class RagStore:
         """Yields every scored result of one index, or of all."""
         async for keys in self._keys(f"{PREFIX}{index}{':' if index else ''}"):
             for key in (key.removesuffix(_SCORED) for key in keys if key.endswith(_SCORED)):
-                with _failures():
+                with failures(CacheError):
                     result = await self._redis.get(key)
                     scores = await self._redis.hgetall(key + _SCORED)
                 for question_id, score in scores.items() if result else ():
@@ -145,7 +131,7 @@ class RagStore:
 
     async def restore(self, rows: Sequence[Scored]) -> None:
         """Stores what `dump` yielded. Replaces what is there."""
-        with _failures():
+        with failures(CacheError):
             async with self._redis.pipeline(transaction=True) as pipe:
                 for row in rows:
                     pipe.set(row.key, row.result)
@@ -154,7 +140,7 @@ class RagStore:
 
     async def check(self) -> None:
         """Raises CacheError if Redis does not answer."""
-        with _failures():
+        with failures(CacheError):
             await self._redis.ping()
 
     async def close(self) -> None:
@@ -165,7 +151,7 @@ class RagStore:
         pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
         cursor, seen = 0, set[str]()
         while True:
-            with _failures():
+            with failures(CacheError):
                 cursor, found = await self._redis.scan(cursor, match=pattern, count=_BATCH)
             keys = [key for raw in found if (key := str(raw)) not in seen]
             seen.update(keys)
@@ -173,11 +159,3 @@ class RagStore:
                 yield keys
             if not cursor:
                 return
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise CacheError(Failure.UNAVAILABLE, f"Redis does not answer: {error}") from error

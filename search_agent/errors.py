@@ -60,3 +60,9 @@ class CacheError(BoundaryError):
 
 class TrainerError(BoundaryError):
     boundary = "trainer"
+
+
+class KeysError(BoundaryError):
+    """The store of API keys and of what they have used."""
+
+    boundary = "keys"

@@ -16,6 +16,7 @@ COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py
 COPY common common
 COPY services/gateway services/gateway
+COPY cli cli
 
 USER app
 ENV GATEWAY_HOST=0.0.0.0 GATEWAY_PORT=8080

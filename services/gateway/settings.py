@@ -4,18 +4,41 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.settings import ListenHost, ServiceSettings, Target
 
 
-class GatewaySettings(BaseSettings):
-    """Read from GATEWAY_… variables or flags."""
+class KeySettings(BaseSettings):
+    """Where the keys are; `search-agent keys` reads these as well."""
 
     model_config = SettingsConfigDict(
         **ServiceSettings.model_config | SettingsConfigDict(env_prefix="GATEWAY_", cli_prog_name="gateway")
     )
+
+    keys: str = Field(
+        "",
+        description="where API keys are kept: a file, or `redis` for GATEWAY_REDIS_URL; without it none is asked for",
+    )
+    redis_url: SecretStr | None = Field(
+        None, validate_default=True, description="redis://…; without it nothing is cached"
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _there_for_the_keys(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if info.data.get("keys") == "redis" and not value:
+            raise ValueError("required when GATEWAY_KEYS is redis")
+        return value
+
+    def key_store(self) -> str:
+        """Returns the file or the Redis URL that holds the keys, or "" if no key is asked for."""
+        return self.redis_url.get_secret_value() if self.keys == "redis" and self.redis_url else self.keys
+
+
+class GatewaySettings(KeySettings):
+    """Read from GATEWAY_… variables or flags."""
 
     host: ListenHost = Field("127.0.0.1", description="address to listen on; :: for all, IPv6 too")
     port: int = Field(8080, ge=0, le=65535, description="HTTP port; /metrics is here too")
@@ -28,7 +51,6 @@ class GatewaySettings(BaseSettings):
         description='searchers of single methods as JSON, e.g. {"search_r1": "host:port"}',
     )
     trainer: Target = Field("", description="host:port of the trainer; without it there are no /v1/runs")
-    redis_url: SecretStr | None = Field(None, description="redis://…; without it nothing is cached")
     cache_ttl_s: int = Field(7 * 24 * 3600, ge=1, description="seconds a naive-RAG result is kept")
     retriever_timeout_s: float = Field(10, gt=0, description="deadline of one retrieval")
     searcher_timeout_s: float = Field(60, gt=0, description="deadline of one searcher turn")

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILES = {path.name.removesuffix(".Dockerfile"): path for path in (ROOT / "deploy/docker").glob("*.Dockerfile")}
 # Programs that no line of the Dockerfile names.
 STARTED = {
+    "gateway": ["cli.keys"],  # makes keys where the gateway looks for them
     "retriever": ["cli.index"],  # deploy/README.md builds indexes in it
     "trainer": ["services.generator"],  # serves candidates to the gate
     "trainer-gpu": ["learning.train", "learning.ppo", "learning.rollout"],  # the job, and what verl loads by name
