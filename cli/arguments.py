@@ -54,13 +54,6 @@ def web_address(text: str) -> str:
     return text.rstrip("/")
 
 
-def add_url(parser: argparse.ArgumentParser) -> None:
-    """Adds --url, the gateway's address."""
-    parser.add_argument(
-        "--url", type=web_address, default="http://127.0.0.1:8080", help="the gateway (default: %(default)s)"
-    )
-
-
 def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     """Adds a flag for each field of the dataclass `kind`, with its default and its "help"."""
     for each in fields(kind):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from cli import rest
-from cli.arguments import add_url
+from cli import gateway
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `search-agent cache`."""
-    add_url(parser)
+    gateway.add_url(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("stats", help="count results by index version").set_defaults(run=_stats)
     clear = commands.add_parser("clear", help="remove the results of an index, the precomputed ones too")
@@ -22,22 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _stats(args: argparse.Namespace) -> int:
-    found = rest.call("GET", f"{args.url}/v1/cache")
-    for entry in found["indexes"]:
-        served = "served" if entry["current"] else "no longer served"
-        print(
-            f"{entry['index']:<20} {entry['version']}  {entry['results']:>9,} results  "
-            f"{entry['scored']:>9,} scored  {served}"
-        )
-    if not found["indexes"]:
+    with gateway.client(args) as client:
+        cache = client.cache()
+    for entry in cache.indexes:
+        served = "served" if entry.current else "no longer served"
+        print(f"{entry.index:<20} {entry.version}  {entry.results:>9,} results  {entry.scored:>9,} scored  {served}")
+    if not cache.indexes:
         print("the cache is empty")
-    print(
-        "look-ups since the gateway started:", ", ".join(f"{n:,} {what}" for what, n in found["lookups"].items()) or 0
-    )
+    print("look-ups since the gateway started:", ", ".join(f"{n:,} {what}" for what, n in cache.lookups.items()) or 0)
     return 0
 
 
 def _clear(args: argparse.Namespace) -> int:
-    found = rest.call("DELETE", f"{args.url}/v1/cache", params={"index": args.index, "version": args.version})
-    print(f"{found['removed']:,} results removed")
+    with gateway.client(args) as client:
+        print(f"{client.clear_cache(args.index, args.version).removed:,} results removed")
     return 0

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cli.arguments import add_url, positive, seconds, web_address
+from cli import gateway
+from cli.arguments import positive, seconds, web_address
 from search_agent.grading.answers import Scoring
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive, metavar="N", help="ask N of them, chosen by the seed")
     parser.add_argument("--seed", type=int, default=0, help="of the choice and the intervals (default: %(default)s)")
     parser.add_argument("--index", default="", help="default: the retriever's default index")
-    add_url(parser)
+    gateway.add_url(parser)
     parser.add_argument("--concurrency", type=positive, default=4, help="questions at once (default: %(default)s)")
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="ask from the nodes of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, local"

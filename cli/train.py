@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cli import rest
-from cli.arguments import add_url
-from cli.rest import AskError
+from cli import gateway
+from common.problems import Problem
+from common.training import Promotion, Run, RunState
 
 # What `watch` shows of a step, where the step has it.
 _SHOWN = (
@@ -33,7 +33,7 @@ _SHOWN = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `search-agent train`."""
-    add_url(parser)
+    gateway.add_url(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     start = commands.add_parser("start", help="start a run")
     start.add_argument("config", help="a configuration's name, or a file of yours that ends in .yaml")
@@ -66,16 +66,17 @@ def _start(args: argparse.Namespace) -> int:
         try:
             text = Path(text).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise AskError(f"{args.config}: {error}") from None
+            raise Problem(f"{args.config}: {error}") from None
     overrides = dict(_override(argument) for argument in args.set)
-    _print(rest.call("POST", f"{args.url}/v1/runs", {"config": text, "overrides": overrides}))
+    with gateway.client(args) as client:
+        _print(client.start_run(text, overrides))
     return 0
 
 
 def _override(argument: str) -> tuple[str, Any]:
     field, equals, value = argument.partition("=")
     if not equals or not field:
-        raise AskError(f"--set {argument}: must be FIELD=VALUE")
+        raise Problem(f"--set {argument}: must be FIELD=VALUE")
     try:
         return field, json.loads(value)
     except ValueError:
@@ -83,7 +84,8 @@ def _override(argument: str) -> tuple[str, Any]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    runs = rest.call("GET", f"{args.url}/v1/runs", kind=list)
+    with gateway.client(args) as client:
+        runs = client.runs()
     for run in runs:
         _print(run)
     if not runs:
@@ -92,70 +94,75 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    run = rest.call("GET", f"{args.url}/v1/runs/{args.run_id}")
+    with gateway.client(args) as client:
+        run = client.run(args.run_id)
     _print(run)
-    print("checkpoints:", *(run["checkpoints"] or ["none"]))
-    print(run["config"], end="")
+    print("checkpoints:", *(run.checkpoints or ["none"]))
+    print(run.config, end="")
     return 0
 
 
 def _watch(args: argparse.Namespace) -> int:
     """Returns 1 if the run failed."""
-    state = ""
-    for event, data in rest.events("GET", f"{args.url}/v1/runs/{args.run_id}/events", None, timeout_s=None):
-        if event == "run":
-            _print(data)
-            state = data["state"]
-        elif event == "step":
-            said = [form.format(data["metrics"][name]) for name, form in _SHOWN if name in data["metrics"]]
-            print(f"step {data['step']:>5}  {'  '.join(said)}", flush=True)
-    return int(state == "failed")
+    state = None
+    with gateway.client(args) as client:
+        for event in client.watch_run(args.run_id):
+            if isinstance(event, Run):
+                _print(event)
+                state = event.state
+            else:
+                said = [form.format(event.metrics[name]) for name, form in _SHOWN if name in event.metrics]
+                print(f"step {event.step:>5}  {'  '.join(said)}", flush=True)
+    return int(state is RunState.FAILED)
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    _print(rest.call("POST", f"{args.url}/v1/runs/{args.run_id}/cancel"))
+    with gateway.client(args) as client:
+        _print(client.cancel_run(args.run_id))
     return 0
 
 
 def _resume(args: argparse.Namespace) -> int:
-    _print(rest.call("POST", f"{args.url}/v1/runs/{args.run_id}/resume"))
+    with gateway.client(args) as client:
+        _print(client.resume_run(args.run_id))
     return 0
 
 
 def _promote(args: argparse.Namespace) -> int:
     """Returns 1 if the gate was not passed."""
-    body = {"searcher": args.searcher, "stream": True} | ({"checkpoint": args.checkpoint} if args.checkpoint else {})
-    done: dict[str, Any] = {}
     live = sys.stderr.isatty()
-    for event, data in rest.events("POST", f"{args.url}/v1/runs/{args.run_id}/promote", body, timeout_s=None):
-        if event == "progress" and live:
-            failed = f", {data['failed']} failed" if data["failed"] else ""
-            print(f"\rgate: {data['done']} of {data['total']} answers{failed}", end="", file=sys.stderr, flush=True)
-        elif event == "done":
-            done = data
+    with gateway.client(args) as client:
+        for event in client.promote(args.run_id, args.checkpoint, args.searcher):
+            if isinstance(event, Promotion):
+                promotion = event
+            elif live:
+                failed = f", {event.failed} failed" if event.failed else ""
+                print(f"\rgate: {event.done} of {event.total} answers{failed}", end="", file=sys.stderr, flush=True)
     if live:
         print(file=sys.stderr)
-    if not done:
-        raise AskError("the gateway's answer broke off; ask again, and the gate goes on where it stopped")
-    gate = done["gate"]
-    print(f"gate: {gate['outcome'].replace('_', ' ')}: {gate['reason']}")
-    if gate["compared"]:
-        print(
-            f"  candidate {gate['candidate']:.1%}, current {gate['current']:.1%} on {gate['compared']} of "
-            f"{gate['asked']} questions; {gate['wins']} won, {gate['losses']} lost, p = {gate['p']:.2g}; "
-            f"{gate['failed']} failed"
-        )
-    verb = f"serves checkpoint {done['checkpoint']} of {done['run']}" if done["promoted"] else "stays as it was"
-    print(f"{done['searcher']} {verb}: {done['model']}" + (f" (before: {done['before']})" if done["promoted"] else ""))
-    return 0 if done["promoted"] else 1
+    gate = promotion.gate
+    if gate:
+        print(f"gate: {gate.outcome.replace('_', ' ')}: {gate.reason}")
+        if gate.compared:
+            print(
+                f"  candidate {gate.candidate:.1%}, current {gate.current:.1%} on {gate.compared} of {gate.asked} "
+                f"questions; {gate.wins} won, {gate.losses} lost, p = {gate.p:.2g}; {gate.failed} failed"
+            )
+    if promotion.promoted:
+        verb, before = f"serves checkpoint {promotion.checkpoint} of {promotion.run}", f" (before: {promotion.before})"
+    else:
+        verb, before = "stays as it was", ""
+    print(f"{promotion.searcher} {verb}: {promotion.model}{before}")
+    return 0 if promotion.promoted else 1
 
 
 def _rollback(args: argparse.Namespace) -> int:
-    done = rest.call("POST", f"{args.url}/v1/rollback", {"searcher": args.searcher})
-    print(f"{done['searcher']} serves {done['model']} again (before: {done['before']})")
+    with gateway.client(args) as client:
+        done = client.rollback(args.searcher)
+    print(f"{done.searcher} serves {done.model} again (before: {done.before})")
     return 0
 
 
-def _print(run: dict[str, Any]) -> None:
-    reason = f"  {run['reason']}" if run["reason"] else ""
-    print(f"{run['id']:<40} {run['state']:<10} since {run['changed_at']}{reason}", flush=True)
+def _print(run: Run) -> None:
+    reason = f"  {run.reason}" if run.reason else ""
+    print(f"{run.id:<40} {run.state:<10} since {run.changed_at}{reason}", flush=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from cli import rest
-from cli.ask import ask, show
+from cli.plain import show
 from evaluation import questions
 from search_agent.grading.answers import matches
 from search_agent.grading.evidence import gold_ranks
 from search_agent.types import Question
+from search_agent_client import Answer, Client, Turn
 
 DATA = Path(__file__).parent.parent / "data" / "demo"
 # Three questions that one passage answers, and one that needs two.
@@ -33,63 +32,57 @@ def demo_questions() -> list[Question]:
 def demo(url: str, asked: Sequence[Question]) -> None:
     """Asks each question by s3, then by naive RAG of the same retrieval and as many passages, and shows who is right.
 
-    Raises AskError.
+    Raises GatewayError.
     """
     print("\nSearcher and generator are SmolLM2-135M, each with an adapter: one searches and chooses, one reads.")
-    mode = _mode_of_s3(url)
     right, seconds = {"s3": 0, "naive RAG": 0}, []
-    for question in asked:
-        print(f"\nQ: {question.text}")
-        ours = show(ask(url, question.text, "s3"))
-        size = max(1, len(ours["documents"]))
-        *_, (_, rag) = ask(url, question.text, "naive_rag", mode=mode, top_k=size)
-        for line in compared(question, ours, rag):
-            print(f"  {line}", flush=True)
-        right["s3"] += _right(question, ours)
-        right["naive RAG"] += _right(question, rag)
-        seconds.append(ours["timings_ms"]["total"] / 1000)
+    with Client(url) as client:
+        (s3,) = (each for each in client.methods() if each.name == "s3")
+        for question in asked:
+            print(f"\nQ: {question.text}")
+            ours = show(client.stream_answer(question.text, "s3"))
+            size = max(1, len(ours.documents))
+            rag = client.answer(question.text, "naive_rag", mode=s3.defaults["mode"], top_k=size)
+            for line in compared(question, ours, rag):
+                print(f"  {line}", flush=True)
+            right["s3"] += _right(question, ours)
+            right["naive RAG"] += _right(question, rag)
+            seconds.append(ours.timings_ms.total / 1000)
     if all(question.golds for question in asked):
         print(f"\nright, of {len(asked)}: s3 {right['s3']}, naive RAG of as many passages {right['naive RAG']}")
     print(f"s3 took {sum(seconds) / len(seconds):.1f} s a question, {max(seconds):.1f} at most", flush=True)
 
 
-def compared(question: Question, ours: Mapping[str, Any], rag: Mapping[str, Any]) -> list[str]:
-    """Returns lines that compare two responses to a question with its gold answers and passages, where it has them."""
-    count = len(rag["documents"])
+def compared(question: Question, ours: Answer, rag: Answer) -> list[str]:
+    """Returns lines that compare two answers to a question with its gold answers and passages, where it has them."""
+    count = len(rag.documents)
     lines = [
-        f"s3        : {ours['answer']}{_verdict(question, ours)}",
-        f"naive RAG : {rag['answer']}{_verdict(question, rag)}, {count} passage{'s' * (count != 1)}",
+        f"s3        : {ours.answer}{_verdict(question, ours)}",
+        f"naive RAG : {rag.answer}{_verdict(question, rag)}, {count} passage{'s' * (count != 1)}",
         f"gold      : {' | '.join(question.golds) or 'unknown'}",
     ]
     if needed := question.gold_passages:
-        kept = sum(map(bool, gold_ranks(needed, [document["id"] for document in ours["documents"]])))
-        lines.append(f"evidence  : {kept} of {len(needed)} gold passages kept; {_searches(question, ours['turns'])}")
+        kept = sum(map(bool, gold_ranks(needed, [document.id for document in ours.documents])))
+        lines.append(f"evidence  : {kept} of {len(needed)} gold passages kept; {_searches(question, ours.turns)}")
     return lines
 
 
-def _searches(question: Question, turns: Sequence[Mapping[str, Any]]) -> str:
+def _searches(question: Question, turns: Sequence[Turn]) -> str:
     """Tells how many gold passages each search was the first to find."""
     found: list[str] = []
     before = 0
     seen: list[str] = []
     for number, turn in enumerate(turns, 1):
-        seen += turn["retrieved"]
+        seen += turn.retrieved
         after = sum(map(bool, gold_ranks(question.gold_passages, seen)))
         found.append(f"search {number} found {after - before}{' more' if number > 1 else ''}")
         before = after
     return ", ".join(found)
 
 
-def _right(question: Question, response: Mapping[str, Any]) -> bool:
-    return bool(question.golds) and matches(question, response["answer"]) == 1.0
+def _right(question: Question, answer: Answer) -> bool:
+    return bool(question.golds) and matches(question, answer.answer) == 1.0
 
 
-def _verdict(question: Question, response: Mapping[str, Any]) -> str:
-    return f"  ({'right' if _right(question, response) else 'wrong'})" if question.golds else ""
-
-
-def _mode_of_s3(url: str) -> str:
-    """Returns how the searcher that serves was taught to retrieve."""
-    methods = rest.call("GET", f"{url}/v1/methods", kind=list)
-    (s3,) = (each for each in methods if each["name"] == "s3")
-    return str(s3["parameters"]["properties"]["mode"]["default"])
+def _verdict(question: Question, answer: Answer) -> str:
+    return f"  ({'right' if _right(question, answer) else 'wrong'})" if question.golds else ""

@@ -16,9 +16,9 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from cli.rest import AskError
 from deploy.demo import demo, demo_questions
 from search_agent.types import Question
+from search_agent_client import GatewayError
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / ".run"
@@ -200,7 +200,7 @@ def main() -> int:
                     print(f"redis    redis://127.0.0.1:{stack.ports['redis']}/0")
                 print("Ctrl-C stops it.", flush=True)
                 signal.pause()
-    except (StartError, AskError) as error:
+    except (StartError, GatewayError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ A document holds `<!-- generated: NAME -->` … `<!-- end -->`; what stands betw
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from bench import scoreboard
 from common import metrics
 from common.run_config import RunConfig
 from search_agent.agents import AGENTS
+from search_agent_client.api import Api, Call, Events
 from services.gateway.app import create_app
 from services.gateway.problems import STATUSES
 from services.gateway.settings import GatewaySettings
@@ -148,6 +150,24 @@ def errors() -> str:
     return table(("status", "when"), ((int(status), when) for status, when in STATUSES.items()))
 
 
+def client() -> str:
+    """Every method of the Python client."""
+    rows = []
+    for name, method in vars(Api).items():
+        if isinstance(method, Call | Events):
+            found = inspect.signature(method.operation)
+            takes = ", ".join(str(each).partition(":")[0] for each in found.parameters.values())
+            gives = (
+                str(found.return_annotation)
+                .partition("[")[2][:-1]
+                .removesuffix(", ...]")
+                .replace("tuple[", "tuple of ")
+            )
+            purpose = " ".join(str(method.__doc__).split())
+            rows.append((f"`{name}({takes})`", f"{'yields ' * isinstance(method, Events)}{gives}", purpose))
+    return table(("method", "result", "purpose"), rows)
+
+
 def methods() -> str:
     """Every method."""
     return table(("method", "purpose"), ((f"`{agent.name}`", agent.summary) for agent in AGENTS.values()))
@@ -236,6 +256,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "routes": routes,
     "body": body,
     "errors": errors,
+    "client": client,
     "methods": methods,
     "parameters": parameters,
     "settings": settings,

@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.ask import ask, show
 from cli.main import main
-from cli.rest import AskError
+from cli.plain import show
 from deploy.demo import demo, demo_questions
 from search_agent.agents import AGENTS
 from search_agent.grading.answers import matches
+from search_agent_client import Answer, Client, Found, GatewayProblem, Piece, Turn
 
 QUESTION = "What year was Casimir Pulaski born in Warsaw?"
 GOLD_PASSAGE = "sq-fb7bf09d07"
@@ -91,13 +91,15 @@ def test_the_baselines_are_well_formed_and_answer(rest: httpx.Client, method: st
 
 def test_the_stream_and_the_whole_agree(rest: httpx.Client) -> None:
     whole = answer(rest, max_turns=1)
-    events = list(ask(str(rest.base_url).rstrip("/"), QUESTION, "s3", max_turns=1))
-    names = [name for name, _ in events]
-    assert names[0] == "turn"
-    assert names[-1] == "done"
-    assert names.index("documents") < names.index("answer.delta")
-    streamed = "".join(data["text"] for name, data in events if name == "answer.delta")
-    assert streamed.strip() == whole["answer"] == events[-1][1]["answer"]
+    with Client(str(rest.base_url)) as client:
+        events = list(client.stream_answer(QUESTION, max_turns=1))
+    kinds = [type(event) for event in events]
+    assert kinds[0] is Turn
+    assert kinds.index(Found) < kinds.index(Piece)
+    done = events[-1]
+    assert isinstance(done, Answer)
+    streamed = "".join(event.text for event in events if isinstance(event, Piece))
+    assert streamed.strip() == whole["answer"] == done.answer
 
 
 @pytest.mark.parametrize("mode", ["dense", "bm25", "hybrid"])
@@ -149,13 +151,14 @@ def test_what_happens_is_counted(rest: httpx.Client) -> None:
 
 def test_the_command_line_shows_the_search(rest: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
     url = str(rest.base_url).rstrip("/")
-    done = show(ask(url, QUESTION, "s3", max_turns=1))
-    shown = capsys.readouterr().out
-    assert f"turn 1  query: {QUESTION}" in shown
-    assert GOLD_PASSAGE in shown
-    assert done["answer"] in " ".join(shown.split("\n"))
-    with pytest.raises(AskError, match="method: must be one of"):
-        list(ask(url, QUESTION, "magic"))
+    with Client(url) as client:
+        done = show(client.stream_answer(QUESTION, "s3", max_turns=1))
+        shown = capsys.readouterr().out
+        assert f"turn 1  query: {QUESTION}" in shown
+        assert GOLD_PASSAGE in shown
+        assert done.answer in " ".join(shown.split("\n"))
+        with pytest.raises(GatewayProblem, match="method: must be one of"):
+            list(client.stream_answer(QUESTION, "magic"))
 
 
 def test_evaluate_and_the_cache_over_the_command_line(

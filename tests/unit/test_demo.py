@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from deploy.demo import compared, demo_questions
 from search_agent.types import Question
+from search_agent_client import Answer
+from tests.answers import answer, document, turn
 
 QUESTION = Question("q", "Where does the river begin?", ("Alps",), (("river",), ("spring", "source")))
 
 
-def response(answer: str, *turns: tuple[list[str], list[str]]) -> dict[str, Any]:
-    return {
-        "answer": answer,
-        "documents": [{"id": id} for _, kept in turns for id in kept],
-        "turns": [{"retrieved": retrieved, "selected": kept} for retrieved, kept in turns],
-    }
+def response(text: str, *turns: tuple[list[str], list[str]]) -> Answer:
+    documents = [document(id) for _, kept in turns for id in kept]
+    return answer(text, documents, [turn(retrieved, kept) for retrieved, kept in turns])
 
 
 def test_a_second_search_that_found_what_was_missing_is_told() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("cli", "services", "learning", "evaluation", "common", "contracts", "search_agent")
+ROOMS = ("cli", "services", "learning", "evaluation", "search_agent_client", "common", "contracts", "search_agent")
 LISTED = subprocess.run(["git", "ls-files", *ROOMS], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 FILES = [name for name in LISTED.splitlines() if name.endswith(".py") and (ROOT / name).exists()]
 

@@ -39,12 +39,13 @@ class RollbackRequest(Body):
 
 
 class RunOut(Out):
-    """`config` is YAML, empty in lists; `checkpoints` are steps."""
+    """`jobs` counts the jobs submitted for it. `config` is YAML, empty in lists; `checkpoints` are steps."""
 
     id: str
     state: RunState
     created_at: str
     changed_at: str
+    jobs: int
     reason: str
     config: str
     checkpoints: list[int]

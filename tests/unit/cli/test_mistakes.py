@@ -50,8 +50,8 @@ MISTAKES = [
     ("headroom multihop --searcher h:1 --questions QUESTIONS --out MISSING --mixed FOLDER", 1, "FOLDER: Is a dir"),
     ("train --url DOWN list", 1, "is the gateway running there?"),
     ("train --url OTHER list", 1, "not a JSON list"),
-    ("train --url OTHER show x", 1, "the answer has no"),
-    ("train --url OTHER watch x", 0, ""),  # no events at all
+    ("train --url OTHER show x", 1, "the answer has no 'id'"),
+    ("train --url OTHER watch x", 1, "the answer broke off"),  # no events at all
     ("train --url DOWN start MISSING.yaml", 1, "MISSING.yaml: No such file"),
     ("train --url DOWN start FOLDER.yaml", 1, "FOLDER.yaml: Is a directory"),
     ("train --url DOWN start smollm2-demo --set seed", 1, "must be FIELD=VALUE"),

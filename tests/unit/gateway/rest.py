@@ -37,8 +37,8 @@ class Rest:
         self.generator = generator or Generator("an answer")
         backends = Backends(retriever or self.retriever, self.searcher, self.generator, None, searchers or {})
         player = Player(backends, Sampling(max_tokens=8))
-        app = create_app(backends, Asker(player, Methods(backends, methods), max_in_flight), trainer)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        self.app = create_app(backends, Asker(player, Methods(backends, methods), max_in_flight), trainer)
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
     async def post(self, path: str, **body: Any) -> httpx.Response:

@@ -1,0 +1,61 @@
+"""A search as plain lines, for pipes, files and simple terminals."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from search_agent_client import Answer, Found, Piece, Turn
+
+
+def show(events: Iterable[Turn | Found | Piece | Answer]) -> Answer:
+    """Prints each turn (its query and passages, kept ones marked) and the answer as it is written. Returns the end."""
+    from search_agent_client import Answer, Found, Piece, Turn
+
+    turns = 0
+    for event in events:
+        match event:
+            case Turn():
+                turns += 1
+                print("\n".join(turn_lines(turns, event)), flush=True)
+            case Found():
+                print("  answer: ", end="", flush=True)
+            case Piece():
+                print(one_line(event.text), end="", flush=True)
+            case Answer():
+                print(f"\n  {summary(event)}", flush=True)
+                done = event
+    return done
+
+
+def turn_lines(number: int, turn: Turn) -> list[str]:
+    """Returns the lines of a turn: its query, what was retrieved, and what was kept without being retrieved."""
+    lines = [f"  turn {number}  query: {one_line(turn.query) or '(none)'}"]
+    for rank, passage in enumerate(turn.retrieved, 1):
+        kept = "keep" if passage in turn.selected else "    "
+        lines.append(f"    {kept} {rank}. {_named(turn, passage)}")
+    lines += [f"    keep {_named(turn, passage)}" for passage in turn.selected if passage not in turn.retrieved]
+    if turn.error:
+        lines.append(f"    malformed: {one_line(turn.error)}")
+    return lines
+
+
+def _named(turn: Turn, passage: str) -> str:
+    return f"{one_line(turn.titles.get(passage, ''))}  [{one_line(passage)}]"
+
+
+def summary(answer: Answer) -> str:
+    """Returns what the answer cost, in one line."""
+    usage, took = answer.usage, answer.timings_ms.total / 1000
+    cached = " (cached)" if answer.cached else ""
+    return (
+        f"{answer.stop_reason}; {len(answer.documents)} kept, {usage.searches} searches, "
+        f"{usage.prompt_tokens} + {usage.completion_tokens} tokens, {took:.1f} s{cached}"
+    )
+
+
+def one_line(text: str) -> str:
+    """Returns a text with a space for each line break and control character, which a terminal would obey."""
+    return "".join(" " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else each for each in text)

@@ -1,0 +1,133 @@
+"""The two clients. They differ in how bytes travel; `operations.py` says what travels."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, Self, TypeVar
+
+import httpx
+
+from common import http
+from search_agent.errors import Failure
+from search_agent_client.api import Api
+from search_agent_client.errors import GatewayError, Unreachable
+from search_agent_client.requests import Request, Sent, Stream, check
+
+T = TypeVar("T")
+
+LOCAL = "http://127.0.0.1:8080"
+_CONNECT_S = 5.0
+
+
+class _Connection(Generic[T]):
+    """A gateway's address, and an httpx client for it."""
+
+    def __init__(
+        self, make: Callable[..., T], url: str, api_key: str, timeout_s: float | None, options: dict[str, Any]
+    ) -> None:
+        if not api_key.isascii() or any(not 32 < ord(character) < 127 for character in api_key):
+            raise GatewayError("the API key holds characters that no key has", Failure.INVALID)
+        self.url, self._timeout_s = url, timeout_s
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        with self.reaching():
+            self.http = http.client(make, url, base_url=url, headers=headers, **options)
+
+    def sent(self, sent: Sent, endless: bool = False) -> dict[str, Any]:
+        """Returns the arguments of httpx's `request` and `stream`."""
+        timeout = httpx.Timeout(None if endless else self._timeout_s, connect=_CONNECT_S)
+        return {
+            "method": sent.method,
+            "url": sent.path,
+            "json": sent.given,
+            "params": sent.query,
+            "timeout": timeout,
+        }
+
+    @contextmanager
+    def reaching(self) -> Iterator[None]:
+        """Turns httpx's errors into ours."""
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            waited = "no connection" if isinstance(error, httpx.ConnectTimeout) else "no answer"
+            raise Unreachable(f"{self.url}{http.through(self.url)}: {waited} in time", Failure.TIMEOUT) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            said = str(error) or type(error).__name__
+            where = f"{self.url}{http.through(self.url)}"
+            raise Unreachable(f"{where}: {said}; is the gateway running there?", Failure.UNAVAILABLE) from error
+
+
+class Client(Api):
+    """Calls a gateway and waits. Threads may share it."""
+
+    def __init__(self, url: str = LOCAL, api_key: str = "", timeout_s: float | None = 300, **options: Any) -> None:
+        """`url` may have a path, for a gateway behind a proxy. `options` are httpx.Client's.
+
+        `timeout_s` bounds the wait for an answer, and for the next event of one that is streamed; training runs and
+        promotions, which may be silent for long, have no bound. Raises GatewayError for a key that cannot be sent.
+        """
+        self._connection = _Connection(httpx.Client, url, api_key, timeout_s, options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.http.close()
+
+    def send(self, request: Request[T]) -> T:
+        """Sends an operation's request. Raises GatewayError."""
+        with self._connection.reaching():
+            response = self._connection.http.request(**self._connection.sent(request.sent))
+        return request.read(response.status_code, response.headers, response.content)
+
+    def stream(self, stream: Stream[T]) -> Generator[T, None, None]:
+        """Sends an operation's request and yields its events. Raises GatewayError."""
+        reader = stream.reader()
+        with (
+            self._connection.reaching(),
+            self._connection.http.stream(**self._connection.sent(stream.sent, stream.endless)) as response,
+        ):
+            if not response.is_success:
+                check(stream.sent, response.status_code, response.headers, response.read())
+            for chunk in response.iter_bytes():
+                yield from reader.feed(chunk)
+        reader.end()
+
+
+class AsyncClient(Api):
+    """Calls a gateway from asyncio."""
+
+    def __init__(self, url: str = LOCAL, api_key: str = "", timeout_s: float | None = 300, **options: Any) -> None:
+        """Takes what `Client` takes; `options` are httpx.AsyncClient's."""
+        self._connection = _Connection(httpx.AsyncClient, url, api_key, timeout_s, options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._connection.http.aclose()
+
+    async def send(self, request: Request[T]) -> T:
+        """Sends an operation's request. Raises GatewayError."""
+        with self._connection.reaching():
+            response = await self._connection.http.request(**self._connection.sent(request.sent))
+        return request.read(response.status_code, response.headers, response.content)
+
+    async def stream(self, stream: Stream[T]) -> AsyncGenerator[T, None]:
+        """Sends an operation's request and yields its events. Raises GatewayError."""
+        reader = stream.reader()
+        with self._connection.reaching():
+            async with self._connection.http.stream(**self._connection.sent(stream.sent, stream.endless)) as response:
+                if not response.is_success:
+                    check(stream.sent, response.status_code, response.headers, await response.aread())
+                async for chunk in response.aiter_bytes():
+                    for event in reader.feed(chunk):
+                        yield event
+        reader.end()

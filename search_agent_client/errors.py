@@ -1,0 +1,66 @@
+"""Errors of the client. Each tells the backend that failed, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from common.problems import Problem
+from search_agent.errors import Failure
+
+
+class GatewayError(Problem):
+    """The gateway was not reached, or did not do what it was asked.
+
+    `backend` is "gateway" or the backend behind it that failed, and `failure` is the kind of failure.
+    """
+
+    def __init__(self, message: str, failure: Failure | str, backend: str = "gateway") -> None:
+        super().__init__(message)
+        self.failure, self.backend = failure, backend
+
+
+class Unreachable(GatewayError):
+    """No connection, or no answer in time (`failure` is then Failure.TIMEOUT)."""
+
+
+class UnexpectedAnswer(GatewayError):
+    """The answer is not one of our gateway's, or broke off."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Failure.BROKEN)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """A field of the request, and what is wrong with it."""
+
+    field: str
+    message: str
+
+
+class GatewayProblem(GatewayError):
+    """The gateway answered with a problem (RFC 9457).
+
+    `errors` names the fields that are wrong. `retry_after_s` is None if asking again is useless. `request_id` finds the
+    request in the gateway's log.
+    """
+
+    def __init__(self, status: int, body: Mapping[str, Any], retry_after_s: float | None = None) -> None:
+        """`body` is what the gateway said, as far as it can be read."""
+        detail, title = body.get("detail"), body.get("title")
+        super().__init__(
+            str(detail or title or f"status {status}"),
+            str(body.get("failure") or f"status {status}"),
+            str(body.get("backend") or "gateway"),
+        )
+        self.status = status
+        self.request_id = str(body.get("request_id", ""))
+        self.retry_after_s = retry_after_s
+        errors = body.get("errors")
+        self.errors = tuple(
+            FieldError(str(each.get("field")), str(each.get("message")))
+            for each in (errors if isinstance(errors, list) else ())
+            if isinstance(each, dict)
+        )

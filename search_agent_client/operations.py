@@ -1,0 +1,168 @@
+"""The calls of the REST API as requests. An argument that is left out takes the gateway's default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from common.training import GateProgress, Promotion, Run, TrainingStep
+from search_agent.types import Mode, Piece
+from search_agent_client.requests import Request, Sent, Stream
+from search_agent_client.values import (
+    Answer,
+    Cache,
+    Cleared,
+    Found,
+    Index,
+    Method,
+    Readiness,
+    Retrieved,
+    SearchResult,
+    Turn,
+)
+
+
+def search(
+    question: str, method: str | None = None, max_documents: int | None = None, **parameters: Any
+) -> Request[SearchResult]:
+    """Returns the passages that a method keeps for a question; `parameters` are the method's."""
+    body = {"question": question, "method": method, "max_documents": max_documents, "parameters": parameters}
+    return Request(Sent("POST", "/v1/search", body), SearchResult)
+
+
+def answer(
+    question: str,
+    method: str | None = None,
+    max_documents: int | None = None,
+    options: Mapping[str, str] | None = None,
+    **parameters: Any,
+) -> Request[Answer]:
+    """Answers a question from the passages that a method keeps.
+
+    `max_documents` is the passage budget, `options` (text by letter) make the question multiple choice, and
+    `parameters` are the method's, as in `top_k=3`.
+    """
+    return Request(_answer(question, method, max_documents, options, parameters, stream=False), Answer)
+
+
+def stream_answer(
+    question: str,
+    method: str | None = None,
+    max_documents: int | None = None,
+    options: Mapping[str, str] | None = None,
+    **parameters: Any,
+) -> Stream[Turn | Found | Piece | Answer]:
+    """Answers a question as `answer` does, and yields each turn, then Found, the answer's pieces and the Answer."""
+    return Stream(
+        _answer(question, method, max_documents, options, parameters, stream=True),
+        {"turn": Turn, "documents": Found, "answer.delta": Piece, "done": Answer},
+        lambda event: isinstance(event, Answer),
+    )
+
+
+def _answer(
+    question: str,
+    method: str | None,
+    max_documents: int | None,
+    options: Mapping[str, str] | None,
+    parameters: Mapping[str, Any],
+    stream: bool,
+) -> Sent:
+    body = {"question": question, "method": method, "max_documents": max_documents, "options": options}
+    return Sent("POST", "/v1/answer", {**body, "parameters": parameters, "stream": stream})
+
+
+def retrieve(
+    queries: Sequence[str],
+    top_k: int | None = None,
+    index: str | None = None,
+    mode: Mode | str | None = None,
+    rerank: int | None = None,
+) -> Request[Retrieved]:
+    """Returns the best passages for each query, best first."""
+    body = {"queries": list(queries), "top_k": top_k, "index": index, "mode": mode, "rerank": rerank}
+    return Request(Sent("POST", "/v1/retrieve", body), Retrieved)
+
+
+def methods() -> Request[tuple[Method, ...]]:
+    """Returns the methods, with their parameters and the defaults in force."""
+    return Request(Sent("GET", "/v1/methods"), tuple[Method, ...])
+
+
+def indexes() -> Request[tuple[Index, ...]]:
+    """Returns the indexes that the retriever serves."""
+    return Request(Sent("GET", "/v1/indexes"), tuple[Index, ...])
+
+
+def cache() -> Request[Cache]:
+    """Counts the cached naive-RAG results by index version."""
+    return Request(Sent("GET", "/v1/cache"), Cache)
+
+
+def clear_cache(index: str, version: str = "") -> Request[Cleared]:
+    """Removes the cached results of an index, of one version or of all, precomputed ones too."""
+    return Request(Sent("DELETE", "/v1/cache", query={"index": index, "version": version}), Cleared)
+
+
+def runs() -> Request[tuple[Run, ...]]:
+    """Returns all training runs, newest first."""
+    return Request(Sent("GET", "/v1/runs"), tuple[Run, ...])
+
+
+def run(run_id: str) -> Request[Run]:
+    """Returns a run with its configuration."""
+    return Request(Sent("GET", _of_run(run_id)), Run)
+
+
+def start_run(config: str, overrides: Mapping[str, Any] | None = None) -> Request[Run]:
+    """Starts a run. `config` is a configuration's name or its YAML; `overrides` replace its dotted fields."""
+    return Request(Sent("POST", "/v1/runs", {"config": config, "overrides": overrides}), Run)
+
+
+def cancel_run(run_id: str) -> Request[Run]:
+    """Asks the run to stop; it is cancelled once its process has ended."""
+    return Request(Sent("POST", _of_run(run_id, "/cancel")), Run)
+
+
+def resume_run(run_id: str) -> Request[Run]:
+    """Continues an interrupted run from its newest checkpoint."""
+    return Request(Sent("POST", _of_run(run_id, "/resume")), Run)
+
+
+def watch_run(run_id: str) -> Stream[Run | TrainingStep]:
+    """Yields the run's states and steps: all so far, then new ones until it has ended."""
+    return Stream(
+        Sent("GET", _of_run(run_id, "/events")),
+        {"run": Run, "step": TrainingStep},
+        lambda event: isinstance(event, Run) and event.state.ended,
+        endless=True,
+    )
+
+
+def promote(run_id: str, checkpoint: int | None = None, searcher: str = "") -> Stream[GateProgress | Promotion]:
+    """Puts a checkpoint in the searcher's place if it passes the gate; yields progress, then the Promotion.
+
+    Without `checkpoint` it is the newest, without `searcher` the one that the run's method asks. Leaving early stops
+    the gate, and the next call continues it.
+    """
+    return Stream(
+        Sent("POST", _of_run(run_id, "/promote"), {"checkpoint": checkpoint, "searcher": searcher, "stream": True}),
+        {"progress": GateProgress, "done": Promotion},
+        lambda event: isinstance(event, Promotion),
+        endless=True,
+    )
+
+
+def rollback(searcher: str = "") -> Request[Promotion]:
+    """Restores what the searcher's latest promotion replaced."""
+    return Request(Sent("POST", "/v1/rollback", {"searcher": searcher}), Promotion)
+
+
+def readiness() -> Request[Readiness]:
+    """Checks the backends."""
+    return Request(Sent("GET", "/readyz"), Readiness, also=frozenset({503}))
+
+
+def _of_run(run_id: str, what: str = "") -> str:
+    return f"/v1/runs/{quote(run_id, safe='')}{what}"

@@ -1,0 +1,141 @@
+"""The gateway's answers as values. Fields have the names that REST gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from search_agent.types import IndexInfo, Passage, StopReason, Timings, Usage
+from search_agent_client.decode import alias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document(Passage):
+    """A passage that was kept, and the number (from 1) of the turn that kept it."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One search, and what was kept of it.
+
+    `retrieved` and `selected` are ids of passages, and `titles` names them. `error` says what was malformed.
+    """
+
+    query: str
+    retrieved: tuple[str, ...]
+    selected: tuple[str, ...]
+    titles: Mapping[str, str]
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The event after the last turn: the documents are settled. `cached` tells whether they were stored."""
+
+    documents: tuple[Document, ...]
+    cached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The passages that a method kept for a question.
+
+    `id` is the request's, which the gateway's log has too. `timings_ms` are milliseconds. `models` are those that wrote
+    something, as "name@version". `truncated` tells that a model read less of the passages than asked.
+    """
+
+    id: str
+    method: str
+    question: str
+    documents: tuple[Document, ...]
+    turns: tuple[Turn, ...]
+    stop_reason: StopReason
+    usage: Usage
+    timings_ms: Timings
+    models: tuple[str, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(SearchResult):
+    """`citations` are the ids of the documents that contain the answer word for word.
+
+    `cache_key` is the key of this result in the naive-RAG cache, empty if it is not there.
+    """
+
+    answer: str
+    citations: tuple[str, ...]
+    cached: bool
+    cache_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """The passages of each query, best first."""
+
+    results: tuple[tuple[Passage, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method; `parameters` is their JSON Schema, with the values in force as defaults."""
+
+    name: str
+    summary: str
+    parameters: Mapping[str, Any]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The values in force, by parameter."""
+        return {name: entry["default"] for name, entry in self.parameters["properties"].items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Index(IndexInfo):
+    """An index that the retriever serves."""
+
+    is_default: bool = field(metadata=alias("default"), kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedIndex:
+    """Counts the naive-RAG results of one version of an index; `scored` ones were precomputed for training.
+
+    `current` is false if the retriever no longer serves that version.
+    """
+
+    index: str
+    version: str
+    results: int
+    scored: int
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """`lookups` counts hit, miss and unavailable since the gateway started."""
+
+    indexes: tuple[CachedIndex, ...]
+    lookups: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """Counts the results that were removed from the cache."""
+
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """`backends` tells the state of each backend, "ok" or what is wrong."""
+
+    status: str
+    backends: Mapping[str, str]
+
+    @property
+    def ready(self) -> bool:
+        return self.status == "ready"
