@@ -177,8 +177,8 @@ serve)
 services)
     small=$(vllm_arguments 6000000000 '"enforce_eager": true')
     RETRIEVER_GPUS=1 start_retriever
-    start_engine searcher $searcher "$small" GENERATOR_MODEL="$base" GENERATOR_ADAPTER="$work/warm"
-    start_engine reader $reader "$small" GENERATOR_MODEL="$base" GENERATOR_ADAPTER="$work/reader"
+    start_engine searcher $searcher "$small" GENERATOR_MODEL="$base" GENERATOR_ADAPTERS="{\"searcher\": \"$work/warm\"}"
+    start_engine reader $reader "$small" GENERATOR_MODEL="$base" GENERATOR_ADAPTERS="{\"reader\": \"$work/reader\"}"
     listens searcher $searcher
     listens reader $reader
     start_gateway $reader "$(methods_of_the_demo)"

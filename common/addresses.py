@@ -1,9 +1,10 @@
-"""Addresses: HOST:PORT with an IPv6 host in brackets, and which hosts are near enough to need no proxy."""
+"""Addresses: HOST:PORT with an IPv6 host in brackets, a model's name behind it, and which hosts need no proxy."""
 
 from __future__ import annotations
 
 from ipaddress import ip_address
 
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _OUR_DOMAINS = (".localhost", ".local", ".internal", ".svc")
 
 
@@ -28,6 +29,15 @@ def split(address: str) -> tuple[str, int]:
     if is_ipv6:
         ip_address(bare(host))
     return bare(host), int(port)
+
+
+def model_at(target: str) -> tuple[str, str]:
+    """Returns the address in HOST:PORT/NAME and the name, which is empty for an address alone.
+
+    Only what follows a port is a name, since gRPC's own addresses hold slashes too (dns:///HOST:PORT).
+    """
+    address, slash, name = target.rpartition("/")
+    return (address, name) if slash and address.rpartition(":")[2].isdigit() else (target, "")
 
 
 def is_near(host: str) -> bool:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from common import client
+from common.addresses import model_at
 from common.codecs import generator as models
 from common.codecs import retriever as retrieval
 from common.codecs import trainer as training
@@ -64,22 +65,26 @@ class GrpcRetriever:
 
 
 class _GrpcModel:
-    """A client of a generator service, for searcher and generator alike."""
+    """A client of one model of a generator service, for searcher and generator alike.
+
+    `target` is HOST:PORT/NAME; without a name it is the service's first model.
+    """
 
     def __init__(self, target: str, timeout_s: float, boundary: type[BoundaryError]) -> None:
-        self._channel = client.connect(target)
+        address, self._model = model_at(target)
+        self._channel = client.connect(address)
         self._stub = GeneratorStub(self._channel)
         self._timeout_s = timeout_s
         self._boundary = boundary
 
     async def info(self) -> ModelInfo:
         """Returns the model that is served."""
-        request = ModelInfoRequest()
+        request = ModelInfoRequest(model=self._model)
         return models.model_of(await client.call(self._stub.ModelInfo, request, self._timeout_s, self._boundary))
 
     async def load(self, path: str, adapter: str) -> ModelInfo:
-        """Puts another model (empty: the same) and adapter (empty: none) in place; requests under way finish."""
-        request = LoadModelRequest(path=path, adapter=adapter)
+        """Puts another adapter (empty: none) and base model (empty: the same) in place; requests under way finish."""
+        request = LoadModelRequest(path=path, adapter=adapter, model=self._model)
         return models.model_of(await client.call(self._stub.LoadModel, request, _LOAD_TIMEOUT_S, self._boundary))
 
     async def close(self) -> None:
@@ -98,7 +103,7 @@ class GrpcPolicy(_GrpcModel):
         messages = [Message("user", first.text)]
         if rest:
             messages.append(Message("assistant", "".join(span.text for span in rest)))
-        request = models.generate_request(messages, sampling)
+        request = models.generate_request(messages, sampling, self._model)
         return models.completion_of(await client.call(self._stub.Generate, request, self._timeout_s, self._boundary))
 
 
@@ -109,7 +114,7 @@ class GrpcGenerator(_GrpcModel):
         super().__init__(target, timeout_s, GeneratorError)
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
-        request = models.generate_request(messages, sampling)
+        request = models.generate_request(messages, sampling, self._model)
         async for piece in client.stream(self._stub.GenerateStream, request, self._timeout_s, self._boundary):
             yield models.completion_of(piece)
 

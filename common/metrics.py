@@ -29,19 +29,19 @@ RETRIEVER_INDEX_PASSAGES = Gauge(
     "search_agent_retriever_index_passages", "Passages of a served index", ["index", "version"]
 )
 
-# Generator (searcher and generator)
+# Generator (searcher and generator). `name` is the model's name in its service.
 GENERATOR_TOKENS = Counter(
-    "search_agent_generator_tokens_total", "Tokens read (prompt) and written (completion)", ["kind"]
+    "search_agent_generator_tokens_total", "Tokens read (prompt) and written (completion)", ["name", "kind"]
 )
 GENERATOR_FINISHED = Counter(
     "search_agent_generator_finished_total",
     "Generations by finish reason: stop, length, cancelled",
-    ["reason"],
+    ["name", "reason"],
 )
 GENERATOR_FIRST_TOKEN_SECONDS = Histogram(
-    "search_agent_generator_first_token_seconds", "Time to the first piece of text", buckets=_SECONDS
+    "search_agent_generator_first_token_seconds", "Time to the first piece of text", ["name"], buckets=_SECONDS
 )
-GENERATOR_MODEL = Gauge("search_agent_generator_model_info", "The loaded model, value 1", ["model", "engine"])
+GENERATOR_MODEL = Gauge("search_agent_generator_model_info", "The models by name, value 1", ["name", "model", "engine"])
 
 # Gateway
 HTTP_SECONDS = Histogram(

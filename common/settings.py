@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Annotated, Literal, TypeVar
 
@@ -18,8 +19,19 @@ def _target(value: str) -> str:
     return value if not value or value.startswith(_GRPC_SCHEMES) else addresses.join(*addresses.split(value))
 
 
+def _model_target(value: str) -> str:
+    address, name = addresses.model_at(value)
+    if address == value:
+        return _target(value)
+    if not re.fullmatch(addresses.MODEL_NAME, name):
+        raise ValueError("must be HOST:PORT or HOST:PORT/NAME, for example generator:50053/reader")
+    return f"{_target(address)}/{name}"
+
+
 ListenHost = Annotated[str, AfterValidator(addresses.bare)]
 Target = Annotated[str, AfterValidator(_target)]  # the address of a gRPC service, or empty
+# HOST:PORT/NAME: a generator service and one of its models, the first one without /NAME; or empty.
+ModelTarget = Annotated[str, AfterValidator(_model_target)]
 
 
 class ServiceSettings(BaseSettings):

@@ -32,7 +32,7 @@ SERVICES = ("redis", "retriever", "searcher", "generator", "trainer")  # in the 
 # The services' own defaults, where run configurations look for retriever and generator.
 USUAL_PORTS = {"retriever": 50051, "searcher": 50052, "generator": 50053, "trainer": 50054}
 ADAPTERS = ROOT / "data" / "demo" / "adapters"  # for the embedded model
-ADAPTER_OF = {"searcher": ADAPTERS / "searcher", "generator": ADAPTERS / "reader"}
+ADAPTER_OF = {"searcher": "searcher", "generator": "reader"}  # by service
 
 
 class StartError(Exception):
@@ -109,7 +109,7 @@ class Stack:
     @property
     def _adapted(self) -> bool:
         """True unless the caller chose a model, an adapter, an engine or parameters."""
-        chosen = {"GENERATOR_ENGINE", "GENERATOR_MODEL", "GENERATOR_ADAPTER"}
+        chosen = {"GENERATOR_ENGINE", "GENERATOR_MODEL", "GENERATOR_ADAPTERS"}
         return not chosen & set(os.environ)
 
     def _addresses(self, name: str) -> dict[str, str]:
@@ -131,7 +131,8 @@ class Stack:
         if name == "searcher":
             own["GENERATOR_STATE"] = str(self.logs / "searcher.json")
         if name in ADAPTER_OF and self._adapted:
-            own["GENERATOR_ADAPTER"] = str(ADAPTER_OF[name])
+            adapter = ADAPTER_OF[name]
+            own["GENERATOR_ADAPTERS"] = json.dumps({adapter: str(ADAPTERS / adapter)})
         return {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port()), **own}
 
     def _wait(self) -> None:

@@ -13,10 +13,11 @@ _FINISH = {FinishReason.STOP: pb.STOP, FinishReason.LENGTH: pb.LENGTH}
 _FINISH_OF = {number: reason for reason, number in _FINISH.items()}
 
 
-def generate_request(messages: Iterable[Message], sampling: Sampling) -> pb.GenerateRequest:
+def generate_request(messages: Iterable[Message], sampling: Sampling, model: str = "") -> pb.GenerateRequest:
     return pb.GenerateRequest(
         messages=[pb.Message(role=message.role, content=message.content) for message in messages],
         sampling=pb.Sampling(**fields_of(sampling)),
+        model=model,
     )
 
 

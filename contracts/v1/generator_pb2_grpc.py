@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class GeneratorStub(object):
-    """Completes text with one language model. Run twice: as searcher and as generator.
+    """Completes text with one base model, bare or with one of several adapters. Every
+    request names the model that it means: the name of an adapter, "base" for the base
+    model itself, or nothing for the service's first name. NOT_FOUND: no such name.
     """
 
     def __init__(self, channel):
@@ -58,7 +60,9 @@ class GeneratorStub(object):
 
 
 class GeneratorServicer(object):
-    """Completes text with one language model. Run twice: as searcher and as generator.
+    """Completes text with one base model, bare or with one of several adapters. Every
+    request names the model that it means: the name of an adapter, "base" for the base
+    model itself, or nothing for the service's first name. NOT_FOUND: no such name.
     """
 
     def Generate(self, request, context):
@@ -86,9 +90,10 @@ class GeneratorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Loads another model. Requests under way finish on the old one.
-        NOT_FOUND: no such file. INVALID_ARGUMENT: the weights or their card cannot be used.
-        FAILED_PRECONDITION: the engine cannot change its model.
+        """Puts another adapter under a name; the other names stay as they are. Requests under
+        way finish on the old one. NOT_FOUND: no such file. INVALID_ARGUMENT: the weights or
+        their card cannot be used. FAILED_PRECONDITION: the engine cannot change its models,
+        the name is "base", or another base model would change the other names too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,7 +131,9 @@ def add_GeneratorServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Generator(object):
-    """Completes text with one language model. Run twice: as searcher and as generator.
+    """Completes text with one base model, bare or with one of several adapters. Every
+    request names the model that it means: the name of an adapter, "base" for the base
+    model itself, or nothing for the service's first name. NOT_FOUND: no such name.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""`python -m services.generator` serves one language model over gRPC."""
+"""`python -m services.generator` serves a language model and its adapters over gRPC."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ async def serve(settings: GeneratorSettings) -> None:
     from common.server import run
     from contracts.v1 import generator_pb2_grpc
     from services.generator.engine import Engine
-    from services.generator.remembered import Loaded, Remembered
+    from services.generator.models import Models
+    from services.generator.remembered import Remembered
     from services.generator.service import GeneratorService
 
     engine: Engine
@@ -32,7 +33,7 @@ async def serve(settings: GeneratorSettings) -> None:
 
         engine = await LlamaCpp.start(settings)
     try:
-        configured = Loaded(settings.model, str(settings.adapter or ""))
+        configured = Models(settings.model, settings.adapters)
         service = GeneratorService(engine, settings.max_tokens, Remembered(settings.state, configured))
         await service.begin()
         await run(
@@ -54,7 +55,7 @@ def main() -> None:
     try:
         asyncio.run(serve(settings))
     except GeneratorError as error:
-        variables = {"path": "GENERATOR_MODEL", "adapter": "GENERATOR_ADAPTER"}
+        variables = {"path": "GENERATOR_MODEL", "adapter": "GENERATOR_ADAPTERS"}
         sys.exit(f"{variables.get(error.field, 'generator')}: {error.message}")
 
 

@@ -8,18 +8,20 @@ from typing import Protocol
 
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, Message, ModelInfo, Sampling
+from services.generator.models import BASE, Models
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """One text to write: after `messages`, or after `prompt` as it is. Exactly one of the two is set.
 
-    A final assistant message is continued, not answered.
+    A final assistant message is continued, not answered. `model` is one of the engine's names.
     """
 
     sampling: Sampling
     messages: tuple[Message, ...] = ()
     prompt: str = ""
+    model: str = BASE
 
     @property
     def field(self) -> str:
@@ -39,20 +41,25 @@ class Request:
 
 
 class Engine(Protocol):
-    """One language model. Every method raises GeneratorError."""
+    """A base model and its adapters by name. Every method raises GeneratorError."""
+
+    @property
+    def models(self) -> Models:
+        """The models that take new requests. Their names never change."""
+        ...
 
     def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         """Yields the text as it is written. Closing the iterator stops the work at once."""
         ...
 
-    async def info(self) -> ModelInfo:
+    async def info(self, name: str) -> ModelInfo:
         """Answers only while the engine can be used."""
         ...
 
-    async def load(self, path: str, adapter: str) -> ModelInfo:
-        """Puts another model (empty: the same) and LoRA adapter (empty: none) in place.
+    async def load(self, name: str, path: str, adapter: str) -> ModelInfo:
+        """Puts another adapter (empty: none) under a name, and another base model (empty: the same) below it.
 
-        Requests under way finish on the old model. If it fails, the old model stays.
+        Requests under way finish on the old models. If it fails, the old models stay.
         """
         ...
 

@@ -1,14 +1,16 @@
-"""Replaces the model or adapter that serves by another one, for every engine."""
+"""Replaces the models that serve by others, for every engine."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
+
+from services.generator.models import Models
 
 log = structlog.get_logger()
 
@@ -16,14 +18,12 @@ _FAIL_S = 30.0  # time that a dead model's requests get to fail by themselves
 
 
 class Serving(Protocol):
-    """A loaded model with its adapter. `path` and `adapter` load the same again; `name` is its identity."""
+    """Loaded models. `models` load the same again; `identities` are their "name@version" by name, `base` among them."""
 
     @property
-    def path(self) -> str: ...
+    def models(self) -> Models: ...
     @property
-    def adapter(self) -> str: ...
-    @property
-    def name(self) -> str: ...
+    def identities(self) -> Mapping[str, str]: ...
 
     def dead(self) -> bool: ...
 
@@ -37,7 +37,7 @@ S = TypeVar("S", bound=Serving)
 
 @dataclass(slots=True, eq=False)
 class _Slot(Generic[S]):
-    """The model that serves, and the number of requests in flight on it."""
+    """The models that serve, and the number of requests in flight on them."""
 
     serving: S
     under_way: int = 0
@@ -58,14 +58,20 @@ class _Slot(Generic[S]):
                 self.idle.set()
 
 
-class HotSwap(Generic[S]):
-    """Serves one model with one adapter at a time, and starts it again if it dies.
+class Start(Protocol[S]):
+    """Loads models. `beside` are those that serve meanwhile, None for the first ones and for a dead one's successor.
 
-    `start(path, adapter, beside)` loads them. `beside` is the model that serves meanwhile: an empty path means that
-    model, and an engine may reuse what does not change. It is None for the first model and for a dead one's successor.
+    Beside others, an empty path means their base model, and only `changed` has another adapter than theirs: what does
+    not change is kept as it is in memory, whatever has become of its files.
     """
 
-    def __init__(self, start: Callable[[str, str, S | None], Awaitable[S]]) -> None:
+    def __call__(self, models: Models, beside: S | None, changed: str) -> Awaitable[S]: ...
+
+
+class HotSwap(Generic[S]):
+    """Serves models, puts others in their place, and starts them again if they die."""
+
+    def __init__(self, start: Start[S]) -> None:
         self._start = start
         self._slot: _Slot[S]
         self._old: list[_Slot[S]] = []  # requests may still be in flight on these
@@ -73,34 +79,34 @@ class HotSwap(Generic[S]):
         self._loading = asyncio.Lock()  # one load at a time: each may need the memory of a second model
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def begin(self, path: str, adapter: str) -> None:
-        """Loads the first model. Raises what `start` raises."""
-        self._slot = _Slot(await self._start(path, adapter, None))
+    async def begin(self, models: Models) -> None:
+        """Loads the first models. Raises what `start` raises."""
+        self._slot = _Slot(await self._start(models, None, ""))
 
     @property
     def now(self) -> S:
-        """The model that takes new requests."""
+        """The models that take new requests."""
         return self._slot.serving
 
     @contextmanager
     def use(self) -> Iterator[S]:
-        """Gives the model that takes new requests, and keeps it for as long as the context is open."""
+        """Gives the models that take new requests, and keeps them for as long as the context is open."""
         with self._slot.use() as serving:
             yield serving
 
-    async def load(self, path: str, adapter: str) -> None:
-        """Serves another model (empty: the same) with another adapter (empty: none).
+    async def load(self, name: str, path: str, adapter: str) -> None:
+        """Serves another adapter (empty: none) under a name, on another base model (empty: the same).
 
-        Requests in flight finish on the old one. Completes even if the caller leaves. Raises what `start` raises; the
-        old model then stays.
+        Requests in flight finish on the old one. Completes even if the caller leaves. Raises what `start` and
+        `Models.changed` raise; the old models then stay.
         """
-        await asyncio.shield(self._spawn(self._swap(path, adapter)))
+        await asyncio.shield(self._spawn(self._swap(lambda models: models.changed(name, path, adapter), name)))
 
     def lost(self, dead: S) -> None:
-        """Restarts a model that died, once for all callers who notice. If that fails, the next caller tries again."""
+        """Restarts models that died, once for all callers who notice. If that fails, the next caller tries again."""
         if dead is self.now and (self._restart is None or self._restart.done()):
-            log.error("the model died", model=dead.name)
-            self._restart = self._spawn(self._swap(dead.path, dead.adapter, dead))
+            log.error("the model died", models=dict(dead.identities))
+            self._restart = self._spawn(self._swap(lambda models: models, dead=dead))
 
     async def close(self) -> None:
         """Ends all models, and the requests in flight on them."""
@@ -111,21 +117,23 @@ class HotSwap(Generic[S]):
         for slot in (self._slot, *self._old):
             await slot.serving.close()
 
-    async def _swap(self, path: str, adapter: str, dead: S | None = None) -> None:
-        """Replaces the model that serves; if `dead` is given, only if that is the one."""
+    async def _swap(self, change: Callable[[Models], Models], name: str = "", dead: S | None = None) -> None:
+        """Replaces the models that serve; if `dead` is given, only if those are the ones."""
         async with self._loading:
             old = self._slot
             if dead and dead is not old.serving:
                 return
+            before = old.serving.models
+            models = change(before)
             if old.serving.dead():
                 await _bury(old)
-                new = await self._start(path or old.serving.path, adapter, None)
+                new = await self._start(replace(models, path=models.path or before.path), None, "")
             else:
-                new = await self._start(path, adapter, old.serving)
+                new = await self._start(models, old.serving, name)
             self._slot = _Slot(new)
             self._old.append(old)
             self._spawn(self._retire(old))
-            log.info("model loaded", model=new.name, before=old.serving.name)
+            log.info("model loaded", models=dict(new.identities), before=dict(old.serving.identities))
 
     async def _retire(self, old: _Slot[S]) -> None:
         await old.idle.wait()

@@ -1,4 +1,4 @@
-"""The llama.cpp engine: a GGUF model, with or without a LoRA adapter, on our own CPU or GPU."""
+"""The llama.cpp engine: a GGUF model, bare and with LoRA adapters, on our own CPU or GPU."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+import weakref
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from services.generator.control_tokens import ControlTokens
 from services.generator.engine import Request
 from services.generator.hot_swap import HotSwap
 from services.generator.lora import AdapterProblem, heads_of, to_gguf
+from services.generator.models import BASE, Models, absolute
 from services.generator.settings import GeneratorSettings
 
 LLAMA_PROCESS = str(Path(__file__).with_name("llama_process.py"))
@@ -75,54 +79,96 @@ def _control_tokens(path: Path) -> ControlTokens:
         raise GeneratorError(Failure.INVALID, f"{path}: {error}", "path") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """The files that a server starts from. The adapter is a GGUF file or a PEFT folder.
+@dataclass(frozen=True, eq=False)
+class _Adapter:
+    """A copy of an adapter in llama.cpp's format, which is removed with this object. `version` stands for its bytes."""
 
-    The same bytes under the same name give the same identity.
+    file: Path
+    version: str
+
+
+def _adapter(source: str, model: str) -> _Adapter:
+    """Copies an adapter for a model, a GGUF file or a PEFT folder. Raises GeneratorError."""
+    number, name = tempfile.mkstemp(suffix=".gguf")
+    os.close(number)
+    file = Path(name)
+    try:
+        if Path(source).is_dir():
+            with _gguf(Path(model), "path"):
+                pass  # blames a bad model file, and not the adapter
+            to_gguf(Path(source), heads_of(Path(model)), file)
+        else:
+            with _gguf(Path(source), "adapter") as found, file.open("wb") as copy:
+                shutil.copyfileobj(found, copy)
+        adapter = _Adapter(file, digest(file, "adapter"))
+    except BaseException as error:
+        file.unlink(missing_ok=True)
+        if isinstance(error, AdapterProblem):
+            raise GeneratorError(Failure.INVALID, str(error), "adapter") from None
+        raise
+    weakref.finalize(adapter, file.unlink, missing_ok=True)
+    return adapter
+
+
+class Turns:
+    """Lets requests into llama.cpp in the order in which they come, those of one adapter at a time.
+
+    llama.cpp computes only requests of the same adapter together, and prefers the adapter of its first busy slot: where
+    that one's requests keep coming, all others would wait for ever.
     """
 
-    path: Path
-    adapter: Path | None
-
-    def __str__(self) -> str:
-        return f"{self.path} with adapter {self.adapter}" if self.adapter else str(self.path)
-
-    def identity(self) -> str:
-        """ "name@version"; the version tells the model and its adapter apart by their bytes."""
-        version = digest(self.path, "path")
-        if self.adapter:
-            version += "+" + digest(self.adapter, "adapter")
-        return f"{self.path.stem}@{version}"
+    def __init__(self) -> None:
+        self._adapter = ""  # of the requests inside
+        self._inside = 0
+        self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def as_gguf(self) -> AsyncIterator[_Files]:
-        """Gives the same files, with the adapter in a form that llama.cpp loads, while the context is open."""
-        if not (self.adapter and self.adapter.is_dir()):
-            yield self
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            yield _Files(self.path, await asyncio.to_thread(self._convert, self.adapter, Path(folder)))
-
-    def _convert(self, adapter: Path, folder: Path) -> Path:
-        with _gguf(self.path, "path"):
-            pass  # blames a bad model file, and not the adapter
+    async def turn(self, adapter: str) -> AsyncIterator[None]:
+        """Waits for the adapter's turn, and holds it while the context is open."""
+        entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((adapter, entered))
+        self._admit()
         try:
-            return to_gguf(adapter, heads_of(self.path), folder / "adapter.gguf")
-        except AdapterProblem as problem:
-            raise GeneratorError(Failure.INVALID, str(problem), "adapter") from None
+            await entered
+            yield
+        finally:
+            if entered.done() and not entered.cancelled():
+                self._inside -= 1
+            self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            adapter, entered = self._waiting[0]
+            if entered.done():  # its caller has left
+                self._waiting.popleft()
+            elif not self._inside or adapter == self._adapter:
+                self._waiting.popleft()
+                self._adapter = adapter
+                self._inside += 1
+                entered.set_result(None)
+            else:
+                return
 
 
 class _Server:
     """One llama.cpp process and the requests in flight on it."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, files: _Files, name: str, control: ControlTokens, url: str
+        self,
+        process: asyncio.subprocess.Process,
+        models: Models,
+        identities: Mapping[str, str],
+        adapters: Mapping[str, _Adapter],
+        control: ControlTokens,
+        url: str,
     ) -> None:
+        """`adapters` are the names that have one, in the order in which llama.cpp numbers them."""
         self.process = process
-        self.files = files
-        self.name = name
+        self.models = models
+        self.identities = identities
+        self.adapters = adapters
         self._control = control
+        self._turns = Turns()
         self.context_tokens = 0
         # A fresh connection for each request: llama.cpp closes idle ones, which would lose requests.
         self.http = httpx.AsyncClient(
@@ -133,17 +179,15 @@ class _Server:
         )
 
     @classmethod
-    async def start(cls, files: _Files, settings: GeneratorSettings) -> _Server:
-        async with files.as_gguf() as loadable:
-            return await cls._start(files, loadable, settings)
-
-    @classmethod
-    async def _start(cls, files: _Files, loadable: _Files, settings: GeneratorSettings) -> _Server:
-        name = await asyncio.to_thread(loadable.identity)
-        control = await asyncio.to_thread(_control_tokens, files.path)
+    async def start(cls, models: Models, adapters: Mapping[str, _Adapter], settings: GeneratorSettings) -> _Server:
+        """Starts llama.cpp with the models, whose adapters are copied. Raises GeneratorError."""
+        path = Path(models.path)
+        base = f"{path.stem}@{await asyncio.to_thread(digest, path)}"
+        identities = {name: f"{base}+{adapters[name].version}" if name in adapters else base for name in models.names}
+        control = await asyncio.to_thread(_control_tokens, path)
         options = {
-            "model": str(loadable.path),
-            "adapter": str(loadable.adapter or ""),
+            "model": models.path,
+            "adapters": [str(adapter.file) for adapter in adapters.values()],
             "context_tokens": settings.context_tokens,
             "parallel": settings.parallel,
             "threads": settings.threads,
@@ -170,22 +214,30 @@ class _Server:
             raise
         if not url:
             await process.wait()
+            files = ", ".join(filter(None, (models.path, *models.adapters.values())))
             raise GeneratorError(Failure.INVALID, f"llama.cpp cannot load {files}")
-        server = cls(process, files, name, control, url)
+        server = cls(process, models, identities, adapters, control, url)
         properties = (await server.http.get("/props")).json()
         server.context_tokens = properties["default_generation_settings"]["n_ctx"]
         return server
 
-    @property
-    def path(self) -> str:
-        return str(self.files.path.absolute())
-
-    @property
-    def adapter(self) -> str:
-        return str(self.files.adapter.absolute()) if self.files.adapter else ""
-
     def dead(self) -> bool:
         return self.process.returncode is not None
+
+    @asynccontextmanager
+    async def completion(self, request: Request) -> AsyncIterator[httpx.Response]:
+        """Opens llama.cpp's answer to a request. Leaving it closes the connection, which frees the slot."""
+        body = _body(await self.prompt(request), request.sampling)
+        if self.adapters:
+            # Without any number llama.cpp would apply all of them.
+            body["lora"] = [
+                {"id": number, "scale": float(name == request.model)} for number, name in enumerate(self.adapters)
+            ]
+        async with (
+            self._turns.turn(request.model if request.model in self.adapters else BASE),
+            self.http.stream("POST", "/completion", json=body) as response,
+        ):
+            yield response
 
     async def prompt(self, request: Request) -> str | list[int]:
         """Returns the prompt, as token ids if they are known by then. Raises GeneratorError if it is too long."""
@@ -281,7 +333,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
 
 
 class LlamaCpp:
-    """Serves one model with one adapter at a time; `load` puts others in their place."""
+    """Serves models in one llama.cpp process; `load` starts another process that takes its place."""
 
     def __init__(self, settings: GeneratorSettings) -> None:
         self._settings = settings
@@ -290,17 +342,21 @@ class LlamaCpp:
 
     @classmethod
     async def start(cls, settings: GeneratorSettings) -> LlamaCpp:
-        """Loads the model that the settings name. Raises GeneratorError."""
+        """Loads the models that the settings name. Raises GeneratorError."""
         engine = cls(settings)
-        await engine._swap.begin(settings.model or str(embedded_model()), str(settings.adapter or ""))
+        path = absolute(settings.model or str(embedded_model()))
+        await engine._swap.begin(Models(path, {name: absolute(adapter) for name, adapter in settings.adapters.items()}))
         return engine
+
+    @property
+    def models(self) -> Models:
+        return self._swap.now.models
 
     async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         with self._swap.use() as server, _unreachable():
             self._check(server)
-            body = _body(await server.prompt(request), request.sampling)
-            # Leaving this block closes the connection, and llama.cpp then frees the slot.
-            async with server.http.stream("POST", "/completion", json=body) as response:
+            model = server.identities[request.model]
+            async with server.completion(request) as response:
                 if response.status_code != 200:
                     text = (await response.aread()).decode(errors="replace")
                     raise _refusal(response.status_code, text, request.field)
@@ -309,13 +365,13 @@ class LlamaCpp:
                         raise _refusal(event["error"].get("code", 500), json.dumps(event), request.field)
                     if not event["stop"]:
                         if event["content"]:
-                            yield Completion(event["content"], None, model=server.name)
+                            yield Completion(event["content"], None, model=model)
                         continue
                     if event["stop_type"] not in _FINISH:
                         break
                     yield Completion(
                         text=event["content"],
-                        model=server.name,
+                        model=model,
                         finish_reason=_FINISH[event["stop_type"]],
                         prompt_tokens=event["tokens_evaluated"],
                         completion_tokens=event["tokens_predicted"],
@@ -324,17 +380,23 @@ class LlamaCpp:
                     return
         raise GeneratorError(Failure.BROKEN, "llama.cpp ended without a finish reason")
 
-    async def info(self) -> ModelInfo:
+    async def info(self, name: str) -> ModelInfo:
         server = self._swap.now
         self._check(server)
         if not await server.healthy():
             raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp does not answer")
-        room = server.context_tokens
-        return ModelInfo(server.name, "llama.cpp", room, grammar=True, path=server.path, adapter=server.adapter)
+        return ModelInfo(
+            server.identities[name],
+            "llama.cpp",
+            server.context_tokens,
+            grammar=True,
+            path=server.models.path,
+            adapter=server.models.adapter(name),
+        )
 
-    async def load(self, path: str, adapter: str) -> ModelInfo:
-        await self._swap.load(path, adapter)
-        return await self.info()
+    async def load(self, name: str, path: str, adapter: str) -> ModelInfo:
+        await self._swap.load(name, path, adapter)
+        return await self.info(name)
 
     @property
     def pid(self) -> int:
@@ -347,14 +409,21 @@ class LlamaCpp:
             watch.cancel()
         await self._swap.close()
 
-    async def _start(self, path: str, adapter: str, beside: _Server | None) -> _Server:
-        """Starts a new process, also for another adapter."""
-        files = _Files(Path(path or (beside.path if beside else "")), Path(adapter) if adapter else None)
+    async def _start(self, models: Models, beside: _Server | None, changed: str) -> _Server:
+        """Starts a new process, also for another adapter. Those that do not change are not read again."""
+        if beside:
+            models = replace(models, path=absolute(models.path) or beside.models.path)
         try:
-            server = await _Server.start(files, self._settings)
+            adapters: dict[str, _Adapter] = {}
+            for name, source in models.adapters.items():
+                if beside and name != changed and name in beside.adapters:
+                    adapters[name] = beside.adapters[name]
+                elif source:
+                    adapters[name] = await asyncio.to_thread(_adapter, source, models.path)
+            server = await _Server.start(models, adapters, self._settings)
         except GeneratorError as error:
             # llama.cpp does not say which file it disliked; one that it serves already is not it.
-            suspect = ("adapter" if beside.path == str(files.path.absolute()) else "path") if beside else ""
+            suspect = ("adapter" if beside.models.path == models.path else "path") if beside else ""
             field = error.field or suspect
             raise GeneratorError(error.failure, error.message, field) from error
         watch = asyncio.create_task(self._watch(server))

@@ -16,10 +16,11 @@ import xllamacpp
 def start(options: dict) -> xllamacpp.Server:
     params = xllamacpp.CommonParams()
     params.model.path = options["model"]
-    if options["adapter"]:
-        lora = xllamacpp.CommonAdapterLoraInfo()
-        lora.path, lora.scale = options["adapter"], 1.0
-        params.lora_adapters = [lora]
+    adapters = []
+    for path in options["adapters"]:  # every request says how much of which it wants
+        adapters.append(xllamacpp.CommonAdapterLoraInfo())
+        adapters[-1].path = path
+    params.lora_adapters = adapters
     params.n_parallel = options["parallel"]
     params.n_ctx = options["context_tokens"] * options["parallel"]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options["threads"]

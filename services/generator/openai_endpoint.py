@@ -1,4 +1,4 @@
-"""The OpenAI engine: a model behind somebody else's OpenAI-compatible endpoint."""
+"""The OpenAI engine: models behind somebody else's OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from search_agent.tags import Thoughts
 from search_agent.types import Completion, FinishReason, ModelInfo
 from services.generator.control_tokens import neutralised
 from services.generator.engine import Request
+from services.generator.models import Models
 from services.generator.settings import GeneratorSettings
 
 THINKING_TOKENS = 4096  # a model that has been seen to think may think for so long, unless the settings say otherwise
@@ -48,22 +49,33 @@ class _AskAgain(Exception):
     """The failed request taught something about the endpoint that the next one takes into account."""
 
 
+class _Remote:
+    """A model of the endpoint, and what requests have taught about it."""
+
+    def __init__(self, name: str, thinking_tokens: int | None) -> None:
+        self.name = name
+        self.identity = f"{name}@remote"
+        self.accepted = Dialect()
+        self.thinking_tokens = thinking_tokens
+
+
 class OpenAIEndpoint:
     """Streams from the endpoint that the settings name. The key appears in no error.
 
-    The first request that shows it teaches which parameters the endpoint refuses, and whether it thinks before it
-    answers. Thinking inside the text is passed on as it came, but a request that yields nothing else is repeated.
+    The first request that shows it teaches which parameters a model refuses, and whether it thinks before it answers.
+    Thinking inside the text is passed on as it came, but a request that yields nothing else is repeated.
     """
 
     def __init__(self, settings: GeneratorSettings) -> None:
         """Raises GeneratorError for a key file that cannot be read, or a proxy that cannot be used."""
         self._key = _key(settings.openai_api_key_file)
-        self._name = settings.openai_model
-        self._model = f"{settings.openai_model}@remote"
+        self.models = Models("", settings.adapters)
+        self._remotes = {
+            name: _Remote(self.models.adapter(name) or settings.openai_model, settings.openai_thinking_tokens)
+            for name in self.models.names
+        }
         self._url = settings.openai_base_url
         self._dialect = settings.openai_dialect
-        self._accepted = Dialect()
-        self._thinking_tokens = settings.openai_thinking_tokens
         try:
             self._client = openai.AsyncOpenAI(
                 base_url=self._url,
@@ -76,27 +88,28 @@ class OpenAIEndpoint:
             raise GeneratorError(Failure.INVALID, str(error)) from error
 
     async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
+        remote = self._remotes[request.model]
         spent = Completion("")  # used by attempts that failed
         while True:
-            attempt = _Attempt(self._thinking_tokens or 0, _is_protocol(request))
+            attempt = _Attempt(remote.thinking_tokens or 0, _is_protocol(request))
             try:
-                async with aclosing(self._attempt(request, attempt)) as pieces:
+                async with aclosing(self._attempt(request, remote, attempt)) as pieces:
                     async for piece in pieces:
                         yield _plus(piece, spent) if piece.finish_reason else piece
                 return
             except _AskAgain:
                 spent = _plus(attempt.usage, spent)
 
-    async def _attempt(self, request: Request, attempt: _Attempt) -> AsyncGenerator[Completion, None]:
+    async def _attempt(self, request: Request, remote: _Remote, attempt: _Attempt) -> AsyncGenerator[Completion, None]:
         """Raises _AskAgain before it has yielded anything, or not at all."""
-        body = self._accepted.fit(self._body(request, attempt.thinking_tokens))
+        body = remote.accepted.fit(self._body(request, remote.name, attempt.thinking_tokens))
         finish, stop = None, ""
-        with self._failures(request):
+        with self._failures(request, remote):
             create = self._client.chat.completions if request.messages else self._client.completions
             try:
                 response = await create.create(**body)
             except openai.APIStatusError as error:
-                if self._accepted.learn(error.status_code, error.response.text, body):
+                if remote.accepted.learn(error.status_code, error.response.text, body):
                     raise _AskAgain from None
                 raise
             async with response as chunks:
@@ -105,7 +118,7 @@ class OpenAIEndpoint:
                         attempt.count(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
                     for choice in chunk.choices or ():
                         if text := attempt.take(*_said(choice)):
-                            yield Completion(text, None, model=self._model)
+                            yield Completion(text, None, model=remote.identity)
                         if choice.finish_reason:
                             finish = choice.finish_reason
                             reason = getattr(choice, "stop_reason", None)  # vLLM tells; a token id is no string
@@ -113,8 +126,8 @@ class OpenAIEndpoint:
         if finish not in _FINISH:
             raise GeneratorError(Failure.BROKEN, f"the endpoint ended with finish reason {finish or 'none'}")
         if attempt.only_thought:
-            if finish == "length" and not attempt.thinking_tokens and self._thinking_tokens != 0:
-                self._thinking_tokens = THINKING_TOKENS
+            if finish == "length" and not attempt.thinking_tokens and remote.thinking_tokens != 0:
+                remote.thinking_tokens = THINKING_TOKENS
                 raise _AskAgain
             raise GeneratorError(
                 Failure.BROKEN,
@@ -122,21 +135,21 @@ class OpenAIEndpoint:
                 "tokens; GENERATOR_OPENAI_THINKING_TOKENS gives it more",
             )
         usage = attempt.usage
-        yield replace(usage, text=attempt.rest(), finish_reason=_FINISH[finish], stop=stop, model=self._model)
+        yield replace(usage, text=attempt.rest(), finish_reason=_FINISH[finish], stop=stop, model=remote.identity)
 
-    async def info(self) -> ModelInfo:
-        return ModelInfo(self._model, "openai", 0, grammar=self._dialect != "plain")
+    async def info(self, name: str) -> ModelInfo:
+        return ModelInfo(self._remotes[name].identity, "openai", 0, grammar=self._dialect != "plain")
 
-    async def load(self, path: str, adapter: str) -> ModelInfo:
+    async def load(self, name: str, path: str, adapter: str) -> ModelInfo:
         raise GeneratorError(Failure.UNSUPPORTED, "the model of an OpenAI endpoint is not ours to change")
 
     async def close(self) -> None:
         await self._client.close()
 
-    def _body(self, request: Request, thinking_tokens: int) -> dict[str, Any]:
+    def _body(self, request: Request, model: str, thinking_tokens: int) -> dict[str, Any]:
         sampling = request.sampling
         body: dict[str, Any] = {
-            "model": self._name,
+            "model": model,
             "max_tokens": sampling.max_tokens + thinking_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -176,7 +189,7 @@ class OpenAIEndpoint:
         return extra
 
     @contextmanager
-    def _failures(self, request: Request) -> Iterator[None]:
+    def _failures(self, request: Request, remote: _Remote) -> Iterator[None]:
         """Turns the library's exceptions into GeneratorError."""
         try:
             yield
@@ -188,18 +201,18 @@ class OpenAIEndpoint:
         except openai.APIStatusError as error:
             failure = Failure.TOO_LONG if _too_long(error) else _status_failure(error.status_code)
             field = request.field if failure in (Failure.INVALID, Failure.TOO_LONG) else ""
-            raise GeneratorError(failure, self._explain(error), field) from None
+            raise GeneratorError(failure, self._explain(error, remote.name), field) from None
         except openai.APIError as error:
             message = f"the endpoint failed: {self._without_key(error.message)}"
             raise GeneratorError(Failure.BROKEN, message) from None
         except json.JSONDecodeError:
             raise GeneratorError(Failure.BROKEN, "the endpoint sent something that is not JSON") from None
 
-    def _explain(self, error: openai.APIStatusError) -> str:
+    def _explain(self, error: openai.APIStatusError, model: str) -> str:
         if error.status_code in (401, 403):  # such answers often repeat the key, whole or in part
             return f"the endpoint refused the API key ({error.status_code})"
         if error.status_code == 404:
-            return f"the endpoint has no model {self._name}, or the base URL is wrong (404)"
+            return f"the endpoint has no model {model}, or the base URL is wrong (404)"
         return f"the endpoint answered {error.status_code}: {self._without_key(error.message)[:500]}"
 
     def _without_key(self, text: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import grpc
 import structlog
@@ -17,9 +17,10 @@ from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
 from search_agent import types
 from search_agent.errors import Failure, GeneratorError
-from search_agent.types import UNTAUGHT, Completion
+from search_agent.types import UNTAUGHT, Completion, ModelCard
 from services.generator.engine import Engine, Request
-from services.generator.remembered import Loaded, Remembered
+from services.generator.models import Models
+from services.generator.remembered import Remembered
 from services.generator.taught import card_of, warn
 
 log = structlog.get_logger()
@@ -32,8 +33,9 @@ def _invalid(field: str, message: str) -> GeneratorError:
     return GeneratorError(Failure.INVALID, message, field)
 
 
-def parse(request: pb.GenerateRequest, max_tokens: int) -> Request:
+def parse(request: pb.GenerateRequest, max_tokens: int, models: Models) -> Request:
     """Checks a request. Raises GeneratorError that names the first field at fault."""
+    model = models.name(request.model)
     if request.messages and request.prompt:
         raise _invalid("prompt", "give messages or a prompt, not both")
     if not request.messages and not request.prompt:
@@ -52,17 +54,17 @@ def parse(request: pb.GenerateRequest, max_tokens: int) -> Request:
         raise _invalid("sampling.stop", f"at most {_MAX_STOPS} strings")
     if not all(sampling.stop):
         raise _invalid("sampling.stop", "an empty string would end every text at once")
-    return Request(sampling, codec.messages_of(request), request.prompt)
+    return Request(sampling, codec.messages_of(request), request.prompt, model)
 
 
 class GeneratorService(generator_pb2_grpc.GeneratorServicer):
-    """Serves one engine over gRPC. Requests may ask for at most `max_tokens` tokens."""
+    """Serves one engine's models over gRPC. Requests may ask for at most `max_tokens` tokens."""
 
     def __init__(self, engine: Engine, max_tokens: int, remembered: Remembered) -> None:
         self._engine = engine
         self._max_tokens = max_tokens
         self._remembered = remembered
-        self._taught = "", UNTAUGHT  # the model whose card was read last, and its card
+        self._taught: dict[str, tuple[str, ModelCard]] = {}  # by name, the model whose card was read last, and its card
 
     async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
         texts = []
@@ -78,59 +80,73 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
                 yield codec.generate_response(piece)
 
     async def ModelInfo(self, request: pb.ModelInfoRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
-        return codec.model_response(self._with_card(await self._engine.info()))
+        return codec.model_response(await self._info(self._engine.models.name(request.model)))
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
-        info = await self._load(request.path, request.adapter)
-        self._remembered.write(Loaded(info.path, info.adapter))
-        self._publish(info)
+        info = await self._load(self._engine.models.name(request.model), request.path, request.adapter)
+        self._remembered.write(self._engine.models)
+        await self._publish()
         return codec.model_response(info)
 
     async def begin(self) -> None:
-        """Loads the model that was loaded before a restart, and publishes it in the metrics. Raises GeneratorError."""
-        if loaded := self._remembered.read():
+        """Loads what was loaded before a restart, and publishes the models in the metrics. Raises GeneratorError."""
+        before = self._remembered.read() or self._engine.models
+        for name, adapter in before.adapters.items():
+            now = self._engine.models
+            if (before.path, adapter) == (now.path, now.adapter(name)):
+                continue
             try:
-                await self._load(loaded.path, loaded.adapter)
+                await self._load(name, before.path, adapter)
             except GeneratorError as error:  # its files may be gone; serving what is configured is better than nothing
-                log.error("what was loaded before cannot be loaded again", **asdict(loaded), error=str(error))
-        self._publish(self._with_card(await self._engine.info()))
+                loaded = {"path": before.path, "adapter": adapter}
+                log.error("what was loaded before cannot be loaded again", name=name, **loaded, error=str(error))
+        await self._publish()
 
-    async def _load(self, path: str, adapter: str) -> types.ModelInfo:
+    async def _load(self, name: str, path: str, adapter: str) -> types.ModelInfo:
         card_of(path, adapter)  # refuses a card before anything changes
-        info = await self._engine.load(path, adapter)
-        self._taught = "", UNTAUGHT
-        return self._with_card(info)
+        info = await self._engine.load(name, path, adapter)
+        self._taught.pop(name, None)
+        return self._with_card(name, info)
 
-    def _with_card(self, info: types.ModelInfo) -> types.ModelInfo:
-        """Adds the model's card, which is read once per model."""
-        if self._taught[0] != info.model:
-            self._taught = info.model, card_of(info.path, info.adapter)
-        return replace(info, card=self._taught[1])
+    async def _info(self, name: str) -> types.ModelInfo:
+        return self._with_card(name, await self._engine.info(name))
 
-    def _publish(self, info: types.ModelInfo) -> None:
+    def _with_card(self, name: str, info: types.ModelInfo) -> types.ModelInfo:
+        """Adds the model's card, which is read, and warned of, once per model."""
+        model, card = self._taught.get(name, ("", UNTAUGHT))
+        if model == info.model:
+            return replace(info, card=card)
+        info = replace(info, card=card_of(info.path, info.adapter))
+        self._taught[name] = info.model, info.card
         warn(info)
+        return info
+
+    async def _publish(self) -> None:
+        infos = {name: await self._info(name) for name in self._engine.models.names}
         metrics.GENERATOR_MODEL.clear()
-        metrics.GENERATOR_MODEL.labels(info.model, info.engine).set(1)
+        for name, info in infos.items():
+            metrics.GENERATOR_MODEL.labels(name, info.model, info.engine).set(1)
 
     async def _pieces(self, message: pb.GenerateRequest) -> AsyncGenerator[Completion, None]:
         """Yields and counts the engine's pieces. Leaving early, also by cancellation, stops the engine's work."""
-        request = parse(message, self._max_tokens)
+        request = parse(message, self._max_tokens, self._engine.models)
+        name = request.model
         started, waiting, ended = time.perf_counter(), True, False
         try:
             async with aclosing(self._engine.stream(request)) as pieces:
                 async for piece in pieces:
                     if waiting:
-                        metrics.GENERATOR_FIRST_TOKEN_SECONDS.observe(time.perf_counter() - started)
+                        metrics.GENERATOR_FIRST_TOKEN_SECONDS.labels(name).observe(time.perf_counter() - started)
                         waiting = False
                     if piece.finish_reason:
                         ended = True
-                        metrics.GENERATOR_TOKENS.labels("prompt").inc(piece.prompt_tokens)
-                        metrics.GENERATOR_TOKENS.labels("completion").inc(piece.completion_tokens)
-                        metrics.GENERATOR_FINISHED.labels(piece.finish_reason).inc()
+                        metrics.GENERATOR_TOKENS.labels(name, "prompt").inc(piece.prompt_tokens)
+                        metrics.GENERATOR_TOKENS.labels(name, "completion").inc(piece.completion_tokens)
+                        metrics.GENERATOR_FINISHED.labels(name, piece.finish_reason).inc()
                     yield piece
         except (asyncio.CancelledError, GeneratorExit):
             if not ended:
-                metrics.GENERATOR_FINISHED.labels("cancelled").inc()
+                metrics.GENERATOR_FINISHED.labels(name, "cancelled").inc()
             raise
         if not ended:
             raise GeneratorError(Failure.BROKEN, "the engine ended without a finish reason")

@@ -1,15 +1,17 @@
-"""Settings of the generator service, which is run twice: as searcher and as generator."""
+"""Settings of the generator service, which holds the searcher, the generator, or both."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, FilePath, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from common.addresses import MODEL_NAME
 from common.settings import ServiceSettings
+from services.generator.models import BASE
 
 
 def _usable_cpus() -> int:
@@ -17,7 +19,7 @@ def _usable_cpus() -> int:
 
 
 class GeneratorSettings(ServiceSettings):
-    """Serves one language model over gRPC."""
+    """Serves a language model and its adapters over gRPC."""
 
     model_config = SettingsConfigDict(env_prefix="GENERATOR_")
 
@@ -34,8 +36,12 @@ class GeneratorSettings(ServiceSettings):
         description="llama.cpp: a GGUF file; not set: the embedded SmolLM2-135M-Instruct. "
         "vllm: a folder or a hub id; required",
     )
-    adapter: Path | None = Field(
-        None, description="LoRA adapter on top of the model: a folder as PEFT writes it; llama.cpp: or a GGUF file"
+    adapters: dict[Annotated[str, Field(pattern=MODEL_NAME)], str] = Field(
+        {"default": ""},
+        min_length=1,
+        description="models by name as JSON, the first of which is the default: each is a LoRA adapter on top of the "
+        "model, a folder as PEFT writes it; llama.cpp: or a GGUF file; openai: another model of the endpoint; "
+        "empty: none. `base` is the model itself",
     )
     state: Path | None = Field(
         None, description="file that keeps what LoadModel put in place, for the next start; not set: it is forgotten"
@@ -98,11 +104,14 @@ class GeneratorSettings(ServiceSettings):
             raise ValueError("there is no such folder")
         return value
 
-    @field_validator("adapter")
+    @field_validator("adapters")
     @classmethod
-    def _there_too(cls, value: Path | None) -> Path | None:
-        if value and not value.exists():
-            raise ValueError("there is no such file or folder")
+    def _there_too(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        for name, adapter in value.items():
+            if name == BASE:
+                raise ValueError(f"{BASE} is the name of the model itself; choose another")
+            if adapter and info.data.get("engine") != "openai" and not Path(adapter).exists():
+                raise ValueError(f"{name}: there is no such file or folder")
         return value
 
     @field_validator("state")

@@ -1,10 +1,10 @@
-"""The vLLM engine: a model folder or hub id, with or without a LoRA adapter, on GPUs of this machine."""
+"""The vLLM engine: a model folder or hub id, bare and with LoRA adapters, on GPUs of this machine."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -16,6 +16,7 @@ from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, FinishReason, ModelInfo, Sampling
 from services.generator.engine import Request
 from services.generator.hot_swap import HotSwap
+from services.generator.models import Models, absolute
 from services.generator.settings import GeneratorSettings
 from services.generator.vllm_model import Dead, Delta, VllmModel, first_line, one_line
 
@@ -52,46 +53,47 @@ class Model(Protocol):
 
 @dataclass(eq=False)
 class _Running:
-    """A model in memory, named without its adapters, and the adapters that it serves."""
+    """A model in memory, its identity without adapters, and the sets of models that it serves."""
 
     model: Model
     folder: str
-    name: str
+    identity: str
     served: set[_Serving] = field(default_factory=set)
 
 
 @dataclass(frozen=True, eq=False)
 class _Serving:
-    """A running model with an adapter. The adapter's number in the model is 0 if there is none."""
+    """A running model with its adapters: their numbers in the model and the identities, both by name.
+
+    A name without an adapter has no number.
+    """
 
     running: _Running
-    adapter: str
-    number: int
-    name: str
+    models: Models
+    numbers: Mapping[str, int]
+    identities: Mapping[str, str]
 
     def __post_init__(self) -> None:
         self.running.served.add(self)
-
-    @property
-    def path(self) -> str:
-        return self.running.folder
 
     def dead(self) -> bool:
         return self.running.model.dead()
 
     async def close(self) -> None:
-        """Removes the adapter if the model serves another one too; otherwise ends the model."""
+        """Removes the adapters that nothing else serves; ends the model if it serves nothing else at all."""
         served = self.running.served
         if self in served:
             served.remove(self)
-            if served and self.number and not self.dead():
-                await _answer(self.running.model, self.running.model.remove(self.number))
+            kept = {number for other in served for number in other.numbers.values()}
+            for number in set(self.numbers.values()) - kept:
+                if served and not self.dead():
+                    await _answer(self.running.model, self.running.model.remove(number))
         if not served:
             await asyncio.to_thread(self.running.model.close)
 
 
 class VllmEngine:
-    """Serves one model with one adapter at a time; `load` puts others in their place.
+    """Serves a model and its adapters, whose requests share batches; `load` puts others in their place.
 
     Another adapter is added to the running model within moments. Another model starts beside the old one, which ends
     when its requests have ended, so both need room on the GPUs for a while.
@@ -108,14 +110,19 @@ class VllmEngine:
 
     @classmethod
     async def start(cls, settings: GeneratorSettings, launch: Callable[[str], Model] | None = None) -> VllmEngine:
-        """Loads the model that the settings name. Raises GeneratorError."""
+        """Loads the models that the settings name. Raises GeneratorError."""
         engine = cls(settings, launch or (lambda folder: VllmModel(folder, settings)))
-        await engine._swap.begin(settings.model, str(settings.adapter.absolute()) if settings.adapter else "")
+        adapters = {name: absolute(adapter) for name, adapter in settings.adapters.items()}
+        await engine._swap.begin(Models(settings.model, adapters))
         return engine
+
+    @property
+    def models(self) -> Models:
+        return self._swap.now.models
 
     async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         with self._swap.use() as serving:
-            model = serving.running.model
+            model, identity = serving.running.model, serving.identities[request.model]
             try:
                 loop = asyncio.get_running_loop()
                 prompt = await loop.run_in_executor(self._tokenizing, model.tokens, request)
@@ -126,14 +133,14 @@ class VllmEngine:
             sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, context - len(prompt)))
             written = 0
             try:
-                async with aclosing(model.generate(prompt, sampling, serving.number)) as deltas:
+                async with aclosing(model.generate(prompt, sampling, serving.numbers.get(request.model, 0))) as deltas:
                     async for delta in deltas:
                         written += delta.tokens
                         if not delta.finish:
-                            yield Completion(delta.text, None, model=serving.name)
+                            yield Completion(delta.text, None, model=identity)
                         elif delta.finish in _FINISH:
                             reason = _FINISH[delta.finish]
-                            yield Completion(delta.text, reason, len(prompt), written, delta.stop, serving.name)
+                            yield Completion(delta.text, reason, len(prompt), written, delta.stop, identity)
                         else:
                             raise GeneratorError(Failure.BROKEN, f"vLLM ended with finish reason {delta.finish}")
             except ValueError as error:
@@ -145,50 +152,67 @@ class VllmEngine:
                 self._swap.lost(serving)
                 raise GeneratorError(Failure.UNAVAILABLE, "vLLM died and is started again") from None
 
-    async def info(self) -> ModelInfo:
+    async def info(self, name: str) -> ModelInfo:
         serving = self._swap.now
         if serving.dead():
             self._swap.lost(serving)
             raise GeneratorError(Failure.UNAVAILABLE, "vLLM died and is started again")
-        room = self._settings.context_tokens
-        return ModelInfo(serving.name, "vllm", room, grammar=True, path=serving.path, adapter=serving.adapter)
+        models = serving.models
+        return ModelInfo(
+            serving.identities[name],
+            "vllm",
+            self._settings.context_tokens,
+            grammar=True,
+            path=models.path,
+            adapter=models.adapter(name),
+        )
 
-    async def load(self, path: str, adapter: str) -> ModelInfo:
-        await self._swap.load(path, adapter)
-        return await self.info()
+    async def load(self, name: str, path: str, adapter: str) -> ModelInfo:
+        await self._swap.load(name, path, adapter)
+        return await self.info(name)
 
     async def close(self) -> None:
         """Stops vLLM, and the requests in flight on it."""
         await self._swap.close()
         self._tokenizing.shutdown()
 
-    async def _start(self, path: str, adapter: str, beside: _Serving | None) -> _Serving:
+    async def _start(self, models: Models, beside: _Serving | None, changed: str) -> _Serving:
         """Adds the adapter to the running model if that is the one asked for; otherwise starts the model."""
         if beside:
             running = beside.running
-            if await asyncio.to_thread(_is_that, running, path):
-                return await self._with_adapter(running, adapter)
-        folder = await asyncio.to_thread(_folder, path)
-        name = await asyncio.to_thread(_identity, folder)
-        await asyncio.to_thread(_adapted, name, adapter)  # refuses a bad one before the model starts
+            if await asyncio.to_thread(_is_that, running, models.path):
+                kept = {name: number for name, number in beside.numbers.items() if name != changed}
+                identities = {name: beside.identities[name] for name in kept}
+                return await self._with_adapters(running, models, kept, identities)
+        folder = await asyncio.to_thread(_folder, models.path)
+        identity = await asyncio.to_thread(_identity, folder)
+        for adapter in models.adapters.values():
+            await asyncio.to_thread(_adapted, identity, adapter)  # refuses a bad one before the model starts
         try:
             model = await asyncio.to_thread(self._launch, folder)
         except Exception as error:  # of whatever kind: a wrong argument is a TypeError, a missing vLLM an ImportError
             raise GeneratorError(Failure.INVALID, f"vLLM does not start: {one_line(error)}", "path") from error
         try:
-            return await self._with_adapter(_Running(model, folder, name), adapter)
+            return await self._with_adapters(_Running(model, folder, identity), models, {}, {})
         except BaseException:
             await asyncio.to_thread(model.close)
             raise
 
-    async def _with_adapter(self, running: _Running, adapter: str) -> _Serving:
-        name = await asyncio.to_thread(_adapted, running.name, adapter)
-        return _Serving(running, adapter, await self._add(running.model, adapter), name)
+    async def _with_adapters(
+        self, running: _Running, models: Models, kept: dict[str, int], identities: dict[str, str]
+    ) -> _Serving:
+        """Adds the adapters to the model, but those that are kept, whose numbers and identities are given."""
+        numbers = dict(kept)
+        for name in models.names:
+            adapter = models.adapter(name)
+            if name not in kept:
+                identities[name] = await asyncio.to_thread(_adapted, running.identity, adapter)
+                if adapter:
+                    numbers[name] = await self._add(running.model, adapter)
+        return _Serving(running, replace(models, path=running.folder), numbers, identities)
 
     async def _add(self, model: Model, adapter: str) -> int:
-        """Returns the adapter's number in the model, 0 if there is none."""
-        if not adapter:
-            return 0
+        """Returns the adapter's number in the model."""
         number = next(self._numbers)
         try:
             await _answer(model, model.add(number, adapter))
@@ -219,7 +243,7 @@ def _is_that(running: _Running, path: str) -> bool:
     The weights in memory are those that were read at the start. Hashing takes long, and a folder may have been
     rewritten, so the folder is hashed only if a caller names it.
     """
-    return not path or (_folder(path) == running.folder and _identity(running.folder) == running.name)
+    return not path or (_folder(path) == running.folder and _identity(running.folder) == running.identity)
 
 
 def _folder(path: str) -> str:

@@ -15,7 +15,6 @@ from services.generator.engine import Request
 from services.generator.settings import GeneratorSettings
 
 _STREAM_INTERVAL = 8  # tokens per piece after the first; passing them on one by one would keep a core busy
-_ADAPTERS_AT_ONCE = 2  # the one on which requests in flight finish, and its successor
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ class VllmModel:
             arguments |= {
                 "enable_lora": True,
                 "max_lora_rank": settings.adapter_rank,
-                "max_loras": _ADAPTERS_AT_ONCE,
+                "max_loras": len(settings.adapters) + 1,  # and one on which requests in flight finish
             }
         self._llm: Any = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**arguments | settings.vllm_arguments),

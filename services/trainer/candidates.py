@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -73,7 +74,7 @@ def own_process(timeout_s: float) -> Candidates:
             "GENERATOR_METRICS_PORT": str(_free_port()),
             "GENERATOR_ENGINE": "llama.cpp",
             "GENERATOR_MODEL": model,
-            "GENERATOR_ADAPTER": files.adapter,
+            "GENERATOR_ADAPTERS": json.dumps({"candidate": files.adapter}),
             "GENERATOR_STATE": "",  # the environment may hold the searcher's
         }
         process = await asyncio.create_subprocess_exec(
@@ -91,7 +92,7 @@ def own_process(timeout_s: float) -> Candidates:
 
 
 def at(target: str, timeout_s: float) -> Candidates:
-    """Loads candidates into the generator service at `target`, which serves nothing else."""
+    """Loads candidates into the model at `target` of a generator service, which nothing else asks."""
 
     @asynccontextmanager
     async def serve(files: Files, current: ModelInfo) -> AsyncIterator[LoadableSearcher]:

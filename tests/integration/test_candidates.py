@@ -14,6 +14,7 @@ from search_agent.errors import Failure, TrainerError
 from search_agent.types import Author, Completion, FinishReason, ModelInfo, Sampling, Span
 from services.generator.engine import Request
 from services.generator.llama_cpp import embedded_model
+from services.generator.models import Models
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
@@ -78,17 +79,21 @@ class Loads:
     """An engine that records what it has loaded."""
 
     def __init__(self) -> None:
-        self.files = ("/models/other.gguf", "")
+        self.models = Models("/models/other.gguf", {"searcher": "/a", "candidate": ""})
+
+    @property
+    def files(self) -> tuple[str, str]:
+        return self.models.path, self.models.adapter("candidate")
 
     async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         yield Completion(" ".join(self.files), FinishReason.STOP, model="m@1")
 
-    async def info(self) -> ModelInfo:
-        return ModelInfo("m@1", "fake", 0, True, *self.files)
+    async def info(self, name: str) -> ModelInfo:
+        return ModelInfo("m@1", "fake", 0, True, self.models.path, self.models.adapter(name))
 
-    async def load(self, path: str, adapter: str) -> ModelInfo:
-        self.files = (path, adapter)
-        return await self.info()
+    async def load(self, name: str, path: str, adapter: str) -> ModelInfo:
+        self.models = Models(path, {**self.models.adapters, name: adapter})
+        return await self.info(name)
 
     async def close(self) -> None:
         """Does nothing: there is nothing to stop."""
@@ -103,7 +108,7 @@ async def spare() -> AsyncIterator[tuple[Loads, str]]:
     running, port = await server.start(
         "generator", "v1.Generator", settings, lambda server: add_GeneratorServicer_to_server(service, server)
     )
-    yield engine, f"127.0.0.1:{port}"
+    yield engine, f"127.0.0.1:{port}/candidate"
     await running.stop(0)
 
 

@@ -70,7 +70,8 @@ def written(prompt: str, max_tokens: int = 24, **sampling: object) -> pb.Generat
 
 
 def finished(reason: str) -> float:
-    return REGISTRY.get_sample_value("search_agent_generator_finished_total", {"reason": reason}) or 0.0
+    labels = {"name": "default", "reason": reason}
+    return REGISTRY.get_sample_value("search_agent_generator_finished_total", labels) or 0.0
 
 
 async def refused(call: object) -> tuple[grpc.StatusCode, str, str]:
@@ -281,7 +282,7 @@ async def test_a_model_is_replaced_under_load(stub, tmp_path):
     assert set(models) == {before, loaded.model}
     assert (await stub.Generate(chat())).model == loaded.model
     assert (await stub.ModelInfo(pb.ModelInfoRequest())) == loaded
-    gauge = {"model": loaded.model, "engine": "llama.cpp"}
+    gauge = {"name": "default", "model": loaded.model, "engine": "llama.cpp"}
     assert REGISTRY.get_sample_value("search_agent_generator_model_info", gauge) == 1
     await stub.LoadModel(pb.LoadModelRequest(path=str(embedded_model())))
 
@@ -377,7 +378,7 @@ async def test_a_killed_llama_cpp_is_unavailable_and_comes_back(stub, engine):
 
 
 async def test_llama_cpp_ends_when_its_parent_died_while_it_was_loading():
-    options = {"model": str(embedded_model()), "adapter": "", "context_tokens": 256, "parallel": 1}
+    options = {"model": str(embedded_model()), "adapters": [], "context_tokens": 256, "parallel": 1}
     options |= {"threads": 1, "gpu_layers": 0, "http_threads": 4}
     nobody_reads, address = os.pipe()
     os.close(nobody_reads)

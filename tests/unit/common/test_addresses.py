@@ -1,9 +1,10 @@
 """Addresses as people write them."""
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from common import addresses
-from common.settings import load
+from common.settings import ModelTarget, load
 from services.generator.settings import GeneratorSettings
 from services.trainer.settings import TrainerSettings
 
@@ -24,6 +25,28 @@ def test_an_address_is_split_and_joined_again(address: str, host: str, port: int
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match=r"HOST:PORT|does not appear"):
         addresses.split(address)
+
+
+@pytest.mark.parametrize(
+    ("target", "address", "name"),
+    [
+        ("generator:50053/reader", "generator:50053", "reader"),
+        ("[::1]:1/base", "[::1]:1", "base"),
+        ("generator:50053", "generator:50053", ""),
+        ("dns:///generator:50053/reader", "dns:///generator:50053", "reader"),
+        ("dns:///generator:50053", "dns:///generator:50053", ""),
+        ("unix:/run/generator.sock", "unix:/run/generator.sock", ""),
+    ],
+)
+def test_an_address_may_name_a_model(target: str, address: str, name: str) -> None:
+    assert addresses.model_at(target) == (address, name)
+    assert TypeAdapter(ModelTarget).validate_python(target) == target
+
+
+@pytest.mark.parametrize("target", ["generator:50053/", "generator:50053/a b", "generator/reader", "generator:1/a/b"])
+def test_what_names_no_model_is_refused(target: str) -> None:
+    with pytest.raises(ValidationError, match="must be HOST:PORT"):
+        TypeAdapter(ModelTarget).validate_python(target)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.1", "::1", "[::1]", "retriever", "10.1.2.3",

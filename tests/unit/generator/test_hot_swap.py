@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from search_agent.errors import GeneratorError
 from services.generator.hot_swap import HotSwap
+from services.generator.models import Models
 
 
 @dataclass(eq=False)
 class Fake:
-    path: str
-    adapter: str
+    models: Models
     gone: bool = False
     closed: bool = field(default=False)
 
     @property
-    def name(self) -> str:
-        return f"{self.path}+{self.adapter}"
+    def identities(self) -> dict[str, str]:
+        return {name: f"{self.models.path}+{self.models.adapter(name)}" for name in self.models.names}
 
     def dead(self) -> bool:
         return self.gone
@@ -29,21 +30,21 @@ class Fake:
 
 
 class Starter:
-    """Starts fakes, keeps them and what served beside each, and fails while `error` is set."""
+    """Starts fakes, keeps them, what served beside each and what changed, and fails while `error` is set."""
 
     def __init__(self) -> None:
         self.started: list[Fake] = []
-        self.beside: list[Fake | None] = []
+        self.beside: list[tuple[Fake | None, str]] = []
         self.error: Exception | None = None
         self.go = asyncio.Event()
         self.go.set()
 
-    async def __call__(self, path: str, adapter: str, beside: Fake | None) -> Fake:
+    async def __call__(self, models: Models, beside: Fake | None, changed: str) -> Fake:
         await self.go.wait()
         if self.error:
             raise self.error
-        self.beside.append(beside)
-        self.started.append(Fake(path or (beside.path if beside else ""), adapter))
+        self.beside.append((beside, changed))
+        self.started.append(Fake(replace(models, path=models.path or (beside.models.path if beside else ""))))
         return self.started[-1]
 
 
@@ -51,11 +52,15 @@ class Starter:
 async def swap():
     starter = Starter()
     swap = HotSwap(starter)
-    await swap.begin("one", "a")
+    await swap.begin(Models("one", {"searcher": "/a"}))
     swap.starter = starter
     yield swap
     await swap.close()
     assert all(fake.closed for fake in starter.started)
+
+
+def serves(swap: HotSwap[Fake]) -> str:
+    return swap.now.identities["searcher"]
 
 
 async def settled(swap: HotSwap[Fake]) -> None:
@@ -65,32 +70,32 @@ async def settled(swap: HotSwap[Fake]) -> None:
 
 async def test_the_old_one_stays_for_requests_under_way(swap):
     with swap.use() as old:
-        await swap.load("", "b")
+        await swap.load("searcher", "", "/b")
         await asyncio.sleep(0)
-        assert (swap.now.name, old.closed) == ("one+b", False)
+        assert (serves(swap), old.closed) == ("one+/b", False)
         with swap.use() as new:
             assert new is swap.now
     await settled(swap)
     assert (old.closed, swap.now.closed) == (True, False)
-    assert swap.starter.beside == [None, old]
+    assert swap.starter.beside == [(None, ""), (old, "searcher")]
 
 
 async def test_a_load_that_fails_leaves_the_old_one(swap):
     before, swap.starter.error = swap.now, ValueError("no room")
     with pytest.raises(ValueError, match="no room"):
-        await swap.load("two", "")
+        await swap.load("searcher", "two", "")
     assert swap.now is before
     assert not before.closed
 
 
 async def test_a_load_is_completed_when_its_caller_goes_away(swap):
     swap.starter.go.clear()
-    caller = asyncio.create_task(swap.load("two", ""))
+    caller = asyncio.create_task(swap.load("searcher", "two", ""))
     await asyncio.sleep(0)
     caller.cancel()
     swap.starter.go.set()
     await settled(swap)
-    assert swap.now.name == "two+"
+    assert serves(swap) == "two+"
 
 
 async def test_a_dead_one_is_closed_and_started_again_once(swap):
@@ -99,7 +104,7 @@ async def test_a_dead_one_is_closed_and_started_again_once(swap):
     for _ in range(3):
         swap.lost(dead)
     await settled(swap)
-    assert (swap.now.name, dead.closed, swap.starter.beside) == ("one+a", True, [None, None])
+    assert (serves(swap), dead.closed, swap.starter.beside) == ("one+/a", True, [(None, "")] * 2)
     swap.lost(dead)
     await settled(swap)
     assert len(swap.starter.started) == 2
@@ -119,5 +124,20 @@ async def test_a_restart_that_fails_is_tried_by_the_next_to_notice(swap):
 
 async def test_a_load_replaces_a_dead_one_too(swap):
     swap.now.gone = True
-    await swap.load("", "b")
-    assert (swap.now.name, swap.starter.beside[-1]) == ("one+b", None)
+    await swap.load("searcher", "", "/b")
+    assert (serves(swap), swap.starter.beside[-1]) == ("one+/b", (None, ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "field"), [("base", "", "model"), ("searcher", "two", "path"), ("reader", "two", "path")]
+)
+async def test_a_load_never_changes_what_other_names_serve(name, path, field):
+    starter = Starter()
+    swap = HotSwap(starter)
+    await swap.begin(Models("one", {"searcher": "/a", "reader": "/r"}))
+    with pytest.raises(GeneratorError) as caught:
+        await swap.load(name, path, "/b")
+    assert caught.value.field == field
+    await swap.load("searcher", "one", "/b")  # the model that serves, told by its path
+    assert swap.now.identities == {"searcher": "one+/b", "reader": "one+/r", "base": "one+"}
+    await swap.close()

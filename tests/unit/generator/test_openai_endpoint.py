@@ -408,7 +408,7 @@ def test_a_key_file_that_is_not_text_is_told(key_file):
 
 async def test_the_model_is_not_ours():
     async with engine_for("http://127.0.0.1:9/v1", openai_dialect="vllm") as engine:
-        assert await engine.info() == ModelInfo("big@remote", "openai", 0, grammar=True)
+        assert await engine.info("base") == ModelInfo("big@remote", "openai", 0, grammar=True)
         with pytest.raises(GeneratorError) as caught:
-            await engine.load("other", "")
+            await engine.load("default", "other", "")
     assert caught.value.failure is Failure.UNSUPPORTED

@@ -25,7 +25,8 @@ from search_agent import prompts
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import UNTAUGHT, Completion, FinishReason, Message, ModelCard, ModelInfo, Sampling
 from services.generator.engine import Request
-from services.generator.remembered import Loaded, Remembered
+from services.generator.models import Models
+from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService, parse
 from services.generator.settings import GeneratorSettings
 
@@ -34,6 +35,9 @@ PIECES = (
     Completion("answ", None, model="fake@1"),
     Completion("er", FinishReason.LENGTH, prompt_tokens=7, completion_tokens=3, stop="!", model="fake@1"),
 )
+
+
+MODELS = Models("", {"searcher": "", "reader": ""})
 
 
 class FakeEngine:
@@ -45,12 +49,15 @@ class FakeEngine:
         self.pieces = pieces
         self.error = error
         self.patience = patience
-        self.loads: list[tuple[str, str]] = []
+        self.loads: list[tuple[str, str, str]] = []
+        self.asked: list[str] = []
+        self.models = MODELS
         self.started = asyncio.Event()
         self.stopped = asyncio.Event()
 
     async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         self.started.set()
+        self.asked.append(request.model)
         try:
             for number, piece in enumerate(self.pieces):
                 if number == 1:
@@ -61,16 +68,20 @@ class FakeEngine:
         finally:
             self.stopped.set()
 
-    async def info(self) -> ModelInfo:
+    async def info(self, name: str) -> ModelInfo:
         if self.error:
             raise self.error
-        return ModelInfo("fake@1", "llama.cpp", 512, grammar=True)
+        path, adapter = self.models.path, self.models.adapter(name)
+        return ModelInfo(f"fake@{path}+{adapter}", "llama.cpp", 512, grammar=True, path=path, adapter=adapter)
 
-    async def load(self, path: str, adapter: str) -> ModelInfo:
+    async def load(self, name: str, path: str, adapter: str) -> ModelInfo:
         if self.error:
             raise self.error
-        self.loads.append((path, adapter))
-        return ModelInfo("fake@2", "llama.cpp", 1024, grammar=True, path=path, adapter=adapter)
+        self.loads.append((name, path, adapter))
+        self.models = replace(
+            self.models, path=path or self.models.path, adapters={**self.models.adapters, name: adapter}
+        )
+        return await self.info(name)
 
     async def close(self) -> None: ...
 
@@ -99,8 +110,8 @@ def request(**sampling: object) -> pb.GenerateRequest:
     return pb.GenerateRequest(prompt="Say", sampling=pb.Sampling(**{"max_tokens": 10, **sampling}))
 
 
-def metric(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(f"search_agent_generator_{name}", labels) or 0.0
+def metric(name: str, /, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"search_agent_generator_{name}", {"name": "searcher"} | labels) or 0.0
 
 
 def said(*roles: str) -> list[pb.Message]:
@@ -134,20 +145,22 @@ def said(*roles: str) -> list[pb.Message]:
 )
 def test_what_is_wrong_is_named(wrong, field):
     with pytest.raises(GeneratorError) as caught:
-        parse(wrong, max_tokens=100)
+        parse(wrong, max_tokens=100, models=MODELS)
     assert (caught.value.failure, caught.value.field) == (Failure.INVALID, field)
 
 
 def test_what_is_not_given_has_a_default():
-    assert parse(request(), 100) == Request(prompt="Say", sampling=Sampling(max_tokens=10))
+    assert parse(request(), 100, MODELS) == Request(prompt="Say", sampling=Sampling(max_tokens=10), model="searcher")
 
 
 def test_all_that_is_given_arrives():
     given = pb.GenerateRequest(
+        model="reader",
         messages=said("system", "user", "assistant"),
         sampling=pb.Sampling(max_tokens=100, temperature=0.5, top_p=0.25, seed=0, stop=["a", "b"], grammar="g"),
     )
-    assert parse(given, 100) == Request(
+    assert parse(given, 100, MODELS) == Request(
+        model="reader",
         messages=tuple(Message(role, "x") for role in ("system", "user", "assistant")),
         sampling=Sampling(100, temperature=0.5, top_p=0.25, seed=0, stop=("a", "b"), grammar="g"),
     )
@@ -165,7 +178,7 @@ def test_all_that_is_given_arrives():
 )
 def test_a_request_is_within_the_bounds_or_refused(sampling):
     with suppress(GeneratorError):
-        parsed = parse(pb.GenerateRequest(prompt="x", sampling=sampling), 100).sampling
+        parsed = parse(pb.GenerateRequest(prompt="x", sampling=sampling), 100, MODELS).sampling
         assert 1 <= parsed.max_tokens <= 100
         assert 0 <= parsed.temperature <= 2
         assert 0 < parsed.top_p <= 1
@@ -270,27 +283,51 @@ async def test_the_deadline_stops_the_engine():
             await engine.stopped.wait()
 
 
+async def test_a_request_gets_the_model_that_it_names():
+    engine = FakeEngine()
+    async with serving(engine) as stub:
+        for name in ("reader", "", "base"):
+            await stub.Generate(pb.GenerateRequest(prompt="Say", sampling=pb.Sampling(max_tokens=10), model=name))
+            told = await stub.ModelInfo(pb.ModelInfoRequest(model=name))
+            assert told.model == "fake@+"
+        assert engine.asked == ["reader", "searcher", "base"]
+        for call in (
+            stub.Generate(pb.GenerateRequest(prompt="Say", sampling=pb.Sampling(max_tokens=10), model="judge")),
+            stub.ModelInfo(pb.ModelInfoRequest(model="judge")),
+            stub.LoadModel(pb.LoadModelRequest(adapter="a", model="judge")),
+        ):
+            assert await call.code() == grpc.StatusCode.NOT_FOUND
+            assert await call.details() == "no model is called 'judge'; there are searcher, reader, base"
+            assert dict(await call.trailing_metadata())[FIELD_KEY] == "model"
+    assert engine.loads == []
+
+
 async def test_a_loaded_model_is_told_and_shown():
     engine = FakeEngine()
     async with serving(engine) as stub:
         info = await stub.ModelInfo(pb.ModelInfoRequest())
-        loaded = await stub.LoadModel(pb.LoadModelRequest(path="m.gguf", adapter="a.gguf"))
-    assert info == pb.ModelInfoResponse(model="fake@1", engine="llama.cpp", context_tokens=512, grammar=True)
-    assert loaded.model == "fake@2"
-    assert engine.loads == [("m.gguf", "a.gguf")]
-    assert metric("model_info", model="fake@2", engine="llama.cpp") == 1
+        loaded = await stub.LoadModel(pb.LoadModelRequest(adapter="a.gguf", model="reader"))
+        assert await stub.ModelInfo(pb.ModelInfoRequest(model="reader")) == loaded
+        assert await stub.ModelInfo(pb.ModelInfoRequest()) == info
+    assert info == pb.ModelInfoResponse(model="fake@+", engine="llama.cpp", context_tokens=512, grammar=True)
+    assert loaded.model == "fake@+a.gguf"
+    assert engine.loads == [("reader", "", "a.gguf")]
+    for name, model in (("searcher", "fake@+"), ("reader", "fake@+a.gguf"), ("base", "fake@+")):
+        assert metric("model_info", name=name, model=model, engine="llama.cpp") == 1
+    assert metric("model_info", name="reader", model="fake@+", engine="llama.cpp") == 0
 
 
 async def test_what_was_loaded_is_loaded_again_at_the_next_start(tmp_path: Path) -> None:
     def remembered(configured: str = "base.gguf") -> Remembered:
-        return Remembered(tmp_path / "state.json", Loaded(configured, ""))
+        return Remembered(tmp_path / "state.json", Models(configured, {"searcher": "s", "reader": "r"}))
 
     async with serving(FakeEngine(), remembered()) as stub:
         await stub.LoadModel(pb.LoadModelRequest(path="m.gguf", adapter="a"))
-        await stub.LoadModel(pb.LoadModelRequest(path="m.gguf", adapter="b"))
+        await stub.LoadModel(pb.LoadModelRequest(adapter="b"))
     restarted, elsewhere = FakeEngine(), FakeEngine()
+    restarted.models = Models("m.gguf", {"searcher": "s", "reader": ""})
     async with serving(restarted, remembered()), serving(elsewhere, remembered("other.gguf")):
-        assert restarted.loads == [("m.gguf", "b")]
+        assert restarted.loads == [("searcher", "m.gguf", "b")]  # and not what serves already
         assert elsewhere.loads == []  # what is configured has changed since
 
 
@@ -306,7 +343,7 @@ async def test_a_state_that_is_gone_or_broken_stops_nothing(tmp_path: Path) -> N
     with pytest.raises(GeneratorError):  # by the fake's info; the load alone is only logged
         await service.begin()
     unwritable = Remembered(tmp_path / "missing" / "state.json")
-    unwritable.write(Loaded("m", ""))
+    unwritable.write(MODELS)
     assert unwritable.read() is None
 
 
@@ -331,7 +368,8 @@ async def test_a_loaded_searcher_tells_what_it_was_taught(tmp_path: Path) -> Non
         assert model_of(told).card.method == "search_r1"  # without an adapter's card, the model's counts
         weights_file = Path(adapter) / "search_agent.json"
         weights_file.write_text("{")
-        assert model_of(await stub.LoadModel(pb.LoadModelRequest(adapter=adapter))).card == UNTAUGHT
+        told = await stub.LoadModel(pb.LoadModelRequest(path=str(tmp_path / "plain"), adapter=adapter))
+        assert model_of(told).card == UNTAUGHT
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def test_a_missing_file_names_its_variable(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["--adapter", "/no/such"], "GENERATOR_ADAPTER: there is no such file or folder"),
+        (["--adapters", "reader=/no/such"], "GENERATOR_ADAPTERS: reader: there is no such file or folder"),
+        (["--adapters", "base=/tmp"], "GENERATOR_ADAPTERS: base is the name of the model itself; choose another"),
         (["--state", "/no/such/state.json"], "GENERATOR_STATE: there is no folder /no/such"),
         (["--vllm-arguments", "{"], "GENERATOR_VLLM_ARGUMENTS: not valid JSON"),
         (["--engine", "openai", "--openai-model", "m", "--openai-base-url", "localhost:8000/v1"],
@@ -68,6 +69,15 @@ def test_variables_set_it(monkeypatch):
     settings = load(GeneratorSettings, [])
     assert (settings.parallel, settings.port, settings.metrics_port) == (8, 50053, 9103)
     assert settings.threads >= 1
+
+
+def test_models_are_named(monkeypatch, capsys):
+    assert load(GeneratorSettings, []).adapters == {"default": ""}
+    monkeypatch.setenv("GENERATOR_ADAPTERS", '{"searcher": "/tmp", "reader": ""}')
+    assert list(load(GeneratorSettings, []).adapters) == ["searcher", "reader"]
+    for wrong in ('{"a/b": ""}', "{}", "/tmp"):
+        monkeypatch.setenv("GENERATOR_ADAPTERS", wrong)
+        assert refused(capsys).startswith("GENERATOR_ADAPTERS")
 
 
 def test_help_needs_no_engine():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from services.generator.settings import GeneratorSettings
 from services.generator.vllm_engine import VllmEngine
 from services.generator.vllm_model import Dead, Delta, control_tokens, tokens
 
-ASK = Request(Sampling(max_tokens=8), messages=(Message("user", "Hi"),))
+ASK = Request(Sampling(max_tokens=8), messages=(Message("user", "Hi"),), model="default")
 
 
 class FakeModel:
@@ -108,7 +108,9 @@ def folders(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 async def engine(folders):
     launcher = Launcher()
-    settings = GeneratorSettings(engine="vllm", model=folders["model"], adapter=Path(folders["a"]), context_tokens=64)
+    settings = GeneratorSettings(
+        engine="vllm", model=folders["model"], adapters={"default": folders["a"]}, context_tokens=64
+    )
     engine = await VllmEngine.start(settings, launcher)
     engine.launcher = launcher
     yield engine
@@ -149,10 +151,10 @@ async def test_text_comes_in_pieces_with_counts_at_the_end(engine):
 
 
 async def test_requests_that_do_not_fit_or_are_refused(engine, folders):
-    long = await failure(engine, Request(Sampling(max_tokens=16), prompt="1" * 60))
+    long = await failure(engine, replace(ASK, sampling=Sampling(max_tokens=16), messages=(), prompt="1" * 60))
     assert (long.failure, long.field, long.excess) == (Failure.TOO_LONG, "prompt", 60 / 48)
     assert "60 tokens do not fit the 48 that a context of 64 has for them" in long.message
-    template = await failure(engine, Request(Sampling(max_tokens=1), messages=(Message("user", "no template"),)))
+    template = await failure(engine, replace(ASK, messages=(Message("user", "no template"),)))
     assert (template.field, template.message) == ("messages", "this model has no chat template")
     (model,) = engine.launcher.models
     model.fails = ValueError("Failed to compile the grammar: line 1")
@@ -166,7 +168,7 @@ async def test_requests_that_do_not_fit_or_are_refused(engine, folders):
 
 async def test_a_request_for_more_than_fits_gets_what_is_left(engine):
     (model,) = engine.launcher.models
-    await pieces(engine, Request(Sampling(max_tokens=1000), prompt="1" * 30))
+    await pieces(engine, replace(ASK, sampling=Sampling(max_tokens=1000), messages=(), prompt="1" * 30))
     assert model.asked.max_tokens == 34
 
 
@@ -180,7 +182,7 @@ async def test_leaving_early_ends_the_work(engine):
 
 async def test_another_adapter_while_a_request_is_under_way(engine, folders):
     model, stream, before = await begun(engine)
-    info = await engine.load("", folders["b"])
+    info = await engine.load("default", "", folders["b"])
     assert (info.path, info.adapter) == (folders["model"], folders["b"])
     assert info.model != before
     assert model.adapters == {1, 2}  # the old one stays for as long as it is used
@@ -190,13 +192,13 @@ async def test_another_adapter_while_a_request_is_under_way(engine, folders):
     assert model.adapters == {2}
     assert {piece.model for piece in await pieces(engine)} == {info.model}
     assert model.used == [1, 2]
-    assert (await engine.load("", "")).adapter == ""
+    assert (await engine.load("default", "", "")).adapter == ""
     assert len(engine.launcher.models) == 1
 
 
 async def test_another_model_while_a_request_is_under_way(engine, folders):
     old, stream, before = await begun(engine)
-    info = await engine.load(folders["other"], "")
+    info = await engine.load("default", folders["other"], "")
     assert info.model.startswith("other@")
     assert not old.closed
     assert {piece.model for piece in await pieces(engine)} == {info.model}
@@ -208,8 +210,8 @@ async def test_another_model_while_a_request_is_under_way(engine, folders):
 
 async def test_a_model_stays_for_requests_on_an_adapter_that_it_had_before(engine, folders):
     old, stream, _ = await begun(engine)
-    await engine.load("", folders["b"])
-    await engine.load(folders["other"], "")
+    await engine.load("default", "", folders["b"])
+    await engine.load("default", folders["other"], "")
     await asyncio.sleep(0.05)
     assert not old.closed
     old.go.set()
@@ -220,23 +222,60 @@ async def test_a_model_stays_for_requests_on_an_adapter_that_it_had_before(engin
 
 async def test_closing_ends_the_model_that_requests_are_still_under_way_on(engine, folders):
     _, stream, _ = await begun(engine)
-    await engine.load(folders["other"], "")
+    await engine.load("default", folders["other"], "")
     await engine.close()
     assert [model.closed for model in engine.launcher.models] == [True, True]
     await stream.aclose()
 
 
+@pytest.fixture
+async def two(folders):
+    """An engine with two adapters beside the bare model."""
+    launcher = Launcher()
+    adapters = {"searcher": folders["a"], "reader": folders["b"]}
+    engine = await VllmEngine.start(
+        GeneratorSettings(engine="vllm", model=folders["model"], adapters=adapters), launcher
+    )
+    engine.launcher = launcher
+    yield engine
+    await engine.close()
+
+
+async def test_adapters_and_the_bare_model_serve_side_by_side(two, folders):
+    answers = [await pieces(two, replace(ASK, model=name)) for name in ("searcher", "reader", "base")]
+    (model,) = two.launcher.models
+    assert model.used == [1, 2, 0]
+    told = [answer[-1].model for answer in answers]
+    assert told == [(await two.info(name)).model for name in ("searcher", "reader", "base")]
+    assert [len(each.partition("@")[2]) for each in told] == [25, 25, 12]
+    assert len(set(told)) == 3
+
+
+async def test_a_load_changes_one_name_whatever_has_become_of_the_others_files(two, folders, tmp_path):
+    reader, base = await two.info("reader"), await two.info("base")
+    new = str(weights(tmp_path / "new", "adapter_model.safetensors", b"six"))
+    (Path(folders["b"]) / "adapter_model.safetensors").unlink()
+    (model,) = two.launcher.models
+    assert (await two.load("searcher", "", new)).adapter == new
+    await settled(two)
+    assert model.adapters == {2, 3}
+    assert (await two.info("reader"), await two.info("base")) == (reader, base)
+    with pytest.raises(GeneratorError) as caught:
+        await two.load("searcher", folders["other"], "")
+    assert (caught.value.failure, caught.value.field) == (Failure.UNSUPPORTED, "path")
+
+
 async def test_a_version_is_that_of_the_weights_in_memory(engine, folders):
-    before = (await engine.info()).model
+    before = (await engine.info("default")).model
     weights(Path(folders["model"]), "model.safetensors", b"written anew")
-    assert (await engine.load("", folders["a"])).model == before
+    assert (await engine.load("default", "", folders["a"])).model == before
     assert len(engine.launcher.models) == 1
-    assert (await engine.load(folders["model"], folders["a"])).model != before
+    assert (await engine.load("default", folders["model"], folders["a"])).model != before
     assert len(engine.launcher.models) == 2
 
 
 async def test_what_cannot_be_loaded_leaves_all_as_it_was(engine, folders):
-    before = await engine.info()
+    before = await engine.info("default")
     engine.launcher.refuses = "no room\non the GPU"
     (Path(folders["torn"]) / "model.safetensors").mkdir()
     for path, adapter, field, words in [
@@ -248,22 +287,22 @@ async def test_what_cannot_be_loaded_leaves_all_as_it_was(engine, folders):
         (folders["other"], "", "path", "no room"),
     ]:
         with pytest.raises(GeneratorError) as caught:
-            await engine.load(path, adapter)
+            await engine.load("default", path, adapter)
         assert (caught.value.field, words in caught.value.message) == (field, True), caught.value
-        assert await engine.info() == before
+        assert await engine.info("default") == before
     assert len(await pieces(engine)) == 3
 
 
 async def test_a_model_that_dies_is_started_again_with_its_adapter(engine):
     (old,) = engine.launcher.models
-    before = await engine.info()
+    before = await engine.info("default")
     old.fails, old.is_dead = Dead(), True
     for error in await asyncio.gather(*(failure(engine, ASK) for _ in range(3))):
         assert error.failure is Failure.UNAVAILABLE
     with pytest.raises(GeneratorError):
-        await engine.info()
+        await engine.info("default")
     await settled(engine)
-    assert await engine.info() == before
+    assert await engine.info("default") == before
     assert [model.adapters for model in engine.launcher.models[1:]] == [{2}]  # once, whoever saw it die
     assert old.closed
     assert {piece.model for piece in await pieces(engine)} == {before.model}
@@ -294,16 +333,16 @@ async def test_a_restart_that_fails_is_tried_again_once_for_all_who_see_it(engin
 async def test_a_model_that_dies_while_it_loads_an_adapter_is_started_again(engine, folders):
     (old,) = engine.launcher.models
     old.silent = True
-    loading = asyncio.create_task(engine.load("", folders["b"]))
+    loading = asyncio.create_task(engine.load("default", "", folders["b"]))
     await asyncio.sleep(0.05)
     old.is_dead = True
     with pytest.raises(GeneratorError, match="vLLM died when it was to take") as caught:
         await asyncio.wait_for(loading, 5)
     assert caught.value.failure is Failure.UNAVAILABLE
     with pytest.raises(GeneratorError, match="started again"):
-        await engine.info()
+        await engine.info("default")
     await settled(engine)
-    assert (await engine.info()).adapter == folders["a"]
+    assert (await engine.info("default")).adapter == folders["a"]
 
 
 @dataclass
@@ -381,7 +420,10 @@ async def test_a_start_that_fails_names_what_is_wrong(folders):
     launcher.refuses = "no GPU"
     with pytest.raises(GeneratorError, match="vLLM does not start: no GPU"):
         await VllmEngine.start(GeneratorSettings(engine="vllm", model=folders["model"]), launcher)
-    bad, good = GeneratorSettings(engine="vllm", model=folders["model"], adapter=Path(folders["bad"])), Launcher()
+    bad, good = (
+        GeneratorSettings(engine="vllm", model=folders["model"], adapters={"default": folders["bad"]}),
+        Launcher(),
+    )
     with pytest.raises(GeneratorError, match="rank 128"):
         await VllmEngine.start(bad, good)
     assert good.models[0].closed
@@ -392,5 +434,5 @@ async def test_a_model_of_the_hub_goes_by_its_name(tmp_path):
     folder.mkdir(parents=True)
     weights(folder, "model.safetensors", b"one")
     engine = await VllmEngine.start(GeneratorSettings(engine="vllm", model=str(folder)), Launcher())
-    assert (await engine.info()).model.startswith("Qwen2.5-7B-Instruct@")
+    assert (await engine.info("default")).model.startswith("Qwen2.5-7B-Instruct@")
     await engine.close()

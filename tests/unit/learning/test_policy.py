@@ -27,6 +27,7 @@ from search_agent.types import (
 )
 from search_agent.world import Policy, World
 from services.generator.engine import Request
+from services.generator.models import Models
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
 from tests.unit.learning.tokenizer import END, TAIL, ByteTokenizer, written
@@ -163,6 +164,8 @@ async def test_a_grammar_is_refused() -> None:
 class ServedModel:
     """The engine of a generator service that writes the same texts, and cuts them as engines do."""
 
+    models = Models("", {})
+
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = iter(texts)
         self.prompts: list[str] = []
@@ -177,10 +180,10 @@ class ServedModel:
         reason = FinishReason.STOP if stop or ended else FinishReason.LENGTH
         yield Completion(text[:where], reason, 1, 1, stop, model="served@1")
 
-    async def info(self) -> ModelInfo:
+    async def info(self, name: str) -> ModelInfo:
         raise NotImplementedError
 
-    async def load(self, path: str, adapter: str) -> ModelInfo:
+    async def load(self, name: str, path: str, adapter: str) -> ModelInfo:
         raise NotImplementedError
 
     async def close(self) -> None:
