@@ -21,7 +21,7 @@ class RunStopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """`kept` are the positions of samples that are trained on; `dropped` are the rest."""
+    """`kept` are the positions of samples that are trained on, group after group; `dropped` are the rest."""
 
     kept: tuple[int, ...]
     dropped: tuple[int, ...]
@@ -76,8 +76,8 @@ def settle(
         choices = [[fields[place][CHOICE] for place in places] for places in together]
         metrics["search/mixed_groups"] = len(uneven) / len(together)
         metrics["search/choice_entropy"] = statistics.fmean(map(entropy, choices))
-    if drop_even:
-        kept = tuple(sorted(place for places in uneven or together[:1] for place in places))
+    chosen = (uneven or together[:1]) if drop_even else members.values()
+    kept = tuple(place for places in chosen for place in places)
     metrics |= {"search/dropped": float(failed), "search/lonely": float(lonely)}
     for boundary, count in Counter(reason.partition(":")[0] for reason in reasons.elements()).items():
         metrics[f"search/dropped_by/{boundary if boundary != _CRASHED else 'crash'}"] = float(count)

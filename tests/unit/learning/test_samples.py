@@ -37,6 +37,12 @@ def test_groups_without_variance_are_counted_and_leave_if_they_are_to() -> None:
     assert settle(groups, fields, 6, 2, 0.5, 1).kept == (0, 1, 2, 3)
 
 
+def test_samples_of_a_group_follow_each_other() -> None:
+    groups, fields = ["a", "b", "a", "b", "a"], [good(1), good(0), good(0), good(1), good(1)]
+    assert settle(groups, fields, 5, 2, 0.0, 1).kept == (0, 2, 4, 1, 3)
+    assert settle(groups, fields, 5, 2, 0.0, 1, drop_even=True).kept == (0, 2, 4, 1, 3)
+
+
 def test_one_group_stays_where_all_are_even() -> None:
     settled = settle(["a", "a", "b", "b"], [good(1), good(1), good(0), good(0)], 4, 2, 0.0, 1, drop_even=True)
     assert settled.kept == (0, 1)
