@@ -31,17 +31,16 @@ if TYPE_CHECKING:
 
 FINISHED, STOPPED = 0, STOPPED_BY_ITSELF
 _ROOT = Path(__file__).resolve().parents[1]
-_ATTENTION = "learning.attention"
+_ATTENTION, _ENGINE = "learning.attention", "learning.engine"
 _FILTER = "algorithm.filter_groups"
 _MINI_BATCH = "actor_rollout_ref.actor.ppo_mini_batch_size"
 _NEEDED = ("torch", "ray", "verl", "vllm", "transfer_queue")
 
 # What differs from verl's defaults in every run; a run's `verl` is laid over it.
 #
-# Samples are packed one after the other, without padding, and micro-batches are by count of tokens. Fused kernels
-# ("torch": no extra package) make logits, log-probabilities and entropy for 512 tokens at a time, forwards and
-# backwards, so that no logits of a whole batch exist. The hidden states of the prompt still go through the head: that
-# costs arithmetic, not memory. `use_torch_compile` compiles the unfused entropy, which then is not used.
+# Samples are packed without padding, and micro-batches are by count of tokens; learning/engine.py computes a prompt
+# once. Models that it does not know are packed by verl, whose fused kernels ("torch": no extra package) make logits for
+# 512 tokens at a time too, but of the prompts as well. `use_torch_compile` compiles an entropy that nothing then uses.
 #
 # vLLM's log-probabilities differ from the actor's by 0.0002, so they are the old ones, and the pass that would compute
 # them again is left out. Entropy then comes from the update.
@@ -77,18 +76,15 @@ DEFAULTS: Mapping[str, Any] = {
 
 def options(run: RunConfig, folder: Path) -> dict[str, Any]:
     """Returns verl's dotted options for a run: ours, then the run's `verl`, then those that follow from the run."""
-    flash = importlib.util.find_spec("flash_attn") is not None
-    attention = {
-        "+{}.override_config.attn_implementation": "flash_attention_2" if flash else "causal_sdpa",
-        "{}.external_lib": None if flash else _ATTENTION,  # what each process imports first
+    flash = importlib.util.find_spec("flash_attn") is not None  # for models that learning/engine.py does not know
+    attention = "flash_attention_2" if flash else "causal_sdpa"
+    chosen = {
+        **DEFAULTS,
+        "+actor_rollout_ref.model.override_config.attn_implementation": attention,
+        "+critic.model.override_config.attn_implementation": attention,
+        "critic.model.path": run.base_model,
+        **run.verl,
     }
-
-    def attention_of(model: str) -> dict[str, Any]:
-        return {option.format(model): value for option, value in attention.items()}
-
-    chosen = {**DEFAULTS, **attention_of("actor_rollout_ref.model"), **run.verl}
-    if _plain(chosen, "algorithm.adv_estimator") == "gae":
-        chosen = {"critic.model.path": run.base_model, **attention_of("critic.model"), **chosen}
     if run.adapter:
         chosen["actor_rollout_ref.model.lora_adapter_path"] = str(Path(run.adapter).resolve())
     samples = int(chosen.get("actor_rollout_ref.rollout.n", 1))
@@ -130,6 +126,7 @@ def _environment(folder: Path) -> dict[str, str]:
     ours = {
         "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
         "TENSORBOARD_DIR": str(folder / "tensorboard"),
+        "VERL_USE_EXTERNAL_MODULES": _ENGINE,  # imported along with verl
     }
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     theirs = job.get("runtime_env", {}).get("env_vars", {})

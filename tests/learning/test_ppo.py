@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
-from verl.trainer.ppo.utils import create_rl_dataset
+from verl.trainer.ppo.utils import create_rl_dataset, need_critic, need_reference_policy
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.dataset.rl_dataset import collate_fn
@@ -51,6 +52,25 @@ def test_verl_accepts_each_configuration(tmp_path: Path, name: str) -> None:
     model = omega_conf_to_dataclass(whole.actor_rollout_ref.model)
     assert model.use_fused_kernels
     assert model.hf_config._attn_implementation == "causal_sdpa"
+
+
+def test_verl_accepts_ppo_as_documented(tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    command = document.partition("train start multihop --set name=multihop-ppo")[2].partition("```")[0]
+    values = dict(word.split("=", 1) for word in shlex.split(command.replace("\\\n", " ")) if word != "--set")
+    plain = {"reward.kind", "verl.algorithm.adv_estimator"}
+    overrides = {name: value if name in plain else json.loads(value) for name, value in values.items()}
+    assert run_config.load("multihop", overrides).reward.coverage_weight == 0
+    whole = composed(tmp_path, "multihop", overrides)
+    critic = omega_conf_to_dataclass(whole.critic)
+    assert (critic.engine.strategy, critic.optim.lr, critic.model.enable_gradient_checkpointing) == (
+        "fsdp2",
+        5e-5,
+        False,
+    )
+    assert (critic.use_dynamic_bsz, critic.shuffle, critic.ppo_mini_batch_size) == (True, False, 64)
+    assert critic.model.hf_config._attn_implementation == "causal_sdpa"
+    assert (need_critic(whole), need_reference_policy(whole)) == (True, False)
 
 
 @pytest.mark.parametrize(

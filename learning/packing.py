@@ -1,0 +1,116 @@
+"""Packs samples into one row in which a prompt that several samples share is computed once.
+
+A prompt's tokens but the last lie before the first of its samples. Each sample has the prompt's last token, from which
+its first token is predicted, and its response without the last token, from which nothing is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from learning.attention import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`prompt` is the same number for samples whose prompts are the same; `learned` marks the response (bool)."""
+
+    prompt: int
+    prompt_tokens: int
+    learned: torch.Tensor
+
+    @property
+    def own_tokens(self) -> int:
+        return len(self.learned)
+
+    @property
+    def shared_tokens(self) -> int:
+        return self.prompt_tokens - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One row of samples. "Flat" is the place of a token where all samples follow each other, prompts included."""
+
+    tokens: torch.Tensor  # flat place of each token of the row
+    positions: torch.Tensor  # position of each token of the row in its sample
+    layout: Layout
+    rows: torch.Tensor  # place in the row of each token before a learned one
+    before: torch.Tensor  # the same, flat; the learned one is the next
+
+
+def samples_of(prompts: Sequence[torch.Tensor], learned: Sequence[torch.Tensor]) -> list[Sample]:
+    """Returns the samples with these prompts (token ids) and marks of learned tokens, all on the CPU."""
+    numbers: dict[bytes, int] = {}
+    return [
+        Sample(numbers.setdefault(prompt.numpy().tobytes(), len(numbers)), len(prompt), marks.bool())
+        for prompt, marks in zip(prompts, learned, strict=True)
+    ]
+
+
+def pack(samples: Sequence[Sample], device: torch.device) -> Packed:
+    """Returns the row of the samples, on the device."""
+    tokens, positions, gather, rows, before = [], [], [], [], []
+    queries: list[int] = []
+    keys: list[int] = []
+    prompts: dict[int, int] = {}  # where each lies
+    end = flat = 0
+    for sample in samples:
+        shared, own = sample.shared_tokens, sample.own_tokens
+        if sample.prompt not in prompts:
+            prompts[sample.prompt] = end
+            if shared:
+                tokens.append(torch.arange(flat, flat + shared))
+                positions.append(torch.arange(shared))
+                gather.append(torch.arange(end, end + shared))
+                queries.append(shared)
+                keys.append(shared)
+                end += shared
+        prompt = prompts[sample.prompt]
+        tokens.append(torch.arange(flat + shared, flat + shared + own))
+        positions.append(torch.arange(shared, shared + own))
+        gather += [torch.arange(prompt, prompt + shared), torch.arange(end, end + own)]
+        queries.append(own)
+        keys.append(shared + own)
+        learned = sample.learned.nonzero().flatten()
+        rows.append(end + learned)
+        before.append(flat + shared + learned)
+        end += own
+        flat += sample.prompt_tokens + own
+    joined = (torch.cat(parts).to(device) for parts in (tokens, positions, gather, rows, before))
+    placed, at, keyed, out, back = joined
+    return Packed(placed, at, Layout.of(queries, keys, keyed), out, back)
+
+
+def micro_batches(samples: Sequence[Sample], limit: int) -> list[list[int]]:
+    """Returns micro-batches of places of samples, with at most `limit` tokens in a row unless one sample has more.
+
+    Samples of one prompt stay together; where they do not fit into one row, the prompt is in several.
+    """
+    first: dict[int, int] = {}
+    for place, sample in enumerate(samples):
+        first.setdefault(sample.prompt, place)
+    batches: list[list[int]] = []
+    tokens, prompt = 0, -1
+    for place in sorted(range(len(samples)), key=lambda place: first[samples[place].prompt]):
+        sample = samples[place]
+        more = sample.own_tokens + (sample.shared_tokens if sample.prompt != prompt else 0)
+        if not batches or tokens + more > limit:
+            batches.append([])
+            tokens, more = 0, sample.own_tokens + sample.shared_tokens
+        batches[-1].append(place)
+        tokens, prompt = tokens + more, sample.prompt
+    return batches
+
+
+def divided(batches: Sequence[list[int]], count: int) -> list[list[int]]:
+    """Returns the micro-batches in `count` parts, of which none is empty. There are at least as many samples."""
+    parts = list(batches)
+    while len(parts) < count:
+        largest = max(range(len(parts)), key=lambda place: len(parts[place]))
+        part = parts[largest]
+        parts[largest : largest + 1] = [part[: len(part) // 2], part[len(part) // 2 :]]
+    return parts
