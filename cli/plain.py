@@ -1,7 +1,8 @@
-"""A search as plain lines, for pipes, files and simple terminals."""
+"""A search as plain lines, for pipes, files and simple terminals, and as JSON for programs."""
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -25,8 +26,23 @@ def show(events: Iterable[Turn | Found | Piece | Answer]) -> Answer:
             case Piece():
                 print(one_line(event.text), end="", flush=True)
             case Answer():
-                print(f"\n  {summary(event)}", flush=True)
+                print("".join(f"\n  {line}" for line in (*_sources(event), summary(event))), flush=True)
                 done = event
+    return done
+
+
+def show_json(events: Iterable[Turn | Found | Piece | Answer]) -> Answer:
+    """Prints each event as a JSON object in a line: its fields, and its name in REST as "event". Returns the end."""
+    from dataclasses import asdict
+
+    from search_agent_client import Answer
+    from search_agent_client.operations import ANSWER_EVENTS
+
+    names = {kind: name for name, kind in ANSWER_EVENTS.items()}
+    for event in events:
+        print(json.dumps({"event": names[type(event)], **asdict(event)}, ensure_ascii=False), flush=True)
+        if isinstance(event, Answer):
+            done = event
     return done
 
 
@@ -42,6 +58,12 @@ def turn_lines(number: int, turn: Turn) -> list[str]:
     return lines
 
 
+def _sources(answer: Answer) -> list[str]:
+    """Returns a line for each document that contains the answer."""
+    cited = (document for document in answer.documents if document.id in answer.citations)
+    return [f"stands in: {one_line(document.title)}  [{one_line(document.id)}]" for document in cited]
+
+
 def _named(turn: Turn, passage: str) -> str:
     return f"{one_line(turn.titles.get(passage, ''))}  [{one_line(passage)}]"
 
@@ -49,13 +71,18 @@ def _named(turn: Turn, passage: str) -> str:
 def summary(answer: Answer) -> str:
     """Returns what the answer cost, in one line."""
     usage, took = answer.usage, answer.timings_ms.total / 1000
-    cached = " (cached)" if answer.cached else ""
+    notes = ", cached" * answer.cached + ", passages were cut to fit the model" * answer.truncated
     return (
         f"{answer.stop_reason}; {len(answer.documents)} kept, {usage.searches} searches, "
-        f"{usage.prompt_tokens} + {usage.completion_tokens} tokens, {took:.1f} s{cached}"
+        f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens, {took:.1f} s{notes}"
     )
 
 
 def one_line(text: str) -> str:
-    """Returns a text with a space for each line break and control character, which a terminal would obey."""
-    return "".join(" " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else each for each in text)
+    """Returns a text with a space for each character that a terminal obeys: line breaks, controls, directions."""
+    return "".join(" " if _is_obeyed(each) else each for each in text)
+
+
+def _is_obeyed(character: str) -> bool:
+    directed = unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    return directed or unicodedata.category(character) in ("Cc", "Zl", "Zp")

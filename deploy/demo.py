@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.plain import show
+from cli.ask import show
 from evaluation import questions
 from search_agent.grading.answers import matches
 from search_agent.grading.evidence import gold_ranks

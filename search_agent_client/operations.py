@@ -22,6 +22,8 @@ from search_agent_client.values import (
     Turn,
 )
 
+ANSWER_EVENTS: Mapping[str, type] = {"turn": Turn, "documents": Found, "answer.delta": Piece, "done": Answer}
+
 
 def search(
     question: str, method: str | None = None, max_documents: int | None = None, **parameters: Any
@@ -56,7 +58,7 @@ def stream_answer(
     """Answers a question as `answer` does, and yields each turn, then Found, the answer's pieces and the Answer."""
     return Stream(
         _answer(question, method, max_documents, options, parameters, stream=True),
-        {"turn": Turn, "documents": Found, "answer.delta": Piece, "done": Answer},
+        ANSWER_EVENTS,
         lambda event: isinstance(event, Answer),
     )
 

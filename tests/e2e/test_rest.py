@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from cli.ask import show
 from cli.main import main
-from cli.plain import show
 from deploy.demo import demo, demo_questions
 from search_agent.agents import AGENTS
 from search_agent.grading.answers import matches
