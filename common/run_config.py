@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from common.problems import Problem
-from common.settings import Target
+from common.settings import ModelTarget, Target
 from search_agent.agents import AGENTS, Agent
 from search_agent.parameters import BadParameter
 from search_agent.types import ModelCard
@@ -164,7 +164,7 @@ class RunConfig(_Part):
     data: DataConfig
     retriever: Target = Field(min_length=1, description="host:port")
     index: str = Field("", description="empty: the retriever's default")
-    generator: Target = Field(min_length=1, description="host:port")
+    generator: ModelTarget = Field(min_length=1, description="host:port, or host:port/name for one of its models")
     retriever_timeout_s: float = Field(30, gt=0)
     generator_timeout_s: float = Field(60, gt=0)
     reward: RewardConfig

@@ -26,7 +26,7 @@ log = structlog.get_logger()
 class Backends:
     """Everything that the gateway calls. `cache` is None if no Redis is configured.
 
-    `searchers` holds the searchers of methods that have their own, by method.
+    `searchers` and `generators` hold those of methods that have their own, by method.
     """
 
     retriever: Retriever
@@ -34,6 +34,7 @@ class Backends:
     generator: Generator
     cache: RagCache | None
     searchers: Mapping[str, Searcher] = field(default_factory=dict)
+    generators: Mapping[str, Generator] = field(default_factory=dict)
 
     def searcher_of(self, method: str) -> Searcher:
         """Returns the method's own searcher or, without one, the common one."""
@@ -41,7 +42,7 @@ class Backends:
 
     def world(self, method: str) -> World:
         """Returns the world of a method's episodes."""
-        return World(self.retriever, self.searcher_of(method), self.generator)
+        return World(self.retriever, self.searcher_of(method), self.generators.get(method, self.generator))
 
 
 @dataclass(frozen=True, slots=True)

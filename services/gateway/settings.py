@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from common.settings import ListenHost, ServiceSettings, Target
+from common.settings import ListenHost, ModelTarget, ServiceSettings, Target
 
 
 class KeySettings(BaseSettings):
@@ -44,11 +44,21 @@ class GatewaySettings(KeySettings):
     port: int = Field(8080, ge=0, le=65535, description="HTTP port; /metrics is here too")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     retriever: Target = Field(min_length=1, description="host:port of the retriever")
-    searcher: Target = Field(min_length=1, description="host:port of the generator service that holds the searcher")
-    generator: Target = Field(min_length=1, description="host:port of the generator service that holds the generator")
-    searchers: dict[str, Target] = Field(
+    searcher: ModelTarget = Field(
+        min_length=1,
+        description="host:port of the generator service that holds the searcher; host:port/name for one of several "
+        "models of the service, the base model as host:port/base",
+    )
+    generator: ModelTarget = Field(
+        min_length=1, description="host:port or host:port/name of the generator service that holds the generator"
+    )
+    searchers: dict[str, ModelTarget] = Field(
         default_factory=dict,
-        description='searchers of single methods as JSON, e.g. {"search_r1": "host:port"}',
+        description='searchers of single methods as JSON, e.g. {"search_r1": "host:port/base"}',
+    )
+    generators: dict[str, ModelTarget] = Field(
+        default_factory=dict,
+        description='generators of single methods as JSON, e.g. {"cot": "host:port/base"}',
     )
     trainer: Target = Field("", description="host:port of the trainer; without it there are no /v1/runs")
     cache_ttl_s: int = Field(7 * 24 * 3600, ge=1, description="seconds a naive-RAG result is kept")

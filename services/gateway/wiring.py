@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
@@ -31,25 +31,32 @@ def wire(settings: GatewaySettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        for backend in (retriever, *searchers.values(), generator, store, trainer):
+        for backend in (retriever, *searchers.values(), *generators.values(), store, trainer):
             if backend:
                 await backend.close()
 
     retriever = GrpcRetriever(settings.retriever, settings.retriever_timeout_s)
-    for name in settings.searchers:
-        _known(name, "GATEWAY_SEARCHERS")
-    targets = dict.fromkeys([settings.searcher, *settings.searchers.values()])
-    searchers = {target: GrpcPolicy(target, settings.searcher_timeout_s) for target in targets}
-    generator = GrpcGenerator(settings.generator, settings.generator_timeout_s)
+    searchers = {
+        target: GrpcPolicy(target, settings.searcher_timeout_s)
+        for target in _targets(settings.searcher, settings.searchers, "GATEWAY_SEARCHERS")
+    }
+    generators = {
+        target: GrpcGenerator(target, settings.generator_timeout_s)
+        for target in _targets(settings.generator, settings.generators, "GATEWAY_GENERATORS")
+    }
     store = None
     if settings.redis_url:
         try:
             store = RagStore(settings.redis_url.get_secret_value(), settings.cache_ttl_s, _REDIS_TIMEOUT_S)
         except CacheError as error:
             _refuse(f"GATEWAY_REDIS_URL: {error}")
-    of_methods = {name: searchers[target] for name, target in settings.searchers.items()}
     backends = Backends(
-        retriever, searchers[settings.searcher], generator, RagCache(store) if store else None, of_methods
+        retriever,
+        searchers[settings.searcher],
+        generators[settings.generator],
+        RagCache(store) if store else None,
+        {method: searchers[target] for method, target in settings.searchers.items()},
+        {method: generators[target] for method, target in settings.generators.items()},
     )
     for name in settings.methods:
         _known(name, "GATEWAY_METHODS")
@@ -62,6 +69,13 @@ def wire(settings: GatewaySettings) -> FastAPI:
     app = create_app(backends, Asker(player, methods, settings.max_in_flight), trainer)
     app.router.lifespan_context = lifespan
     return app
+
+
+def _targets(common: str, own: Mapping[str, str], setting: str) -> list[str]:
+    """Returns each address once."""
+    for method in own:
+        _known(method, setting)
+    return list(dict.fromkeys([common, *own.values()]))
 
 
 def _known(method: str, setting: str) -> None:

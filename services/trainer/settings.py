@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, FilePath, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import ServiceSettings, Target
+from common.settings import ModelTarget, ServiceSettings
 from search_agent.agents import AGENTS
 
 
@@ -33,14 +33,16 @@ class TrainerSettings(ServiceSettings):
         description="folder where training starts on the cluster; relative paths of a configuration start there",
     )
 
-    searcher: Target = Field("", description="host:port of the searcher that checkpoints are promoted into")
-    searchers: dict[str, Target] = Field(
+    searcher: ModelTarget = Field(
+        "", description="host:port or host:port/name of the searcher that checkpoints are promoted into"
+    )
+    searchers: dict[str, ModelTarget] = Field(
         default_factory=dict,
         description="searchers of single methods as JSON; the same as the gateway's",
     )
-    candidate: Target = Field(
+    candidate: ModelTarget = Field(
         "",
-        description="host:port of a generator service that loads candidates for the gate and serves nothing else; "
+        description="host:port or host:port/name of a model that the gate loads candidates into and nobody else asks; "
         "without it one with llama.cpp is started on this machine for as long as the gate takes; vllm needs it",
     )
     gate_concurrency: int = Field(4, ge=1, description="questions that the gate asks concurrently")
@@ -49,7 +51,7 @@ class TrainerSettings(ServiceSettings):
 
     @field_validator("searchers")
     @classmethod
-    def _of_methods(cls, value: dict[str, Target]) -> dict[str, Target]:
+    def _of_methods(cls, value: dict[str, ModelTarget]) -> dict[str, ModelTarget]:
         for name in value:
             if name not in AGENTS:
                 raise ValueError(f"{name}: no such method; there are {', '.join(AGENTS)}")

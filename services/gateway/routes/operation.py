@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
+from typing import TypeVar
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
@@ -11,8 +12,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.backends import GrpcTrainer
 from search_agent.errors import BoundaryError
-from search_agent.world import Searcher
+from search_agent.world import Generator, Searcher
 from services.gateway.player import Backends
+
+M = TypeVar("M", Searcher, Generator)
 
 
 def routes(backends: Backends, trainer: GrpcTrainer | None) -> APIRouter:
@@ -29,8 +32,8 @@ def routes(backends: Backends, trainer: GrpcTrainer | None) -> APIRouter:
         """Checks the backends. A missing cache or trainer is reported, and does not make the gateway unready."""
         checks: dict[str, Awaitable[object]] = {
             "retriever": backends.retriever.indexes(),
-            **{name: searcher.info() for name, searcher in _searchers(backends).items()},
-            "generator": backends.generator.info(),
+            **_infos("searcher", backends.searcher, backends.searchers),
+            **_infos("generator", backends.generator, backends.generators),
         }
         states = dict(zip(checks, await asyncio.gather(*map(_state, checks.values())), strict=True))
         ready = all(state == "ok" for state in states.values())
@@ -50,15 +53,12 @@ def routes(backends: Backends, trainer: GrpcTrainer | None) -> APIRouter:
     return router
 
 
-def _searchers(backends: Backends) -> dict[str, Searcher]:
-    """Names each searcher once: "searcher", and "searcher:method,…" for one that only those methods use."""
-    methods: dict[Searcher, list[str]] = {backends.searcher: []}
-    for method, searcher in backends.searchers.items():
-        methods.setdefault(searcher, []).append(method)
-    return {
-        "searcher" if searcher is backends.searcher else f"searcher:{','.join(names)}": searcher
-        for searcher, names in methods.items()
-    }
+def _infos(role: str, common: M, own: Mapping[str, M]) -> dict[str, Awaitable[object]]:
+    """Asks each model once. It is called by its role, and "role:method,…" if only those methods use it."""
+    methods: dict[M, list[str]] = {common: []}
+    for method, model in own.items():
+        methods.setdefault(model, []).append(method)
+    return {role if model is common else f"{role}:{','.join(names)}": model.info() for model, names in methods.items()}
 
 
 async def _state(check: Awaitable[object]) -> str:

@@ -32,10 +32,13 @@ class Rest:
         methods: Mapping[str, Mapping[str, Any]] | None = None,
         trainer: GrpcTrainer | None = None,
         retriever: Port | None = None,
+        generators: Mapping[str, Generator] | None = None,
     ) -> None:
         self.retriever, self.searcher = Retriever(), Searcher(MOVES)
         self.generator = generator or Generator("an answer")
-        backends = Backends(retriever or self.retriever, self.searcher, self.generator, None, searchers or {})
+        backends = Backends(
+            retriever or self.retriever, self.searcher, self.generator, None, searchers or {}, generators or {}
+        )
         player = Player(backends, Sampling(max_tokens=8))
         self.app = create_app(backends, Asker(player, Methods(backends, methods), max_in_flight), trainer)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)

@@ -241,15 +241,26 @@ async def test_readiness_names_what_is_missing(rest: Rest) -> None:
     }
 
 
-async def test_readiness_checks_each_searcher_once() -> None:
+async def test_a_method_may_have_a_generator_of_its_own() -> None:
+    rest = Rest(generators={"direct": Generator("another")})
+    for method, answer in (("direct", "another"), ("naive_rag", "an answer")):
+        response = await rest.post("/v1/answer", question="what stands?", method=method)
+        assert response.json()["answer"] == answer
+
+
+async def test_readiness_checks_each_model_once() -> None:
     shared, broken = Searcher([]), Searcher([])
-    rest = Rest(searchers={"search_r1": shared, "ircot": broken, "search_o1": shared})
+    rest = Rest(
+        searchers={"search_r1": shared, "ircot": broken, "search_o1": shared}, generators={"cot": Generator("x")}
+    )
     assert (await rest.http.get("/readyz")).json()["status"] == "ready"
     broken.error = SearcherError(Failure.UNAVAILABLE, "connection refused")
     response = await rest.http.get("/readyz")
     assert response.status_code == 503
     states = response.json()["backends"]
-    assert {name: state for name, state in states.items() if name.startswith("searcher")} == {
+    assert {name: state for name, state in states.items() if name.startswith(("searcher", "generator"))} == {
+        "generator": "ok",
+        "generator:cot": "ok",
         "searcher": "ok",
         "searcher:search_r1,search_o1": "ok",
         "searcher:ircot": "unavailable: connection refused",

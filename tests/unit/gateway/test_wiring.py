@@ -14,15 +14,16 @@ def settings(**more: object) -> GatewaySettings:
     return GatewaySettings(retriever=NOBODY, searcher=NOBODY, generator=NOBODY, **more)  # type: ignore[arg-type]
 
 
-async def test_each_address_is_one_searcher() -> None:
-    own = {"search_r1": "127.0.0.1:10", "ircot": NOBODY, "search_o1": "127.0.0.1:10"}
-    app = wire(settings(searchers=own))
+async def test_each_address_is_one_model() -> None:
+    own = {"search_r1": f"{NOBODY}/base", "ircot": NOBODY, "search_o1": f"{NOBODY}/base"}
+    app = wire(settings(searchers=own, generators={"cot": f"{NOBODY}/base"}))
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,
     ):
         states = (await http.get("/readyz")).json()["backends"]
-    assert {name for name in states if name.startswith("searcher")} == {"searcher", "searcher:search_r1,search_o1"}
+    models = {"searcher", "searcher:search_r1,search_o1", "generator", "generator:cot"}
+    assert {name for name in states if name.startswith(("searcher", "generator"))} == models
 
 
 def test_searchers_are_read_as_json() -> None:
@@ -47,6 +48,7 @@ def test_broken_json_names_its_setting(
     ("more", "message"),
     [
         ({"searchers": {"magic": NOBODY}}, "GATEWAY_SEARCHERS: magic: no such method"),
+        ({"generators": {"magic": NOBODY}}, "GATEWAY_GENERATORS: magic: no such method"),
         ({"methods": {"magic": {}}}, "GATEWAY_METHODS: magic: no such method"),
         ({"redis_url": "redis-host:6379"}, "GATEWAY_REDIS_URL: not a Redis URL"),
         ({"methods": {"search_r1": {"answerer": "me"}}}, "GATEWAY_METHODS: search_r1.answerer: must be one of"),
