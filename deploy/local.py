@@ -32,7 +32,7 @@ SERVICES = ("redis", "retriever", "searcher", "generator", "trainer")  # in the 
 # The services' own defaults, where run configurations look for retriever and generator.
 USUAL_PORTS = {"retriever": 50051, "searcher": 50052, "generator": 50053, "trainer": 50054}
 ADAPTERS = ROOT / "data" / "demo" / "adapters"  # for the embedded model
-ADAPTER_OF = {"searcher": "searcher", "generator": "reader"}  # by service
+ADAPTER_OF = {"searcher": ADAPTERS / "searcher", "generator": ADAPTERS / "reader"}
 
 
 class StartError(Exception):
@@ -132,7 +132,7 @@ class Stack:
             own["GENERATOR_STATE"] = str(self.logs / "searcher.json")
         if name in ADAPTER_OF and self._adapted:
             adapter = ADAPTER_OF[name]
-            own["GENERATOR_ADAPTERS"] = json.dumps({adapter: str(ADAPTERS / adapter)})
+            own["GENERATOR_ADAPTERS"] = json.dumps({adapter.name: str(adapter)})
         return {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port()), **own}
 
     def _wait(self) -> None:
