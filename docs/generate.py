@@ -21,6 +21,7 @@ from search_agent.agents import AGENTS
 from search_agent_client.api import Api, Call, Events
 from services.gateway.app import create_app
 from services.gateway.problems import STATUSES
+from services.gateway.routes.openai.chat import ChatRequest
 from services.gateway.settings import GatewaySettings
 from services.generator.settings import GeneratorSettings
 from services.retriever.bm25 import BACKENDS
@@ -38,6 +39,8 @@ _SETTINGS = {
     "gateway": GatewaySettings,
     "trainer": TrainerSettings,
 }
+
+_OPENAI = (ChatRequest,)
 
 Schema = Mapping[str, Any]
 
@@ -143,6 +146,19 @@ def body(name: str) -> str:
     """The fields of a request or response."""
     schemas = _openapi()["components"]["schemas"]
     return table(("field", "type", "default", "meaning"), fields(schemas[name], schemas))
+
+
+def openai(name: str) -> str:
+    """The fields that a request may have besides, and those that it may not."""
+    request = next(each for each in _OPENAI if each.__name__ == name)
+
+    def listed(names: Iterable[str]) -> str:
+        return ", ".join(f"`{field}`" for field in sorted(names))
+
+    return (
+        f"These fields are taken and have no effect: {listed(request.without_effect)}.\n\n"
+        f"These are refused unless they ask for nothing: {listed(request.refused)}. Any other field is refused."
+    )
 
 
 def errors() -> str:
@@ -255,6 +271,7 @@ def published() -> str:
 BLOCKS: dict[str, Callable[..., str]] = {
     "routes": routes,
     "body": body,
+    "openai": openai,
     "errors": errors,
     "client": client,
     "methods": methods,

@@ -14,6 +14,7 @@ from search_agent.types import (
     Completion,
     Document,
     Event,
+    FinishReason,
     Message,
     Passage,
     Piece,
@@ -84,6 +85,7 @@ class Episode:
         self._seconds = {"retrieve": 0.0, "search": 0.0, "generate": 0.0}
         self._started = time.perf_counter()
         self._answer: str | None = None
+        self._finish_reason = FinishReason.STOP
 
     @property
     def passages(self) -> tuple[Passage, ...]:
@@ -180,16 +182,19 @@ class Episode:
                 pieces.append(text)
                 self._tell(Piece(text))
 
+        instructions = [Message("system", self.question.instructions)] if self.question.instructions else []
         with self._timed("generate"):
             while True:
                 try:
-                    async for piece in self._world.generator.stream([Message("user", content.text)], sampling):
+                    messages = [*instructions, Message("user", content.text)]
+                    async for piece in self._world.generator.stream(messages, sampling):
                         self._count(piece)
+                        self._finish_reason = piece.finish_reason or FinishReason.STOP
                         say(thoughts.feed(piece.text))
                     break
                 except GeneratorError as error:
                     with _blaming_the_question():
-                        content.shorten(error)
+                        content.shorten(error, len(self.question.instructions))
                     self._truncated = True
         say(thoughts.rest())
         if thoughts.going_on:
@@ -210,6 +215,7 @@ class Episode:
             timings=Timings(total=(time.perf_counter() - self._started) * 1e3, **milliseconds),
             spans=tuple(self.spans),
             answer=self._answer,
+            finish_reason=self._finish_reason,
             models=tuple(self._models),
             truncated=self._truncated,
         )

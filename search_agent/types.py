@@ -29,8 +29,9 @@ class Question:
 
     `gold_passages` has one entry per passage that the answer needs, each with the ids that count as that passage.
     `article` is the title of the text they are from. Both are empty where they are not known. `options` (text by
-    letter) make it multiple choice; `choice` is then the right letter. `groups` are what reports are divided by, such
-    as {"dataset": "musique", "hops": "3"}.
+    letter) make it multiple choice; `choice` is then the right letter. `instructions` tell the generator how to
+    answer; the search does not see them. `groups` are what reports are divided by, such as {"dataset": "musique",
+    "hops": "3"}.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Question:
     options: Mapping[str, str] = field(default_factory=dict)
     choice: str = ""
     article: str = ""
+    instructions: str = ""
     groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -263,7 +265,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """The record of a finished episode. `answer` is None if none was asked for.
+    """The record of a finished episode. `answer` is None if none was asked for; `finish_reason` is the answer's.
 
     `truncated`: a model was shown less of the passages than asked, since its context has no room for more.
     """
@@ -277,6 +279,7 @@ class Trajectory:
     timings: Timings
     spans: tuple[Span, ...] = field(default=(), repr=False)
     answer: str | None = None
+    finish_reason: FinishReason = FinishReason.STOP
     models: tuple[str, ...] = ()
     truncated: bool = False
 

@@ -10,10 +10,14 @@ from services.gateway.asker import Asker
 from services.gateway.observed import Observed
 from services.gateway.player import Backends
 from services.gateway.routes import cache, operation, pages, questions, retrieval, training
+from services.gateway.routes.openai import chat
+from services.gateway.routes.openai.shape import Citations
 
 
-def create_app(backends: Backends, asker: Asker, trainer: GrpcTrainer | None = None) -> FastAPI:
-    """Returns the application."""
+def create_app(
+    backends: Backends, asker: Asker, trainer: GrpcTrainer | None = None, citations: Citations = "annotations"
+) -> FastAPI:
+    """Returns the application; `citations` is how OpenAI's clients get them."""
     app = FastAPI(
         title="search-agent", version="1", description="Search, answer and retrieve.", docs_url=None, redoc_url=None
     )
@@ -21,6 +25,7 @@ def create_app(backends: Backends, asker: Asker, trainer: GrpcTrainer | None = N
     problems.install(app)
     for router in (
         questions.routes(asker),
+        chat.routes(asker, citations),
         retrieval.routes(backends),
         cache.routes(backends),
         training.routes(trainer),

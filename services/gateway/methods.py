@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from search_agent.agents import AGENTS, Agent
@@ -17,6 +18,14 @@ from search_agent.world import Searcher
 from services.gateway.player import Backends
 
 _FRESH_S = 1.0  # how long a searcher's card is taken as known; a promotion is followed this fast
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A method with parameters of its own."""
+
+    method: str
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 class Methods:
@@ -36,15 +45,33 @@ class Methods:
                 self._overridden(AGENTS[name])
             except BadParameter as error:
                 raise BadParameter(f"{name}.{error.field}", error.message) from None
+        self._configurations: dict[str, Configuration] = {}
         self._asked: dict[Searcher, tuple[float, asyncio.Future[ModelInfo]]] = {}
+
+    def add(self, name: str, configuration: Configuration) -> None:
+        """Lets agents be asked for by another name. Raises BadParameter."""
+        if name in AGENTS:
+            raise BadParameter(name, "is a method; a configuration needs another name")
+        if configuration.method not in AGENTS:
+            raise BadParameter(f"{name}.method", f"must be one of {', '.join(AGENTS)}")
+        try:
+            AGENTS[configuration.method].with_params(configuration.parameters)
+        except BadParameter as error:
+            raise BadParameter(f"{name}.parameters.{error.field}", error.message) from None
+        self._configurations[name] = configuration
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that `agent` takes."""
-        return tuple(AGENTS)
+        """The names that `agent` takes: the methods, then the configurations."""
+        return (*AGENTS, *self._configurations)
 
     async def agent(self, name: str) -> Agent:
-        """Returns the method's agent as it is served now. Raises SearcherError, and KeyError for no method."""
+        """Returns the agent of a method or configuration as it is served now.
+
+        Raises SearcherError, and KeyError for a name that is neither.
+        """
+        if configuration := self._configurations.get(name):
+            return (await self.agent(configuration.method)).with_params(configuration.parameters)
         agent = AGENTS[name]
         if isinstance(agent.params, SearcherParams):
             card = (await self._info(self._backends.searcher_of(name))).card

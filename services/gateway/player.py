@@ -62,15 +62,22 @@ class Player:
         self._answer = answer
 
     async def play(
-        self, agent: Agent, question: Question, max_documents: int | None, with_answer: bool
+        self,
+        agent: Agent,
+        question: Question,
+        max_documents: int | None,
+        with_answer: bool,
+        max_tokens: int | None = None,
     ) -> AsyncGenerator[Event | Finished, None]:
         """Yields each turn, then Found, then the pieces of the answer if one is asked for, then Finished.
 
-        Raises BoundaryError.
+        `max_tokens` makes the longest answer shorter. Raises BoundaryError.
         """
+        longest = self._answer.max_tokens
+        sampling = replace(self._answer, max_tokens=min(max_tokens or longest, longest))
         world, started = self._backends.world(agent.name), time.perf_counter()
         cache = self._backends.cache if with_answer else None
-        key = await self._rag_key(agent, question, max_documents, world) if cache else None
+        key = await self._rag_key(agent, question, max_documents, world, sampling) if cache else None
         if cache and key and (stored := await cache.get(key)):
             for turn in stored.turns:
                 yield turn
@@ -79,7 +86,7 @@ class Player:
             trajectory = replace(stored, timings=Timings(total=(time.perf_counter() - started) * 1e3))
             finished = Finished(trajectory, cached=True, cache_key=key.digest())
         else:
-            answer = self._answer if with_answer else None
+            answer = sampling if with_answer else None
             async with aclosing(_events(partial(agent.play, question, world, answer, max_documents))) as events:
                 async for event in events:
                     if isinstance(event, Trajectory):
@@ -93,13 +100,16 @@ class Player:
         yield finished
 
     async def _rag_key(
-        self, agent: Agent, question: Question, max_documents: int | None, world: World
+        self, agent: Agent, question: Question, max_documents: int | None, world: World, answer: Sampling
     ) -> RagKey | None:
-        """Returns naive RAG's key, or None. Asks for the versions each time: a new model must miss."""
-        if not isinstance(agent.params, NaiveRagParams):
+        """Returns the key of naive RAG without instructions, or None.
+
+        Asks for the versions each time: a new model must miss.
+        """
+        if not isinstance(agent.params, NaiveRagParams) or question.instructions:
             return None
         index, model = await asyncio.gather(world.index(agent.params.index), world.generator.info())
-        return RagKey.of(agent, question, index, model.model, self._answer.max_tokens, max_documents)
+        return RagKey.of(agent, question, index, model.model, answer.max_tokens, max_documents)
 
 
 async def _events(

@@ -17,7 +17,17 @@ from pydantic import (
 
 from common.codecs import fields_of
 from search_agent.grading import answers
-from search_agent.types import QUESTION_CHARS, Document, Mode, Retrieval, StopReason, Trajectory, Turn
+from search_agent.types import (
+    QUESTION_CHARS,
+    Document,
+    FinishReason,
+    Mode,
+    Passage,
+    Retrieval,
+    StopReason,
+    Trajectory,
+    Turn,
+)
 from services.gateway.player import Finished
 from services.gateway.problems import BadField
 
@@ -53,7 +63,7 @@ class SearchRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     question: Text
-    method: str = "s3"
+    method: str = Field("s3", description="a method, or a configuration of GATEWAY_CONFIGURATIONS")
     parameters: dict[str, Any] = Field(
         default_factory=dict,
         description="parameters of the method, as GET /v1/methods shows them",
@@ -83,6 +93,9 @@ class AnswerRequest(SearchRequest):
     options: dict[Annotated[str, Field(pattern="^[A-Z]$")], Text] = Field(
         default_factory=dict,
         description="texts by letter, of which the generator chooses one; the search does not see them",
+    )
+    instructions: Annotated[str, StringConstraints(max_length=QUESTION_CHARS)] = Field(
+        "", description="how the generator shall answer, its system message; the search does not see it"
     )
 
 
@@ -194,10 +207,12 @@ class SearchResponse(Out):
 class AnswerResponse(SearchResponse):
     """`citations` are the ids of the documents that contain the answer word for word.
 
-    `cache_key` is the key of this result in the naive-RAG cache, empty if it is not there.
+    `finish_reason` is length where the answer's tokens ended before the answer did. `cache_key` is the key of this
+    result in the naive-RAG cache, empty if it is not there.
     """
 
     answer: str
+    finish_reason: FinishReason
     citations: list[str]
     cached: bool
     cache_key: str
@@ -206,11 +221,20 @@ class AnswerResponse(SearchResponse):
     def answered(cls, id: str, finished: Finished) -> Self:
         """Returns the response to the request with that id."""
         trajectory = finished.trajectory
-        answer = trajectory.answer or ""
-        cited = [passage.id for passage in trajectory.passages if answers.span_match(passage.text, [answer])]
         return cls.of(
-            id, trajectory, answer=answer, citations=cited, cached=finished.cached, cache_key=finished.cache_key
+            id,
+            trajectory,
+            answer=trajectory.answer or "",
+            citations=[passage.id for passage in cited(trajectory)],
+            cached=finished.cached,
+            cache_key=finished.cache_key,
         )
+
+
+def cited(trajectory: Trajectory) -> list[Passage]:
+    """Returns the passages that contain the answer word for word."""
+    answer = trajectory.answer or ""
+    return [passage for passage in trajectory.passages if answers.span_match(passage.text, [answer])]
 
 
 class FoundOut(Out):

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.settings import ListenHost, ModelTarget, ServiceSettings, Target
+from services.gateway.methods import Configuration
 
 
 class KeySettings(BaseSettings):
@@ -72,5 +73,18 @@ class GatewaySettings(KeySettings):
         default_factory=dict,
         description="parameters by method as JSON, which replace those that the method's searcher was taught, "
         'e.g. {"s3": {"max_turns": 4}}',
+    )
+    configurations: dict[str, Configuration] = Field(
+        default_factory=dict,
+        description="methods with parameters under names of their own as JSON, "
+        'e.g. {"quick": {"method": "s3", "parameters": {"max_turns": 1}}}',
+    )
+    condense: Literal["off", "searcher", "generator"] = Field(
+        "generator",
+        description="who rewrites the last question of a conversation so that it needs no earlier message; "
+        "off: earlier messages are not read",
+    )
+    citations: Literal["annotations", "text"] = Field(
+        "annotations", description="how OpenAI's clients get citations; text: written under the answer too"
     )
     shutdown_grace_s: int = Field(10, ge=0, description="seconds that requests in flight get at stop")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import NoReturn
 
 from fastapi import FastAPI
 
 from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever, GrpcTrainer
 from common.rag_store import RagStore
+from search_agent import conversation
 from search_agent.agents import AGENTS
 from search_agent.errors import CacheError
 from search_agent.parameters import BadParameter
@@ -60,13 +61,20 @@ def wire(settings: GatewaySettings) -> FastAPI:
     )
     for name in settings.methods:
         _known(name, "GATEWAY_METHODS")
-    try:
+    with _checking("GATEWAY_METHODS"):
         methods = Methods(backends, settings.methods)
-    except BadParameter as error:
-        _refuse(f"GATEWAY_METHODS: {error}")
+    with _checking("GATEWAY_CONFIGURATIONS"):
+        for name, configuration in settings.configurations.items():
+            methods.add(name, configuration)
+    rewrite = {
+        "off": None,
+        "searcher": conversation.by_searcher(backends.searcher),
+        "generator": conversation.by_generator(generator),
+    }[settings.condense]
     player = Player(backends, Sampling(max_tokens=settings.answer_max_tokens))
     trainer = GrpcTrainer(settings.trainer, settings.trainer_timeout_s) if settings.trainer else None
-    app = create_app(backends, Asker(player, methods, settings.max_in_flight), trainer)
+    asker = Asker(player, methods, settings.max_in_flight, rewrite)
+    app = create_app(backends, asker, trainer, settings.citations)
     app.router.lifespan_context = lifespan
     return app
 
@@ -81,6 +89,14 @@ def _targets(common: str, own: Mapping[str, str], setting: str) -> list[str]:
 def _known(method: str, setting: str) -> None:
     if method not in AGENTS:
         _refuse(f"{setting}: {method}: no such method; the methods are {', '.join(AGENTS)}")
+
+
+@contextmanager
+def _checking(setting: str) -> Iterator[None]:
+    try:
+        yield
+    except BadParameter as error:
+        _refuse(f"{setting}: {error}")
 
 
 def _refuse(message: str) -> NoReturn:

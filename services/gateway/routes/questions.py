@@ -37,7 +37,7 @@ def routes(asker: Asker) -> APIRouter:
     @router.post("/answer", tags=["questions"], response_model=AnswerResponse)
     async def answer(body: AnswerRequest, request: Request) -> Any:
         """Answers a question from the passages that a method keeps; `stream` returns Server-Sent Events."""
-        ask = _ask(body, options=body.options)
+        ask = _ask(body, options=body.options, instructions=body.instructions)
         if body.stream:
             return await streamed(request, _text(asker.events(ask)))
         return AnswerResponse.answered(context.request_id(), await unless_caller_leaves(request, asker.ask(ask)))

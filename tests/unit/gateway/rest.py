@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx
+import openai
 
 from common.backends import GrpcTrainer
+from search_agent.conversation import by_generator
 from search_agent.types import Sampling
 from search_agent.world import Retriever as Port
 from services.gateway.app import create_app
 from services.gateway.asker import Asker
-from services.gateway.methods import Methods
+from services.gateway.methods import Configuration, Methods
 from services.gateway.player import Backends, Player
 from tests.fakes import Generator, Retriever, Searcher
 
@@ -33,6 +35,8 @@ class Rest:
         trainer: GrpcTrainer | None = None,
         retriever: Port | None = None,
         generators: Mapping[str, Generator] | None = None,
+        configurations: Mapping[str, Configuration] | None = None,
+        condense: bool = True,
     ) -> None:
         self.retriever, self.searcher = Retriever(), Searcher(MOVES)
         self.generator = generator or Generator("an answer")
@@ -40,9 +44,24 @@ class Rest:
             retriever or self.retriever, self.searcher, self.generator, None, searchers or {}, generators or {}
         )
         player = Player(backends, Sampling(max_tokens=8))
-        self.app = create_app(backends, Asker(player, Methods(backends, methods), max_in_flight), trainer)
+        served = Methods(backends, methods)
+        for name, configuration in (configurations or {}).items():
+            served.add(name, configuration)
+        rewrite = by_generator(self.generator) if condense else None
+        self.app = create_app(backends, Asker(player, served, max_in_flight, rewrite), trainer)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+    @property
+    def openai(self) -> openai.AsyncOpenAI:
+        """OpenAI's client over the same application."""
+        return openai.AsyncOpenAI(
+            base_url="http://gateway/v1",
+            api_key="none",
+            http_client=self.http,
+            max_retries=0,
+            _strict_response_validation=True,
+        )
 
     async def post(self, path: str, **body: Any) -> httpx.Response:
         return await self.http.post(path, json=body)

@@ -109,6 +109,20 @@ async def test_options_are_for_the_generator_and_not_for_the_search(rest: Rest) 
     assert "A: yes\nB: $no" in rest.generator.prompts[1]
 
 
+async def test_instructions_are_the_generators_system_message(rest: Rest) -> None:
+    heard: list[Message] = []
+    stream = rest.generator.stream
+
+    def hearing(messages: Any, sampling: Sampling) -> AsyncIterator[Completion]:
+        heard.extend(messages)
+        return stream(messages, sampling)
+
+    rest.generator.stream = hearing  # type: ignore[assignment, method-assign]
+    body = (await rest.post("/v1/answer", question="q", method="naive_rag", instructions="Be brief.")).json()
+    assert (body["question"], body["finish_reason"]) == ("q", "stop")
+    assert heard[0] == Message("system", "Be brief.")
+
+
 async def test_without_a_cache_there_is_none_to_count(rest: Rest) -> None:
     for response in (await rest.http.get("/v1/cache"), await rest.http.delete("/v1/cache", params={"index": "demo"})):
         assert response.status_code == 404

@@ -50,6 +50,12 @@ def test_broken_json_names_its_setting(
         ({"searchers": {"magic": NOBODY}}, "GATEWAY_SEARCHERS: magic: no such method"),
         ({"generators": {"magic": NOBODY}}, "GATEWAY_GENERATORS: magic: no such method"),
         ({"methods": {"magic": {}}}, "GATEWAY_METHODS: magic: no such method"),
+        ({"configurations": {"s3": {"method": "s3"}}}, "GATEWAY_CONFIGURATIONS: s3: is a method"),
+        ({"configurations": {"quick": {"method": "magic"}}}, "GATEWAY_CONFIGURATIONS: quick.method: must be one of"),
+        (
+            {"configurations": {"quick": {"method": "s3", "parameters": {"max_turns": 0}}}},
+            "GATEWAY_CONFIGURATIONS: quick.parameters.max_turns: must be between",
+        ),
         ({"redis_url": "redis-host:6379"}, "GATEWAY_REDIS_URL: not a Redis URL"),
         ({"methods": {"search_r1": {"answerer": "me"}}}, "GATEWAY_METHODS: search_r1.answerer: must be one of"),
     ],

@@ -1,0 +1,65 @@
+"""Rewrites the last question of a conversation so that it can be searched for by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from search_agent import prompts, tags
+from search_agent.errors import BoundaryError, Failure
+from search_agent.types import QUESTION_CHARS, Author, Completion, Message, Sampling, Span
+from search_agent.world import Generator, Policy
+
+Write = Callable[[str, Sampling], Awaitable[Completion]]
+
+_SAMPLING = Sampling(max_tokens=96)
+_HISTORY_CHARS, _LEAST_CHARS = 4000, 200
+_SPEAKERS = {"user": "User", "assistant": "Assistant"}
+
+
+def by_searcher(searcher: Policy) -> Write:
+    """Returns the searcher as a writer of questions."""
+
+    async def write(prompt: str, sampling: Sampling) -> Completion:
+        return await searcher.complete([Span(Author.ENVIRONMENT, prompt)], sampling)
+
+    return write
+
+
+def by_generator(generator: Generator) -> Write:
+    """Returns the generator as a writer of questions."""
+
+    async def write(prompt: str, sampling: Sampling) -> Completion:
+        text, last = "", Completion("")
+        async for last in generator.stream([Message("user", prompt)], sampling):
+            text += last.text
+        return replace(last, text=text)
+
+    return write
+
+
+async def condense(history: Sequence[Message], question: str, write: Write) -> Completion:
+    """Returns the question, rewritten so that it needs none of the earlier messages, as the completion's text.
+
+    A model that writes nothing leaves the question as it is. The oldest messages are left out where they do not fit.
+    Raises BoundaryError.
+    """
+    chars = _HISTORY_CHARS
+    while True:
+        prompt = prompts.render("condense", history=_rendered(history, chars), question=tags.as_text(question))
+        try:
+            completion = await write(prompt, _SAMPLING)
+        except BoundaryError as error:
+            if error.failure is not Failure.TOO_LONG or chars <= _LEAST_CHARS:
+                raise
+            chars //= 2
+            continue
+        lines = [line.strip() for line in tags.after_thoughts(completion.text).splitlines()]
+        rewritten = next(filter(None, lines), question)
+        return replace(completion, text=rewritten[:QUESTION_CHARS])
+
+
+def _rendered(history: Sequence[Message], chars: int) -> str:
+    """Returns the end of the conversation, a line a message."""
+    lines = (f"{_SPEAKERS[each.role]}: {' '.join(each.content.split())}" for each in history)
+    return tags.as_text("\n".join(lines)[-chars:])

@@ -1,0 +1,81 @@
+"""Reads the messages of a request: instructions, what was said before, and the question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search_agent.types import QUESTION_CHARS, Message
+from services.gateway.problems import BadField
+
+_INSTRUCTIONS = ("system", "developer")
+_TEXTS = ("text", "input_text", "output_text")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """`place` is where the request has the question."""
+
+    instructions: str
+    history: tuple[Message, ...]
+    question: str
+    place: str
+
+
+def read(messages: Sequence[Mapping[str, Any]], place: str, instructions: str = "") -> Conversation:
+    """Returns the conversation of messages with `role` and `content`, which the request has at `place`.
+
+    The last message is the question, and must be the user's. Raises BadField.
+    """
+    said = [(_role(message, f"{place}[{number}]"), message) for number, message in enumerate(messages)]
+    texts = [(role, _text(message, f"{place}[{number}]")) for number, (role, message) in enumerate(said)]
+    if not texts or texts[-1][0] != "user":
+        raise BadField(place, "must end in a message of the user, the question")
+    *before, (_, question) = texts
+    asked = f"{place}[{len(before)}].content"
+    told = "\n\n".join(filter(None, [instructions, *(text for role, text in texts if role in _INSTRUCTIONS)]))
+    return Conversation(
+        _bounded(told, f"{place}: the system messages", least=0),
+        tuple(Message(role, text) for role, text in before if role not in _INSTRUCTIONS and text),
+        _bounded(question, asked),
+        asked,
+    )
+
+
+def _role(message: Mapping[str, Any], place: str) -> str:
+    role = message.get("role")
+    if role not in ("user", "assistant", *_INSTRUCTIONS):
+        raise BadField(f"{place}.role", "must be system, developer, user or assistant; tools are not supported")
+    if message.get("tool_calls") or message.get("function_call"):
+        raise BadField(f"{place}.tool_calls", "is not supported")
+    return str(role)
+
+
+def _text(message: Mapping[str, Any], place: str) -> str:
+    content = message.get("content")
+    if content is None:
+        content = ""
+    if isinstance(content, str):
+        return content.strip()
+    if not isinstance(content, list):
+        raise BadField(f"{place}.content", "must be a text or a list of parts")
+    parts = []
+    for number, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in _TEXTS:
+            raise BadField(f"{place}.content[{number}].type", f"is {kind!r}; only text is read")
+        if not isinstance(part.get("text"), str):
+            raise BadField(f"{place}.content[{number}].text", "must be a text")
+        parts.append(part["text"])
+    return "\n".join(parts).strip()
+
+
+def _bounded(text: str, place: str, least: int = 1) -> str:
+    if not least <= len(text) <= QUESTION_CHARS:
+        raise BadField(place, f"must have {least} to {QUESTION_CHARS} characters, and has {len(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadField(place, "must be Unicode text without lone surrogates") from None
+    return text
