@@ -15,7 +15,7 @@
 """
 
 from common.training import GateProgress, Promotion, Run, RunState, TrainingStep
-from search_agent.types import Mode, Passage, Piece, StopReason, Timings, Usage
+from search_agent.types import FinishReason, Mode, Passage, Piece, StopReason, Timings, Usage
 from search_agent_client.client import AsyncClient, Client
 from search_agent_client.errors import FieldError, GatewayError, GatewayProblem, UnexpectedAnswer, Unreachable
 from search_agent_client.values import (
@@ -42,6 +42,7 @@ __all__ = [
     "Client",
     "Document",
     "FieldError",
+    "FinishReason",
     "Found",
     "GateProgress",
     "GatewayError",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from search_agent.types import IndexInfo, Passage, StopReason, Timings, Usage
+from search_agent.types import FinishReason, IndexInfo, Passage, StopReason, Timings, Usage
 from search_agent_client.decode import alias
 
 
@@ -63,10 +63,12 @@ class SearchResult:
 class Answer(SearchResult):
     """`citations` are the ids of the documents that contain the answer word for word.
 
-    `cache_key` is the key of this result in the naive-RAG cache, empty if it is not there.
+    `finish_reason` is length where the answer's tokens ended before the answer did. `cache_key` is the key of this
+    result in the naive-RAG cache, empty if it is not there.
     """
 
     answer: str
+    finish_reason: FinishReason
     citations: tuple[str, ...]
     cached: bool
     cache_key: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from search_agent.types import StopReason, Timings, Usage
+from search_agent.types import FinishReason, StopReason, Timings, Usage
 from search_agent_client import Answer, Document, Turn
 
 
@@ -21,6 +21,6 @@ def answer(text: str, documents: Sequence[Document] = (), turns: Sequence[Turn] 
     values: dict[str, Any] = {
         "id": "1", "method": "s3", "question": "q", "stop_reason": StopReason.COMPLETE, "usage": Usage(30, 5, 2),
         "timings_ms": Timings(12.5), "models": ("m@1",), "truncated": False, "citations": (), "cached": False,
-        "cache_key": "",
+        "cache_key": "", "finish_reason": FinishReason.STOP,
     }  # fmt: skip
     return Answer(answer=text, documents=tuple(documents), turns=tuple(turns), **values | more)

@@ -31,6 +31,7 @@ ANSWER = {"id": "1", "method": "s3", "question": "q", "documents": [DOCUMENT], "
     "stop_reason": "complete", "usage": {"prompt_tokens": 1234, "completion_tokens": 5, "searches": 1},
     "timings_ms": {"total": 3210, "retrieve": 1, "search": 1, "generate": 1}, "models": ["m@1"], "truncated": False,
     "answer": "an\nanswer", "citations": [ID], "cached": False, "cache_key": "",
+    "finish_reason": "stop",
 }  # fmt: skip
 EVENTS = [
     ("turn", TURN),
