@@ -69,7 +69,7 @@ def wire(settings: GatewaySettings) -> FastAPI:
     rewrite = {
         "off": None,
         "searcher": conversation.by_searcher(backends.searcher),
-        "generator": conversation.by_generator(generator),
+        "generator": conversation.by_generator(backends.generator),
     }[settings.condense]
     player = Player(backends, Sampling(max_tokens=settings.answer_max_tokens))
     trainer = GrpcTrainer(settings.trainer, settings.trainer_timeout_s) if settings.trainer else None
