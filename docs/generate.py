@@ -22,6 +22,7 @@ from search_agent_client.api import Api, Call, Events
 from services.gateway.app import create_app
 from services.gateway.problems import STATUSES
 from services.gateway.routes.openai.chat import ChatRequest
+from services.gateway.routes.openai.responses import ResponsesRequest
 from services.gateway.settings import GatewaySettings
 from services.generator.settings import GeneratorSettings
 from services.retriever.bm25 import BACKENDS
@@ -40,7 +41,7 @@ _SETTINGS = {
     "trainer": TrainerSettings,
 }
 
-_OPENAI = (ChatRequest,)
+_OPENAI = (ChatRequest, ResponsesRequest)
 
 Schema = Mapping[str, Any]
 

@@ -10,7 +10,7 @@ from services.gateway.asker import Asker
 from services.gateway.observed import Observed
 from services.gateway.player import Backends
 from services.gateway.routes import cache, operation, pages, questions, retrieval, training
-from services.gateway.routes.openai import chat
+from services.gateway.routes.openai import chat, responses
 from services.gateway.routes.openai.shape import Citations
 
 
@@ -26,6 +26,7 @@ def create_app(
     for router in (
         questions.routes(asker),
         chat.routes(asker, citations),
+        responses.routes(asker, citations),
         retrieval.routes(backends),
         cache.routes(backends),
         training.routes(trainer),

@@ -85,7 +85,8 @@ class ChatRequest(QuestionRequest):
 
     def ask(self, asker: Asker) -> Ask:
         """Returns the question for the Asker. Raises BadField and UnknownModel."""
-        talk = conversation.read(self.messages, "messages")
+        said = {f"messages[{number}]": message for number, message in enumerate(self.messages)}
+        talk = conversation.read(said, "messages")
         places = {"question": talk.place, "method": "model", "instructions": "messages"}
         return Ask(
             talk.question,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from search_agent.types import QUESTION_CHARS, Message
@@ -23,23 +23,24 @@ class Conversation:
     place: str
 
 
-def read(messages: Sequence[Mapping[str, Any]], place: str, instructions: str = "") -> Conversation:
-    """Returns the conversation of messages with `role` and `content`, which the request has at `place`.
+def alone(question: str, place: str, instructions: str = "") -> Conversation:
+    """Returns a conversation that is a question alone, which the request has at `place`. Raises BadField."""
+    return Conversation(_bounded(instructions, "instructions", least=0), (), _bounded(question.strip(), place), place)
 
-    The last message is the question, and must be the user's. Raises BadField.
+
+def read(messages: Mapping[str, Mapping[str, Any]], place: str, instructions: str = "") -> Conversation:
+    """Returns the conversation of messages with `role` and `content`, by where they are in the request's `place`.
+
+    The last message is the question, and must be the user's. System messages join the instructions. Raises BadField.
     """
-    said = [(_role(message, f"{place}[{number}]"), message) for number, message in enumerate(messages)]
-    texts = [(role, _text(message, f"{place}[{number}]")) for number, (role, message) in enumerate(said)]
+    texts = [(_role(message, at), _text(message, at)) for at, message in messages.items()]
     if not texts or texts[-1][0] != "user":
         raise BadField(place, "must end in a message of the user, the question")
     *before, (_, question) = texts
-    asked = f"{place}[{len(before)}].content"
     told = "\n\n".join(filter(None, [instructions, *(text for role, text in texts if role in _INSTRUCTIONS)]))
-    return Conversation(
-        _bounded(told, f"{place}: the system messages", least=0),
-        tuple(Message(role, text) for role, text in before if role not in _INSTRUCTIONS and text),
-        _bounded(question, asked),
-        asked,
+    asked = alone(question, f"{[*messages][-1]}.content", told)
+    return replace(
+        asked, history=tuple(Message(role, text) for role, text in before if role not in _INSTRUCTIONS and text)
     )
 
 

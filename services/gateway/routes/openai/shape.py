@@ -107,9 +107,13 @@ class Citation:
 
     @property
     def url(self) -> str:
-        """The passage's id where that is a URL, else the id as the URI `passage:ID`."""
-        id = self.passage.id
-        return id if id.startswith(("http://", "https://")) else f"passage:{quote(id)}"
+        return url_of(self.passage)
+
+
+def url_of(passage: Passage) -> str:
+    """Returns the passage's id where that is a URL, else the id as the URI `passage:ID`."""
+    id = passage.id
+    return id if id.startswith(("http://", "https://")) else f"passage:{quote(id)}"
 
 
 def with_citations(text: str, trajectory: Trajectory, how: Citations) -> tuple[str, list[Citation]]:
