@@ -33,6 +33,7 @@ from search_agent.types import (
 )
 
 _QUERIES_A_CALL = 128
+_TEXTS_A_CALL = 16  # to embed: passages take long on a CPU
 _PASSAGES_A_CALL = 8192  # which have 8 KiB each until the answer is too large a message
 _LONGEST_GATE_S = 7 * 24 * 3600.0  # of a watch too; the trainer bounds a gate itself
 _LOAD_TIMEOUT_S = 1800.0  # a large model comes from a disk, and vLLM compiles it
@@ -55,6 +56,15 @@ class GrpcRetriever:
             response = await client.call(self._stub.Search, request, self._timeout_s, RetrieverError)
             found += retrieval.passages_of(response)
         return found
+
+    async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
+        """Asks for many texts in several calls, each with a deadline of its own."""
+        vectors: list[bytes] = []
+        for start in range(0, len(texts), _TEXTS_A_CALL):
+            request = retrieval.embed_request(texts[start : start + _TEXTS_A_CALL], index, as_passages)
+            response = await client.call(self._stub.Embed, request, self._timeout_s, RetrieverError)
+            vectors += retrieval.vectors_of(response)
+        return vectors
 
     async def indexes(self) -> Sequence[IndexInfo]:
         request = ListIndexesRequest()

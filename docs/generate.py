@@ -22,6 +22,7 @@ from search_agent_client.api import Api, Call, Events
 from services.gateway.app import create_app
 from services.gateway.problems import STATUSES
 from services.gateway.routes.openai.chat import ChatRequest
+from services.gateway.routes.openai.embeddings import EmbeddingsRequest
 from services.gateway.routes.openai.responses import ResponsesRequest
 from services.gateway.settings import GatewaySettings
 from services.generator.settings import GeneratorSettings
@@ -41,7 +42,7 @@ _SETTINGS = {
     "trainer": TrainerSettings,
 }
 
-_OPENAI = (ChatRequest, ResponsesRequest)
+_OPENAI = (ChatRequest, ResponsesRequest, EmbeddingsRequest)
 
 Schema = Mapping[str, Any]
 

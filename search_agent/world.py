@@ -53,6 +53,14 @@ class Retriever(Protocol):
         ...
 
 
+class Embedder(Protocol):
+    """Turns texts into the vectors that an index's encoder makes of them. Raises RetrieverError."""
+
+    async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
+        """Returns a vector for each text: float32, little-endian, of length 1. The empty index is the default one."""
+        ...
+
+
 class Generator(Protocol):
     """The frozen model that answers. Every method raises GeneratorError."""
 

@@ -53,3 +53,15 @@ def indexes_of(response: pb.ListIndexesResponse) -> list[IndexInfo]:
         value_of(IndexInfo, index, modes=tuple(_MODE_OF[mode] for mode in index.modes if mode in _MODE_OF))
         for index in response.indexes
     ]
+
+
+def embed_request(texts: Sequence[str], index: str, as_passages: bool) -> pb.EmbedRequest:
+    return pb.EmbedRequest(texts=texts, index=index, as_passages=as_passages)
+
+
+def embed_response(vectors: Iterable[bytes]) -> pb.EmbedResponse:
+    return pb.EmbedResponse(vectors=vectors)
+
+
+def vectors_of(response: pb.EmbedResponse) -> list[bytes]:
+    return [*response.vectors]

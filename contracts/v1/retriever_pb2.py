@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ontracts/v1/retriever.proto\x12\x02v1\"A\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x02\"f\n\rSearchRequest\x12\x0f\n\x07queries\x18\x01 \x03(\t\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05index\x18\x03 \x01(\t\x12\x16\n\x04mode\x18\x04 \x01(\x0e\x32\x08.v1.Mode\x12\x0e\n\x06rerank\x18\x05 \x01(\r\"/\n\x0eRankedPassages\x12\x1d\n\x08passages\x18\x01 \x03(\x0b\x32\x0b.v1.Passage\"[\n\x0eSearchResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.v1.RankedPassages\x12\r\n\x05index\x18\x02 \x01(\t\x12\x15\n\rindex_version\x18\x03 \x01(\t\"\x14\n\x12ListIndexesRequest\"\xc8\x01\n\tIndexInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08passages\x18\x03 \x01(\x04\x12\x0b\n\x03\x64im\x18\x04 \x01(\r\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x06 \x01(\t\x12\x17\n\x05modes\x18\x07 \x03(\x0e\x32\x08.v1.Mode\x12\x12\n\nis_default\x18\x08 \x01(\x08\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0f\n\x07licence\x18\n \x01(\t\x12\x10\n\x08reranker\x18\x0b \x01(\t\"5\n\x13ListIndexesResponse\x12\x1e\n\x07indexes\x18\x01 \x03(\x0b\x32\r.v1.IndexInfo*=\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\t\n\x05\x44\x45NSE\x10\x01\x12\x08\n\x04\x42M25\x10\x02\x12\n\n\x06HYBRID\x10\x03\x32|\n\tRetriever\x12/\n\x06Search\x12\x11.v1.SearchRequest\x1a\x12.v1.SearchResponse\x12>\n\x0bListIndexes\x12\x16.v1.ListIndexesRequest\x1a\x17.v1.ListIndexesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ontracts/v1/retriever.proto\x12\x02v1\"A\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x02\"f\n\rSearchRequest\x12\x0f\n\x07queries\x18\x01 \x03(\t\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05index\x18\x03 \x01(\t\x12\x16\n\x04mode\x18\x04 \x01(\x0e\x32\x08.v1.Mode\x12\x0e\n\x06rerank\x18\x05 \x01(\r\"/\n\x0eRankedPassages\x12\x1d\n\x08passages\x18\x01 \x03(\x0b\x32\x0b.v1.Passage\"[\n\x0eSearchResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.v1.RankedPassages\x12\r\n\x05index\x18\x02 \x01(\t\x12\x15\n\rindex_version\x18\x03 \x01(\t\"\x14\n\x12ListIndexesRequest\"\xc8\x01\n\tIndexInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08passages\x18\x03 \x01(\x04\x12\x0b\n\x03\x64im\x18\x04 \x01(\r\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x06 \x01(\t\x12\x17\n\x05modes\x18\x07 \x03(\x0e\x32\x08.v1.Mode\x12\x12\n\nis_default\x18\x08 \x01(\x08\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0f\n\x07licence\x18\n \x01(\t\x12\x10\n\x08reranker\x18\x0b \x01(\t\"5\n\x13ListIndexesResponse\x12\x1e\n\x07indexes\x18\x01 \x03(\x0b\x32\r.v1.IndexInfo\"A\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\r\n\x05index\x18\x02 \x01(\t\x12\x13\n\x0b\x61s_passages\x18\x03 \x01(\x08\" \n\rEmbedResponse\x12\x0f\n\x07vectors\x18\x01 \x03(\x0c*=\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\t\n\x05\x44\x45NSE\x10\x01\x12\x08\n\x04\x42M25\x10\x02\x12\n\n\x06HYBRID\x10\x03\x32\xaa\x01\n\tRetriever\x12/\n\x06Search\x12\x11.v1.SearchRequest\x1a\x12.v1.SearchResponse\x12>\n\x0bListIndexes\x12\x16.v1.ListIndexesRequest\x1a\x17.v1.ListIndexesResponse\x12,\n\x05\x45mbed\x12\x10.v1.EmbedRequest\x1a\x11.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contracts.v1.retriever_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODE']._serialized_start=629
-  _globals['_MODE']._serialized_end=690
+  _globals['_MODE']._serialized_start=730
+  _globals['_MODE']._serialized_end=791
   _globals['_PASSAGE']._serialized_start=36
   _globals['_PASSAGE']._serialized_end=101
   _globals['_SEARCHREQUEST']._serialized_start=103
@@ -47,6 +47,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INDEXINFO']._serialized_end=572
   _globals['_LISTINDEXESRESPONSE']._serialized_start=574
   _globals['_LISTINDEXESRESPONSE']._serialized_end=627
-  _globals['_RETRIEVER']._serialized_start=692
-  _globals['_RETRIEVER']._serialized_end=816
+  _globals['_EMBEDREQUEST']._serialized_start=629
+  _globals['_EMBEDREQUEST']._serialized_end=694
+  _globals['_EMBEDRESPONSE']._serialized_start=696
+  _globals['_EMBEDRESPONSE']._serialized_end=728
+  _globals['_RETRIEVER']._serialized_start=794
+  _globals['_RETRIEVER']._serialized_end=964
 # @@protoc_insertion_point(module_scope)

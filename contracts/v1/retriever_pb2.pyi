@@ -94,3 +94,19 @@ class ListIndexesResponse(_message.Message):
     INDEXES_FIELD_NUMBER: _ClassVar[int]
     indexes: _containers.RepeatedCompositeFieldContainer[IndexInfo]
     def __init__(self, indexes: _Optional[_Iterable[_Union[IndexInfo, _Mapping]]] = ...) -> None: ...
+
+class EmbedRequest(_message.Message):
+    __slots__ = ("texts", "index", "as_passages")
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    AS_PASSAGES_FIELD_NUMBER: _ClassVar[int]
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    index: str
+    as_passages: bool
+    def __init__(self, texts: _Optional[_Iterable[str]] = ..., index: _Optional[str] = ..., as_passages: bool = ...) -> None: ...
+
+class EmbedResponse(_message.Message):
+    __slots__ = ("vectors",)
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    vectors: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, vectors: _Optional[_Iterable[bytes]] = ...) -> None: ...

@@ -46,6 +46,11 @@ class RetrieverStub(object):
                 request_serializer=contracts_dot_v1_dot_retriever__pb2.ListIndexesRequest.SerializeToString,
                 response_deserializer=contracts_dot_v1_dot_retriever__pb2.ListIndexesResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/v1.Retriever/Embed',
+                request_serializer=contracts_dot_v1_dot_retriever__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=contracts_dot_v1_dot_retriever__pb2.EmbedResponse.FromString,
+                _registered_method=True)
 
 
 class RetrieverServicer(object):
@@ -69,6 +74,14 @@ class RetrieverServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Returns the vectors that an index's encoder makes of texts. NOT_FOUND: no such index.
+        FAILED_PRECONDITION: the index has no vectors. INVALID_ARGUMENT: no texts, or too many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrieverServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +94,11 @@ def add_RetrieverServicer_to_server(servicer, server):
                     servicer.ListIndexes,
                     request_deserializer=contracts_dot_v1_dot_retriever__pb2.ListIndexesRequest.FromString,
                     response_serializer=contracts_dot_v1_dot_retriever__pb2.ListIndexesResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=contracts_dot_v1_dot_retriever__pb2.EmbedRequest.FromString,
+                    response_serializer=contracts_dot_v1_dot_retriever__pb2.EmbedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -139,6 +157,33 @@ class Retriever(object):
             '/v1.Retriever/ListIndexes',
             contracts_dot_v1_dot_retriever__pb2.ListIndexesRequest.SerializeToString,
             contracts_dot_v1_dot_retriever__pb2.ListIndexesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/v1.Retriever/Embed',
+            contracts_dot_v1_dot_retriever__pb2.EmbedRequest.SerializeToString,
+            contracts_dot_v1_dot_retriever__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

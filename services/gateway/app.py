@@ -10,7 +10,7 @@ from services.gateway.asker import Asker
 from services.gateway.observed import Observed
 from services.gateway.player import Backends
 from services.gateway.routes import cache, operation, pages, questions, retrieval, training
-from services.gateway.routes.openai import chat, responses
+from services.gateway.routes.openai import chat, embeddings, responses
 from services.gateway.routes.openai.shape import Citations
 
 
@@ -27,6 +27,7 @@ def create_app(
         questions.routes(asker),
         chat.routes(asker, citations),
         responses.routes(asker, citations),
+        embeddings.routes(backends),
         retrieval.routes(backends),
         cache.routes(backends),
         training.routes(trainer),

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Protocol
 
 import structlog
 
@@ -16,10 +17,14 @@ from search_agent.agents import Agent
 from search_agent.agents.naive_rag import NaiveRagParams
 from search_agent.rag_cache import RagKey
 from search_agent.types import Event, Found, Piece, Question, Sampling, Timings, Trajectory
-from search_agent.world import Generator, Retriever, Searcher, World
+from search_agent.world import Embedder, Generator, Retriever, Searcher, World
 from services.gateway.cache import RagCache
 
 log = structlog.get_logger()
+
+
+class Retrieving(Retriever, Embedder, Protocol):
+    """A retriever service."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Backends:
     `searchers` and `generators` hold those of methods that have their own, by method.
     """
 
-    retriever: Retriever
+    retriever: Retrieving
     searcher: Searcher
     generator: Generator
     cache: RagCache | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -152,6 +153,10 @@ class BatchedRetriever:
     ) -> None:
         ranker = reranker.name if reranker else ""
         self._indexes = [_info(index, default, ranker) for index in indexes.values()]
+        self._encoders = {
+            name: encoders[index.manifest.encoding] for name, index in indexes.items() if index.manifest.encoder
+        }
+        self._embedding = asyncio.Lock()
         self._settings = settings
         self._batcher: Batcher[Query, tuple[Passage, ...]] = Batcher(
             BatchSearch(indexes, encoders, reranker), settings.max_batch, settings.max_queued
@@ -197,6 +202,19 @@ class BatchedRetriever:
             found += await self._batcher.submit(asked[start : start + size], admitted=start > 0)
         answers = iter(found)
         return [next(answers) if text else () for text in texts]
+
+    async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
+        """Returns the vectors that the index's encoder makes of up to `max_batch` texts, a request at a time."""
+        limit = self._settings.max_batch
+        if not 1 <= len(texts) <= limit:
+            raise RetrieverError(Failure.INVALID, f"there must be 1 to {limit}, not {len(texts)}", "texts")
+        name = index_named(self._indexes, index).name
+        if name not in self._encoders:
+            raise RetrieverError(Failure.UNSUPPORTED, f"index {name!r} has no vectors", "index")
+        encoder = self._encoders[name]
+        async with self._embedding:  # texts can be long, and searches need the cores too
+            vectors = await asyncio.to_thread(encoder.passages if as_passages else encoder.queries, [*texts])
+        return [vector.astype("<f4").tobytes() for vector in vectors]
 
     async def close(self) -> None:
         await self._batcher.close()

@@ -43,6 +43,9 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
     async def ListIndexes(self, request: Any, context: Any) -> Any:
         return codec.indexes_response(await self._retriever.indexes())
 
+    async def Embed(self, request: Any, context: Any) -> Any:
+        return codec.embed_response(await self._retriever.embed(request.texts, request.index, request.as_passages))
+
 
 def assemble(
     settings: RetrieverSettings,

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cli.main import main
 from common import client, server
+from common.backends import GrpcRetriever
 from contracts.v1 import retriever_pb2, retriever_pb2_grpc
 from search_agent.errors import Failure, RetrieverError
 from search_agent.types import Mode, Retrieval
@@ -115,6 +117,28 @@ async def test_wrong_requests(
     with pytest.raises(RetrieverError) as caught:
         await search(channel, **request_fields)
     assert (caught.value.failure, caught.value.field) == (failure, field)
+
+
+async def test_texts_are_embedded_as_queries_or_as_passages(retriever: BatchedRetriever) -> None:
+    settings = RetrieverSettings(indexes=DEMO / "indexes", port=0)
+    served, port = await server.start("retriever", FULL_NAME, settings, RetrieverServicer(retriever).register)
+    over_grpc = GrpcRetriever(f"127.0.0.1:{port}", 30)
+    (query,) = await over_grpc.embed(["When was Warsaw rebuilt?"], "", as_passages=False)
+    texts = ["Warsaw was rebuilt after the war.", "Oxygen is a gas.", *(f"word {number}" for number in range(15))]
+    vectors = [np.frombuffer(vector, "<f4") for vector in await over_grpc.embed(texts, "demo", as_passages=True)]
+    assert {vector.shape for vector in vectors} == {(384,)}
+    assert [float(vector @ vector) for vector in vectors] == pytest.approx([1.0] * len(texts), abs=1e-3)
+    likeness = [float(vector @ np.frombuffer(query, "<f4")) for vector in vectors]
+    assert max(likeness) == likeness[0]
+    for wrong, index, failure, field in (
+        ([], "", Failure.INVALID, "texts"),
+        (["a"], "gone", Failure.NOT_FOUND, "index"),
+    ):
+        with pytest.raises(RetrieverError) as caught:
+            await retriever.embed(wrong, index, as_passages=False)
+        assert (caught.value.failure, caught.value.field) == (failure, field)
+    await over_grpc.close()
+    await served.stop(None)
 
 
 async def test_indexes_are_described(channel: grpc.aio.Channel) -> None:
