@@ -40,6 +40,23 @@ def model_at(target: str) -> tuple[str, str]:
     return (address, name) if slash and address.rpartition(":")[2].isdigit() else (target, "")
 
 
+def is_loopback(host: str) -> bool:
+    """Tells whether only this machine reaches the host."""
+    try:
+        return ip_address(bare(host)).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_unclaimable(host: str) -> bool:
+    """Tells whether no site can have the host as its name: an address, localhost, or a name without a dot."""
+    try:
+        ip_address(bare(host))
+    except ValueError:
+        return "." not in host or host.endswith(".localhost")
+    return True
+
+
 def is_near(host: str) -> bool:
     """Tells whether the host is this machine or on a private network, where no proxy stands in between."""
     host = bare(host.lower().rstrip("."))

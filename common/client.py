@@ -10,7 +10,7 @@ import grpc
 from common import context
 from common.errors import from_rpc
 from common.server import MAX_MESSAGE_BYTES
-from search_agent.errors import BoundaryError
+from search_agent.errors import BoundaryError, Failure
 
 _OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # our services are on our own network
@@ -27,22 +27,32 @@ def connect(target: str) -> grpc.aio.Channel:
 
 
 async def call(method: Any, request: Any, timeout_s: float, boundary: type[BoundaryError]) -> Any:
-    """Makes a unary call. Raises `boundary` with the failure that the status code stands for."""
+    """Makes a unary call, which ends when the request being served has no time left.
+
+    Raises `boundary` with the failure that the status code stands for.
+    """
     try:
-        return await method(request, timeout=timeout_s, metadata=context.metadata())
+        return await method(request, timeout=context.time_left(timeout_s), metadata=context.metadata())
     except grpc.aio.AioRpcError as error:
-        raise from_rpc(error, boundary) from error
+        raise _failed(error, boundary) from error
 
 
 async def stream(
     method: Any, request: Any, timeout_s: float, boundary: type[BoundaryError]
 ) -> AsyncGenerator[Any, None]:
     """Reads a server stream. Leaving it early cancels the call at the server. Raises `boundary`, as `call` does."""
-    responses = method(request, timeout=timeout_s, metadata=context.metadata())
+    responses = method(request, timeout=context.time_left(timeout_s), metadata=context.metadata())
     try:
         async for response in responses:
             yield response
     except grpc.aio.AioRpcError as error:
-        raise from_rpc(error, boundary) from error
+        raise _failed(error, boundary) from error
     finally:
         responses.cancel()
+
+
+def _failed(error: grpc.aio.AioRpcError, boundary: type[BoundaryError]) -> BoundaryError:
+    failure = from_rpc(error, boundary)
+    if failure.failure is Failure.TIMEOUT and not context.time_left(1):
+        failure.message = "the time for the whole request is over"
+    return failure

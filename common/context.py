@@ -1,9 +1,11 @@
-"""The request id and W3C trace context of the request being served, carried across gRPC as metadata."""
+"""The request being served: its id and W3C trace context, carried across gRPC as metadata, and the time it has."""
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 
@@ -17,6 +19,7 @@ _VALID = {
     TRACEPARENT: re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
 }
 _current: ContextVar[dict[str, str] | None] = ContextVar("request_context", default=None)
+_ends: ContextVar[float] = ContextVar("request_ends", default=math.inf)
 
 
 def begin(incoming: Mapping[str, str]) -> dict[str, str]:
@@ -39,3 +42,13 @@ def metadata() -> tuple[tuple[str, str], ...]:
 def request_id() -> str:
     """Returns the id of the request being served, empty outside one."""
     return (_current.get() or {}).get(REQUEST_ID, "")
+
+
+def begin_time(limit_s: float) -> None:
+    """Gives the request being served that many seconds from now on, in all its calls together."""
+    _ends.set(time.monotonic() + limit_s)
+
+
+def time_left(most_s: float) -> float:
+    """Returns the seconds that a call may take: `most_s`, or what the request has left if that is less."""
+    return max(0.0, min(most_s, _ends.get() - time.monotonic()))

@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from common.backends import GrpcTrainer
 from services.gateway import problems
 from services.gateway.asker import Asker
+from services.gateway.door import Door, Rules
 from services.gateway.observed import Observed
 from services.gateway.player import Backends
-from services.gateway.routes import cache, operation, pages, questions, retrieval, training
+from services.gateway.routes import cache, keys, operation, pages, questions, retrieval, training
 from services.gateway.routes.openai import chat, embeddings, responses
 from services.gateway.routes.openai.shape import Citations
 
+# Response headers that pages of other sites may read.
+_EXPOSED = ("x-request-id", "retry-after", "ratelimit", "ratelimit-policy")
+
 
 def create_app(
-    backends: Backends, asker: Asker, trainer: GrpcTrainer | None = None, citations: Citations = "annotations"
+    backends: Backends,
+    asker: Asker,
+    trainer: GrpcTrainer | None = None,
+    citations: Citations = "annotations",
+    rules: Rules | None = None,
+    root_path: str = "",
 ) -> FastAPI:
-    """Returns the application; `citations` is how OpenAI's clients get them."""
+    """Returns the application behind its door. `citations` is how OpenAI's clients get them.
+
+    A proxy serves the application under `root_path`.
+    """
+    rules = rules or Rules()
     app = FastAPI(
-        title="search-agent", version="1", description="Search, answer and retrieve.", docs_url=None, redoc_url=None
+        title="search-agent",
+        version="1",
+        description="Search, answer and retrieve.",
+        root_path=root_path,
+        docs_url=None,
+        redoc_url=None,
     )
+    app.add_middleware(Door, rules=rules)
     app.add_middleware(Observed)
+    if rules.origins:  # outermost, so that pages read errors too
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=rules.origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
     problems.install(app)
     for router in (
         questions.routes(asker),
@@ -31,7 +59,8 @@ def create_app(
         retrieval.routes(backends),
         cache.routes(backends),
         training.routes(trainer),
-        operation.routes(backends, trainer),
+        keys.routes(rules.keys),
+        operation.routes(backends, trainer, rules.keys),
         pages.routes(),
     ):
         app.include_router(router)

@@ -13,6 +13,8 @@ from search_agent.conversation import Write, condense
 from search_agent.errors import BoundaryError
 from search_agent.parameters import BadParameter
 from search_agent.types import Completion, Event, Message, Question
+from services.gateway import caller
+from services.gateway.limits import Meter
 from services.gateway.methods import Methods
 from services.gateway.player import Finished, Player
 from services.gateway.problems import BadField, TooBusy
@@ -52,21 +54,28 @@ class Ask:
 
 
 class Asker:
-    """Takes a slot, picks the agent, plays the question, and places errors in the request.
+    """Takes a slot and one of the caller's, picks the agent, plays the question, and places errors in the request.
 
     With `rewrite`, the question of a conversation is rewritten first so that it needs no earlier message.
     """
 
-    def __init__(self, player: Player, methods: Methods, max_in_flight: int, rewrite: Write | None = None) -> None:
+    def __init__(
+        self,
+        player: Player,
+        methods: Methods,
+        max_in_flight: int,
+        rewrite: Write | None = None,
+        meter: Meter | None = None,
+    ) -> None:
         self.methods = methods
         self._player, self._max, self._rewrite = player, max_in_flight, rewrite
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._slots, self._meter = asyncio.Semaphore(max_in_flight), meter or Meter()
 
     async def events(self, ask: Ask) -> AsyncGenerator[Event | Finished, None]:
         """Yields each turn, then Found, then the pieces of the answer if one is asked for, then Finished.
 
-        Holds a slot until it is exhausted or closed. Raises TooBusy, BadField and BoundaryError; closing it stops
-        the models' work.
+        Holds a slot until it is exhausted or closed. Closing it stops the models' work.
+        Raises Refused (TooBusy, TooMany, BadField) and BoundaryError.
         """
         async with self._slot():
             agent = await self._agent(ask)
@@ -99,7 +108,7 @@ class Asker:
     async def _slot(self) -> AsyncIterator[None]:
         if self._slots.locked():
             raise TooBusy(f"the gateway is working on {self._max} questions, its limit")
-        async with self._slots:
+        async with self._slots, self._meter.question(caller.current()):
             metrics.HTTP_IN_FLIGHT.inc()
             try:
                 yield

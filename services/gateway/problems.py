@@ -22,6 +22,13 @@ log = structlog.get_logger()
 # The statuses of errors, and when each is given.
 STATUSES = {
     HTTPStatus.UNPROCESSABLE_ENTITY: "the request is wrong; `errors` names the field",
+    HTTPStatus.UNAUTHORIZED: "there is no key, or it is not known, was revoked or has expired",
+    HTTPStatus.FORBIDDEN: "the key lacks a scope (`missing_scope`) or an index (`missing_index`), or a page of another "
+    "site asks",
+    HTTPStatus.TOO_MANY_REQUESTS: "the key has reached its `limit`; `Retry-After` says when to try again",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is too long",
+    HTTPStatus.REQUEST_TIMEOUT: "the body did not come in time",
+    HTTPStatus.MISDIRECTED_REQUEST: "the gateway does not answer under this host name",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the body is not declared as JSON; send `content-type: application/json`",
     HTTPStatus.NOT_FOUND: "the index, run, model or route does not exist, or the backend is not configured",
     HTTPStatus.SERVICE_UNAVAILABLE: "the gateway or a backend is overloaded or unreachable; `Retry-After` says when "

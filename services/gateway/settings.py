@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from common import addresses
+from common.keys import Limits
 from common.settings import ListenHost, ModelTarget, ServiceSettings, Target
 from services.gateway.methods import Configuration
+
+
+def _parts(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts)]  # with commas in between
 
 
 class KeySettings(BaseSettings):
@@ -43,6 +52,24 @@ class GatewaySettings(KeySettings):
 
     host: ListenHost = Field("127.0.0.1", description="address to listen on; :: for all, IPv6 too")
     port: int = Field(8080, ge=0, le=65535, description="HTTP port; /metrics is here too")
+    published: str = Field(
+        "",
+        description="where others reach the gateway if that is not `host`, as Docker publishes a port: 127.0.0.1:8080",
+    )
+    open_to_all: bool = Field(False, description="asks for no key even though other machines reach the gateway")
+    hosts: Names = Field(
+        (),
+        description="host names that requests may be for, with commas in between; *.example.org: all below; not set: "
+        "all if keys are asked for, else addresses, localhost and names without a dot",
+    )
+    cors_origins: Names = Field(
+        (), description="sites whose pages may ask, with commas in between: https://app.example.org; *: all"
+    )
+    root_path: str = Field(
+        "", pattern="^(/.*[^/])?$", description="path under which a proxy serves the gateway: /search-agent"
+    )
+    max_body_bytes: int = Field(1_000_000, ge=1, description="longest body of a request")
+    body_timeout_s: float = Field(30, gt=0, description="seconds that a request's body may take to come")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     retriever: Target = Field(min_length=1, description="host:port of the retriever")
     searcher: ModelTarget = Field(
@@ -67,7 +94,13 @@ class GatewaySettings(KeySettings):
     searcher_timeout_s: float = Field(60, gt=0, description="deadline of one searcher turn")
     generator_timeout_s: float = Field(60, gt=0, description="deadline of one answer")
     trainer_timeout_s: float = Field(60, gt=0, description="deadline of a call about runs; watching has none")
+    question_timeout_s: float = Field(
+        300, gt=0, description="seconds that a question, or another request, may take in all its calls together"
+    )
     max_in_flight: int = Field(64, ge=1, description="questions worked on at once; more get 503")
+    requests_per_minute: int = Field(0, ge=0, description="limit of a key that sets none itself; 0: none")
+    questions_at_once: int = Field(0, ge=0, description="limit of a key that sets none itself; 0: none")
+    tokens_per_day: int = Field(0, ge=0, description="limit of a key that sets none itself; 0: none")
     answer_max_tokens: int = Field(64, ge=1, description="longest answer")
     methods: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
@@ -88,3 +121,12 @@ class GatewaySettings(KeySettings):
         "annotations", description="how OpenAI's clients get citations; text: written under the answer too"
     )
     shutdown_grace_s: int = Field(10, ge=0, description="seconds that requests in flight get at stop")
+
+    def is_reached_from_elsewhere(self) -> bool:
+        """Returns whether other machines reach the gateway."""
+        host = self.published.rpartition(":")[0] if self.published else self.host
+        return not addresses.is_loopback(host)
+
+    def limits(self) -> Limits:
+        """Returns the limits of a key that sets none itself."""
+        return Limits(self.requests_per_minute, self.questions_at_once, self.tokens_per_day)

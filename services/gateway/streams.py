@@ -18,6 +18,8 @@ from services.gateway import problems
 
 log = structlog.get_logger()
 T = TypeVar("T")
+_HEARTBEAT_S = 15.0  # proxies close a connection after a minute of silence
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter keeps nginx from collecting events
 
 
 def sse(name: str, data: Any) -> str:
@@ -43,9 +45,10 @@ async def streamed(
 ) -> StreamingResponse:
     """Streams events, each the text that `sse` returns, as they come.
 
-    A failure before the first event is an ordinary problem with its own status; a later one is the event that
-    `failed` returns, which ends the stream.
+    A comment stands in for each quarter of a minute without an event. A failure before the first event or comment is
+    an ordinary problem with its own status; a later one is the event that `failed` returns, which ends the stream.
     """
+    events = with_heartbeats(events)
     first = await unless_caller_leaves(request, anext(events))
 
     async def text() -> AsyncIterator[str]:
@@ -60,7 +63,29 @@ async def streamed(
                 log.exception("stream crashed")
             yield failed(problem)
 
-    return StreamingResponse(text(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return StreamingResponse(text(), media_type="text/event-stream", headers=_HEADERS)
+
+
+async def with_heartbeats(
+    events: AsyncGenerator[str, None], every_s: float = _HEARTBEAT_S
+) -> AsyncGenerator[str, None]:
+    """Yields the events, and a comment whenever none has come for `every_s` seconds."""
+    async with aclosing(events):
+        coming = asyncio.ensure_future(anext(events, ""))
+        try:
+            while True:
+                done, _ = await asyncio.wait([coming], timeout=every_s)
+                if not done:
+                    yield ": waiting\n\n"
+                elif event := coming.result():
+                    coming = asyncio.ensure_future(anext(events, ""))
+                    yield event
+                else:
+                    return
+        finally:
+            coming.cancel()
+            with suppress(Exception, asyncio.CancelledError):
+                await coming
 
 
 async def unless_caller_leaves(request: Request, work: Awaitable[T]) -> T:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import NoReturn
 
+import structlog
 from fastapi import FastAPI
 
 from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever, GrpcTrainer
+from common.keys import KeyStore, open_store
 from common.rag_store import RagStore
 from search_agent import conversation
 from search_agent.agents import AGENTS
-from search_agent.errors import CacheError
+from search_agent.errors import CacheError, KeysError
 from search_agent.parameters import BadParameter
 from search_agent.types import Sampling
 from services.gateway.app import create_app
 from services.gateway.asker import Asker
 from services.gateway.cache import RagCache
+from services.gateway.counters import Counters, MemoryCounters, RedisCounters, SpareCounters
+from services.gateway.door import Rules
+from services.gateway.guarded import GuardedRetriever, MeteredGenerator, MeteredSearcher
+from services.gateway.limits import Meter
 from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
 from services.gateway.settings import GatewaySettings
 
+log = structlog.get_logger()
 _REDIS_TIMEOUT_S = 0.5
 
 
@@ -31,11 +38,14 @@ def wire(settings: GatewaySettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if keys:
+            await _tell_if_nobody_has_a_key(keys)
         yield
-        for backend in (retriever, *searchers.values(), *generators.values(), store, trainer):
-            if backend:
-                await backend.close()
+        for each in closing:
+            await each.close()
 
+    keys, counters = _keys(settings)
+    meter = Meter(counters, settings.limits(), settings.question_timeout_s)
     retriever = GrpcRetriever(settings.retriever, settings.retriever_timeout_s)
     searchers = {
         target: GrpcPolicy(target, settings.searcher_timeout_s)
@@ -51,13 +61,15 @@ def wire(settings: GatewaySettings) -> FastAPI:
             store = RagStore(settings.redis_url.get_secret_value(), settings.cache_ttl_s, _REDIS_TIMEOUT_S)
         except CacheError as error:
             _refuse(f"GATEWAY_REDIS_URL: {error}")
+    metered_searchers = {target: MeteredSearcher(searcher, meter) for target, searcher in searchers.items()}
+    metered_generators = {target: MeteredGenerator(generator, meter) for target, generator in generators.items()}
     backends = Backends(
-        retriever,
-        searchers[settings.searcher],
-        generators[settings.generator],
+        GuardedRetriever(retriever),
+        metered_searchers[settings.searcher],
+        metered_generators[settings.generator],
         RagCache(store) if store else None,
-        {method: searchers[target] for method, target in settings.searchers.items()},
-        {method: generators[target] for method, target in settings.generators.items()},
+        {method: metered_searchers[target] for method, target in settings.searchers.items()},
+        {method: metered_generators[target] for method, target in settings.generators.items()},
     )
     for name in settings.methods:
         _known(name, "GATEWAY_METHODS")
@@ -73,8 +85,19 @@ def wire(settings: GatewaySettings) -> FastAPI:
     }[settings.condense]
     player = Player(backends, Sampling(max_tokens=settings.answer_max_tokens))
     trainer = GrpcTrainer(settings.trainer, settings.trainer_timeout_s) if settings.trainer else None
-    asker = Asker(player, methods, settings.max_in_flight, rewrite)
-    app = create_app(backends, asker, trainer, settings.citations)
+    rules = Rules(
+        keys,
+        meter,
+        settings.hosts,
+        settings.cors_origins,
+        settings.max_body_bytes,
+        settings.body_timeout_s,
+        settings.question_timeout_s,
+    )
+    asker = Asker(player, methods, settings.max_in_flight, rewrite, meter)
+    app = create_app(backends, asker, trainer, settings.citations, rules, settings.root_path)
+    parts = (retriever, *searchers.values(), *generators.values(), store, trainer, keys, counters)
+    closing = [part for part in parts if part]
     app.router.lifespan_context = lifespan
     return app
 
@@ -84,6 +107,31 @@ def _targets(common: str, own: Mapping[str, str], setting: str) -> list[str]:
     for method in own:
         _known(method, setting)
     return list(dict.fromkeys([common, *own.values()]))
+
+
+def _keys(settings: GatewaySettings) -> tuple[KeyStore | None, Counters]:
+    """Returns the store of keys and the counters of their use. Refuses to let everybody in by mistake."""
+    where, redis_url = settings.key_store(), settings.redis_url
+    is_reached = settings.is_reached_from_elsewhere()
+    if not where and is_reached and not settings.open_to_all:
+        _refuse(
+            f"GATEWAY_KEYS: other machines reach the gateway ({settings.published or settings.host}), so it must ask "
+            "for keys: GATEWAY_KEYS=redis or a file; GATEWAY_OPEN_TO_ALL=true lets everybody in"
+        )
+    if not where:
+        log.warning("no keys are asked for", reached_by="everybody" if is_reached else "this machine alone")
+    try:
+        keys = open_store(where, _REDIS_TIMEOUT_S) if where else None
+        shared = RedisCounters(redis_url.get_secret_value(), _REDIS_TIMEOUT_S) if redis_url else None
+    except KeysError as error:
+        _refuse(f"GATEWAY_REDIS_URL: {error}")
+    return keys, SpareCounters(shared) if shared else MemoryCounters()
+
+
+async def _tell_if_nobody_has_a_key(keys: KeyStore) -> None:
+    with suppress(KeysError):  # readiness tells
+        if not await keys.all():
+            log.warning("there are no keys yet, so nobody is let in; `search-agent keys create` makes one")
 
 
 def _known(method: str, setting: str) -> None:

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 
 from common import metrics
 from common.rag_store import RagStore
+from services.gateway import caller
 from services.gateway.player import Backends
 from services.gateway.problems import NotConfigured
 from services.gateway.schemas import CachedIndexOut, CacheOut, ClearedOut
@@ -46,6 +47,7 @@ def routes(backends: Backends) -> APIRouter:
     @router.delete("/cache")
     async def clear_cache(index: str, version: str = "") -> ClearedOut:
         """Removes the cached results of an index, of one version or of all, precomputed ones too."""
+        caller.current().check_index(index)
         return ClearedOut(removed=await store().clear(index, version))
 
     return router

@@ -11,14 +11,15 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.backends import GrpcTrainer
-from search_agent.errors import BoundaryError
+from common.keys import KeyStore
+from search_agent.errors import BoundaryError, Failure
 from search_agent.world import Generator, Searcher
 from services.gateway.player import Backends
 
 M = TypeVar("M", Searcher, Generator)
 
 
-def routes(backends: Backends, trainer: GrpcTrainer | None) -> APIRouter:
+def routes(backends: Backends, trainer: GrpcTrainer | None, keys: KeyStore | None) -> APIRouter:
     """Returns the routes."""
     router = APIRouter(tags=["operation"])
 
@@ -29,12 +30,17 @@ def routes(backends: Backends, trainer: GrpcTrainer | None) -> APIRouter:
 
     @router.get("/readyz")
     async def readyz() -> JSONResponse:
-        """Checks the backends. A missing cache or trainer is reported, and does not make the gateway unready."""
+        """Checks the backends, each "ok" or its kind of failure.
+
+        A missing cache or trainer is reported, and does not make the gateway unready.
+        """
         checks: dict[str, Awaitable[object]] = {
             "retriever": backends.retriever.indexes(),
             **_infos("searcher", backends.searcher, backends.searchers),
             **_infos("generator", backends.generator, backends.generators),
         }
+        if keys:  # without them nobody is let in
+            checks["keys"] = keys.get("")
         states = dict(zip(checks, await asyncio.gather(*map(_state, checks.values())), strict=True))
         ready = all(state == "ok" for state in states.values())
         if backends.cache is None:
@@ -65,7 +71,7 @@ async def _state(check: Awaitable[object]) -> str:
     try:
         await asyncio.wait_for(check, 2)
     except BoundaryError as error:
-        return f"{error.failure}: {error.message}"
+        return error.failure
     except TimeoutError:
-        return "timeout: no answer in 2 s"
+        return Failure.TIMEOUT
     return "ok"

@@ -12,6 +12,8 @@ from search_agent.types import Sampling
 from search_agent.world import Retriever as Port
 from services.gateway.app import create_app
 from services.gateway.asker import Asker
+from services.gateway.door import Rules
+from services.gateway.guarded import GuardedRetriever, MeteredGenerator, MeteredSearcher
 from services.gateway.methods import Configuration, Methods
 from services.gateway.player import Backends, Player
 from tests.fakes import Generator, Retriever, Searcher
@@ -37,18 +39,27 @@ class Rest:
         generators: Mapping[str, Generator] | None = None,
         configurations: Mapping[str, Configuration] | None = None,
         condense: bool = True,
+        rules: Rules | None = None,
     ) -> None:
         self.retriever, self.searcher = Retriever(), Searcher(MOVES)
         self.generator = generator or Generator("an answer")
+        self.rules = rules or Rules()
+        meter = self.rules.meter
         backends = Backends(
-            retriever or self.retriever, self.searcher, self.generator, None, searchers or {}, generators or {}
+            GuardedRetriever(retriever or self.retriever),
+            MeteredSearcher(self.searcher, meter),
+            MeteredGenerator(self.generator, meter),
+            None,
+            searchers or {},
+            generators or {},
         )
         player = Player(backends, Sampling(max_tokens=8))
         served = Methods(backends, methods)
         for name, configuration in (configurations or {}).items():
             served.add(name, configuration)
-        rewrite = by_generator(self.generator) if condense else None
-        self.app = create_app(backends, Asker(player, served, max_in_flight, rewrite), trainer)
+        rewrite = by_generator(backends.generator) if condense else None
+        asker = Asker(player, served, max_in_flight, rewrite, meter)
+        self.app = create_app(backends, asker, trainer, rules=self.rules)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 

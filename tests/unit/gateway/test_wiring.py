@@ -57,6 +57,11 @@ def test_broken_json_names_its_setting(
             "GATEWAY_CONFIGURATIONS: quick.parameters.max_turns: must be between",
         ),
         ({"redis_url": "redis-host:6379"}, "GATEWAY_REDIS_URL: not a Redis URL"),
+        ({"host": "0.0.0.0"}, "GATEWAY_KEYS: other machines reach the gateway"),
+        ({"host": "::"}, "GATEWAY_OPEN_TO_ALL"),
+        ({"published": "8080"}, "GATEWAY_KEYS"),
+        ({"published": "0.0.0.0:8080"}, "GATEWAY_KEYS"),
+        ({"published": "192.168.1.2:8080"}, "GATEWAY_KEYS"),
         ({"methods": {"search_r1": {"answerer": "me"}}}, "GATEWAY_METHODS: search_r1.answerer: must be one of"),
     ],
 )
@@ -67,3 +72,29 @@ async def test_what_there_is_not_stops_the_start(
         wire(settings(**more))
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"host": "::1"},
+        {"host": "0.0.0.0", "published": "127.0.0.1:8080"},
+        {"host": "0.0.0.0", "published": "[::1]:8080"},
+        {"host": "0.0.0.0", "open_to_all": True},
+        {"host": "0.0.0.0", "keys": "/nowhere/keys.json"},
+    ],
+)
+async def test_a_gateway_starts_without_keys_only_where_this_machine_alone_reaches_it(more: dict[str, object]) -> None:
+    app = wire(settings(**more))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,
+    ):
+        assert (await http.get("/v1/keys")).status_code == (401 if "keys" in more else 404)
+
+
+def test_names_are_read_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_HOSTS", "ask.example.org, *.example.com")
+    argv = ["--retriever", NOBODY, "--searcher", NOBODY, "--generator", NOBODY, "--cors-origins", "https://a.example"]
+    found = load(GatewaySettings, argv)
+    assert (found.hosts, found.cors_origins) == (("ask.example.org", "*.example.com"), ("https://a.example",))

@@ -1,0 +1,79 @@
+"""Backends that know who asks: an index must be open to the caller, and tokens are counted for them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Passage, Retrieval, Sampling, Span
+from search_agent.world import Generator, Retriever, Searcher
+from services.gateway import caller
+from services.gateway.caller import Forbidden
+from services.gateway.limits import Meter
+
+
+class GuardedRetriever:
+    """Shows a caller their indexes only. The default one, if it is not theirs, is the first that is.
+
+    Raises Forbidden for another index.
+    """
+
+    def __init__(self, retriever: Retriever) -> None:
+        self._retriever = retriever
+
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+        return await self._retriever.search(queries, replace(how, index=await self._allowed(how.index)))
+
+    async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
+        return await self._retriever.embed(texts, await self._allowed(index), as_passages)
+
+    async def indexes(self) -> Sequence[IndexInfo]:
+        who = caller.current()
+        served = await self._retriever.indexes()
+        if not who.indexes:
+            return served
+        theirs = [index for index in served if who.may_use(index.name)]
+        if not theirs:
+            raise Forbidden(f"none of this key's indexes is served: {', '.join(who.indexes)}", missing_index="")
+        if not any(index.is_default for index in theirs):
+            theirs[0] = replace(theirs[0], is_default=True)
+        return theirs
+
+    async def _allowed(self, index: str) -> str:
+        """Returns the index to ask: for an empty name, the caller's default one."""
+        who = caller.current()
+        if not who.indexes:
+            return index
+        index = index or next(each.name for each in await self.indexes() if each.is_default)
+        who.check_index(index)
+        return index
+
+
+class MeteredSearcher:
+    """Counts the searcher's tokens for the caller."""
+
+    def __init__(self, searcher: Searcher, meter: Meter) -> None:
+        self._searcher, self._meter = searcher, meter
+
+    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
+        completion = await self._searcher.complete(spans, sampling)
+        await self._meter.tokens(caller.current(), completion.tokens)
+        return completion
+
+    async def info(self) -> ModelInfo:
+        return await self._searcher.info()
+
+
+class MeteredGenerator:
+    """Counts the generator's tokens for the caller."""
+
+    def __init__(self, generator: Generator, meter: Meter) -> None:
+        self._generator, self._meter = generator, meter
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
+        async for piece in self._generator.stream(messages, sampling):
+            await self._meter.tokens(caller.current(), piece.tokens)
+            yield piece
+
+    async def info(self) -> ModelInfo:
+        return await self._generator.info()
