@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.arguments import web_address
-from common.problems import Problem
+from common.secret import secret
 
 if TYPE_CHECKING:
     from search_agent_client import Client
 
 _KEY = "SEARCH_AGENT_API_KEY"
-_FILE = f"{_KEY}_FILE"
 
 
 def add_url(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +20,8 @@ def add_url(parser: argparse.ArgumentParser) -> None:
         "--url",
         type=web_address,
         default="http://127.0.0.1:8080",
-        help=f"the gateway (default: %(default)s); its key, if it asks for one, is in {_KEY} or in the file {_FILE}",
+        help=f"the gateway (default: %(default)s); its key, if it asks for one, is in {_KEY}, or in a file that "
+        f"{_KEY}_FILE names",
     )
 
 
@@ -35,8 +33,5 @@ def client(args: argparse.Namespace) -> Client:
 
 
 def api_key() -> str:
-    """Returns the key, empty where none is set. Raises Problem if it is set twice, OSError for a missing file."""
-    key, file = os.environ.get(_KEY, ""), os.environ.get(_FILE, "")
-    if key and file:
-        raise Problem(f"{_KEY} and {_FILE} are both set; set one")
-    return Path(file).read_text(encoding="utf-8").strip() if file else key
+    """Returns the key, empty where none is set. Raises Problem for one that cannot be used."""
+    return secret(_KEY)

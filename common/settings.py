@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
 from common import addresses
+from common.problems import Problem
+from common.secret import secret
 
 _GRPC_SCHEMES = ("dns:", "unix:", "ipv4:", "ipv6:", "xds:")  # gRPC reads these itself
 
@@ -58,18 +60,24 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 def judge_key() -> str:
-    """Returns the key of a judge's endpoint, from JUDGE_API_KEY; empty where none is set."""
-    return os.environ.get("JUDGE_API_KEY", "")
+    """Returns the key of a judge's endpoint, empty where none is set. Raises Problem for one that cannot be used."""
+    return secret("JUDGE_API_KEY")
 
 
 def load(settings: type[S], argv: list[str] | None = None) -> S:
-    """Returns the settings from flags and, below them, environment variables.
+    """Returns the settings from flags and, below them, environment variables. Secrets may be in files.
 
     Exits with status 2 and a line for each variable that is missing or wrong.
     """
     prefix = settings.model_config.get("env_prefix", "")
     try:
-        return CliApp.run(settings, cli_args=argv if argv is not None else sys.argv[1:])
+        in_files: dict[str, Any] = {
+            name: value for name in _secrets(settings) if (value := secret(f"{prefix}{name}".upper()))
+        }
+        return CliApp.run(settings, cli_args=argv if argv is not None else sys.argv[1:], **in_files)
+    except Problem as unusable:
+        print(unusable, file=sys.stderr)
+        raise SystemExit(2) from None
     except ValidationError as error:
         for problem in error.errors():
             field, *keys = problem["loc"] or ("settings",)
@@ -81,3 +89,10 @@ def load(settings: type[S], argv: list[str] | None = None) -> S:
         field = next((word for word in words if word in settings.model_fields), "")
         print(f"{prefix}{field.upper()}: not valid JSON", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _secrets(settings: type[BaseSettings]) -> Iterator[str]:
+    """Yields the names of the fields that hold a secret."""
+    for name, field in settings.model_fields.items():
+        if SecretStr in (field.annotation, *get_args(field.annotation)):
+            yield name

@@ -212,10 +212,11 @@ def settings(service: str) -> str:
     model = _SETTINGS[service]
     schema = model.model_json_schema()
     prefix = str(model.model_config.get("env_prefix", ""))
-    rows = (
-        (f"`{prefix}{name.strip('`').upper()}`", kind, default, meaning)
-        for name, kind, default, meaning in fields(schema, schema.get("$defs", {}))
-    )
+    rows = []
+    for name, kind, default, meaning in fields(schema, schema.get("$defs", {})):
+        variable = prefix + name.strip("`").upper()
+        is_secret = "password" in str(schema["properties"].get(name.strip("`")))
+        rows.append((f"`{variable}`" + (f" or `{variable}_FILE`" if is_secret else ""), kind, default, meaning))
     return table(("variable", "type", "default", "meaning"), rows)
 
 

@@ -134,9 +134,8 @@ def of(error: Exception, content_type: str = "") -> Problem:
 
 def _of_failure(error: BoundaryError) -> Problem:
     count_failure(error)
-    log.warning(
-        "backend failed", boundary=error.boundary, failure=error.failure, error=str(error), cause=str(error.__cause__)
-    )
+    log.warning("backend failed", boundary=error.boundary, failure=error.failure, error=str(error))
+    log.debug("the cause", cause=str(error.__cause__))  # it holds addresses
     status = HTTP_STATUS[error.failure]
     return Problem(
         status,

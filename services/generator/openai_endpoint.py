@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -67,8 +66,8 @@ class OpenAIEndpoint:
     """
 
     def __init__(self, settings: GeneratorSettings) -> None:
-        """Raises GeneratorError for a key file that cannot be read, or a proxy that cannot be used."""
-        self._key = _key(settings.openai_api_key_file)
+        """Raises GeneratorError for a proxy that cannot be used."""
+        self._key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
         self.models = Models("", settings.adapters)
         self._remotes = {
             name: _Remote(self.models.adapter(name) or settings.openai_model, settings.openai_thinking_tokens)
@@ -275,11 +274,3 @@ def _plus(piece: Completion, spent: Completion) -> Completion:
         prompt_tokens=piece.prompt_tokens + spent.prompt_tokens,
         completion_tokens=piece.completion_tokens + spent.completion_tokens,
     )
-
-
-def _key(file: Path | None) -> str:
-    try:
-        return file.read_text(encoding="utf-8").strip() if file else ""
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise GeneratorError(Failure.INVALID, f"cannot read the API key in {file}: {reason}") from None

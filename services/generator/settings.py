@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FilePath, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from common.addresses import MODEL_NAME
@@ -77,7 +77,7 @@ class GeneratorSettings(ServiceSettings):
     openai_model: str = Field(
         "", validate_default=True, description="the model to ask for; required with engine=openai"
     )
-    openai_api_key_file: FilePath | None = Field(None, description="file that holds the API key")
+    openai_api_key: SecretStr | None = Field(None, description="API key of the endpoint, if it asks for one")
     openai_dialect: Literal["plain", "llama.cpp", "vllm"] = Field(
         "plain",
         description="what the endpoint is: how it takes a grammar and continues an assistant message "

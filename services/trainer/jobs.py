@@ -112,7 +112,7 @@ class RayJobs:
             said = str(error) or type(error).__name__
             raise TrainerError(Failure.UNAVAILABLE, f"the Ray cluster does not answer: {said}") from error
         if response.status_code in (401, 403):
-            raise TrainerError(Failure.UNAVAILABLE, "the Ray cluster refuses the token (TRAINER_RAY_TOKEN_FILE)")
+            raise TrainerError(Failure.UNAVAILABLE, "the Ray cluster refuses the token (TRAINER_RAY_TOKEN)")
         if response.status_code not in (200, accept):
             detail = response.text.strip().splitlines()[-1:] or [""]
             raise TrainerError(Failure.BROKEN, f"Ray answered {response.status_code}: {detail[0]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, FilePath, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from common.settings import ModelTarget, ServiceSettings
@@ -26,7 +26,7 @@ class TrainerSettings(ServiceSettings):
         pattern=r"^(https?://.+)?$",
         description="dashboard of the Ray cluster that trains, http://HEAD:8265; without it all but training works",
     )
-    ray_token_file: FilePath | None = Field(None, description="file that holds the cluster's token, if it has one")
+    ray_token: SecretStr | None = Field(None, description="the cluster's token, if it asks for one")
     ray_python: str = Field("python3", description="the Python with verl, on the cluster")
     ray_folder: Path = Field(
         default_factory=Path.cwd,

@@ -27,7 +27,7 @@ async def serve(settings: TrainerSettings) -> None:
     runs = Runs(settings.runs)
     jobs = None
     if settings.ray_address:
-        token = settings.ray_token_file.read_text(encoding="utf-8").strip() if settings.ray_token_file else ""
+        token = settings.ray_token.get_secret_value() if settings.ray_token else ""
         jobs = RayJobs(settings.ray_address, settings.ray_python, settings.ray_folder, token)
     monitor = Monitor(runs, jobs, settings.poll_s)
     targets = ({DEFAULT: settings.searcher} if settings.searcher else {}) | settings.searchers

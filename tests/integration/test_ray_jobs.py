@@ -153,5 +153,5 @@ async def test_a_job_that_ray_does_not_know_and_a_ray_that_is_not_there(address:
             await service.jobs.status("nobody")
         assert caught.value.failure is Failure.UNAVAILABLE
     async with Service(tmp_path, address, "0" * 64) as service:
-        with pytest.raises(TrainerError, match="TRAINER_RAY_TOKEN_FILE"):
+        with pytest.raises(TrainerError, match="TRAINER_RAY_TOKEN"):
             await service.monitor.start(load("smollm2-demo"))

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,17 +122,10 @@ async def refused(endpoint: Endpoint, request: Request = CHAT, **settings: Any) 
     return caught.value
 
 
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    path = tmp_path / "key"
-    path.write_text(KEY + "\n")
-    return path
-
-
-async def test_chat(endpoint, key_file):
+async def test_chat(endpoint):
     endpoint.answers = [GOOD]
     sampling = Sampling(max_tokens=5, temperature=0.5, top_p=0.75, seed=3, stop=("\n",))
-    pieces = await collect(endpoint, Request(sampling, messages=(Message("user", "Hi"),)), openai_api_key_file=key_file)
+    pieces = await collect(endpoint, Request(sampling, messages=(Message("user", "Hi"),)), openai_api_key=KEY)
     assert pieces == [
         Completion("Hel", None, model="big@remote"),
         Completion("lo", None, model="big@remote"),
@@ -232,9 +224,9 @@ async def test_a_plain_endpoint_is_not_asked_for_what_it_cannot(endpoint, reques
         (504, Failure.TIMEOUT, ""),
     ],
 )
-async def test_a_status_becomes_a_failure_without_the_key(endpoint, key_file, status, expected, field):
+async def test_a_status_becomes_a_failure_without_the_key(endpoint, status, expected, field):
     endpoint.answers = [failure(status)]
-    error = await refused(endpoint, openai_api_key_file=key_file)
+    error = await refused(endpoint, openai_api_key=KEY)
     assert (error.failure, error.field) == (expected, field)
     assert KEY not in f"{error!r} {error.message}"
     assert str(status) in error.message
@@ -284,9 +276,9 @@ async def test_silence_is_a_timeout(endpoint):
     ],
     ids=["cut", "filtered", "error", "junk"],
 )
-async def test_half_an_answer_is_broken(endpoint, key_file, answer):
+async def test_half_an_answer_is_broken(endpoint, answer):
     endpoint.answers = [answer]
-    error = await refused(endpoint, openai_api_key_file=key_file)
+    error = await refused(endpoint, openai_api_key=KEY)
     assert error.failure is Failure.BROKEN
     assert KEY not in str(error)
 
@@ -394,16 +386,6 @@ async def test_thinking_before_an_answer_and_in_a_searchers_move_comes_as_it_is(
 async def test_a_lone_surrogate_does_no_harm(endpoint):
     endpoint.answers = [events(delta("19\ud83d11", "stop"), "[DONE]")]
     assert (await collect(endpoint))[0].text == "19\ufffd11"
-
-
-def test_a_key_file_that_is_not_text_is_told(key_file):
-    key_file.write_bytes(b"\xff\xfe")
-    with pytest.raises(GeneratorError, match=r"cannot read the API key in .*: it is not text"):
-        OpenAIEndpoint(
-            GeneratorSettings(
-                engine="openai", openai_base_url="http://there/v1", openai_model="m", openai_api_key_file=key_file
-            )
-        )
 
 
 async def test_the_model_is_not_ours():

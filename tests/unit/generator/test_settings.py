@@ -30,7 +30,6 @@ def test_the_openai_engine_needs_an_address_and_a_model(capsys):
 
 def test_a_missing_file_names_its_variable(capsys, tmp_path):
     assert "GENERATOR_MODEL" in refused(capsys, "--model", str(tmp_path / "no.gguf"))
-    assert "GENERATOR_OPENAI_API_KEY_FILE" in refused(capsys, "--openai-api-key-file", str(tmp_path / "no.key"))
 
 
 @pytest.mark.parametrize(

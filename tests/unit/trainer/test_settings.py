@@ -12,7 +12,6 @@ from services.trainer.settings import TrainerSettings
         ([], "TRAINER_RUNS: Field required"),
         (["--ray-address", "head:8265"], "TRAINER_RAY_ADDRESS"),
         (["--searchers", '{"magic": "host:1"}'], "magic: no such method"),
-        (["--ray-token-file", "/nowhere"], "TRAINER_RAY_TOKEN_FILE"),
     ],
 )
 def test_what_is_wrong_is_named(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
