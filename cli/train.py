@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from cli import gateway
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gateway.add_url(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     start = commands.add_parser("start", help="start a run")
-    start.add_argument("config", help="a configuration's name, or a file of yours that ends in .yaml")
+    start.add_argument("config", help="the name of a configuration on the trainer's disk")
     start.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a dotted field, as in data.limit=100"
     )
@@ -61,15 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _start(args: argparse.Namespace) -> int:
-    text = args.config
-    if text.endswith((".yaml", ".yml")):
-        try:
-            text = Path(text).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise Problem(f"{args.config}: {error}") from None
     overrides = dict(_override(argument) for argument in args.set)
     with gateway.client(args) as client:
-        _print(client.start_run(text, overrides))
+        _print(client.start_run(args.config, overrides))
     return 0
 
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
 
 from common import addresses
 from common.problems import Problem
@@ -30,6 +30,12 @@ def _model_target(value: str) -> str:
     return f"{_target(address)}/{name}"
 
 
+def parts(value: object) -> object:
+    """Returns the parts of a text with commas in between, and any other value as it is."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parts)]  # with commas in between
 ListenHost = Annotated[str, AfterValidator(addresses.bare)]
 Target = Annotated[str, AfterValidator(_target)]  # the address of a gRPC service, or empty
 # HOST:PORT/NAME: a generator service and one of its models, the first one without /NAME; or empty.

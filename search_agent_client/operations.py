@@ -118,7 +118,7 @@ def run(run_id: str) -> Request[Run]:
 
 
 def start_run(config: str, overrides: Mapping[str, Any] | None = None) -> Request[Run]:
-    """Starts a run. `config` is a configuration's name or its YAML; `overrides` replace its dotted fields."""
+    """Starts a run. `config` is a configuration's name; `overrides` replace its dotted fields."""
     return Request(Sent("POST", "/v1/runs", {"config": config, "overrides": overrides}), Run)
 
 

@@ -14,7 +14,7 @@ COPY requirements/trainer.txt requirements.txt
 # The lock is complete and hashed; a package without a wheel would need a compiler, so it is an error.
 RUN python3 -m pip install --no-cache-dir --no-deps --only-binary :all: -r requirements.txt
 RUN install -d -o app /var/lib/search-agent/runs
-ENV TRAINER_RUNS=/var/lib/search-agent/runs
+ENV TRAINER_RUNS=/var/lib/search-agent/runs TRAINER_FOLDERS=/usr/share/search-agent
 COPY contracts contracts
 COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common import addresses
 from common.keys import Limits
-from common.settings import ListenHost, ModelTarget, ServiceSettings, Target
+from common.settings import ListenHost, ModelTarget, Names, ServiceSettings, Target
 from services.gateway.methods import Configuration
-
-
-def _parts(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts)]  # with commas in between
 
 
 class KeySettings(BaseSettings):

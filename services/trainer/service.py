@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import grpc
 
-from common import run_config
 from common.codecs import trainer as codec
-from common.run_config import ConfigProblem, RunConfig
+from common.run_config import ConfigProblem
 from common.training import Run
 from contracts.v1 import trainer_pb2 as pb
 from contracts.v1.trainer_pb2_grpc import TrainerServicer
 from search_agent.errors import Failure, TrainerError
+from services.trainer.admission import Admission
 from services.trainer.monitor import Monitor
 from services.trainer.promotion import Promoter
 from services.trainer.runs import Runs
-
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class TrainerService(TrainerServicer):
     """Serves the contract. Runs, monitor and promoter do the work."""
 
-    def __init__(self, runs: Runs, monitor: Monitor, promoter: Promoter) -> None:
-        self._runs, self._monitor, self._promoter = runs, monitor, promoter
+    def __init__(self, runs: Runs, monitor: Monitor, promoter: Promoter, admission: Admission) -> None:
+        self._runs, self._monitor, self._promoter, self._admission = runs, monitor, promoter, admission
 
     async def StartRun(self, request: pb.StartRunRequest, context: grpc.aio.ServicerContext) -> pb.Run:
-        settings = read_config(request.config, request.overrides)
+        try:
+            values = {field: _json(field, value) for field, value in request.overrides.items()}
+            settings = self._admission.config(request.config, values)
+        except ConfigProblem as problem:
+            field = f"config.{problem.field}" if problem.field else "config"
+            raise TrainerError(Failure.INVALID, problem.message, field) from None
         return self._whole(await self._monitor.start(settings))
 
     async def ResumeRun(self, request: pb.RunRequest, context: grpc.aio.ServicerContext) -> pb.Run:
@@ -63,21 +65,6 @@ class TrainerService(TrainerServicer):
 
     def _whole(self, run: Run) -> pb.Run:
         return codec.run_message(self._runs.whole(run))
-
-
-def read_config(text: str, overrides: Mapping[str, str]) -> RunConfig:
-    """Returns the configuration of that name or, for any other text, the one that it is the YAML of.
-
-    Raises TrainerError naming the field.
-    """
-    try:
-        values = {field: _json(field, value) for field, value in overrides.items()}
-        if _NAME.fullmatch(text):
-            return run_config.load(text, values)
-        return run_config.read(text, values)
-    except ConfigProblem as problem:
-        field = f"config.{problem.field}" if problem.field else "config"
-        raise TrainerError(Failure.INVALID, problem.message, field) from None
 
 
 def _json(field: str, value: str) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import BeforeValidator, DirectoryPath, Field, SecretStr, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-from common.settings import ModelTarget, ServiceSettings
+from common.settings import ModelTarget, Names, ServiceSettings, parts
 from search_agent.agents import AGENTS
 
 
@@ -19,6 +20,18 @@ class TrainerSettings(ServiceSettings):
     port: int = Field(50054, ge=0, le=65535, description="gRPC port")
     metrics_port: int = Field(9104, ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
     runs: Path = Field(description="folder that holds a folder per training run; created if missing")
+    configs: DirectoryPath | None = Field(
+        None, description="folder of run configurations, NAME.yaml, beside the shipped ones"
+    )
+    folders: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(parts)] = Field(
+        (),
+        description="folders, with commas in between, below which overrides of a request may name files; always below "
+        "`ray_folder`",
+    )
+    services: Names = Field(
+        ("127.0.0.1:50051", "127.0.0.1:50053"),
+        description="retrievers and generators that overrides of a request may name, with commas in between",
+    )
     poll_s: float = Field(2.0, gt=0, description="seconds between checks of jobs and metrics")
 
     ray_address: str = Field(

@@ -10,6 +10,7 @@ from common import run_services, server
 from common.backends import GrpcPolicy
 from contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
 from services.trainer import candidates
+from services.trainer.admission import Admission
 from services.trainer.jobs import RayJobs
 from services.trainer.monitor import Monitor
 from services.trainer.promotion import DEFAULT, GateLimits, Promoter
@@ -36,7 +37,8 @@ async def serve(settings: TrainerSettings) -> None:
     serving = candidates.at(settings.candidate, timeout_s) if settings.candidate else candidates.own_process(timeout_s)
     limits = GateLimits(settings.gate_concurrency, settings.gate_limit_s)
     promoter = Promoter(runs, settings.runs, searchers, serving, run_services.world_of, limits)
-    register = partial(add_TrainerServicer_to_server, TrainerService(runs, monitor, promoter))
+    admission = Admission(settings.ray_folder, settings.configs, settings.folders, settings.services)
+    register = partial(add_TrainerServicer_to_server, TrainerService(runs, monitor, promoter, admission))
     following = asyncio.create_task(monitor.follow())
     try:
         await server.run("trainer", "v1.Trainer", settings, register)

@@ -20,6 +20,7 @@ from services.gateway.app import create_app
 from services.gateway.asker import Asker
 from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
+from services.trainer.admission import Admission
 from services.trainer.jobs import Job, Jobs, JobState
 from services.trainer.monitor import Monitor
 from services.trainer.service import TrainerService
@@ -35,7 +36,8 @@ class World:
         self.folder, self.gates, self.cluster = folder, Gates(folder / "runs"), jobs or FakeJobs()
         self.runs = self.gates.runs
         self.monitor = Monitor(self.runs, jobs, 0.01)
-        self.served = Served(folder, TrainerService(self.runs, self.monitor, self.gates.promoter()))
+        admission = Admission(folder, folder / "configs")
+        self.served = Served(folder, TrainerService(self.runs, self.monitor, self.gates.promoter(), admission))
 
     async def __aenter__(self) -> "World":
         self.stub: TrainerStub = await self.served.__aenter__()
@@ -59,6 +61,12 @@ class World:
         assert isinstance(self.cluster, FakeJobs)
         return self.cluster.jobs
 
+    def configure(self, name: str, **overrides: object) -> None:
+        """Puts a configuration on the trainer's disk."""
+        path = self.folder / "configs" / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(run_config.dump(run_config.load("smollm2-demo", {"name": name, **overrides})))
+
     def held_out(self) -> str:
         path = self.folder / "held-out.jsonl"
         lines = [{"id": f"q{n}", "question": f"question {n}?", "golden_answers": ["answer"]} for n in range(8)]
@@ -68,9 +76,9 @@ class World:
     async def call(self, name: str, request: Any) -> Any:
         return await client.call(getattr(self.stub, name), request, 5, TrainerError)
 
-    async def start(self, **overrides: object) -> pb.Run:
+    async def start(self, config: str = "smollm2-demo", **overrides: object) -> pb.Run:
         values = {field.replace("__", "."): json.dumps(value) for field, value in overrides.items()}
-        return await self.call("StartRun", pb.StartRunRequest(config="smollm2-demo", overrides=values))
+        return await self.call("StartRun", pb.StartRunRequest(config=config, overrides=values))
 
 
 @pytest.fixture
@@ -112,9 +120,9 @@ async def test_a_run_from_start_to_end(world: World) -> None:
     assert world.runs.get(run.id).state is RunState.CANCELLED
 
 
-async def test_a_configuration_may_be_sent_as_text(world: World) -> None:
-    text = run_config.dump(run_config.load("smollm2-demo", {"name": "mine"}))
-    run = await world.call("StartRun", pb.StartRunRequest(config=text, overrides={"seed": "9"}))
+async def test_a_configuration_stands_on_the_trainers_disk(world: World) -> None:
+    world.configure("mine")
+    run = await world.start("mine", seed=9)
     assert run.id.startswith("mine-")
     assert run_config.read(run.config).seed == 9
 
@@ -122,14 +130,14 @@ async def test_a_configuration_may_be_sent_as_text(world: World) -> None:
 @pytest.mark.parametrize(
     ("request_", "field", "message"),
     [
-        (pb.StartRunRequest(config="unheard-of"), "config", "no configuration unheard-of"),
-        (pb.StartRunRequest(config="/etc/passwd"), "config", "not a mapping"),
-        (pb.StartRunRequest(config="../configs/smollm2-demo.yaml"), "config", "not a mapping"),
-        (pb.StartRunRequest(config="a: [b"), "config", "the text"),
-        (pb.StartRunRequest(), "config", "not a mapping"),
+        (pb.StartRunRequest(config="unheard-of"), "config", "no configuration 'unheard-of'"),
+        (pb.StartRunRequest(config="/etc/passwd"), "config", "no configuration"),
+        (pb.StartRunRequest(config="../configs/smollm2-demo.yaml"), "config", "no configuration"),
+        (pb.StartRunRequest(config="name: mine\nseed: 1"), "config", "no configuration"),
+        (pb.StartRunRequest(), "config", "no configuration"),
         (pb.StartRunRequest(config="smollm2-demo", overrides={"seed": "x"}), "config.seed", "is not JSON"),
         (pb.StartRunRequest(config="smollm2-demo", overrides={"data.keep": "7"}), "config.data.keep", "must be"),
-        (pb.StartRunRequest(config="smollm2-demo", overrides={"colour": "7"}), "config.colour", "Extra inputs"),
+        (pb.StartRunRequest(config="smollm2-demo", overrides={"colour": "7"}), "config.colour", "cannot be overridden"),
     ],
 )
 async def test_a_bad_configuration_names_its_field(
@@ -179,7 +187,7 @@ async def test_errors_over_rest(world: World) -> None:
         assert response.status_code == 404
         assert response.headers["content-type"] == "application/problem+json"
         assert "no run is called 'missing'" in response.json()["detail"]
-    bad = await world.http.post("/v1/runs", json={"config": "smollm2-demo", "overrides": {"gate.margin": -1}})
+    bad = await world.http.post("/v1/runs", json={"config": "smollm2-demo", "overrides": {"gate.margin": 0}})
     assert bad.status_code == 422
     assert [error["field"] for error in bad.json()["errors"]] == ["config.gate.margin"]
     skipping = await world.http.post("/v1/runs/missing/promote", json={"skip_gate": True})
@@ -197,7 +205,8 @@ async def test_a_gateway_without_a_trainer() -> None:
 
 
 async def test_promotion_and_rollback(world: World) -> None:
-    run = await world.start(gate__questions=world.held_out(), gate__part=[0, 1])
+    world.configure("mine", **{"gate.questions": world.held_out(), "gate.part": [0, 1]})
+    run = await world.start("mine")
     world.gates.save(run.id, 20)
     seen = [event async for event in world.stub.Promote(pb.PromoteRequest(run=run.id))]
     assert seen[-2].progress == pb.GateProgress(done=16, total=16)
@@ -210,7 +219,8 @@ async def test_promotion_and_rollback(world: World) -> None:
 
 
 async def test_promotion_over_rest(world: World) -> None:
-    run = await world.start(gate__questions=world.held_out(), gate__part=[0, 1])
+    world.configure("mine", **{"gate.questions": world.held_out(), "gate.part": [0, 1]})
+    run = await world.start("mine")
     world.gates.save(run.id, 20, "worse")
     refused = (await world.http.post(f"/v1/runs/{run.id}/promote", json={})).json()
     assert (refused["promoted"], refused["gate"]["outcome"]) == (False, "not_better")

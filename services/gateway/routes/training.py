@@ -19,9 +19,12 @@ from services.gateway.streams import sse, streamed
 
 
 class StartRequest(Body):
-    """`config` is a configuration's name or its text as YAML; `overrides` replace its dotted fields."""
+    """`config` is the name of a configuration on the trainer's disk; `overrides` replace its dotted fields.
 
-    config: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100_000)]
+    They cannot name files, hosts or modules of choice (docs/training.md).
+    """
+
+    config: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
     overrides: dict[str, Any] = Field(default_factory=dict, examples=[{"seed": 2, "data.keep": "all"}])
 
 

@@ -52,8 +52,7 @@ MISTAKES = [
     ("train --url OTHER list", 1, "not a JSON list"),
     ("train --url OTHER show x", 1, "the answer has no 'id'"),
     ("train --url OTHER watch x", 1, "the answer broke off"),  # no events at all
-    ("train --url DOWN start MISSING.yaml", 1, "MISSING.yaml: No such file"),
-    ("train --url DOWN start FOLDER.yaml", 1, "FOLDER.yaml: Is a directory"),
+    ("train --url DOWN start smollm2-demo", 1, "is the gateway running there?"),
     ("train --url DOWN start smollm2-demo --set seed", 1, "must be FIELD=VALUE"),
     ("keys list", 1, "GATEWAY_KEYS"),
     ("keys --store FILE list", 1, "the file of keys is damaged"),
@@ -118,7 +117,6 @@ def test_a_mistake_ends_in_one_line(
 ) -> None:
     (tmp_path / "FILE").write_text("mine")
     (tmp_path / "FOLDER").mkdir()
-    (tmp_path / "FOLDER.yaml").mkdir()
     (tmp_path / "QUESTIONS").write_text(QUESTIONS)
     places = {name: str(tmp_path / name) for name in ("FILE", "FOLDER", "QUESTIONS", "MISSING")}
     places |= {"DOWN": DOWN, "OTHER": other}
