@@ -11,24 +11,15 @@ from services.gateway.settings import GatewaySettings
 def main() -> None:
     settings = load(GatewaySettings)
 
-    import uvicorn
-
     from common import logs
+    from services.gateway.serving import server
     from services.gateway.wiring import wire
 
     logs.configure("gateway", settings.log_level)
 
     async def serve() -> None:
-        config = uvicorn.Config(
-            wire(settings),  # inside the loop, which gRPC channels are bound to
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,  # every question is logged once, with its request id
-            server_header=False,
-            timeout_graceful_shutdown=settings.shutdown_grace_s,
-        )
-        await uvicorn.Server(config).serve()
+        app = wire(settings)  # inside the loop, which gRPC channels are bound to
+        await server(app, settings.host, settings.port, settings.shutdown_grace_s).serve()
 
     asyncio.run(serve())
 

@@ -115,7 +115,7 @@ class CallerLeft(Exception):
     """The caller has closed the connection, and nobody reads the response."""
 
 
-def of(error: Exception, content_type: str = "") -> Problem:
+def of(error: Exception) -> Problem:
     """Returns the problem that ends the request; counts and logs it if a backend failed.
 
     It names the backend and, where the request is at fault, its field.
@@ -126,7 +126,7 @@ def of(error: Exception, content_type: str = "") -> Problem:
         case BoundaryError():
             return _of_failure(error)
         case RequestValidationError():
-            return _of_validation(error, content_type)
+            return _of_validation(error)
         case HTTPException():
             return Problem(error.status_code, str(error.detail), headers=error.headers or {})
     return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, _CRASH)
@@ -146,17 +146,10 @@ def _of_failure(error: BoundaryError) -> Problem:
     )
 
 
-def _of_validation(error: RequestValidationError, content_type: str) -> Problem:
-    status, errors = HTTPStatus.UNPROCESSABLE_ENTITY, [_fault(each) for each in error.errors()]
-    if content_type and not _is_json(content_type) and any(each["loc"] == ("body",) for each in error.errors()):
-        status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-        errors = [{"field": "content-type", "message": f"must be application/json, not {content_type}"}]
-    return Problem(status, "; ".join(f"{each['field']}: {each['message']}" for each in errors), errors)
-
-
-def _is_json(content_type: str) -> bool:
-    kind, _, subtype = content_type.partition(";")[0].strip().lower().partition("/")
-    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
+def _of_validation(error: RequestValidationError) -> Problem:
+    errors = [_fault(each) for each in error.errors()]
+    detail = "; ".join(f"{each['field']}: {each['message']}" for each in errors)
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors)
 
 
 def _fault(error: dict[str, Any]) -> dict[str, str]:
@@ -179,13 +172,13 @@ def as_problem(problem: Problem) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Turns every error of the application into a problem, in the shape that the route's `told_as` gives it."""
+    """Turns the errors of routes into problems, in the shape that the route's `told_as` gives it."""
 
     async def tell(request: Request, error: Exception) -> Response:
         if isinstance(error, CallerLeft):
             return Response(status_code=LEFT)
         told_as: Callable[[Problem], Response] = getattr(request.scope.get("route"), "told_as", as_problem)
-        return told_as(of(error, request.headers.get("content-type", "")))
+        return told_as(of(error))
 
-    for kind in (Refused, BoundaryError, RequestValidationError, CallerLeft, HTTPException, Exception):
+    for kind in (Refused, BoundaryError, RequestValidationError, CallerLeft, HTTPException):
         app.add_exception_handler(kind, tell)

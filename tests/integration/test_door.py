@@ -1,0 +1,110 @@
+"""The door on real sockets, and two gateways that share keys and limits in one Redis."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import httpx
+import pytest
+
+from common.keys import Limits, RedisKeys, Scope, make
+from deploy.local import free_port
+from services.gateway.counters import RedisCounters, SpareCounters
+from services.gateway.door import Rules
+from services.gateway.limits import Meter
+from services.gateway.serving import ImpatientProtocol, server
+from tests.integration.conftest import RedisServer
+from tests.unit.gateway.rest import Rest
+
+
+class HastyProtocol(ImpatientProtocol):
+    headers_s = 0.3
+
+
+@asynccontextmanager
+async def served(rest: Rest) -> AsyncIterator[int]:
+    """Serves the gateway over fakes, and yields its port."""
+    port = free_port()
+    serving = server(rest.app, "127.0.0.1", port, 1, HastyProtocol)
+    task = asyncio.create_task(serving.serve())
+    while not serving.started:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    try:
+        yield port
+    finally:
+        serving.should_exit = True
+        await task
+
+
+@contextmanager
+def within(limit_s: float) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < limit_s
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-", b"GET /healthz HT"])
+async def test_headers_that_do_not_come_are_not_waited_for(start: bytes) -> None:
+    async with served(Rest()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(start)
+        with within(5):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_the_headers_of_a_second_request_are_not_waited_for_either() -> None:
+    async with served(Rest()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        request = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+        writer.write(request)
+        assert b"200" in await reader.readline()
+        writer.write(b"GET /heal")
+        with within(3):
+            assert b'"ok"' in await reader.read()
+        writer.close()
+
+
+async def test_a_long_body_is_refused_while_it_is_still_being_sent() -> None:
+    async with served(Rest()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = ("POST /v1/retrieve HTTP/1.1", "Host: a", "Content-Type: application/json", "Content-Length: 100000000")
+        writer.write("\r\n".join((*head, "", "")).encode())
+        with within(5):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 413")
+        writer.close()
+
+
+async def test_headers_that_are_too_long_are_refused() -> None:
+    async with served(Rest()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 100_000)
+        with within(5):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 4")
+        writer.close()
+
+
+async def test_limits_hold_across_two_gateways(redis_server: RedisServer) -> None:
+    keys = RedisKeys(redis_server.url, 0.5)
+    mine, secret = make("mine", [Scope.ASK], limits=Limits(requests_per_minute=10, tokens_per_day=60))
+    await keys.add(mine)
+    headers = {"authorization": f"Bearer {secret}"}
+    gateways = [
+        Rest(rules=Rules(RedisKeys(redis_server.url, 0.5), Meter(SpareCounters(RedisCounters(redis_server.url, 0.5)))))
+        for _ in range(2)
+    ]
+    async with served(gateways[0]) as first, served(gateways[1]) as second, httpx.AsyncClient() as http:
+        at = [f"http://127.0.0.1:{port}/v1/answer" for port in (first, second)]
+        asked = {"question": "q", "method": "direct"}
+        answers = await asyncio.gather(*(http.post(at[n % 2], json=asked, headers=headers) for n in range(24)))
+        statuses = [answer.status_code for answer in answers]
+        assert statuses.count(200) <= 10
+        assert 200 in statuses
+        limits = {answer.json()["limit"] for answer in answers if answer.status_code == 429}
+        assert "requests_per_minute" in limits
+        assert set(statuses) == {200, 429}
+        await keys.remove(mine.id)
+        for url in at:
+            assert (await http.post(url, json=asked, headers=headers)).status_code == 401
+    await keys.close()
