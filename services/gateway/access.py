@@ -41,7 +41,7 @@ ACCESS: Mapping[str, Access] = {
     "POST /v1/responses": _ASKING,
     "POST /v1/embeddings": _ASKING,
     "GET /v1/models": _EVERY_KEY,
-    "GET /v1/models/{id:path}": _EVERY_KEY,
+    "GET /v1/models/{name}": _EVERY_KEY,
     "GET /v1/methods": _EVERY_KEY,
     "GET /v1/indexes": _EVERY_KEY,
     "GET /v1/cache": Access((Scope.EVALUATE, Scope.TRAIN)),

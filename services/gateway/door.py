@@ -60,9 +60,9 @@ class WrongMedia(Refused):
 class Rules:
     """The rules that every request must keep. Without `keys` it lets anybody in, but no page of another site.
 
-    `hosts` are the names that requests may be for, "*.example.org" for all below. Without any, a gateway that asks
-    for keys takes every name, and one that does not takes those that no foreign page can have: addresses, localhost
-    and names without a dot. `origins` are the sites whose pages may ask, "*" for all.
+    `hosts` are the names that requests may be for, "*.example.org" for all below, beside those that no foreign page can
+    have: addresses, localhost and names without a dot. Without any, a gateway that asks for keys takes every name.
+    `origins` are the sites whose pages may ask, "*" for all.
     """
 
     keys: KeyStore | None = None
@@ -143,13 +143,9 @@ class Door:
         return Caller.of(key)
 
     def _check_host(self, sent: str) -> None:
-        host = _name(sent)
-        hosts = self._rules.hosts
-        if hosts:
-            is_ours = any(host == each or (each.startswith("*.") and host.endswith(each[1:])) for each in hosts)
-        else:
-            is_ours = bool(self._rules.keys) or addresses.is_unclaimable(host)
-        if not is_ours:
+        host, hosts = _name(sent), self._rules.hosts
+        is_named = any(host == each or (each.startswith("*.") and host.endswith(each[1:])) for each in hosts)
+        if not (is_named or addresses.is_unclaimable(host) or (self._rules.keys and not hosts)):
             raise WrongHost("the gateway does not answer under this name (GATEWAY_HOSTS)")
 
     def _check_origin(self, headers: Headers) -> None:

@@ -52,8 +52,8 @@ class GatewaySettings(KeySettings):
     open_to_all: bool = Field(False, description="asks for no key even though other machines reach the gateway")
     hosts: Names = Field(
         (),
-        description="host names that requests may be for, with commas in between; *.example.org: all below; not set: "
-        "all if keys are asked for, else addresses, localhost and names without a dot",
+        description="host names that requests may be for, with commas in between, beside addresses, localhost and "
+        "names without a dot; *.example.org: all below; not set: every name if keys are asked for, else none",
     )
     cors_origins: Names = Field(
         (), description="sites whose pages may ask, with commas in between: https://app.example.org; *: all"

@@ -1,4 +1,4 @@
-"""What a request may start: a configuration by its name, with overrides that reach no file, host or module of choice.
+"""Admits what a request starts: a configuration by name, and overrides that reach no file, host or module of choice.
 
 Everything else needs a configuration in the trainer's own folder, which requests cannot write.
 """

@@ -68,7 +68,8 @@ def test_variables_are_settings_or_are_read_by_compose(document: Path) -> None:
     known = {
         f"{settings.model_config['env_prefix']}{field}".upper()
         for settings in SETTINGS
-        for field in settings.model_fields
+        for name, about in settings.model_fields.items()
+        for field in (name, *([f"{name}_FILE"] if "SecretStr" in str(about.annotation) else []))
     }
     for file in ("docker-compose.yml", "deploy/compose.gpu.yml"):
         known |= set(re.findall(r"\$\{(\w+)", (ROOT / file).read_text(encoding="utf-8")))

@@ -61,6 +61,7 @@ def test_a_failure_of_the_gateway_is_counted_in_one_place() -> None:
 
 # Who reads the environment beside settings, `main()` and the command line, and why.
 ENVIRONMENT = {
+    "common/secret.py": "reads secrets for settings and for the command line",
     "learning/train.py": "Ray tells a job its place there",
     "services/retriever/encoders.py": "hides OMP_NUM_THREADS from a library while it loads",
 }

@@ -1,4 +1,4 @@
-"""What logs hold, and what they do not."""
+"""Logs quote nothing that they were not asked for."""
 
 import json
 import logging

@@ -314,7 +314,8 @@ async def test_without_keys_no_name_that_a_site_can_have_is_answered(host: str, 
 async def test_hosts_are_a_setting(store: FileKeys) -> None:
     rest = Rest(rules=Rules(hosts=("ask.example.org", "*.example.com")))
     for host, status in (("ask.example.org:443", 200), ("a.b.example.com", 200), ("example.com", 421),
-                         ("localhost", 421), ("ask.example.org.evil.net", 421)):  # fmt: skip
+                         ("localhost", 200), ("127.0.0.1", 200), ("other.org", 421),
+                         ("ask.example.org.evil.net", 421)):  # fmt: skip
         assert (await rest.http.get("/healthz", headers={"host": host})).status_code == status, host
     rest = Rest(rules=Rules(store))
     assert (await rest.http.get("/v1/methods", headers={"host": "any.example"})).status_code == 401

@@ -1,4 +1,4 @@
-"""What a request may start: nothing that reaches a file, a host or a module of its choice."""
+"""A request starts a configuration, and nothing that reaches a file, a host or a module of its choice."""
 
 import json
 from pathlib import Path
