@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Passage, Retrieval, Sampling, Span
-from search_agent.world import Generator, Retriever, Searcher
+from search_agent.world import Generator, Searcher
 from services.gateway import caller
 from services.gateway.caller import Forbidden
 from services.gateway.limits import Meter
+from services.gateway.player import Retrieving
 
 
 class GuardedRetriever:
@@ -18,7 +19,7 @@ class GuardedRetriever:
     Raises Forbidden for another index.
     """
 
-    def __init__(self, retriever: Retriever) -> None:
+    def __init__(self, retriever: Retrieving) -> None:
         self._retriever = retriever
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
