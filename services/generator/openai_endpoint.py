@@ -195,7 +195,7 @@ class OpenAIEndpoint:
         except openai.APITimeoutError:
             raise GeneratorError(Failure.TIMEOUT, "the endpoint did not answer in time") from None
         except openai.APIConnectionError:
-            message = f"the endpoint cannot be reached{through(self._url)}"
+            message = "the endpoint cannot be reached" + " through its proxy" * bool(through(self._url))
             raise GeneratorError(Failure.UNAVAILABLE, message) from None
         except openai.APIStatusError as error:
             failure = Failure.TOO_LONG if _too_long(error) else _status_failure(error.status_code)

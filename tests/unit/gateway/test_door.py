@@ -366,6 +366,19 @@ async def test_pages_of_an_allowed_site_read_errors_too(store: FileKeys) -> None
     assert "access-control-allow-origin" not in other.headers
 
 
+async def test_a_prefix_of_a_proxy_opens_no_way_around_the_door(store: FileKeys) -> None:
+    rest = Rest(rules=Rules(store))
+    rest.app.root_path = "/search-agent"
+    mine = await key(store)
+    for prefix in ("", "/search-agent"):
+        assert (await rest.http.get(f"{prefix}/healthz")).status_code == 200
+        assert (await rest.http.get(f"{prefix}/v1/methods", headers=mine)).status_code == 200
+        for path in ("/v1/methods", "/v1/keys", "/v1/methods/", "/v1//methods", "/v1/./keys", "/%76%31/keys"):
+            for verb in ("GET", "HEAD", "get"):
+                response = await rest.http.request(verb, prefix + path)
+                assert response.status_code in (307, 401, 404, 405), (verb, prefix + path)
+
+
 # streams
 
 
