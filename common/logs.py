@@ -55,4 +55,5 @@ def configure(service: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("httpx").setLevel("WARNING")
+    for chatty in ("httpx", "mcp"):
+        logging.getLogger(chatty).setLevel("WARNING")

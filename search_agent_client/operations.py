@@ -38,14 +38,16 @@ def answer(
     method: str | None = None,
     max_documents: int | None = None,
     options: Mapping[str, str] | None = None,
+    instructions: str | None = None,
     **parameters: Any,
 ) -> Request[Answer]:
     """Answers a question from the passages that a method keeps.
 
-    `max_documents` is the passage budget, `options` (text by letter) make the question multiple choice, and
-    `parameters` are the method's, as in `top_k=3`.
+    `max_documents` is the passage budget, `options` (text by letter) make the question multiple choice, `instructions`
+    tell the generator how to answer, and `parameters` are the method's, as in `top_k=3`.
     """
-    return Request(_answer(question, method, max_documents, options, parameters, stream=False), Answer)
+    fields = {"max_documents": max_documents, "options": options, "instructions": instructions}
+    return Request(_answer(question, method, fields, parameters), Answer)
 
 
 def stream_answer(
@@ -53,26 +55,20 @@ def stream_answer(
     method: str | None = None,
     max_documents: int | None = None,
     options: Mapping[str, str] | None = None,
+    instructions: str | None = None,
     **parameters: Any,
 ) -> Stream[Turn | Found | Piece | Answer]:
     """Answers a question as `answer` does, and yields each turn, then Found, the answer's pieces and the Answer."""
+    fields = {"max_documents": max_documents, "options": options, "instructions": instructions, "stream": True}
     return Stream(
-        _answer(question, method, max_documents, options, parameters, stream=True),
+        _answer(question, method, fields, parameters),
         ANSWER_EVENTS,
         lambda event: isinstance(event, Answer),
     )
 
 
-def _answer(
-    question: str,
-    method: str | None,
-    max_documents: int | None,
-    options: Mapping[str, str] | None,
-    parameters: Mapping[str, Any],
-    stream: bool,
-) -> Sent:
-    body = {"question": question, "method": method, "max_documents": max_documents, "options": options}
-    return Sent("POST", "/v1/answer", {**body, "parameters": parameters, "stream": stream})
+def _answer(question: str, method: str | None, fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> Sent:
+    return Sent("POST", "/v1/answer", {"question": question, "method": method, **fields, "parameters": parameters})
 
 
 def retrieve(

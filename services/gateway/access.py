@@ -40,6 +40,7 @@ ACCESS: Mapping[str, Access] = {
     "POST /v1/chat/completions": _ASKING,
     "POST /v1/responses": _ASKING,
     "POST /v1/embeddings": _ASKING,
+    "POST /mcp": _ASKING,
     "GET /v1/models": _EVERY_KEY,
     "GET /v1/models/{name}": _EVERY_KEY,
     "GET /v1/methods": _EVERY_KEY,

@@ -11,7 +11,7 @@ from services.gateway.asker import Asker
 from services.gateway.door import Door, Rules
 from services.gateway.observed import Observed
 from services.gateway.player import Backends
-from services.gateway.routes import cache, keys, operation, pages, questions, retrieval, training
+from services.gateway.routes import cache, keys, mcp, operation, pages, questions, retrieval, training
 from services.gateway.routes.openai import chat, embeddings, responses
 from services.gateway.routes.openai.shape import Citations
 
@@ -56,6 +56,7 @@ def create_app(
         chat.routes(asker, citations),
         responses.routes(asker, citations),
         embeddings.routes(backends),
+        mcp.routes(asker, backends),
         retrieval.routes(backends),
         cache.routes(backends),
         training.routes(trainer),

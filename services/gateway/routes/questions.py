@@ -31,13 +31,13 @@ def routes(asker: Asker) -> APIRouter:
     @router.post("/search", tags=["questions"])
     async def search(body: SearchRequest, request: Request) -> SearchResponse:
         """Returns the passages that a method keeps for a question."""
-        finished = await unless_caller_leaves(request, asker.ask(_ask(body, with_answer=False)))
+        finished = await unless_caller_leaves(request, asker.ask(search_of(body)))
         return SearchResponse.of(context.request_id(), finished.trajectory)
 
     @router.post("/answer", tags=["questions"], response_model=AnswerResponse)
     async def answer(body: AnswerRequest, request: Request) -> Any:
         """Answers a question from the passages that a method keeps; `stream` returns Server-Sent Events."""
-        ask = _ask(body, options=body.options, instructions=body.instructions)
+        ask = answer_of(body)
         if body.stream:
             return await streamed(request, _text(asker.events(ask)))
         return AnswerResponse.answered(context.request_id(), await unless_caller_leaves(request, asker.ask(ask)))
@@ -51,6 +51,16 @@ def routes(asker: Asker) -> APIRouter:
         ]
 
     return router
+
+
+def search_of(body: SearchRequest) -> Ask:
+    """Returns what a request for passages asks."""
+    return _ask(body, with_answer=False)
+
+
+def answer_of(body: AnswerRequest) -> Ask:
+    """Returns what a request for an answer asks."""
+    return _ask(body, options=body.options, instructions=body.instructions)
 
 
 def _ask(body: SearchRequest, **more: Any) -> Ask:

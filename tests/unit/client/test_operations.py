@@ -16,8 +16,8 @@ from tests.unit.gateway.rest import Rest
 CONTRACT = Rest().app.openapi()
 CALLS: dict[str, Request[Any] | Stream[Any]] = {
     "search": operations.search("q", "s3", 3, top_k=2),
-    "answer": operations.answer("q", "s3", 3, {"A": "a"}, top_k=2),
-    "stream_answer": operations.stream_answer("q", "s3", 3, {"A": "a"}, top_k=2),
+    "answer": operations.answer("q", "s3", 3, {"A": "a"}, "Be brief.", top_k=2),
+    "stream_answer": operations.stream_answer("q", "s3", 3, {"A": "a"}, "Be brief.", top_k=2),
     "retrieve": operations.retrieve(["q"], 3, "demo", "bm25", 2),
     "methods": operations.methods(),
     "indexes": operations.indexes(),

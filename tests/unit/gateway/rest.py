@@ -45,7 +45,7 @@ class Rest:
         self.generator = generator or Generator("an answer")
         self.rules = rules or Rules()
         meter = self.rules.meter
-        backends = Backends(
+        self.backends = backends = Backends(
             GuardedRetriever(retriever or self.retriever),
             MeteredSearcher(self.searcher, meter),
             MeteredGenerator(self.generator, meter),
@@ -58,8 +58,8 @@ class Rest:
         for name, configuration in (configurations or {}).items():
             served.add(name, configuration)
         rewrite = by_generator(backends.generator) if condense else None
-        asker = Asker(player, served, max_in_flight, rewrite, meter)
-        self.app = create_app(backends, asker, trainer, rules=self.rules)
+        self.asker = Asker(player, served, max_in_flight, rewrite, meter)
+        self.app = create_app(backends, self.asker, trainer, rules=self.rules)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
