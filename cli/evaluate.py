@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cli import gateway
 from cli.arguments import positive, seconds, web_address
+from cli.gateway import add_url, api_key
 from search_agent.grading.answers import Scoring
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive, metavar="N", help="ask N of them, chosen by the seed")
     parser.add_argument("--seed", type=int, default=0, help="of the choice and the intervals (default: %(default)s)")
     parser.add_argument("--index", default="", help="default: the retriever's default index")
-    gateway.add_url(parser)
+    add_url(parser)
     parser.add_argument("--concurrency", type=positive, default=4, help="questions at once (default: %(default)s)")
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="ask from the nodes of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, local"
@@ -131,10 +131,10 @@ def _precompute(args: argparse.Namespace) -> int:
     if args.save or args.load:
         scored_file.check()
     asked = questions.pick(questions.load(args.questions), args.limit, args.seed)
-    fields = {"index": args.index or None, "top_k": args.top_k}
+    parameters = {name: value for name in ("index", "top_k") if (value := getattr(args, name))}
 
     endpoints = _endpoints(args)
-    scoring = partial(precompute.scoring, endpoints, args.redis, fields)
+    scoring = partial(precompute.scoring, endpoints, args.redis, parameters)
 
     async def fill() -> precompute.Outcome:
         async with precompute.storing(args.redis) as store:
@@ -170,7 +170,7 @@ def _endpoints(args: argparse.Namespace) -> Endpoints:
     if bool(args.judge_url) != bool(args.judge_model):
         raise EvaluateProblem("--judge-url and --judge-model go together")
     judge = (args.judge_url or "", args.judge_model, judge_key())
-    return Endpoints(args.url, args.timeout, *judge, Scoring(args.scoring))
+    return Endpoints(args.url, args.timeout, api_key(), *judge, Scoring(args.scoring))
 
 
 def _placed(

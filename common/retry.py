@@ -21,8 +21,13 @@ async def post(http: httpx.AsyncClient, url: str, **request: Any) -> httpx.Respo
         if not _full(response):
             return response
         after = response.headers.get("retry-after", "")
-        await asyncio.sleep(min(float(after) if after.isdecimal() else 2.0, _LONGEST_S))
+        await asyncio.sleep(pause_s(float(after) if after.isdecimal() else None))
     return await http.post(url, **request)
+
+
+def pause_s(retry_after_s: float | None) -> float:
+    """Returns the seconds to wait before another attempt: what the server says, but at most 30."""
+    return 2.0 if retry_after_s is None else min(retry_after_s, _LONGEST_S)
 
 
 def _full(response: httpx.Response) -> bool:

@@ -13,14 +13,16 @@ from common.judge import JudgeEndpoint
 from evaluation.gateway import Gateway
 from evaluation.rows import Grader
 from search_agent.grading.answers import Scoring
+from search_agent_client import AsyncClient
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """`url` is the gateway's; `timeout_s` limits each request. Without `judge_url` there is no judge."""
+    """`url` and `api_key` are the gateway's; `timeout_s` limits each request. Without `judge_url` there is no judge."""
 
     url: str
     timeout_s: float
+    api_key: str = field(default="", repr=False)
     judge_url: str = ""
     judge_model: str = ""
     judge_key: str = field(default="", repr=False)
@@ -30,7 +32,7 @@ class Endpoints:
     async def open(self) -> AsyncIterator[tuple[Gateway, Grader]]:
         """Opens the gateway's and the judge's connections."""
         async with (
-            client(httpx.AsyncClient, self.url, base_url=self.url, timeout=self.timeout_s) as gateway,
+            AsyncClient(self.url, self.api_key, self.timeout_s) as gateway,
             client(httpx.AsyncClient, self.judge_url, timeout=self.timeout_s) as http,
         ):
             judge = JudgeEndpoint(http, self.judge_url, self.judge_model, self.judge_key) if self.judge_url else None

@@ -1,88 +1,50 @@
-"""Client of a running gateway's REST API, which evaluation uses as users do."""
+"""A running gateway as evaluation asks it: as users do, and again while it is full."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
-
-import httpx
+import asyncio
+from typing import Any, TypeGuard
 
 from common import retry
 from evaluation.errors import EvaluateProblem, Failed
-from search_agent.errors import Failure
-
-_ANSWER = {"answer", "documents", "turns", "usage", "timings_ms", "stop_reason", "models", "cached"}
+from search_agent_client import Answer, AsyncClient, GatewayError, GatewayProblem
 
 
 class Gateway:
-    """Asks a gateway. The base URL of `http` is the gateway's address."""
+    """Asks a gateway. All but `answer` raise GatewayError."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self._http = http
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
 
     async def methods(self) -> dict[str, dict[str, Any]]:
-        """Returns each method's parameters with the values in force. Raises EvaluateProblem."""
-        found = await self._about("/v1/methods")
-        with self._as_ours():
-            return {
-                method["name"]: {name: entry["default"] for name, entry in method["parameters"]["properties"].items()}
-                for method in found
-            }
+        """Returns each method's parameters with the values in force."""
+        return {method.name: method.defaults for method in await self._client.methods()}
 
     async def index(self, name: str) -> dict[str, str]:
-        """Returns name, version and encoder of an index, the default one if `name` is empty. Raises EvaluateProblem."""
-        found = await self._about("/v1/indexes")
-        with self._as_ours():
-            for index in found:
-                if index["name"] == name or (not name and index["default"]):
-                    return {part: index[part] for part in ("name", "version", "encoder")}
+        """Returns name, version and encoder of an index, the default one if `name` is empty.
+
+        Raises EvaluateProblem if there is none.
+        """
+        for index in await self._client.indexes():
+            if index.name == name or (not name and index.is_default):
+                return {"name": index.name, "version": index.version, "encoder": index.encoder}
         raise EvaluateProblem(f"the gateway serves no index {name!r}" if name else "the gateway serves no index")
 
     async def check_cache(self) -> None:
-        """Raises EvaluateProblem if the gateway keeps no naive-RAG results."""
-        await self._about("/v1/cache")
+        """Raises GatewayProblem if the gateway keeps no naive-RAG results."""
+        await self._client.cache()
 
-    async def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns what POST /v1/answer says; asks again while the gateway is full. Raises Failed."""
-        try:
-            response = await retry.post(self._http, "/v1/answer", json=body)
-        except httpx.TimeoutException as error:
-            raise Failed("gateway", Failure.TIMEOUT, str(error) or "no answer in time") from None
-        except httpx.HTTPError as error:
-            raise Failed("gateway", Failure.UNAVAILABLE, str(error) or type(error).__name__) from None
-        found = _json(response)
-        if response.status_code != 200:
-            raise Failed(
-                found.get("backend", "gateway"),
-                found.get("failure", f"status {response.status_code}"),
-                found.get("detail", response.text[:300]),
-            )
-        if missing := _ANSWER - found.keys():
-            raise Failed("gateway", Failure.BROKEN, f"no {', '.join(sorted(missing))} in {response.text[:300]!r}")
-        return found
-
-    async def _about(self, path: str) -> Any:
-        try:
-            response = await self._http.get(path)
-            if response.status_code != 200:
-                raise EvaluateProblem(f"{path}: {_json(response).get('detail', response.text[:300])}")
-            return response.json()
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise EvaluateProblem(f"{self._http.base_url}: {error}; is the gateway running there?") from error
-
-    @contextmanager
-    def _as_ours(self) -> Iterator[None]:
-        try:
-            yield
-        except (KeyError, TypeError, AttributeError):
-            url = self._http.base_url
-            raise EvaluateProblem(f"{url}: another server than our gateway, or one of another version") from None
+    async def answer(self, **asked: Any) -> Answer:
+        """Answers what `AsyncClient.answer` takes; asks again while the gateway is full. Raises Failed."""
+        for attempt in range(1, retry.ATTEMPTS + 1):
+            try:
+                return await self._client.answer(**asked)
+            except GatewayError as error:
+                if attempt == retry.ATTEMPTS or not _is_full(error):
+                    raise Failed(error.backend, error.failure, str(error)) from None
+                await asyncio.sleep(retry.pause_s(error.retry_after_s))
+        raise AssertionError("the last attempt returns or raises")
 
 
-def _json(response: httpx.Response) -> dict[str, Any]:
-    try:
-        found = response.json()
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def _is_full(error: GatewayError) -> TypeGuard[GatewayProblem]:
+    return isinstance(error, GatewayProblem) and error.status in (429, 503) and error.backend == "gateway"

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import common
 import evaluation
 import search_agent
+import search_agent_client
 from evaluation.errors import EvaluateProblem, Failed
 from search_agent.errors import Failure
 
@@ -36,7 +37,7 @@ Work = Callable[[T], Awaitable[R]]
 
 ATTEMPTS = 4  # per item; an item that lost so many actors may be what kills them
 _LOCAL: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 << 20}
-_CODE = [str(Path(package.__path__[0])) for package in (search_agent, common, evaluation)]
+_CODE = [str(Path(package.__path__[0])) for package in (search_agent, search_agent_client, common, evaluation)]
 
 
 class _Actor(Generic[T, R]):

@@ -20,12 +20,11 @@ from search_agent.types import Question
 class Scorer:
     """Has one question answered and stores its score, here or in Ray's actors.
 
-    The gateway's naive RAG keeps each result under its key; the score goes beside it. `fields` are more fields
-    of POST /v1/answer.
+    The gateway's naive RAG keeps each result under its key; the score goes beside it. `parameters` are naive RAG's.
     """
 
-    def __init__(self, gateway: Gateway, grader: Grader, store: RagStore, fields: Mapping[str, object]) -> None:
-        self._gateway, self._grader, self._store, self._fields = gateway, grader, store, fields
+    def __init__(self, gateway: Gateway, grader: Grader, store: RagStore, parameters: Mapping[str, object]) -> None:
+        self._gateway, self._grader, self._store, self._parameters = gateway, grader, store, parameters
 
     async def __call__(self, question: Question) -> tuple[bool, bool]:
         """Returns whether naive RAG is right, and whether that was known before. Repeating it changes nothing.
@@ -33,9 +32,9 @@ class Scorer:
         Raises Failed, JudgeError; EvaluateProblem if the gateway's cache is elsewhere, CacheError if Redis fails.
         """
         answer = await self._gateway.answer(
-            {"question": question.text, "method": "naive_rag", "options": dict(question.options), **self._fields}
+            question=question.text, method="naive_rag", options=dict(question.options), **self._parameters
         )
-        key = answer["cache_key"]
+        key = answer.cache_key
         if not key:
             raise Failed("cache", Failure.UNAVAILABLE, "the gateway could not keep the result")
         found = await self._store.score_of(key, question.id)
@@ -61,10 +60,10 @@ async def storing(redis: str) -> AsyncIterator[RagStore]:
 
 
 @asynccontextmanager
-async def scoring(endpoints: Endpoints, redis: str, fields: Mapping[str, object]) -> AsyncIterator[Scorer]:
+async def scoring(endpoints: Endpoints, redis: str, parameters: Mapping[str, object]) -> AsyncIterator[Scorer]:
     """Opens a scorer with connections of its own."""
     async with endpoints.open() as (gateway, grader), storing(redis) as store:
-        yield Scorer(gateway, grader, store, fields)
+        yield Scorer(gateway, grader, store, parameters)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from search_agent.grading.evidence import coverage, gold_ranks
 from search_agent.grading.judge import Grade, grade
 from search_agent.grading.statistics import Estimate, bootstrap, percentile
 from search_agent.types import Question
+from search_agent_client import Answer
 
 RECALL_AT = (1, 3, 5, 10)
 
@@ -82,51 +83,51 @@ class Grader:
         """Returns what scores depend on besides the question and the answer, for the record."""
         return {"scoring": str(self._scoring), "judge": self._judge.facts if self._judge else None}
 
-    async def __call__(self, question: Question, method: str, budget: int, body: Mapping[str, Any]) -> Row:
-        """Grades the body of an answer of POST /v1/answer. Raises JudgeError."""
-        graded = await grade(question, body["answer"], self._judge, self._scoring)
-        return row_of(question, method, budget, body, graded.judged, self._scoring)
+    async def __call__(self, question: Question, method: str, budget: int, answer: Answer) -> Row:
+        """Grades an answer. Raises JudgeError."""
+        graded = await grade(question, answer.answer, self._judge, self._scoring)
+        return row_of(question, method, budget, answer, graded.judged, self._scoring)
 
 
 def row_of(
     question: Question,
     method: str,
     budget: int,
-    body: Mapping[str, Any],
+    answer: Answer,
     judged: bool | None = None,
     scoring: Scoring = Scoring.UNICODE,
 ) -> Row:
-    """Scores the body of an answer. `judged` is the judge's verdict, or None if it was not asked."""
-    answer, documents, usage = body["answer"], body["documents"], body["usage"]
+    """Scores an answer. `judged` is the judge's verdict, or None if it was not asked."""
+    documents, usage = answer.documents, answer.usage
     golds = [question.options[question.choice]] if question.options else question.golds
-    graded = Grade(answers.matches(question, answer, scoring), judged)
+    graded = Grade(answers.matches(question, answer.answer, scoring), judged)
     needed = question.gold_passages
-    seen = [passage for turn in body["turns"] for passage in turn["retrieved"]]
+    seen = [passage for turn in answer.turns for passage in turn.retrieved]
     return Row(
         id=question.id,
         method=method,
         budget=budget,
-        answer=answer,
+        answer=answer.answer,
         gen_acc=graded.gen_acc,
         span=graded.span,
         judged=graded.judged,
-        exact_match=answers.exact_match(answer, question.golds, scoring),
-        f1=answers.f1(answer, question.golds, scoring),
-        gold_ranks=gold_ranks(needed, [document["id"] for document in documents]),
+        exact_match=answers.exact_match(answer.answer, question.golds, scoring),
+        f1=answers.f1(answer.answer, question.golds, scoring),
+        gold_ranks=gold_ranks(needed, [document.id for document in documents]),
         gold_seen=coverage(needed, seen) if needed else None,
         answer_rank=next(
-            (n for n, each in enumerate(documents, 1) if answers.span_match(each["text"], golds, scoring)), 0
+            (n for n, each in enumerate(documents, 1) if answers.span_match(each.text, golds, scoring)), 0
         ),
         documents=len(documents),
-        searches=usage["searches"],
-        prompt_tokens=usage["prompt_tokens"],
-        completion_tokens=usage["completion_tokens"],
-        malformed=sum(bool(turn["error"]) for turn in body["turns"]),
-        milliseconds=None if body["cached"] else body["timings_ms"]["total"],
-        stop_reason=body["stop_reason"],
+        searches=usage.searches,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        malformed=sum(bool(turn.error) for turn in answer.turns),
+        milliseconds=None if answer.cached else answer.timings_ms.total,
+        stop_reason=answer.stop_reason,
         scoring=str(scoring),
-        truncated=body.get("truncated", False),
-        models=tuple(body["models"]),
+        truncated=answer.truncated,
+        models=answer.models,
         groups=dict(question.groups),
     )
 

@@ -39,12 +39,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Task:
-    """A question for a method. `body` goes to POST /v1/answer; `budget` goes into the row."""
+    """A question for a method. `asked` is what `Gateway.answer` takes; `budget` goes into the row."""
 
     question: Question
     method: str
     budget: int
-    body: Mapping[str, Any]
+    asked: Mapping[str, Any]
 
 
 class Asker:
@@ -55,7 +55,7 @@ class Asker:
 
     async def __call__(self, task: Task) -> Row:
         """Raises Failed, JudgeError."""
-        answer = await self._gateway.answer(task.body)
+        answer = await self._gateway.answer(**task.asked)
         return await self._grader(task.question, task.method, task.budget, answer)
 
 
@@ -100,9 +100,9 @@ async def run(
 
     async def work(pair: tuple[Question, str]) -> None:
         question, method = pair
-        body = _body(question, method, plan, facts["parameters"][method])
+        asked = _asked(question, method, plan, facts["parameters"][method])
         try:
-            row = await ask(Task(question, method, plan.budget, body))
+            row = await ask(Task(question, method, plan.budget, asked))
         except (Failed, JudgeError) as error:
             failed[method, plan.budget, f"{error.boundary}: {error.failure}"] += 1
             failures.append(
@@ -129,18 +129,15 @@ async def run(
     return Outcome([row for row in rows.found if row.id in asked], failed, facts)
 
 
-def _body(question: Question, method: str, plan: Plan, parameters: dict[str, Any]) -> dict[str, Any]:
+def _asked(question: Question, method: str, plan: Plan, parameters: dict[str, Any]) -> dict[str, Any]:
     name, given = _variant(method, parameters)
-    body: dict[str, Any] = {"question": question.text, "method": name, "parameters": given}
-    if question.options:
-        body["options"] = dict(question.options)
     if plan.index and "index" in parameters:
         given["index"] = plan.index
-    if plan.budget:
-        body["max_documents"] = plan.budget
-        if "top_k" in parameters and "max_turns" not in parameters:
-            given.setdefault("top_k", plan.budget)  # one retrieval: it may fill the budget
-    return body
+    if plan.budget and "top_k" in parameters and "max_turns" not in parameters:
+        given.setdefault("top_k", plan.budget)  # one retrieval: it may fill the budget
+    budget = {"max_documents": plan.budget} if plan.budget else {}
+    options = {"options": dict(question.options)} if question.options else {}
+    return {**given, "question": question.text, "method": name, **options, **budget}
 
 
 def _variant(method: str, parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -17,8 +17,11 @@ class GatewayError(Problem):
     """
 
     def __init__(self, message: str, failure: Failure | str, backend: str = "gateway") -> None:
-        super().__init__(message)
-        self.failure, self.backend = failure, backend
+        super().__init__(message, failure, backend)  # pickle restores it from these
+        self.message, self.failure, self.backend = message, failure, backend
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Unreachable(GatewayError):
@@ -30,6 +33,7 @@ class UnexpectedAnswer(GatewayError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, Failure.BROKEN)
+        self.args = (message,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class GatewayProblem(GatewayError):
             str(body.get("failure") or f"status {status}"),
             str(body.get("backend") or "gateway"),
         )
+        self.args = (status, body, retry_after_s)
         self.status = status
         self.request_id = str(body.get("request_id", ""))
         self.retry_after_s = retry_after_s

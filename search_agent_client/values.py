@@ -92,7 +92,7 @@ class Method:
     @property
     def defaults(self) -> dict[str, Any]:
         """The values in force, by parameter."""
-        return {name: entry["default"] for name, entry in self.parameters["properties"].items()}
+        return {name: entry.get("default") for name, entry in self.parameters.get("properties", {}).items()}
 
 
 @dataclass(frozen=True, slots=True)

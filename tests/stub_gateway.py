@@ -25,16 +25,25 @@ def answer_to(body: dict[str, Any]) -> dict[str, Any]:
     number = sum(body["question"].encode())
     right = number % (2 if body["method"] == "s3" else 3) == 0
     kept = ["p0", "p1", "p2"] if body["method"] == "naive_rag" else ["p1", "p0"]
-    documents = [{"id": id, "title": id, "text": f"text {id}", "turn": 1} for id in kept]
+    documents = [{"id": id, "title": id, "text": f"text {id}", "score": 1.0, "turn": 1} for id in kept]
+    found = ["p0", "p1", "p2"]
+    turn = {"query": body["question"], "retrieved": found, "selected": kept, "error": ""}
     return {
+        "id": "1",
+        "method": body["method"],
+        "question": body["question"],
         "answer": "the gold" if right else "something else",
         "documents": documents[: body.get("max_documents")],
-        "turns": [{"query": body["question"], "retrieved": ["p0", "p1", "p2"], "selected": kept, "error": ""}],
+        "turns": [turn | {"titles": {id: id for id in found}}],
         "usage": {"prompt_tokens": 300 + number % 7, "completion_tokens": 5, "searches": 1},
         "timings_ms": {"total": 10.0},
         "stop_reason": "complete",
+        "finish_reason": "stop",
         "cached": False,
         "models": ["stub@1"],
+        "truncated": False,
+        "citations": [],
+        "cache_key": "",
     }
 
 

@@ -21,6 +21,7 @@ from evaluation.rows import Grader
 from search_agent.errors import CacheError, Failure, GeneratorError
 from search_agent.grading.answers import Scoring
 from search_agent.types import Question, Sampling
+from search_agent_client import AsyncClient
 from services.gateway.app import create_app
 from services.gateway.asker import Asker
 from services.gateway.cache import RagCache
@@ -43,11 +44,13 @@ class Stack:
         self.store = RagStore(url, ttl_s=1, timeout_s=0.5)
         backends = Backends(self.retriever, Searcher([]), self.generator, RagCache(self.gateway_store))
         self.app = create_app(backends, Asker(Player(backends, Sampling(max_tokens=8)), Methods(backends), 8))
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://gateway")
+        transport = httpx.ASGITransport(self.app)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+        self.client = AsyncClient("http://gateway", transport=transport)
 
     async def fill(self, questions: list[Question] = QUESTIONS, grader: Grader = PLAIN, **fields: Any) -> Outcome:
         steps: list[bool] = []
-        gateway = Gateway(self.http)
+        gateway = Gateway(self.client)
         scorer = Scorer(gateway, grader, self.store, fields)
         outcome = await precompute(questions, gateway, self.store, scorer, 3, steps.append)
         assert len(steps) == len(questions)

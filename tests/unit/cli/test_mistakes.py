@@ -30,7 +30,7 @@ MISTAKES = [
     ("evaluate --questions FOLDER --out MISSING", 1, "FOLDER: Is a directory"),
     ("evaluate --questions FILE --out MISSING", 1, "FILE:1: not JSON"),
     ("evaluate --questions QUESTIONS --out MISSING --url DOWN", 1, "is the gateway running there?"),
-    ("evaluate --questions QUESTIONS --out MISSING --url OTHER", 1, "no method is called 's3'"),
+    ("evaluate --questions QUESTIONS --out MISSING --url OTHER", 1, "not a JSON list"),
     ("evaluate --questions QUESTIONS --out MISSING --judge-url http://h/v1", 1, "--judge-model"),
     ("evaluate --questions QUESTIONS --out MISSING --judge-url h/v1 --judge-model m", 2, "not a URL"),
     ("evaluate --questions QUESTIONS --out MISSING --timeout 0", 2, "above 0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -43,8 +44,7 @@ KEPT = {"promoted": False, "searcher": "s", "model": "m@1", "before": "m@1", "at
 @pytest.fixture
 async def client() -> AsyncIterator[AsyncClient]:
     """A client of the real application over fakes."""
-    app = Rest().app
-    async with AsyncClient("http://gateway", transport=httpx.ASGITransport(app, raise_app_exceptions=False)) as client:
+    async with AsyncClient("http://gateway", transport=Rest().transport) as client:
         yield client
 
 
@@ -102,7 +102,7 @@ async def test_a_problem_is_an_error_with_its_parts(client: AsyncClient) -> None
 async def test_a_gateway_that_is_not_ready_says_why() -> None:
     stack = Rest()
     stack.retriever.error = _retriever_is_down()
-    async with AsyncClient("http://gateway", transport=httpx.ASGITransport(stack.app)) as client:
+    async with AsyncClient("http://gateway", transport=stack.transport) as client:
         readiness = await client.readiness()
         with pytest.raises(GatewayProblem) as caught:
             await client.retrieve(["Who?"])
@@ -257,6 +257,21 @@ def test_runs(ask: Ask) -> None:
     assert promotion.gate
     assert promotion.gate.outcome is GateOutcome.NOT_BETTER
     assert not promotion.promoted
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unreachable("gone", Failure.TIMEOUT),
+        UnexpectedAnswer("broke off"),
+        GatewayProblem(
+            503, {"detail": "full", "backend": "generator", "errors": [{"field": "f", "message": "m"}]}, 2.0
+        ),
+    ],
+)
+def test_an_error_crosses_processes(error: GatewayError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 def test_a_stream_that_is_left_is_closed() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,23 +15,21 @@ from search_agent.grading.answers import chosen
 from search_agent.grading.judge import judge_prompt, verdict
 from search_agent.grading.statistics import bootstrap, compare, percentile
 from search_agent.types import Question
+from search_agent_client import Answer, Document
+from tests.answers import answer, document, turn
 
 QUESTION = Question("q1", "Who?", ("Marie Curie",), gold_passages=(("gold",),))
 OPTIONS = {"A": "zinc", "B": "atrial flutter", "C": "flutter", "D": "an iron"}
 CHOICE = Question("m/1", "Which?", ("A: zinc",), options=OPTIONS, choice="A")
 
 
-def body(answer: str = "It was Marie Curie.", **more: Any) -> dict[str, Any]:
-    documents = [{"id": "other", "text": "nothing"}, {"id": "gold", "text": "by marie curie!"}]
-    turns = [
-        {"retrieved": ["other", "x"], "error": ""},
-        {"retrieved": ["gold"], "error": "neither a query nor a completion"},
-    ]
-    return {
-        "answer": answer, "documents": documents, "turns": turns, "cached": False, "stop_reason": "complete",
-        "usage": {"prompt_tokens": 30, "completion_tokens": 5, "searches": 2}, "timings_ms": {"total": 12.5},
-        "models": ["m@1"], **more,
-    }  # fmt: skip
+TURNS = [turn(["other", "x"]), turn(["gold"], error="neither a query nor a completion")]
+
+
+def body(text: str = "It was Marie Curie.", documents: Sequence[Document] | None = None, **more: Any) -> Answer:
+    if documents is None:
+        documents = [document("other", "nothing"), document("gold", "by marie curie!")]
+    return answer(text, documents, TURNS, **more)
 
 
 def test_an_answer_becomes_a_row() -> None:
@@ -90,7 +89,7 @@ def test_the_option_that_an_answer_names(answer: str, letter: str) -> None:
 def test_multiple_choice_is_scored_by_the_option() -> None:
     # normalising drops the article "a", so that the span "A: zinc" would be found in any answer with zinc
     assert row_of(CHOICE, "s3", 0, body("B: not zinc")).gen_acc == 0
-    row = row_of(CHOICE, "s3", 0, body("A", documents=[{"id": "d", "text": "Zinc heals."}]))
+    row = row_of(CHOICE, "s3", 0, body("A", documents=[document("d", "Zinc heals.")]))
     assert (row.gen_acc, row.answer_rank) == (1, 1)
 
 

@@ -29,7 +29,7 @@ def test_a_boundary_error_names_the_field_at_fault() -> None:
     assert str(RetrieverError(Failure.BROKEN, "no vectors")) == "no vectors"
 
 
-def test_endpoints_travel_with_the_judges_key_and_do_not_show_it() -> None:
-    endpoints = Endpoints("http://gateway", 10, "http://judge/v1", "judge-1", "secret")
+def test_endpoints_travel_with_their_keys_and_do_not_show_them() -> None:
+    endpoints = Endpoints("http://gateway", 10, "secret-1", "http://judge/v1", "judge-1", "secret-2")
     assert pickle.loads(pickle.dumps(endpoints)) == endpoints
     assert "secret" not in repr(endpoints)

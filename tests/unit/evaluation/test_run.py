@@ -17,6 +17,7 @@ from evaluation.rows import Grader
 from evaluation.run import Asker, Outcome, Plan, run
 from search_agent.grading.answers import Scoring
 from search_agent.types import Mode, Question
+from search_agent_client import AsyncClient
 from tests.stub_gateway import answer_to, methods
 from tests.unit.gateway.rest import Rest
 
@@ -35,7 +36,7 @@ class Fake:
         self.verdict = "Yes"
         self.version = "v1"
         self.full = 0
-        self.http = httpx.AsyncClient(base_url="http://gateway", transport=httpx.MockTransport(self._serve))
+        self.transport = httpx.MockTransport(self._serve)
 
     def _serve(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/methods":
@@ -61,8 +62,9 @@ async def go(
 ) -> Outcome:
     plan = Plan(**{"source": "set", "questions": QUESTIONS, "methods": ("s3", "naive_rag"), "out": out, **changes})
     steps: list[bool] = []
-    chosen = JudgeEndpoint(fake.http, "http://judge/v1", "judge-1") if judge else None
-    gateway, grader = Gateway(fake.http), Grader(scoring, chosen)
+    http = httpx.AsyncClient(transport=fake.transport)
+    chosen = JudgeEndpoint(http, "http://judge/v1", "judge-1") if judge else None
+    gateway, grader = Gateway(AsyncClient("http://gateway", transport=fake.transport)), Grader(scoring, chosen)
     outcome = await run(plan, gateway, grader.facts, Asker(gateway, grader), steps.append)
     assert len(steps) == len(plan.questions) * len(plan.methods)
     return outcome

@@ -60,8 +60,8 @@ class Rest:
         rewrite = by_generator(backends.generator) if condense else None
         self.asker = Asker(player, served, max_in_flight, rewrite, meter)
         self.app = create_app(backends, self.asker, trainer, rules=self.rules)
-        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+        self.transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.http = httpx.AsyncClient(transport=self.transport, base_url="http://gateway")
 
     @property
     def openai(self) -> openai.AsyncOpenAI:
