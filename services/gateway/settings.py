@@ -106,7 +106,7 @@ class GatewaySettings(KeySettings):
         'e.g. {"quick": {"method": "s3", "parameters": {"max_turns": 1}}}',
     )
     condense: Literal["off", "searcher", "generator"] = Field(
-        "generator",
+        "off",
         description="who rewrites the last question of a conversation so that it needs no earlier message; "
         "off: earlier messages are not read",
     )

@@ -191,6 +191,7 @@ async def test_fields_without_effect_are_taken(rest: Rest, harmless: dict[str, A
          "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "system", "content": "x" * 4001}, *QUESTION]}, "messages"),
     ],
 )  # fmt: skip
 async def test_what_is_not_supported_is_refused_by_name(rest: Rest, more: dict[str, Any], param: str) -> None:
@@ -207,6 +208,7 @@ async def test_a_failed_backend_has_its_status_and_openais_shape(rest: Rest, fai
     assert caught.value.status_code == HTTP_STATUS[failure]
     assert (caught.value.code, caught.value.param) == (failure, "parameters.mode")
     assert caught.value.type == ("invalid_request_error" if HTTP_STATUS[failure] < 500 else "server_error")
+    assert ("retry-after" in caught.value.response.headers) == (HTTP_STATUS[failure] == 503)
 
 
 async def test_a_failure_in_a_stream_is_raised_by_the_client(rest: Rest) -> None:

@@ -23,9 +23,10 @@ class Conversation:
     place: str
 
 
-def alone(question: str, place: str, instructions: str = "") -> Conversation:
+def alone(question: str, place: str, instructions: str = "", instructions_at: str = "instructions") -> Conversation:
     """Returns a conversation that is a question alone, which the request has at `place`. Raises BadField."""
-    return Conversation(_bounded(instructions, "instructions", least=0), (), _bounded(question.strip(), place), place)
+    told = _bounded(instructions, instructions_at, least=0)
+    return Conversation(told, (), _bounded(question.strip(), place), place)
 
 
 def read(messages: Mapping[str, Mapping[str, Any]], place: str, instructions: str = "") -> Conversation:
@@ -37,8 +38,9 @@ def read(messages: Mapping[str, Mapping[str, Any]], place: str, instructions: st
     if not texts or texts[-1][0] != "user":
         raise BadField(place, "must end in a message of the user, the question")
     *before, (_, question) = texts
-    told = "\n\n".join(filter(None, [instructions, *(text for role, text in texts if role in _INSTRUCTIONS)]))
-    asked = alone(question, f"{[*messages][-1]}.content", told)
+    system = [text for role, text in texts if role in _INSTRUCTIONS]
+    told = "\n\n".join(filter(None, [instructions, *system]))
+    asked = alone(question, f"{[*messages][-1]}.content", told, place if system else "instructions")
     return replace(
         asked, history=tuple(Message(role, text) for role, text in before if role not in _INSTRUCTIONS and text)
     )
