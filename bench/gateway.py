@@ -27,6 +27,7 @@ from contracts.v1.retriever_pb2_grpc import RetrieverServicer, add_RetrieverServ
 from deploy.local import free_port
 
 PASSAGE = retriever_pb2.Passage(id="p", title="Title", text="word " * 120, score=0.5)
+CHAT = [{"role": "user", "content": "q"}]
 MOVE = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
 
 
@@ -118,6 +119,11 @@ async def run(calls: int) -> list[dict[str, Any]]:
                 ("answer naive_rag, not in the cache", "/v1/answer", new(method="naive_rag")),
                 ("answer naive_rag, from the cache", "/v1/answer", same(question="q", method="naive_rag")),
                 ("answer s3, one turn", "/v1/answer", same(question="q")),
+                ("the same, streamed", "/v1/answer", same(question="q", stream=True)),
+                ("chat completion of s3", "/v1/chat/completions", same(model="s3", messages=CHAT)),
+                ("the same, streamed", "/v1/chat/completions", same(model="s3", messages=CHAT, stream=True)),
+                ("response of s3", "/v1/responses", same(model="s3", input="q")),
+                ("the same, streamed", "/v1/responses", same(model="s3", input="q", stream=True)),
             ):
                 await measure(client, path, body, 20, 1)
                 before = cpu_seconds(gateway.pid)

@@ -42,7 +42,7 @@ ACCESS: Mapping[str, Access] = {
     "POST /v1/embeddings": _ASKING,
     "POST /mcp": _ASKING,
     "GET /v1/models": _EVERY_KEY,
-    "GET /v1/models/{name}": _EVERY_KEY,
+    "GET /v1/models/{name:path}": _EVERY_KEY,
     "GET /v1/methods": _EVERY_KEY,
     "GET /v1/indexes": _EVERY_KEY,
     "GET /v1/cache": Access((Scope.EVALUATE, Scope.TRAIN)),

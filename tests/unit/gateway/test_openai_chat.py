@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
+from common.keys import FileKeys, Limits, Scope, make
 from search_agent.agents import AGENTS
 from search_agent.errors import Failure, GeneratorError, RetrieverError
 from search_agent.types import Completion, FinishReason, Message, Sampling
+from services.gateway.counters import MemoryCounters
+from services.gateway.door import Rules
+from services.gateway.limits import Meter
 from services.gateway.methods import Configuration
 from services.gateway.problems import HTTP_STATUS
 from tests.fakes import Generator
 from tests.unit.gateway.rest import Rest
 
 QUESTION = [{"role": "user", "content": "what stands?"}]
-QUICK = {"quick": Configuration("s3", {"max_turns": 1, "top_k": 2})}
+QUICK = {"team/quick": Configuration("s3", {"max_turns": 1, "top_k": 2})}
 
 
 @pytest.fixture
@@ -88,8 +93,8 @@ async def test_the_stream_ends_in_done_and_has_no_usage_unless_asked(rest: Rest)
 
 async def test_models_are_methods_and_configurations(rest: Rest) -> None:
     listed = [model.id async for model in await rest.openai.models.list()]
-    assert listed == [*AGENTS, "quick"]
-    assert (await rest.openai.models.retrieve("quick")).id == "quick"
+    assert listed == [*AGENTS, "team/quick"]
+    assert (await rest.openai.models.retrieve("team/quick")).id == "team/quick"
     for call in (rest.openai.models.retrieve("gpt-5"), ask(rest, model="gpt-5")):
         with pytest.raises(openai.NotFoundError) as caught:
             await call
@@ -97,9 +102,9 @@ async def test_models_are_methods_and_configurations(rest: Rest) -> None:
 
 
 async def test_a_configuration_brings_its_parameters_and_a_request_may_replace_them(rest: Rest) -> None:
-    await ask(rest, model="quick")
-    await ask(rest, model="quick", extra_body={"parameters": {"top_k": 3}})
-    await rest.post("/v1/answer", question="what stands?", method="quick")
+    await ask(rest, model="team/quick")
+    await ask(rest, model="team/quick", extra_body={"parameters": {"top_k": 3}})
+    await rest.post("/v1/answer", question="what stands?", method="team/quick")
     assert [how.top_k for how in rest.retriever.asked] == [2, 3, 2]
 
 
@@ -209,6 +214,27 @@ async def test_a_failed_backend_has_its_status_and_openais_shape(rest: Rest, fai
     assert (caught.value.code, caught.value.param) == (failure, "parameters.mode")
     assert caught.value.type == ("invalid_request_error" if HTTP_STATUS[failure] < 500 else "server_error")
     assert ("retry-after" in caught.value.response.headers) == (HTTP_STATUS[failure] == 503)
+
+
+async def test_keys_and_limits_are_openais_errors_too(tmp_path: Path) -> None:
+    keys = FileKeys(tmp_path / "keys.json")
+    rest = Rest(rules=Rules(keys, Meter(MemoryCounters())))
+    with pytest.raises(openai.AuthenticationError, match="the key is not known"):
+        await ask(rest)
+    (reader, reads), (asker, asks) = (
+        make("a", [Scope.TRAIN]),
+        make("b", [Scope.ASK], limits=Limits(requests_per_minute=1)),
+    )
+    await keys.add(reader)
+    await keys.add(asker)
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        await rest.openai.with_options(api_key=reads).chat.completions.create(model="s3", messages=QUESTION)  # type: ignore[arg-type]
+    assert refused.value.code == "forbidden"
+    client = rest.openai.with_options(api_key=asks)
+    assert (await client.responses.create(model="direct", input="what?")).output_text == "an answer"
+    with pytest.raises(openai.RateLimitError) as limited:
+        await client.responses.create(model="direct", input="what?")
+    assert int(limited.value.response.headers["retry-after"]) > 0
 
 
 async def test_a_failure_in_a_stream_is_raised_by_the_client(rest: Rest) -> None:

@@ -113,7 +113,7 @@ def routes(asker: Asker, citations: Citations) -> APIRouter:
         """Returns the methods and configurations as OpenAI's models."""
         return {"object": "list", "data": [model(name) for name in asker.methods.names]}
 
-    @router.get("/models/{name}")
+    @router.get("/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
         """Returns a method or configuration as one of OpenAI's models."""
         return model(known(name, asker.methods))
