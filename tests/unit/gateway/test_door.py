@@ -193,6 +193,22 @@ async def test_requests_a_minute(store: FileKeys) -> None:
     assert (await rest.http.get("/v1/methods", headers=mine)).status_code == 200
 
 
+async def test_openais_clients_are_refused_in_their_own_shape(store: FileKeys) -> None:
+    rest = Rest(rules=Rules(store))
+    train, one = await key(store, Scope.TRAIN), await key(store, limits=Limits(requests_per_minute=1))
+    body = {"model": "direct", "messages": [{"role": "user", "content": "q"}]}
+    seen = {}
+    for headers in ({}, train, one, one, {"content-type": "text/plain"} | one):
+        response = await rest.http.post("/v1/chat/completions", json=body, headers=headers)
+        seen[response.status_code] = response
+        if response.status_code != 200:
+            assert response.json()["error"]["message"]
+    assert set(seen) == {200, 401, 403, 429}
+    assert seen[429].headers["retry-after"] == "60"
+    assert seen[429].headers["ratelimit"] == '"requests";r=0;t=60'
+    assert seen[401].headers["www-authenticate"] == "Bearer"
+
+
 async def test_tokens_a_day_are_those_of_both_models(store: FileKeys) -> None:
     clock = Clock()
     rest = Rest(rules=Rules(store, Meter(MemoryCounters(clock))))
