@@ -19,17 +19,23 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClas
 from verl.plugin.platform import get_platform, set_platform
 from verl.plugin.platform.platform_cuda import PlatformCUDA
 from verl.trainer.config import CheckpointConfig
+from verl.trainer.ppo.core_algos import compute_gae_advantage_return
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import ActorConfig, CriticConfig, FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss, value_loss
+from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from learning.attention import CAUSAL
 from learning.engine import Actor, Critic
 from tests.learning.model import write_model
 
 ENGINES = {"language_model": Actor, "value_model": Critic}
+ACTOR = ActorConfig(
+    strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True, entropy_coeff=0.1, ppo_micro_batch_size_per_gpu=1
+)
+CRITIC = CriticConfig(strategy="fsdp2", ppo_micro_batch_size_per_gpu=1)
 PROMPTS = (9, 1, 5, 9)  # two of the same length
 SAMPLES = ((0, 7), (1, 4), (0, 3), (2, 6), (0, 1), (1, 5), (3, 8))  # prompt and length of the response
 
@@ -165,11 +171,8 @@ def compare_actor(ours: Any, theirs: Any, batch: TensorDict) -> None:
         every = (logits / 0.7).log_softmax(-1)[len(prompt) - 1 : -1]
         log_probs.append(every.gather(1, ids[len(prompt) :, None])[:, 0] * learned)
         entropies.append(-(every.exp() * every).sum(-1) * learned)
-    terms = ActorConfig(
-        strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True, entropy_coeff=0.1, ppo_micro_batch_size_per_gpu=1
-    )
     expected = {"log_probs": flat(log_probs, batch), "entropy": flat(entropies, batch)}
-    compare(ours, theirs, expected, partial(ppo_loss, config=terms), batch)
+    compare(ours, theirs, expected, partial(ppo_loss, config=ACTOR), batch)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
@@ -221,8 +224,7 @@ def test_a_critic_gives_what_each_sample_by_itself_gives(tmp_path: Path) -> None
     columns = (batch[name].unbind() for name in ("input_ids", "prompts", "response_mask"))
     for ids, prompt, learned in zip(*columns, strict=True):
         values.append(theirs(input_ids=ids[None], use_cache=False).logits[0, len(prompt) - 1 : -1, 0] * learned)
-    terms = CriticConfig(strategy="fsdp2", ppo_micro_batch_size_per_gpu=1)
-    compare(ours, theirs, {"values": flat(values, batch)}, partial(value_loss, config=terms), batch)
+    compare(ours, theirs, {"values": flat(values, batch)}, partial(value_loss, config=CRITIC), batch)
 
 
 def test_a_micro_batch_in_which_nothing_is_learned_changes_nothing(tmp_path: Path) -> None:
@@ -233,6 +235,40 @@ def test_a_micro_batch_in_which_nothing_is_learned_changes_nothing(tmp_path: Pat
     for name in ("response_mask", "loss_mask"):
         batch[name].values()[-8:] = 0
     compare_actor(engine(base, "language_model"), theirs, batch)
+
+
+def test_steps_of_ppo_fit_the_critic_and_make_rewarded_episodes_likelier(tmp_path: Path) -> None:
+    base = write_weights(tmp_path / "base", "llama")
+    actor, critic, batch = engine(base, "language_model"), engine(base, "value_model"), data()
+    mask = batch["response_mask"].to_padded_tensor(0)
+    last = mask * (mask.flip(1).cumsum(1).flip(1) == 1)  # the last learned token has the episode's reward
+    worth = torch.tensor([1.0, 0.0] * len(SAMPLES))[: len(SAMPLES)]
+
+    def nested(rows: torch.Tensor) -> torch.Tensor:
+        return response_to_nested(rows, batch["response_mask"])
+
+    def found(made: Any, name: str) -> torch.Tensor:
+        with made.eval_mode():
+            return response_from_nested(made.infer_batch(batch)["model_output"][name], batch["response_mask"])
+
+    def likelihood() -> torch.Tensor:
+        return (found(actor, "log_probs").to_padded_tensor(0) * mask).sum(1)
+
+    batch["old_log_probs"] = found(actor, "log_probs")
+    before, losses = likelihood(), []
+    for _ in range(3):
+        batch["values"] = found(critic, "values")
+        values = batch["values"].to_padded_tensor(0)
+        advantages, returns = compute_gae_advantage_return(worth[:, None] * last, values, mask, gamma=1.0, lam=1.0)
+        batch["advantages"], batch["returns"] = nested(advantages), nested(returns)
+        for made, loss in ((critic, partial(value_loss, config=CRITIC)), (actor, partial(ppo_loss, config=ACTOR))):
+            with made.train_mode():
+                outputs = made.train_batch(batch, loss)
+            assert outputs["metrics"]["grad_norm"] > 0
+            losses += [sum(outputs["loss"])] if made is critic else []
+    assert losses == sorted(losses, reverse=True)
+    risen = likelihood() - before
+    assert risen[worth == 1].mean() > risen[worth == 0].mean()
 
 
 def test_verl_finds_the_engines() -> None:
