@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ pytest.importorskip("verl")
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tensordict import TensorDict
-from torch import distributed
+from torch import distributed, multiprocessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 from verl.plugin.platform import get_platform, set_platform
 from verl.plugin.platform.platform_cuda import PlatformCUDA
@@ -51,16 +53,21 @@ class Cpu(PlatformCUDA):
         return "cpu"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """verl's engines in this process, without a GPU."""
+@contextmanager
+def on_cpu(store: Path, rank: int = 0, ranks: int = 1) -> Iterator[None]:
+    """Lets verl's engines run in this process, without a GPU."""
     before = get_platform()
     set_platform(Cpu())
-    store = distributed.FileStore(str(tmp_path_factory.mktemp("store") / "file"), 1)
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    distributed.init_process_group("gloo", store=distributed.FileStore(str(store), ranks), rank=rank, world_size=ranks)
     yield
     distributed.destroy_process_group()
     set_platform(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with on_cpu(tmp_path_factory.mktemp("store") / "file"):
+        yield
 
 
 def data(**extra: Any) -> TensorDict:
@@ -269,6 +276,38 @@ def test_steps_of_ppo_fit_the_critic_and_make_rewarded_episodes_likelier(tmp_pat
     assert losses == sorted(losses, reverse=True)
     risen = likelihood() - before
     assert risen[worth == 1].mean() > risen[worth == 0].mean()
+
+
+def learn_one_half(rank: int, folder: Path) -> None:
+    """Learns from three of six samples, as one of two ranks; the first writes the gradients, which are of all six."""
+    with on_cpu(folder / "store", rank, 2):
+        made, batch = engine(folder / "base", "language_model"), data(max_token_len_per_gpu=22)
+        half = tu.index_select_tensor_dict(batch, list(range(3 * rank, 3 * rank + 3)))
+        with made.train_mode():
+            outputs = made.forward_backward_batch(half, partial(ppo_loss, config=ACTOR))
+            found = gradients(made.module)
+        assert (
+            len(outputs["loss"]) == 2
+        )  # the first rank's have 22 tokens and would fit into one; the second's 24 do not
+        if rank == 0:
+            torch.save(found, folder / "gradients.pt")
+
+
+def test_two_ranks_give_the_gradients_of_one(tmp_path: Path) -> None:
+    ours = engine(write_weights(tmp_path / "base", "llama"), "language_model")
+    with ours.train_mode():
+        ours.forward_backward_batch(
+            tu.index_select_tensor_dict(data(), list(range(6))), partial(ppo_loss, config=ACTOR)
+        )
+        alone = gradients(ours.module)
+    ranks = multiprocessing.spawn(learn_one_half, (tmp_path,), nprocs=2, join=False)
+    ended = time.monotonic() + 400
+    while not ranks.join(timeout=ended - time.monotonic()):
+        assert time.monotonic() < ended
+    both = torch.load(tmp_path / "gradients.pt")
+    assert both.keys() == alone.keys()
+    for name, grad in alone.items():
+        torch.testing.assert_close(both[name], grad, atol=1e-6, rtol=1e-5)
 
 
 def test_verl_finds_the_engines() -> None:
