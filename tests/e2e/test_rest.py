@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from mcp import Client as MCP
 
 from cli.ask import show
 from cli.main import main
@@ -159,6 +160,20 @@ def test_the_command_line_shows_the_search(rest: httpx.Client, capsys: pytest.Ca
         assert done.answer in " ".join(shown.split("\n"))
         with pytest.raises(GatewayProblem, match="method: must be one of"):
             list(client.stream_answer(QUESTION, "magic"))
+
+
+async def test_an_assistant_searches_over_mcp(rest: httpx.Client) -> None:
+    told: list[str | None] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        told.append(message)
+
+    async with MCP(str(rest.base_url.join("/mcp"))) as mcp:
+        found = await mcp.call_tool("search", {"question": QUESTION, "max_turns": 1}, progress_callback=hear)
+    first = found.structured_content["documents"][0]
+    assert (first["turn"], first["query"]) == (1, QUESTION)
+    assert 1 <= first["rank"] <= 8
+    assert told[0].startswith(f"searched for {QUESTION!r}: kept ")
 
 
 def test_evaluate_and_the_cache_over_the_command_line(

@@ -106,7 +106,7 @@ async def test_a_failure_is_counted_as_it_is_here(cluster: Any, tmp_path: Path) 
     from evaluation import on_ray
 
     with stub_gateway(delay_s=0) as (url, _):
-        opening = partial(run.asking, Endpoints(url, 30, "http://127.0.0.1:9/v1", "judge-1"))
+        opening = partial(run.asking, Endpoints(url, 30, judge_url="http://127.0.0.1:9/v1", judge_model="judge-1"))
         async with opening() as ask:
             here = await go(url, tmp_path / "here", ask)
         async with on_ray.actors(cluster.address, opening, 4) as ask:
