@@ -23,6 +23,7 @@ up: .venv/.local ## runs the stack as local processes until Ctrl-C
 
 test: .venv/.dev ## runs unit, integration and end-to-end tests
 	@command -v redis-server >/dev/null || deploy/ci/install-redis.sh
+	@command -v chromium >/dev/null || deploy/ci/install-chromium.sh || echo "the tests of the page are skipped"
 	@$(BIN)/python -m pytest
 
 venv-trainer: .venv-trainer/.done ## makes .venv-trainer, which has torch, transformers, peft and verl

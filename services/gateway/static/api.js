@@ -49,11 +49,14 @@ async function problemOf(response) {
   );
 }
 
+function authorization() {
+  return key.value ? { authorization: `Bearer ${key.value}` } : {};
+}
+
 async function request(path, { body, signal, accept = "application/json" } = {}) {
   for (;;) {
-    const headers = { accept };
+    const headers = { accept, ...authorization() };
     if (body !== undefined) headers["content-type"] = "application/json";
-    if (key.value) headers.authorization = `Bearer ${key.value}`;
     let response;
     try {
       response = await fetch(path, {
@@ -80,7 +83,7 @@ export async function json(path, options) {
 
 /** Returns the readiness, which comes with status 503 while something is not ready. */
 export async function readiness() {
-  const response = await fetch("readyz", { cache: "no-store" });
+  const response = await fetch("readyz", { headers: authorization(), cache: "no-store" });
   return response.json();
 }
 

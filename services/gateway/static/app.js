@@ -16,7 +16,6 @@ const VIEWS = {
 const main = document.getElementById("main");
 let view = {}; // what the view returned: `leave` ends its work, `escape` is for the Escape key
 let shown = 0; // counts views, so that one that comes late does not replace a newer one
-let own = ""; // the fragment that the view itself has set
 
 function place() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?", 2);
@@ -24,8 +23,6 @@ function place() {
 }
 
 async function show() {
-  if (own && location.hash === own) return;
-  if (location.hash === "#main") return main.focus();
   view.leave?.();
   view = {};
   const turn = ++shown;
@@ -38,8 +35,7 @@ async function show() {
   }
   const setLink = (values) => {
     const query = new URLSearchParams(Object.entries(values).map(([field, value]) => [field, String(value)]));
-    own = `#/${name}?${query}`;
-    history.replaceState(null, "", own);
+    history.replaceState(null, "", `#/${name}?${query}`);
   };
   const page = h("div", { class: `view ${name}` });
   main.replaceChildren(page);
@@ -57,18 +53,14 @@ async function show() {
 }
 
 const state = document.getElementById("state");
-const STATES = { ready: "Ready", "not ready": "Not ready", unreachable: "Unreachable" };
+const STATES = { ready: "Ready", "not ready": "Not ready" };
 
 async function look() {
-  let status = "unreachable";
-  try {
-    ({ status } = await readiness());
-  } catch {
-    // The state says so.
-  }
+  const { status } = await readiness().catch(() => ({}));
+  const word = STATES[status] ?? "Unknown";
   state.dataset.state = status;
-  state.lastChild.textContent = STATES[status] ?? status;
-  state.setAttribute("aria-label", `State of the backends: ${STATES[status] ?? status}`);
+  state.lastChild.textContent = word;
+  state.setAttribute("aria-label", `State of the backends: ${word}`);
 }
 
 const THEMES = { auto: "as the system", light: "light", dark: "dark" };
@@ -114,11 +106,16 @@ function askForKey(reason) {
   });
 }
 
+document.getElementById("key-cancel").addEventListener("click", () => keyDialog.close("cancel"));
 onMissingKey(askForKey);
 document.getElementById("key").classList.toggle("set", Boolean(key.value));
 document.getElementById("key").addEventListener("click", () => askForKey("Needed only where the gateway asks for one."));
 document.getElementById("shortcuts").addEventListener("click", () => document.getElementById("keyboard-dialog").showModal());
 
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the fragment is the view's
+  main.focus();
+});
 document.addEventListener("keydown", (event) => {
   if (event.key === "k" && (event.ctrlKey || event.metaKey) && !event.altKey) {
     event.preventDefault();

@@ -42,7 +42,7 @@ export async function ask(main, { methods, link, setLink }) {
   });
   refill();
   result.append(explained());
-  box.question.focus();
+  if (matchMedia("(pointer: fine)").matches) box.question.focus(); // elsewhere a keyboard would cover the page
 
   async function submit(question) {
     asked = new AbortController();

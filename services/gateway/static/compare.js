@@ -30,7 +30,7 @@ export async function compare(main, { methods, link, setLink }) {
   );
   box.question.value = link.get("q") ?? "";
   limit();
-  box.question.focus();
+  if (matchMedia("(pointer: fine)").matches) box.question.focus(); // elsewhere a keyboard would cover the page
 
   function inputs() {
     return boxes.map((label) => label.firstChild);

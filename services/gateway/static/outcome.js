@@ -69,6 +69,7 @@ export class Outcome {
     const card = this.cards.get(id);
     if (!card) return;
     for (const each of this.cards.values()) each.element.classList.toggle("shown", each === card);
+    card.element.closest("details")?.setAttribute("open", "");
     card.open();
     card.element.focus({ preventScroll: true });
     (card.element.querySelector("mark") ?? card.element).scrollIntoView({ block: "center" });
@@ -134,7 +135,9 @@ export class Outcome {
       more,
       h("footer", {}, `${origin} · `, quoted("span", { class: "id" }, document.id)),
     );
+    const cut = () => text.scrollHeight > text.clientHeight + 1;
     const open = (opened = true) => {
+      more.hidden &&= !cut();
       text.classList.toggle("open", opened);
       more.setAttribute("aria-expanded", String(opened));
       more.textContent = opened ? "Show less" : "Show all";
@@ -142,7 +145,7 @@ export class Outcome {
     more.addEventListener("click", () => open(!text.classList.contains("open")));
     this.kept.append(element);
     this.cards.set(document.id, { element, number, text, open });
-    requestAnimationFrame(() => (more.hidden = text.scrollHeight <= text.clientHeight + 1));
+    new ResizeObserver(() => text.classList.contains("open") || (more.hidden = !cut())).observe(text);
   }
 
   /** Marks the answer in the passages, and opens one whose mark would be cut off. */

@@ -3,6 +3,7 @@
 import { events, json } from "./api.js";
 import { Chart } from "./chart.js";
 import { failure, h, quoted } from "./dom.js";
+import { promote, rollBack } from "./promotion.js";
 
 const FIRST = ["reward/accuracy", "reward/coverage", "reward/gain", "reward/reward", "conduct/searches", "conduct/selected", "policy/choice_entropy", "policy/entropy"];
 const GROUPS = {
@@ -16,7 +17,8 @@ const GROUPS = {
 };
 
 export async function training(main, { link, setLink }) {
-  main.append(h("h1", {}, "Training"));
+  const back = h("button", { type: "button", onclick: rollBack }, "Roll back…");
+  main.append(h("div", { class: "row" }, h("h1", {}, "Training"), back));
   const runs = await json("v1/runs");
   if (!runs.length) {
     main.append(
@@ -83,10 +85,11 @@ async function watch(id, detail, signal) {
 
 function tell(about, { id, state, reason, created_at: created, changed_at: changed, checkpoints, config }) {
   const open = about.querySelector("details")?.open ?? false;
+  const promotion = h("button", { type: "button", onclick: () => promote(id, checkpoints) }, "Promote…");
   const yaml = config || about.querySelector("code")?.textContent || "";
   const saved = checkpoints.length ? `Checkpoints at ${checkpoints.length > 1 ? "steps" : "step"} ${checkpoints.join(", ")}` : "No checkpoint yet";
   about.replaceChildren(
-    h("h2", {}, quoted("span", {}, id), badge(state)),
+    h("div", { class: "row" }, h("h2", {}, quoted("span", {}, id), badge(state)), ...(checkpoints.length ? [promotion] : [])),
     h("p", { class: "hint" }, `Started ${when(created)}, last changed ${when(changed)}. ${saved}.`),
     ...(reason ? [quoted("p", { class: "warning" }, reason)] : []),
     ...(yaml ? [h("details", { open }, h("summary", {}, "Configuration"), h("pre", { tabindex: "0" }, h("code", {}, yaml)))] : []),
