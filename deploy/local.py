@@ -194,7 +194,7 @@ def main() -> int:
             if args.action == "demo":
                 demo(stack.url, [Question("", args.question)] if args.question else demo_questions())
             else:
-                print(f"REST     {stack.url}   (docs: {stack.url}/docs)")
+                print(f"REST     {stack.url}   (its page: {stack.url}/, docs: {stack.url}/docs)")
                 for name in ("retriever", "searcher", "generator", "trainer"):
                     print(f"{name:8} 127.0.0.1:{stack.ports[name]} (gRPC)")
                 if "redis" in stack.processes:

@@ -52,6 +52,7 @@ export async function ask(main, { methods, link, setLink }) {
     const outcome = new Outcome(2, say);
     const column = h("div", { class: "evidence" }, outcome.search, outcome.passages);
     result.replaceChildren(outcome.answer, h("div", { class: "measured" }, outcome.facts, outcome.times), column);
+    outcome.answer.scrollIntoView({ block: "nearest" });
     await outcome.play({ question, method: method.value, parameters: values }, asked.signal);
   }
 
