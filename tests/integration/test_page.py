@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
 from playwright.async_api import Browser, Page, expect
 
+from common.keys import FileKeys, Scope, make
 from common.training import GateOutcome, GateProgress, Promotion, Run, RunState, TrainingStep, Verdict
 from search_agent.errors import Failure, GeneratorError, RetrieverError, TrainerError
 from search_agent.testing import ListRetriever
 from search_agent.types import Completion, IndexInfo, Mode, Passage, Sampling, Span
+from services.gateway.door import Rules
 from tests.fakes import Searcher
 from tests.integration.browser import chromium, opened, served
 from tests.unit.gateway.rest import MOVES, Rest
@@ -308,38 +310,33 @@ async def test_state_of_the_system(browser: Browser) -> None:
         rest.generator.error = GeneratorError(Failure.UNAVAILABLE, "no connection")
         await page.reload()
         await expect(page.locator("#state")).to_have_text("Not ready")
-        await expect(page.locator(".backends li[data-state='not ready']")).to_contain_text("no connection")
+        await expect(page.locator(".backends li[data-state='not ready']")).to_contain_text("unavailable")
 
 
-class Locked:
-    """An application behind a key, which routes that begin with /v1 ask for."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        keys = [value for name, value in scope.get("headers", ()) if name == b"authorization"]
-        if scope["type"] == "http" and scope["path"].startswith("/v1") and keys != [b"Bearer sesame"]:
-            problem = {"title": "Unauthorized", "status": 401, "detail": "a key is missing"}
-            await JSONResponse(problem, 401, media_type="application/problem+json")(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-
-async def test_a_key_is_asked_for_kept_in_the_tab_and_sent(browser: Browser) -> None:
-    async with served(Locked(Rest().app)) as address, opened(browser, address) as page:
+async def test_a_key_is_asked_for_kept_in_the_tab_and_sent(browser: Browser, tmp_path: Path) -> None:
+    keys = FileKeys(tmp_path / "keys.json")
+    key, secret = make("reader", [Scope.ASK])
+    await keys.add(key)
+    async with page_of(browser, Rest(rules=Rules(keys))) as page:
         dialog = page.get_by_role("dialog", name="API key")
-        await expect(dialog).to_contain_text("a key is missing")
+        await expect(dialog).to_contain_text("this route needs a key")
         await page.keyboard.press("Escape")
-        await expect(page.get_by_role("alert")).to_contain_text("a key is missing")
+        await expect(page.get_by_role("alert")).to_contain_text("this route needs a key")
         await page.get_by_role("button", name="Try again").click()
-        await dialog.get_by_label("Key").fill("sesame")
+        await dialog.get_by_label("Key").fill("wrong")
+        await page.keyboard.press("Enter")
+        await expect(dialog).to_contain_text("the key is not known")
+        await dialog.get_by_label("Key").fill(secret)
         await page.keyboard.press("Enter")
         await ask(page)
         await expect(page.locator(".answer-text")).to_have_text("an answer")
         await page.reload()
         await expect(page.get_by_role("textbox", name="Question")).to_be_visible()
         assert await page.evaluate("[sessionStorage.length, localStorage.length]") == [1, 0]
+        await page.get_by_role("link", name="Training").click()
+        await expect(page.get_by_role("alert")).to_contain_text(
+            "this key may ask; the route takes keys that may admin or train"
+        )
 
 
 async def test_everything_by_keyboard(browser: Browser) -> None:
