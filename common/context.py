@@ -30,6 +30,7 @@ def begin(incoming: Mapping[str, str]) -> dict[str, str]:
     }
     ids = {key: value if _VALID[key].fullmatch(value := incoming.get(key, "")) else made[key] for key in made}
     _current.set(ids)
+    structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=ids[REQUEST_ID], trace_id=ids[TRACEPARENT].split("-")[1])
     return ids
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -111,6 +112,8 @@ class Door:
 
     async def _let_in(self, headers: Headers, verb: str, allowed: Access, told: dict[str, str]) -> None:
         """Raises Refused or KeysError for a request that may not go on. Fills `told` with the limits' headers."""
+        caller.set_current(ANYBODY)  # a pipelined request begins in the context of the one before
+        context.begin_time(self._rules.time_limit_s if allowed.is_timed else math.inf)
         self._check_host(headers.get("host", ""))
         if verb not in _SAFE:
             self._check_origin(headers)
@@ -124,8 +127,6 @@ class Door:
             if refused:
                 raise refused
         self._check_body(headers, allowed)
-        if allowed.is_timed:
-            context.begin_time(self._rules.time_limit_s)
 
     async def _caller(self, headers: Headers) -> Caller:
         keys = self._rules.keys

@@ -83,9 +83,10 @@ async def with_heartbeats(
                 else:
                     return
         finally:
-            coming.cancel()
-            with suppress(Exception, asyncio.CancelledError):
-                await coming
+            if not coming.done():
+                coming.cancel()
+                with suppress(Exception, asyncio.CancelledError):
+                    await coming
 
 
 async def unless_caller_leaves(request: Request, work: Awaitable[T]) -> T:

@@ -1,6 +1,8 @@
 """The door of the gateway: keys, limits, sizes, hosts and origins, before any body is read."""
 
 import asyncio
+import json
+import logging
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -8,10 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 
-from common import context
+from common import context, logs
 from common.keys import FileKeys, KeyStore, Limits, Scope, id_of, make
-from search_agent.errors import Failure, KeysError
+from search_agent.errors import Failure, GeneratorError, KeysError
 from search_agent.types import Completion, IndexInfo, Message, Mode, Sampling
 from services.gateway.counters import MemoryCounters
 from services.gateway.door import Rules
@@ -166,6 +169,36 @@ async def test_a_key_for_one_index_makes_no_key_for_another(store: FileKeys) -> 
 
 async def test_without_keys_there_are_none_to_list() -> None:
     assert "GATEWAY_KEYS" in (await Rest().http.get("/v1/keys")).json()["detail"]
+
+
+async def test_no_line_of_the_log_holds_a_question_or_a_key(
+    store: FileKeys, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    logs.configure("gateway", "info")
+    try:
+        rest = Rest(rules=Rules(store))
+        mine = await key(store)
+        answers = [await rest.http.post("/v1/answer", json={"question": "warsaw pact"}, headers=mine)]
+        rest.generator.error = RuntimeError("warsaw pact")  # type: ignore[assignment]
+        asked = {"question": "warsaw pact", "method": "direct"}
+        answers.append(await rest.http.post("/v1/answer", json=asked, headers=mine))
+        answers.append(await rest.http.post("/v1/answer", json=asked | {"stream": True}, headers=mine))
+        rest.generator.error = GeneratorError(Failure.UNAVAILABLE, "it cannot be reached")
+        rest.generator.error.__cause__ = OSError("ipv4:10.1.2.3:50053 refuses")
+        answers.append(await rest.http.post("/v1/answer", json=asked, headers=mine))
+        answers.append(await rest.http.post("/v1/answer", json=asked, headers={"x-api-key": "sa_wrong_key"}))
+    finally:
+        root.handlers, root.level = before
+        structlog.reset_defaults()
+    assert [answer.status_code for answer in answers] == [200, 500, 200, 503, 401]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = {line["event"] for line in lines}
+    assert {"question answered", "request crashed", "stream crashed", "backend failed"} <= told
+    assert {line.get("caller") for line in lines} == {id_of(mine["authorization"].removeprefix("Bearer "))}
+    for secret in ("warsaw", "sa_", "10.1.2.3"):
+        assert secret not in json.dumps(lines)
 
 
 # limits
