@@ -77,4 +77,7 @@ class Api:
     watch_run = Events(operations.watch_run)
     promote = Events(operations.promote)
     rollback = Call(operations.rollback)
+    keys = Call(operations.keys)
+    create_key = Call(operations.create_key)
+    revoke_key = Call(operations.revoke_key)
     readiness = Call(operations.readiness)

@@ -15,9 +15,12 @@ from search_agent_client.values import (
     Cleared,
     Found,
     Index,
+    Key,
     Method,
+    NewKey,
     Readiness,
     Retrieved,
+    Revoked,
     SearchResult,
     Turn,
 )
@@ -155,6 +158,28 @@ def promote(run_id: str, checkpoint: int | None = None, searcher: str = "") -> S
 def rollback(searcher: str = "") -> Request[Promotion]:
     """Restores what the searcher's latest promotion replaced."""
     return Request(Sent("POST", "/v1/rollback", {"searcher": searcher}), Promotion)
+
+
+def keys() -> Request[tuple[Key, ...]]:
+    """Returns the API keys, oldest first, without their secrets."""
+    return Request(Sent("GET", "/v1/keys"), tuple[Key, ...])
+
+
+def create_key(
+    name: str,
+    scopes: Sequence[str],
+    indexes: Sequence[str] = (),
+    days: int | None = None,
+    limits: Mapping[str, int] | None = None,
+) -> Request[NewKey]:
+    """Makes an API key. Without `indexes` it may use every index, and without `days` it never expires."""
+    body = {"name": name, "scopes": list(scopes), "indexes": list(indexes), "days": days, "limits": limits}
+    return Request(Sent("POST", "/v1/keys", body), NewKey)
+
+
+def revoke_key(key_id: str) -> Request[Revoked]:
+    """Refuses an API key from now on."""
+    return Request(Sent("DELETE", f"/v1/keys/{quote(key_id, safe='')}"), Revoked)
 
 
 def readiness() -> Request[Readiness]:

@@ -132,6 +132,42 @@ class Cleared:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """How much a key may use. 0 is no limit; None leaves the choice to the gateway's settings."""
+
+    requests_per_minute: int | None
+    questions_at_once: int | None
+    tokens_per_day: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key without its secret. No `indexes` means every index; times are in RFC 3339."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    indexes: tuple[str, ...]
+    created_at: str
+    expires_at: str | None
+    limits: KeyLimits
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey(Key):
+    """A key that was made. `key` is the secret, which is shown this once."""
+
+    key: str = field(repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The id of a key that is refused from now on."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Readiness:
     """`backends` tells the state of each backend, "ok" or what is wrong."""
 

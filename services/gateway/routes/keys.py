@@ -54,6 +54,10 @@ class NewKeyOut(KeyOut):
     key: str
 
 
+class RevokedOut(Out):
+    id: str
+
+
 def routes(store: KeyStore | None) -> APIRouter:
     """Returns the routes; without a store each answers that there are no keys."""
     router = APIRouter(prefix="/v1/keys", tags=["keys"])
@@ -81,10 +85,11 @@ def routes(store: KeyStore | None) -> APIRouter:
         """Returns the keys, oldest first, without the keys themselves."""
         return await kept().all()
 
-    @router.delete("/{id}", status_code=204)
-    async def revoke(id: str) -> None:
+    @router.delete("/{id}")
+    async def revoke(id: str) -> RevokedOut:
         """Refuses a key from now on."""
         if not await kept().remove(id):
             raise KeysError(Failure.NOT_FOUND, f"no key {id!r}", "id")
+        return RevokedOut(id=id)
 
     return router

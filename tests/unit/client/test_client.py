@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from common.keys import FileKeys, Scope, make
 from common.training import GateOutcome, Promotion, Run, RunState, TrainingStep
 from search_agent.errors import Failure
 from search_agent.types import Piece, StopReason
@@ -31,6 +32,7 @@ from search_agent_client import (
     UnexpectedAnswer,
     Unreachable,
 )
+from services.gateway.door import Rules
 from tests.unit.gateway.rest import Rest
 
 ROOT = Path(__file__).parents[3]
@@ -303,3 +305,25 @@ print(*found - {"httpx", "httpcore", "anyio", "certifi", "h11", "idna", "sniffio
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+async def test_keys_are_made_used_and_revoked(tmp_path: Path) -> None:
+    store = FileKeys(tmp_path / "keys.json")
+    stack = Rest(rules=Rules(store))
+    admin, secret = make("admin", [Scope.ADMIN])
+    await store.add(admin)
+    transport = httpx.ASGITransport(stack.app)
+    async with AsyncClient("http://gateway", secret, transport=transport) as client:
+        made = await client.create_key("web", ["ask"], limits={"tokens_per_day": 9})
+        assert (made.name, made.scopes, made.limits.tokens_per_day) == ("web", ("ask",), 9)
+        assert made.key not in repr(made)
+        assert {key.id for key in await client.keys()} == {admin.id, made.id}
+        async with AsyncClient("http://gateway", made.key, transport=transport) as theirs:
+            assert await theirs.methods()
+            with pytest.raises(GatewayProblem) as refused:
+                await theirs.keys()
+            assert refused.value.status == 403
+            assert (await client.revoke_key(made.id)).id == made.id
+            with pytest.raises(GatewayProblem) as refused:
+                await theirs.methods()
+            assert refused.value.status == 401

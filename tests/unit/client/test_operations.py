@@ -31,6 +31,9 @@ CALLS: dict[str, Request[Any] | Stream[Any]] = {
     "watch_run": operations.watch_run("{id}"),
     "promote": operations.promote("{id}", 3, "s"),
     "rollback": operations.rollback("s"),
+    "keys": operations.keys(),
+    "create_key": operations.create_key("web", ["ask"], ["demo"], 3, {"tokens_per_day": 9}),
+    "revoke_key": operations.revoke_key("{id}"),
     "readiness": operations.readiness(),
 }
 EVENTS = {
