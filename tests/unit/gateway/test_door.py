@@ -242,6 +242,26 @@ async def test_openais_clients_are_refused_in_their_own_shape(store: FileKeys) -
     assert seen[401].headers["www-authenticate"] == "Bearer"
 
 
+async def test_tools_of_mcp_are_held_to_the_keys_indexes_and_tokens(store: FileKeys) -> None:
+    rest = Rest(rules=Rules(store), retriever=Two())
+    mine, poor = await key(store, indexes=["mine"]), await key(store, limits=Limits(tokens_per_day=5))
+
+    async def call(headers: dict[str, str], name: str, **arguments: Any) -> dict[str, Any]:
+        request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+        spoken = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
+        response = await rest.http.post("/mcp", json=request, headers=headers | spoken)
+        result: dict[str, Any] = json.loads(response.text.partition("data: ")[2])["result"]
+        return result
+
+    refused = await call(mine, "retrieve", queries=["a"], index="demo")
+    assert (refused["isError"], refused["structuredContent"]["missing_index"]) == (True, "demo")
+    assert not (await call(mine, "retrieve", queries=["a"], index="mine"))["isError"]
+    assert not (await call(poor, "answer", question="a", method="direct"))["isError"]
+    refused = await call(poor, "answer", question="a", method="direct")
+    assert (refused["isError"], refused["structuredContent"]["limit"]) == (True, "tokens_per_day")
+    assert (await rest.http.post("/mcp", json={})).status_code == 401
+
+
 async def test_tokens_a_day_are_those_of_both_models(store: FileKeys) -> None:
     clock = Clock()
     rest = Rest(rules=Rules(store, Meter(MemoryCounters(clock))))
