@@ -30,9 +30,9 @@ def served(path: str, engine: str = "llama.cpp") -> ModelInfo:
 
 
 def serves(adapter: Path) -> bool:
-    """True if a llama.cpp process that was started with the adapter still runs."""
+    """True if a process that was started with the adapter still runs: the service or its llama.cpp."""
     found = False
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
             found = found or str(adapter).encode() in process.read_bytes()
     return found
