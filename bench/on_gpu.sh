@@ -7,7 +7,7 @@
 #   bench/on_gpu.sh WORK agents [FLAGS…]      plays 256 questions at their own pace and in lock-step: SmolLM2, a 7B shape
 #   bench/on_gpu.sh WORK evaluate             asks 500 dev questions by every method, with an untrained searcher
 #   bench/on_gpu.sh WORK head-room            measures how much the reader gains from the right passage
-#   bench/on_gpu.sh WORK adapters             trains both of the demo's adapters
+#   bench/on_gpu.sh WORK adapters             trains the single-hop pair that the demo's adapters began from
 #   bench/on_gpu.sh WORK reranker [FLAGS…]    trains a cross-encoder from the reader, which compare then includes
 #   bench/on_gpu.sh WORK train SEED [FIELD=VALUE…]   reinforcement from the warm start
 #   bench/on_gpu.sh WORK compare NAME…        asks naive RAG and searchers: smollm2, warm, trained-SEED
@@ -233,7 +233,7 @@ head-room)
 adapters)
     start_retriever
     teach() { # teach FILE WHAT ARGUMENTS...: examples
-        [[ -f $work/$1.jsonl ]] || "$python" -m cli teach "$2" --part 0 0.6 \
+        [[ -f $work/$1.jsonl ]] || "$python" -m cli teach "$2" --part 0 0.6 --config "$work/dense.yaml" \
             --retriever 127.0.0.1:$retriever --out "$work/$1.jsonl" "${@:3}" >>"$work/logs/teach.log" 2>&1
     }
     learn() { # learn NAME FILE ARGUMENTS...: an adapter
@@ -242,6 +242,10 @@ adapters)
             "${@:3}" >"$work/logs/$1.log" 2>&1
         said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
     }
+    # A searcher of one turn, which keeps one passage of eight.
+    single=(agent_parameters.{max_turns=1,max_selected=1,top_k=8,observation_chars=6000,turn_tokens=64,context_tokens=2048})
+    run_of dense "${single[@]}"
+    run_of hybrid "${single[@]}" agent_parameters.mode=hybrid
     # Articles from 0.6 on are new to the reader, so that reinforcement sees how it reads unseen text. The gate uses the
     # last ones, from 0.95, which neither model has seen.
     [[ -f $work/reader/adapter_model.safetensors ]] || teach reading reading
@@ -252,7 +256,6 @@ adapters)
     learn drawn drawn --start "$work/reader" --epochs 1 --batch-tokens 12288
     learn more more --start "$work/drawn" --epochs 1 --batch-tokens 16384 --learning-rate 3e-4
     # Then articles that it has not seen, with dense and hybrid rankings, and a little of what it has.
-    run_of hybrid agent_parameters.mode=hybrid
     teach dense searching --draws 3 --seed 21 --part 0.8 0.95
     teach hybrid searching --draws 3 --seed 22 --part 0.8 0.95 --config "$work/hybrid.yaml"
     teach again searching --draws 1 --seed 23 --part 0 0.8
@@ -286,7 +289,8 @@ compare)
     [[ -f $work/reranker/config.json ]] && export RETRIEVER_RERANKER=$work/reranker
     start_retriever
     start_reader
-    naive=naive_rag:top_k=1,naive_rag,naive_rag:top_k=8,naive_rag:mode=hybrid:top_k=1,naive_rag:mode=hybrid,direct
+    naive=direct,naive_rag:top_k=8
+    for size in 1 2 3; do naive+=,naive_rag:top_k=$size,naive_rag:mode=hybrid:top_k=$size; done
     for name in "${@:3}"; do
         [[ $name = smollm2 ]] || load "$name"
         start_generator searcher $searcher "$name"

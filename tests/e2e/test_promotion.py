@@ -35,6 +35,10 @@ QUESTIONS = [
 ]
 
 
+# One turn: greedy answers of random weights differ between batches, and every further turn adds to that.
+SHORT = {"agent_parameters.observation_chars": 1000, "agent_parameters.max_turns": 1}
+
+
 @pytest.fixture(scope="module")
 def run(stack: Stack) -> Run:
     """Writes a run that has ended, as a cluster would leave it. Its checkpoint is a LoRA of random weights."""
@@ -45,8 +49,8 @@ def run(stack: Stack) -> Run:
             "gate.questions": str(stack.logs / "held-out.jsonl"),
             "gate.part": [0, 1],
             "gate.limit": None,
+            **SHORT,
             "agent_parameters.top_k": 4,
-            "agent_parameters.observation_chars": 1000,
             "reward.answer_tokens": 16,
             "retriever": f"127.0.0.1:{stack.ports['retriever']}",
             "generator": f"127.0.0.1:{stack.ports['generator']}",
@@ -61,7 +65,7 @@ def run(stack: Stack) -> Run:
 def taught(stack: Stack, run: Run, tmp_path: Path) -> Iterator[None]:
     """Serves the demo's searcher with a card that asks for short prompts, since the gate asks it as it was taught."""
     adapter = Path(shutil.copytree(ADAPTER_OF["searcher"], tmp_path / "searcher"))
-    card = load("smollm2-demo", {"agent_parameters.top_k": 3, "agent_parameters.observation_chars": 1000}).card()
+    card = load("smollm2-demo", {**SHORT, "agent_parameters.top_k": 3}).card()
     model_card.write(adapter, card)
 
     async def serve(adapter: Path) -> None:
@@ -168,11 +172,11 @@ def test_promotion_and_rollback_while_questions_go_on(stack: Stack, run: Run, ta
     asking = Asking(stack.url)
     with asking.going_on():
         done = promote(stack, run)
+        assert (done["promoted"], done["before"], done["model"]) == (True, base, noise), done
         asking.until(noise)
         promoted = top_k(stack)
         back = httpx.post(f"{stack.url}/v1/rollback", json={}, timeout=120).json()
         asking.until(base)
-    assert (done["promoted"], done["before"], done["model"]) == (True, base, noise)
     assert done["gate"]["compared"] == len(golds)
     assert done["gate"]["low"] > 0
     assert (back["model"], back["before"]) == (base, noise)

@@ -56,7 +56,7 @@ def test_fields_are_replaced_by_their_dotted_names() -> None:
         ("reward.judge.url", "http://x", "reward.judge.model"),
         ("reward.bonus", 1, "reward.bonus"),
         ("gate.margin", -1, "gate.margin"),
-        ("drop_even_groups", True, "drop_even_groups"),
+        ("verl.algorithm.filter_groups.enable", True, "drop_even_groups"),
         ("verl.trainer.logger", ["wandb"], "verl.trainer.logger"),
         ("verl.+trainer.v1.sampler.custom_sampler.path", "x", "verl.+trainer.v1.sampler.custom_sampler.path"),
         ("name.first", "x", "name.first"),

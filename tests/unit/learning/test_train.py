@@ -42,7 +42,7 @@ def test_groups_of_grpo_need_siblings_and_ppo_needs_a_critic(tmp_path: Path) -> 
     sampler = "+trainer.v1.sampler.sampler_kwargs"
     grouped = options(tmp_path)
     assert grouped[sampler]["smallest_group"] == 2
-    assert grouped[sampler]["samples"] == 8
+    assert grouped[sampler]["samples"] == 16
     alone = options(tmp_path, "s3-8-3-3")
     assert alone[sampler]["smallest_group"] == 1
     assert alone["critic.model.path"] == "Qwen/Qwen2.5-7B-Instruct"
