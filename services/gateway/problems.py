@@ -62,6 +62,12 @@ class Problem:
     more: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Replaces halves of surrogate pairs, which a caller's text may hold and no response can."""
+        object.__setattr__(self, "detail", _encodable(self.detail))
+        told = [{name: _encodable(text) for name, text in error.items()} for error in self.errors]
+        object.__setattr__(self, "errors", told)
+
     def body(self) -> dict[str, Any]:
         """Returns the problem as JSON."""
         return {
@@ -73,6 +79,10 @@ class Problem:
             **self.more,
             **({"errors": [*self.errors]} if self.errors else {}),
         }
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 class Refused(Exception):

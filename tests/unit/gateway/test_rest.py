@@ -297,6 +297,7 @@ async def test_readiness_checks_each_model_once() -> None:
         ("/v1/search", {"question": "q", "parameters": {"turn_tokens": 1}}, "parameters.turn_tokens"),
         ("/v1/search", {"question": "q", "parameters": {"temperature": float("nan")}}, "parameters.temperature"),
         ("/v1/search", {"question": "q", "parameters": {"index": "\ud800"}}, "parameters.index"),
+        ("/v1/search", {"question": "q", "parameters": {"\ud800": 1}}, "parameters.?"),
         ("/v1/search", {"question": "q", "parameters": {"top_k": None}}, "parameters.top_k"),
         ("/v1/search", {"question": "q", "parameters": {"top_k": 3}, "top_k": 3}, "top_k"),
         ("/v1/search", {"question": "q", "parameters": ["top_k"]}, "parameters"),
