@@ -82,15 +82,16 @@ class Methods:
                 raise SearcherError(Failure.BROKEN, message) from None
         return self._overridden(agent)
 
-    async def all(self) -> list[Agent]:
-        """Returns every method's agent. While its searcher does not answer, what it was taught is left out."""
-        return [await self._or_untaught(name) for name in AGENTS]
+    async def all(self) -> dict[str, Agent]:
+        """Returns the agent of every name. While its searcher does not answer, what it was taught is left out."""
+        return {name: await self._or_untaught(name) for name in self.names}
 
     async def _or_untaught(self, name: str) -> Agent:
         try:
             return await self.agent(name)
         except BoundaryError:
-            return self._overridden(AGENTS[name])
+            configuration = self._configurations.get(name, Configuration(name))
+            return self._overridden(AGENTS[configuration.method]).with_params(configuration.parameters)
 
     def _overridden(self, agent: Agent) -> Agent:
         return agent.with_params(self._overrides.get(agent.name, {}))

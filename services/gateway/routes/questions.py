@@ -44,10 +44,10 @@ def routes(asker: Asker) -> APIRouter:
 
     @router.get("/methods", tags=["about"])
     async def list_methods() -> list[MethodOut]:
-        """Returns the methods, with their parameters as JSON Schema and the defaults in force."""
+        """Returns methods and configurations, with their parameters as JSON Schema and the defaults in force."""
         return [
-            MethodOut(name=agent.name, summary=agent.summary, parameters=agent.schema())
-            for agent in await asker.methods.all()
+            MethodOut(name=name, summary=agent.summary, parameters=agent.schema())
+            for name, agent in (await asker.methods.all()).items()
         ]
 
     return router

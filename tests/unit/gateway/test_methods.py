@@ -10,7 +10,7 @@ from search_agent.agents import AGENTS
 from search_agent.errors import Failure, SearcherError
 from search_agent.parameters import BadParameter
 from search_agent.types import UNTAUGHT, ModelCard, ModelInfo
-from services.gateway.methods import Methods
+from services.gateway.methods import Configuration, Methods
 from services.gateway.player import Backends
 from tests.fakes import Generator, Retriever, Searcher
 
@@ -87,8 +87,10 @@ async def test_a_searcher_that_is_down_fails_its_methods_and_is_asked_again_at_o
     with pytest.raises(SearcherError):
         await methods.agent("s3")
     assert await methods.agent("naive_rag") == AGENTS["naive_rag"]
-    listed = {agent.name: agent for agent in await methods.all()}
-    assert listed.keys() == AGENTS.keys()
+    methods.add("quick", Configuration("s3", {"max_turns": 2}))
+    listed = await methods.all()
+    assert [*listed] == [*AGENTS, "quick"]
+    assert (listed["quick"].params.top_k, listed["quick"].params.max_turns) == (5, 2)
     assert (listed["s3"].params.top_k, listed["s3"].params.max_turns) == (5, AGENTS["s3"].params.max_turns)
     searcher.error = None
     assert (await methods.agent("s3")).params.max_turns == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +74,7 @@ class Tools:
             Tool(
                 name=name,
                 description=kind.purpose,
-                input_schema=_schema(kind.takes, self._asker.methods.names, agents),
+                input_schema=_schema(kind.takes, agents),
                 output_schema=kind.gives.model_json_schema(mode="serialization"),
                 annotations=_READS,
             )
@@ -135,7 +135,7 @@ def _result(text: str, value: Mapping[str, Any], is_error: bool = False) -> Call
     return CallToolResult(content=[TextContent(text=text)], structured_content=value, is_error=is_error)
 
 
-def _schema(kind: type[BaseModel], names: Sequence[str], agents: Sequence[Agent]) -> dict[str, Any]:
+def _schema(kind: type[BaseModel], agents: Mapping[str, Agent]) -> dict[str, Any]:
     """Returns the JSON Schema of a request; one that names a method also takes the parameters of the methods."""
     whole = kind.model_json_schema()
     properties = {
@@ -144,8 +144,8 @@ def _schema(kind: type[BaseModel], names: Sequence[str], agents: Sequence[Agent]
         if name not in _ELSEWHERE
     }
     if "method" in properties:
-        purposes = "; ".join(f"{agent.name}: {agent.summary}" for agent in agents)
-        properties["method"] |= {"enum": [*names], "description": purposes}
+        purposes = "; ".join(f"{name}: {agent.summary}" for name, agent in agents.items())
+        properties["method"] |= {"enum": [*agents], "description": purposes}
         properties |= _parameters(agents)
     required = whole["required"]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
@@ -157,13 +157,13 @@ def _inlined(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[s
     return {key: value for key, value in found.items() if key not in ("$ref", "title")}
 
 
-def _parameters(agents: Sequence[Agent]) -> dict[str, Any]:
+def _parameters(agents: Mapping[str, Agent]) -> dict[str, Any]:
     """Returns the schema of every method's parameters. What the methods do not agree on is told in words, or left."""
     having: dict[str, dict[str, Any]] = {}
-    for agent in agents:
+    for method, agent in agents.items():
         properties: Any = agent.schema()["properties"]
         for name, entry in properties.items():
-            having.setdefault(name, {})[agent.name] = entry
+            having.setdefault(name, {})[method] = entry
     found = {}
     for name, by_method in having.items():
         first, *others = by_method.values()
