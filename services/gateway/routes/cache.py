@@ -35,6 +35,7 @@ def routes(backends: Backends) -> APIRouter:
                     current=(index, version) in current,
                 )
                 for (index, version), found in sorted(contents.items())
+                if caller.current().may_use(index)
             ],
             lookups={
                 sample.labels["result"]: int(sample.value)

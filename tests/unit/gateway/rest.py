@@ -12,6 +12,7 @@ from search_agent.types import Sampling
 from search_agent.world import Retriever as Port
 from services.gateway.app import create_app
 from services.gateway.asker import Asker
+from services.gateway.cache import RagCache
 from services.gateway.door import Rules
 from services.gateway.guarded import GuardedRetriever, MeteredGenerator, MeteredSearcher
 from services.gateway.methods import Configuration, Methods
@@ -40,6 +41,7 @@ class Rest:
         configurations: Mapping[str, Configuration] | None = None,
         condense: bool = True,
         rules: Rules | None = None,
+        cache: RagCache | None = None,
     ) -> None:
         self.retriever, self.searcher = Retriever(), Searcher(MOVES)
         self.generator = generator or Generator("an answer")
@@ -49,7 +51,7 @@ class Rest:
             GuardedRetriever(retriever or self.retriever),
             MeteredSearcher(self.searcher, meter),
             MeteredGenerator(self.generator, meter),
-            None,
+            cache,
             searchers or {},
             generators or {},
         )

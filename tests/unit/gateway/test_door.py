@@ -14,8 +14,10 @@ import structlog
 
 from common import context, logs
 from common.keys import FileKeys, KeyStore, Limits, Scope, id_of, make
+from common.rag_store import Contents
 from search_agent.errors import Failure, GeneratorError, KeysError
 from search_agent.types import Completion, IndexInfo, Message, Mode, Sampling
+from services.gateway.cache import RagCache
 from services.gateway.counters import MemoryCounters
 from services.gateway.door import Rules
 from services.gateway.limits import Meter
@@ -135,6 +137,22 @@ async def test_a_key_for_certain_indexes_uses_no_other(store: FileKeys) -> None:
     assert len((await rest.http.get("/v1/indexes", headers=every)).json()) == 2
     assert (await post("/v1/retrieve", none, queries=["a"])).status_code == 403
     assert (await rest.http.delete("/v1/cache", params={"index": "demo"}, headers=mine)).status_code == 403
+
+
+class Counted:
+    """Counts cached results of two indexes."""
+
+    async def contents(self) -> dict[tuple[str, str], Contents]:
+        return {("demo", "v1"): Contents(2, 1), ("mine", "v1"): Contents(3, 0)}
+
+
+async def test_statistics_of_the_cache_are_those_of_the_keys_indexes(store: FileKeys) -> None:
+    cache = RagCache(Counted())  # type: ignore[arg-type]
+    rest = Rest(rules=Rules(store), retriever=Two(), cache=cache)
+    for indexes, seen in (((), ["demo", "mine"]), (("mine",), ["mine"])):
+        headers = await key(store, Scope.EVALUATE, indexes=indexes)
+        found = (await rest.http.get("/v1/cache", headers=headers)).json()
+        assert [each["index"] for each in found["indexes"]] == seen
 
 
 async def test_keys_are_made_listed_and_revoked_over_rest(store: FileKeys) -> None:
