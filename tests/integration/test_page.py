@@ -242,7 +242,8 @@ async def test_titles_and_texts_of_every_kind(browser: Browser) -> None:
 
 
 async def test_methods_side_by_side(browser: Browser) -> None:
-    async with page_of(browser, Rest(), "#/compare?methods=naive_rag,s3,direct&q=what+stands%3F") as page:
+    async with page_of(browser, Rest(), "#/compare?methods=naive_rag,s3,direct&q=what+stands?") as page:
+        await expect(page.get_by_role("textbox", name="Question")).to_have_value("what stands?")
         await expect(page.get_by_role("checkbox", name="cot", exact=True)).to_be_disabled()  # three are enough
         await page.get_by_role("button", name="Ask", exact=True).click()
         columns = page.locator(".column")

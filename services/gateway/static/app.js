@@ -18,8 +18,8 @@ let view = {}; // what the view returned: `leave` ends its work, `escape` is for
 let shown = 0; // counts views, so that one that comes late does not replace a newer one
 
 function place() {
-  const [path, query] = location.hash.replace(/^#\/?/, "").split("?", 2);
-  return { name: path in VIEWS ? path : "ask", link: new URLSearchParams(query ?? "") };
+  const [, path, query] = /^#?\/?([^?]*)\??(.*)$/s.exec(location.hash);
+  return { name: path in VIEWS ? path : "ask", link: new URLSearchParams(query) };
 }
 
 async function show() {

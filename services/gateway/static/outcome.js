@@ -204,8 +204,8 @@ export class Outcome {
     this.times.replaceChildren(...timeBar(times));
     const about = this.turns.length ? [STOPPED[answer.stop_reason]] : [];
     if (answer.truncated) about.push("A model read less of the passages than asked, because its context was full.");
-    if (answer.models.length) about.push(`Models: ${answer.models.join(", ")}.`);
-    this.times.append(h("p", { class: "hint" }, about.filter(Boolean).join(" ")));
+    const models = answer.models.map((model) => h("li", {}, quoted("span", { class: "id" }, model)));
+    this.times.append(h("p", { class: "hint" }, about.filter(Boolean).join(" ")), h("ul", { class: "models", "aria-label": "Models" }, models));
   }
 
   #ended(notice) {
