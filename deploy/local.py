@@ -28,11 +28,15 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopba
 DEFAULTS = {
     "RETRIEVER_INDEXES": str(ROOT / "data" / "demo" / "indexes"),
 }
-SERVICES = ("redis", "retriever", "searcher", "generator", "trainer")  # in the order of their start
+SERVICES = ("redis", "retriever", "generator", "trainer")  # in the order of their start
 # The services' own defaults, where run configurations look for retriever and generator.
-USUAL_PORTS = {"retriever": 50051, "searcher": 50052, "generator": 50053, "trainer": 50054}
+USUAL_PORTS = {"retriever": 50051, "generator": 50053, "trainer": 50054}
 ADAPTERS = ROOT / "data" / "demo" / "adapters"  # for the embedded model
-ADAPTER_OF = {"searcher": ADAPTERS / "searcher", "generator": ADAPTERS / "reader"}
+# The demo's searcher was taught s3, and its reader to read passages. All else is asked of the base model, under a name
+# of its own where checkpoints of that method may be promoted. The first name is for callers that give none.
+MODELS = {"reader": str(ADAPTERS / "reader"), "searcher": str(ADAPTERS / "searcher"), "search_r1": ""}
+SEARCHERS = {"search_r1": "search_r1", "ircot": "base", "search_o1": "base", "deep_retrieval": "base"}
+GENERATORS = {"direct": "base", "cot": "base"}
 
 
 class StartError(Exception):
@@ -52,7 +56,10 @@ def in_use(port: int) -> bool:
 
 
 class Stack:
-    """Retriever, searcher, generator, trainer and gateway as processes, and Redis if it is installed."""
+    """Retriever, generator, trainer and gateway as processes, and Redis if it is installed.
+
+    The generator service holds the searcher too.
+    """
 
     def __init__(self, port: int, logs: Path = LOGS, usual: Mapping[str, int] | None = None) -> None:
         """`port` is the gateway's. The others listen at their `usual` ports where those are free."""
@@ -92,7 +99,7 @@ class Stack:
             self.processes[name] = subprocess.Popen(
                 self._command(name),
                 cwd=ROOT,
-                env=DEFAULTS | {"TRAINER_RUNS": str(self.logs / "runs")} | os.environ | self._addresses(name),
+                env=DEFAULTS | self._defaults | os.environ | self._addresses(name),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C then reaches this process only, which stops the services in order
@@ -103,14 +110,34 @@ class Stack:
             port = str(self.ports["redis"])
             folder = str(self.logs)
             return ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-        module = "generator" if name == "searcher" else name
-        return [sys.executable, "-m", f"services.{module}"]
+        return [sys.executable, "-m", f"services.{name}"]
 
     @property
     def _adapted(self) -> bool:
-        """True unless the caller chose a model, an adapter, an engine or parameters."""
+        """True unless the caller chose a model, an adapter or an engine."""
         chosen = {"GENERATOR_ENGINE", "GENERATOR_MODEL", "GENERATOR_ADAPTERS"}
         return not chosen & set(os.environ)
+
+    def model(self, name: str) -> str:
+        """Returns the address of a model of the generator service; the caller's own service has one model for all."""
+        return f"127.0.0.1:{self.ports['generator']}" + (f"/{name}" if self._adapted else "")
+
+    @property
+    def _defaults(self) -> dict[str, str]:
+        """Returns variables that the environment may replace."""
+        found = {
+            "TRAINER_RUNS": str(self.logs / "runs"),
+            "TRAINER_SEARCHER": self.model("searcher"),
+            "GATEWAY_SEARCHER": self.model("searcher"),
+            "GATEWAY_GENERATOR": self.model("reader"),
+        }
+        if self._adapted:
+            searchers = {method: self.model(name) for method, name in SEARCHERS.items()}
+            found["GENERATOR_ADAPTERS"] = json.dumps(MODELS)
+            found["GATEWAY_SEARCHERS"] = json.dumps(searchers)
+            found["GATEWAY_GENERATORS"] = json.dumps({method: self.model(name) for method, name in GENERATORS.items()})
+            found["TRAINER_SEARCHERS"] = json.dumps({"search_r1": searchers["search_r1"]})
+        return found
 
     def _addresses(self, name: str) -> dict[str, str]:
         """Returns the variables that say where a service listens and where it finds the others."""
@@ -119,21 +146,11 @@ class Stack:
             return {
                 "GATEWAY_PORT": str(self.ports["gateway"]),
                 "GATEWAY_RETRIEVER": at["retriever"],
-                "GATEWAY_SEARCHER": at["searcher"],
-                "GATEWAY_GENERATOR": at["generator"],
                 "GATEWAY_TRAINER": at["trainer"],
                 "GATEWAY_REDIS_URL": f"redis://{at['redis']}/0" if shutil.which("redis-server") else "",
             }
-        prefix = "GENERATOR" if name == "searcher" else name.upper()
-        own: dict[str, str] = {}
-        if name == "trainer":
-            own["TRAINER_SEARCHER"] = at["searcher"]
-        if name == "searcher":
-            own["GENERATOR_STATE"] = str(self.logs / "searcher.json")
-        if name in ADAPTER_OF and self._adapted:
-            adapter = ADAPTER_OF[name]
-            own["GENERATOR_ADAPTERS"] = json.dumps({adapter.name: str(adapter)})
-        return {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port()), **own}
+        own = {f"{name.upper()}_PORT": str(self.ports[name]), f"{name.upper()}_METRICS_PORT": str(free_port())}
+        return own | ({"GENERATOR_STATE": str(self.logs / "generator.json")} if name == "generator" else {})
 
     def _wait(self) -> None:
         """Waits until the gateway reports that all backends answer."""
@@ -195,8 +212,8 @@ def main() -> int:
                 demo(stack.url, [Question("", args.question)] if args.question else demo_questions())
             else:
                 print(f"REST     {stack.url}   (its page: {stack.url}/, docs: {stack.url}/docs)")
-                for name in ("retriever", "searcher", "generator", "trainer"):
-                    print(f"{name:8} 127.0.0.1:{stack.ports[name]} (gRPC)")
+                for name in ("retriever", "generator", "trainer"):
+                    print(f"{name:9} 127.0.0.1:{stack.ports[name]} (gRPC)")
                 if "redis" in stack.processes:
                     print(f"redis    redis://127.0.0.1:{stack.ports['redis']}/0")
                 print("Ctrl-C stops it.", flush=True)

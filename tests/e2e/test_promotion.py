@@ -19,7 +19,7 @@ from common import model_card
 from common.backends import GrpcPolicy
 from common.run_config import load
 from common.training import Run, RunState
-from deploy.local import ADAPTER_OF, Stack
+from deploy.local import ADAPTERS, Stack
 from search_agent.grading import answers
 from services.trainer.runs import Runs
 from tests.lora import write_peft
@@ -53,7 +53,7 @@ def run(stack: Stack) -> Run:
             "agent_parameters.top_k": 4,
             "reward.answer_tokens": 16,
             "retriever": f"127.0.0.1:{stack.ports['retriever']}",
-            "generator": f"127.0.0.1:{stack.ports['generator']}",
+            "generator": stack.model("reader"),
         },
     )
     run = runs.create(settings)
@@ -64,12 +64,12 @@ def run(stack: Stack) -> Run:
 @pytest.fixture
 def taught(stack: Stack, run: Run, tmp_path: Path) -> Iterator[None]:
     """Serves the demo's searcher with a card that asks for short prompts, since the gate asks it as it was taught."""
-    adapter = Path(shutil.copytree(ADAPTER_OF["searcher"], tmp_path / "searcher"))
+    adapter = Path(shutil.copytree(ADAPTERS / "searcher", tmp_path / "searcher"))
     card = load("smollm2-demo", {**SHORT, "agent_parameters.top_k": 3}).card()
     model_card.write(adapter, card)
 
     async def serve(adapter: Path) -> None:
-        searcher = GrpcPolicy(f"127.0.0.1:{stack.ports['searcher']}", 60)
+        searcher = GrpcPolicy(stack.model("searcher"), 60)
         try:
             await searcher.load("", str(adapter))
         finally:
@@ -77,7 +77,7 @@ def taught(stack: Stack, run: Run, tmp_path: Path) -> Iterator[None]:
 
     asyncio.run(serve(adapter))
     yield
-    asyncio.run(serve(ADAPTER_OF["searcher"]))
+    asyncio.run(serve(ADAPTERS / "searcher"))
 
 
 def top_k(stack: Stack) -> int:
