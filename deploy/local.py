@@ -36,7 +36,7 @@ ADAPTERS = ROOT / "data" / "demo" / "adapters"  # for the embedded model
 # of its own where checkpoints of that method may be promoted. The first name is for callers that give none.
 MODELS = {"reader": str(ADAPTERS / "reader"), "searcher": str(ADAPTERS / "searcher"), "search_r1": ""}
 SEARCHERS = {"search_r1": "search_r1", "ircot": "base", "search_o1": "base", "deep_retrieval": "base"}
-GENERATORS = {"direct": "base", "cot": "base"}
+GENERATORS = {"direct": "base", "cot": "base", "search_o1": "base", "search_r1": "base"}
 
 
 class StartError(Exception):
