@@ -22,7 +22,6 @@ from search_agent_client.api import Api, Call, Events
 from services.gateway.app import create_app
 from services.gateway.problems import STATUSES
 from services.gateway.routes.openai.chat import ChatRequest
-from services.gateway.routes.openai.embeddings import EmbeddingsRequest
 from services.gateway.routes.openai.responses import ResponsesRequest
 from services.gateway.settings import GatewaySettings
 from services.generator.settings import GeneratorSettings
@@ -42,7 +41,7 @@ _SETTINGS = {
     "trainer": TrainerSettings,
 }
 
-_OPENAI = (ChatRequest, ResponsesRequest, EmbeddingsRequest)
+_OPENAI = (ChatRequest, ResponsesRequest)
 
 Schema = Mapping[str, Any]
 
