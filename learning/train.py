@@ -58,6 +58,9 @@ DEFAULTS: Mapping[str, Any] = {
     # deep, narrow model takes half the time.
     "actor_rollout_ref.actor.strategy": "fsdp2",
     "critic.strategy": "fsdp2",
+    # The critic's micro-batches are as large as the actor's. verl 0.9.1 reads only the second option.
+    "critic.ppo_max_token_len_per_gpu": "${actor_rollout_ref.actor.ppo_max_token_len_per_gpu}",
+    "+critic.ppo_infer_max_token_len_per_gpu": "${critic.ppo_max_token_len_per_gpu}",
     "actor_rollout_ref.actor.use_dynamic_bsz": True,
     "actor_rollout_ref.actor.use_torch_compile": False,
     "actor_rollout_ref.actor.fsdp_config.use_torch_compile": False,

@@ -60,6 +60,7 @@ def test_verl_accepts_ppo_as_documented(tmp_path: Path) -> None:
     values = dict(word.split("=", 1) for word in shlex.split(command.replace("\\\n", " ")) if word != "--set")
     plain = {"reward.kind", "verl.algorithm.adv_estimator"}
     overrides = {name: value if name in plain else json.loads(value) for name, value in values.items()}
+    overrides["verl.actor_rollout_ref.actor.ppo_max_token_len_per_gpu"] = 12345
     assert run_config.load("multihop", overrides).reward.coverage_weight == 0
     whole = composed(tmp_path, "multihop", overrides)
     critic = omega_conf_to_dataclass(whole.critic)
@@ -70,6 +71,8 @@ def test_verl_accepts_ppo_as_documented(tmp_path: Path) -> None:
     )
     assert (critic.use_dynamic_bsz, critic.shuffle, critic.ppo_mini_batch_size) == (True, False, 64)
     assert critic.model.hf_config._attn_implementation == "causal_sdpa"
+    limit = whole.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
+    assert critic.ppo_max_token_len_per_gpu == critic.ppo_infer_max_token_len_per_gpu == limit == 12345
     assert (need_critic(whole), need_reference_policy(whole)) == (True, False)
 
 
