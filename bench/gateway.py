@@ -28,6 +28,8 @@ from deploy.local import free_port
 
 PASSAGE = retriever_pb2.Passage(id="p", title="Title", text="word " * 120, score=0.5)
 CHAT = [{"role": "user", "content": "q"}]
+CALL = {"name": "answer", "arguments": {"question": "q"}}
+ACCEPT = {"accept": "application/json, text/event-stream"}  # which MCP demands
 MOVE = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
 
 
@@ -104,8 +106,8 @@ async def run(calls: int) -> list[dict[str, Any]]:
     )
     results = []
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            for _ in range(100):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=ACCEPT, timeout=30) as client:
+            for _ in range(300):
                 try:
                     if (await client.get("/readyz")).json()["backends"]["cache"] == "ok":
                         break
@@ -124,6 +126,7 @@ async def run(calls: int) -> list[dict[str, Any]]:
                 ("the same, streamed", "/v1/chat/completions", same(model="s3", messages=CHAT, stream=True)),
                 ("response of s3", "/v1/responses", same(model="s3", input="q")),
                 ("the same, streamed", "/v1/responses", same(model="s3", input="q", stream=True)),
+                ("s3 over MCP", "/mcp", same(jsonrpc="2.0", id=1, method="tools/call", params=CALL)),
             ):
                 await measure(client, path, body, 20, 1)
                 before = cpu_seconds(gateway.pid)
