@@ -1,4 +1,4 @@
-"""Python client of the gateway. It needs httpx only: `pip install search-agent[client]`.
+"""Python client of the gateway. It needs httpx only: `pip install ".[client]"` in the repository.
 
     from search_agent_client import Client, Piece, Turn
 
