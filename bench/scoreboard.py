@@ -9,7 +9,7 @@ them too.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,28 @@ def rows() -> list[tuple[str, ...]]:
 
 
 def headline() -> list[tuple[str, ...]]:
-    """Returns a row per entry of headline.json: what, passages read, accuracy, gain over naive RAG of equal size."""
-    return [
-        (
-            str(entry["what"]),
-            f"{found['documents']:.0f}",
-            _interval(found["gen_acc"]),
-            _interval(found["against"]["same"]["difference"], "+") if found["against"]["same"] else "",
+    """Returns a row per entry of headline.json: questions, method, passages read, accuracy, gain over naive RAG.
+
+    Naive RAG reads as many passages, question by question. `right` and `gain` point to a mean with its interval, in per
+    cent and points. `passages` is a number or points to one.
+    """
+    shown = []
+    for entry in _read(HEADLINE):
+        result, passages = _read(RESULTS / entry["result"]), entry["passages"]
+        shown.append(
+            (
+                str(entry["questions"]),
+                str(entry["what"]),
+                f"{passages if isinstance(passages, int) else value(result, passages):.1f}",
+                _interval(value(result, entry["right"])),
+                _interval(value(result, entry["gain"]), "+") if "gain" in entry else "",
+            )
         )
-        for entry in _read(HEADLINE)
-        for found in (value(_read(RESULTS / entry["result"]), entry["row"]),)
-    ]
+    return shown
 
 
-def _interval(estimate: Mapping[str, float], sign: str = "") -> str:
-    mean, low, high = (f"{estimate[name] * 100:{sign}.1f}" for name in ("mean", "low", "high"))
+def _interval(estimate: Sequence[float], sign: str = "") -> str:
+    mean, low, high = (f"{each:{sign}.1f}" for each in estimate)
     return f"{mean} [{low}, {high}]"
 
 
