@@ -45,9 +45,13 @@ class Backends:
         """Returns the method's own searcher or, without one, the common one."""
         return self.searchers.get(method, self.searcher)
 
+    def generator_of(self, method: str) -> Generator:
+        """Returns the method's own generator or, without one, the common one."""
+        return self.generators.get(method, self.generator)
+
     def world(self, method: str) -> World:
         """Returns the world of a method's episodes."""
-        return World(self.retriever, self.searcher_of(method), self.generators.get(method, self.generator))
+        return World(self.retriever, self.searcher_of(method), self.generator_of(method))
 
 
 @dataclass(frozen=True, slots=True)

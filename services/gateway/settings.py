@@ -108,7 +108,7 @@ class GatewaySettings(KeySettings):
     condense: Literal["off", "searcher", "generator"] = Field(
         "off",
         description="who rewrites the last question of a conversation so that it needs no earlier message; "
-        "off: earlier messages are not read",
+        "generator: that of `direct`; off: earlier messages are not read",
     )
     citations: Literal["annotations", "text"] = Field(
         "annotations", description="how OpenAI's clients get citations; text: written under the answer too"

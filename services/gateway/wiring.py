@@ -81,7 +81,8 @@ def wire(settings: GatewaySettings) -> FastAPI:
     rewrite = {
         "off": None,
         "searcher": conversation.by_searcher(backends.searcher),
-        "generator": conversation.by_generator(backends.generator),
+        # that of `direct`, because one that learned to read passages rewrites nothing
+        "generator": conversation.by_generator(backends.generator_of("direct")),
     }[settings.condense]
     player = Player(backends, Sampling(max_tokens=settings.answer_max_tokens))
     trainer = GrpcTrainer(settings.trainer, settings.trainer_timeout_s) if settings.trainer else None
