@@ -34,10 +34,12 @@ def split(address: str) -> tuple[str, int]:
 def model_at(target: str) -> tuple[str, str]:
     """Returns the address in HOST:PORT/NAME and the name, which is empty for an address alone.
 
-    Only what follows a port is a name, since gRPC's own addresses hold slashes too (dns:///HOST:PORT).
+    A name follows a port and has none itself, since gRPC's own addresses hold slashes too: dns:///HOST:PORT and
+    dns://SERVER:PORT/HOST:PORT.
     """
     address, slash, name = target.rpartition("/")
-    return (address, name) if slash and address.rpartition(":")[2].isdigit() else (target, "")
+    is_name = slash and ":" not in name and address.rpartition(":")[2].isdigit()
+    return (address, name) if is_name else (target, "")
 
 
 def is_loopback(host: str) -> bool:

@@ -35,6 +35,8 @@ def test_what_is_no_address_is_refused(address: str) -> None:
         ("generator:50053", "generator:50053", ""),
         ("dns:///generator:50053/reader", "dns:///generator:50053", "reader"),
         ("dns:///generator:50053", "dns:///generator:50053", ""),
+        ("dns://8.8.8.8:53/generator:50053", "dns://8.8.8.8:53/generator:50053", ""),
+        ("dns://8.8.8.8:53/generator:50053/reader", "dns://8.8.8.8:53/generator:50053", "reader"),
         ("unix:/run/generator.sock", "unix:/run/generator.sock", ""),
     ],
 )
