@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import structlog
 
+from common import stored
 from common.files import write_whole
 from services.generator.models import Models
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    configured: Models
+    served: Models
 
 
 class Remembered:
@@ -28,19 +35,20 @@ class Remembered:
         if not self._file or not self._file.exists():
             return None
         try:
-            record = json.loads(self._file.read_text(encoding="utf-8"))
-            configured, served = Models(**record["configured"]), Models(**record["served"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.error("what was loaded is not known", file=str(self._file), error=repr(error))
+            record = stored.read(_Record, self._file.read_bytes())
+        except OSError as error:
+            log.error("what was loaded is not known", file=str(self._file), error=str(error))
             return None
-        return served if configured == self._configured else None
+        if not record:
+            log.error("what was loaded is not known", file=str(self._file), error="the file is damaged")
+            return None
+        return record.served if record.configured == self._configured else None
 
     def write(self, served: Models) -> None:
         """Writes the file. A failure is only logged, because the models serve anyway."""
         if not self._file:
             return
-        record = {"configured": asdict(self._configured), "served": asdict(served)}
         try:
-            write_whole(self._file, json.dumps(record) + "\n")
+            write_whole(self._file, json.dumps(asdict(_Record(self._configured, served))) + "\n")
         except OSError as error:
             log.error("what was loaded is not kept", file=str(self._file), error=str(error))

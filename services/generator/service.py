@@ -64,6 +64,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         self._engine = engine
         self._max_tokens = max_tokens
         self._remembered = remembered
+        self._configured_path = engine.models.path
         self._taught: dict[str, tuple[str, ModelCard]] = {}  # by name, the model whose card was read last, and its card
 
     async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
@@ -83,17 +84,16 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         return codec.model_response(await self._info(self._engine.models.name(request.model)))
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
-        info = await self._load(self._engine.models.name(request.model), request.path, request.adapter)
-        self._remembered.write(self._engine.models)
-        await self._publish()
-        return codec.model_response(info)
+        loading = self._replace(self._engine.models.name(request.model), request.path, request.adapter)
+        # The engine completes a load even if the caller leaves, so it must be remembered and shown then too.
+        return codec.model_response(await asyncio.shield(asyncio.ensure_future(loading)))
 
     async def begin(self) -> None:
         """Loads what was loaded before a restart, and publishes the models in the metrics. Raises GeneratorError."""
         before = self._remembered.read() or self._engine.models
         for name, adapter in before.adapters.items():
             now = self._engine.models
-            if (before.path, adapter) == (now.path, now.adapter(name)):
+            if (before.path or now.path, adapter) == (now.path, now.adapter(name)):
                 continue
             try:
                 await self._load(name, before.path, adapter)
@@ -101,6 +101,15 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
                 loaded = {"path": before.path, "adapter": adapter}
                 log.error("what was loaded before cannot be loaded again", name=name, **loaded, error=str(error))
         await self._publish()
+
+    async def _replace(self, name: str, path: str, adapter: str) -> types.ModelInfo:
+        info = await self._load(name, path, adapter)
+        served = self._engine.models
+        # The configured model may be elsewhere at the next start: the hub keeps each version in a folder of its own.
+        path = "" if served.path == self._configured_path else served.path
+        self._remembered.write(replace(served, path=path))
+        await self._publish()
+        return info
 
     async def _load(self, name: str, path: str, adapter: str) -> types.ModelInfo:
         card_of(path, adapter)  # refuses a card before anything changes

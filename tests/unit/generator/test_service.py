@@ -54,6 +54,8 @@ class FakeEngine:
         self.models = MODELS
         self.started = asyncio.Event()
         self.stopped = asyncio.Event()
+        self.loading, self.may_load = asyncio.Event(), asyncio.Event()
+        self.may_load.set()
 
     async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         self.started.set()
@@ -77,6 +79,8 @@ class FakeEngine:
     async def load(self, name: str, path: str, adapter: str) -> ModelInfo:
         if self.error:
             raise self.error
+        self.loading.set()
+        await self.may_load.wait()
         self.loads.append((name, path, adapter))
         self.models = replace(
             self.models, path=path or self.models.path, adapters={**self.models.adapters, name: adapter}
@@ -331,9 +335,40 @@ async def test_what_was_loaded_is_loaded_again_at_the_next_start(tmp_path: Path)
         assert elsewhere.loads == []  # what is configured has changed since
 
 
-async def test_a_state_that_is_gone_or_broken_stops_nothing(tmp_path: Path) -> None:
+async def test_what_was_loaded_is_loaded_again_where_the_base_model_has_moved(tmp_path: Path) -> None:
+    def remembered() -> Remembered:
+        return Remembered(tmp_path / "state.json", Models("owner/model", {"searcher": "", "reader": ""}))
+
+    first, moved = FakeEngine(), FakeEngine()
+    first.models, moved.models = replace(MODELS, path="/snapshots/1"), replace(MODELS, path="/snapshots/2")
+    async with serving(first, remembered()) as stub:
+        await stub.LoadModel(pb.LoadModelRequest(path="/snapshots/1", adapter="a"))
+    async with serving(moved, remembered()):
+        assert moved.loads == [("searcher", "", "a")]
+
+
+async def test_a_load_is_remembered_when_its_caller_goes_away(tmp_path: Path) -> None:
+    engine, remembered = FakeEngine(), Remembered(tmp_path / "state.json")
+    engine.may_load.clear()
+    async with serving(engine, remembered) as stub:
+        call = stub.LoadModel(pb.LoadModelRequest(adapter="a"))
+        async with asyncio.timeout(5):
+            await engine.loading.wait()
+            call.cancel()
+            await asyncio.sleep(0.05)  # the service notices
+            engine.may_load.set()
+            await asyncio.sleep(0.05)  # the file follows
+    served = remembered.read()
+    assert served
+    assert served.adapter("searcher") == "a"
+
+
+@pytest.mark.parametrize(
+    "damaged", ["{", '{"configured": {"path": "", "adapters": {}}, "served": {"path": "", "adapters": ["a"]}}']
+)
+async def test_a_state_that_is_gone_or_broken_stops_nothing(tmp_path: Path, damaged: str) -> None:
     state = tmp_path / "state.json"
-    state.write_text("{")
+    state.write_text(damaged)
     engine = FakeEngine()
     async with serving(engine, Remembered(state)) as stub:
         assert engine.loads == []
