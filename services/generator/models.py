@@ -48,7 +48,8 @@ class Models:
         if others and path not in ("", self.path):
             message = f"{', '.join(others)} would change too; another base model needs a service of its own"
             raise GeneratorError(Failure.UNSUPPORTED, message, "path")
-        return replace(self, path=path, adapters={**self.adapters, name: absolute(adapter)})
+        # Where there are others, the base model is not even read again: its files may have been rewritten.
+        return replace(self, path="" if others else path, adapters={**self.adapters, name: absolute(adapter)})
 
 
 def absolute(path: str) -> str:

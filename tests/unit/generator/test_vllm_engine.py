@@ -255,8 +255,9 @@ async def test_a_load_changes_one_name_whatever_has_become_of_the_others_files(t
     reader, base = await two.info("reader"), await two.info("base")
     new = str(weights(tmp_path / "new", "adapter_model.safetensors", b"six"))
     (Path(folders["b"]) / "adapter_model.safetensors").unlink()
+    weights(Path(folders["model"]), "model.safetensors", b"written anew")
     (model,) = two.launcher.models
-    assert (await two.load("searcher", "", new)).adapter == new
+    assert (await two.load("searcher", folders["model"], new)).adapter == new
     await settled(two)
     assert model.adapters == {2, 3}
     assert (await two.info("reader"), await two.info("base")) == (reader, base)
