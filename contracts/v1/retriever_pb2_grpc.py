@@ -76,7 +76,7 @@ class RetrieverServicer(object):
 
     def Embed(self, request, context):
         """Returns the vectors that an index's encoder makes of texts. NOT_FOUND: no such index.
-        FAILED_PRECONDITION: the index has no vectors. INVALID_ARGUMENT: no texts, or too many.
+        FAILED_PRECONDITION: the index has no vectors. INVALID_ARGUMENT: no texts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

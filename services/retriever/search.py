@@ -204,17 +204,20 @@ class BatchedRetriever:
         return [next(answers) if text else () for text in texts]
 
     async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
-        """Returns the vectors that the index's encoder makes of up to `max_batch` texts, a request at a time."""
-        limit = self._settings.max_batch
-        if not 1 <= len(texts) <= limit:
-            raise RetrieverError(Failure.INVALID, f"there must be 1 to {limit}, not {len(texts)}", "texts")
+        """Returns the vectors that the index's encoder makes of the texts, of which there may be any number."""
+        if not texts:
+            raise RetrieverError(Failure.INVALID, "at least one text is needed", "texts")
         name = index_named(self._indexes, index).name
         if name not in self._encoders:
             raise RetrieverError(Failure.UNSUPPORTED, f"index {name!r} has no vectors", "index")
-        encoder = self._encoders[name]
-        async with self._embedding:  # texts can be long, and searches need the cores too
-            vectors = await asyncio.to_thread(encoder.passages if as_passages else encoder.queries, [*texts])
-        return [vector.astype("<f4").tobytes() for vector in vectors]
+        encoder, size = self._encoders[name], self._settings.max_batch
+        vectors: list[bytes] = []
+        for start in range(0, len(texts), size):  # a larger request takes turns with others
+            some = [*texts[start : start + size]]
+            async with self._embedding:  # texts can be long, and searches need the cores too
+                found = await asyncio.to_thread(encoder.passages if as_passages else encoder.queries, some)
+            vectors += [vector.astype("<f4").tobytes() for vector in found]
+        return vectors
 
     async def close(self) -> None:
         await self._batcher.close()

@@ -70,6 +70,15 @@ async def test_hybrid_fuses_both(retriever: BatchedRetriever) -> None:
     assert [hit.id for hit in unknown] == [hit.id for hit in dense]
 
 
+@pytest.mark.parametrize("max_batch", [1, 64])
+async def test_any_number_of_texts_is_embedded(folder: Path, max_batch: int) -> None:
+    encoder = FakeEncoder()
+    retriever = assemble(settings(folder, max_batch=max_batch), lambda _: encoder)
+    texts = [f"text {number}" for number in range(70)]
+    expected = [vector.astype("<f4").tobytes() for vector in encoder.passages(texts)]
+    assert await retriever.embed(texts, "main", as_passages=True) == expected
+
+
 async def test_more_than_there_is_gives_all_there_is(retriever: BatchedRetriever) -> None:
     for mode in (Mode.DENSE, Mode.BM25, Mode.HYBRID):
         [found] = await retriever.search(["common"], Retrieval(50, "main", mode))
