@@ -85,9 +85,10 @@ def attend(
     layout: Layout | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """`query` is [batch, heads, tokens, size], `key` and `value` may have fewer heads; [batch, tokens, heads, size].
+    """Returns the outputs, [batch, tokens, heads, size], and no weights.
 
-    Raises ValueError for keys of earlier tokens, which generation would bring.
+    `query` is [batch, heads, tokens, size]; `key` and `value` may have fewer heads. Raises ValueError for keys of
+    earlier tokens, which generation would bring.
     """
     if query.shape[2] != key.shape[2]:
         raise ValueError(f"{CAUSAL} is for training: {query.shape[2]} queries and {key.shape[2]} keys")
@@ -110,7 +111,7 @@ def attend(
 def _causal(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, dropout: float
 ) -> torch.Tensor:
-    """The last query is of the last key's token."""
+    """Returns causal attention, in which the last query belongs to the last key's token."""
     queries, keys = query.shape[2], key.shape[2]
     mask = None
     if queries != keys:

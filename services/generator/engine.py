@@ -53,7 +53,7 @@ class Engine(Protocol):
         ...
 
     async def info(self, name: str) -> ModelInfo:
-        """Answers only while the engine can be used."""
+        """Returns the model under a name, as long as the engine can be used."""
         ...
 
     async def load(self, name: str, path: str, adapter: str) -> ModelInfo:
