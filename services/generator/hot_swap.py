@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
@@ -59,13 +59,13 @@ class _Slot(Generic[S]):
 
 
 class Start(Protocol[S]):
-    """Loads models. `beside` are those that serve meanwhile, None for the first ones and for a dead one's successor.
+    """Loads models in the place of `old`, which serve until then unless they have died; None for the first ones.
 
-    Beside others, an empty path means their base model, and only `changed` has another adapter than theirs: what does
-    not change is kept as it is in memory, whatever has become of its files.
+    An empty path means the base model of `old`, and only `changed` has another adapter than theirs: what does not
+    change and is still in memory is kept as it is, whatever has become of its files.
     """
 
-    def __call__(self, models: Models, beside: S | None, changed: str) -> Awaitable[S]: ...
+    def __call__(self, models: Models, old: S | None, changed: str) -> Awaitable[S]: ...
 
 
 class HotSwap(Generic[S]):
@@ -123,13 +123,10 @@ class HotSwap(Generic[S]):
             old = self._slot
             if dead and dead is not old.serving:
                 return
-            before = old.serving.models
-            models = change(before)
+            models = change(old.serving.models)
             if old.serving.dead():
                 await _bury(old)
-                new = await self._start(replace(models, path=models.path or before.path), None, "")
-            else:
-                new = await self._start(models, old.serving, name)
+            new = await self._start(models, old.serving, name)
             self._slot = _Slot(new)
             self._old.append(old)
             self._spawn(self._retire(old))

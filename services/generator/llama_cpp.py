@@ -409,21 +409,21 @@ class LlamaCpp:
             watch.cancel()
         await self._swap.close()
 
-    async def _start(self, models: Models, beside: _Server | None, changed: str) -> _Server:
+    async def _start(self, models: Models, old: _Server | None, changed: str) -> _Server:
         """Starts a new process, also for another adapter. Those that do not change are not read again."""
-        if beside:
-            models = replace(models, path=absolute(models.path) or beside.models.path)
+        if old:
+            models = replace(models, path=absolute(models.path) or old.models.path)
         try:
             adapters: dict[str, _Adapter] = {}
             for name, source in models.adapters.items():
-                if beside and name != changed and name in beside.adapters:
-                    adapters[name] = beside.adapters[name]
+                if old and name != changed and name in old.adapters:
+                    adapters[name] = old.adapters[name]
                 elif source:
                     adapters[name] = await asyncio.to_thread(_adapter, source, models.path)
             server = await _Server.start(models, adapters, self._settings)
         except GeneratorError as error:
             # llama.cpp does not say which file it disliked; one that it serves already is not it.
-            suspect = ("adapter" if beside.models.path == models.path else "path") if beside else ""
+            suspect = ("adapter" if old.models.path == models.path else "path") if old else ""
             field = error.field or suspect
             raise GeneratorError(error.failure, error.message, field) from error
         watch = asyncio.create_task(self._watch(server))

@@ -176,15 +176,15 @@ class VllmEngine:
         await self._swap.close()
         self._tokenizing.shutdown()
 
-    async def _start(self, models: Models, beside: _Serving | None, changed: str) -> _Serving:
+    async def _start(self, models: Models, old: _Serving | None, changed: str) -> _Serving:
         """Adds the adapter to the running model if that is the one asked for; otherwise starts the model."""
-        if beside:
-            running = beside.running
+        if old and not old.dead():
+            running = old.running
             if await asyncio.to_thread(_is_that, running, models.path):
-                kept = {name: number for name, number in beside.numbers.items() if name != changed}
-                identities = {name: beside.identities[name] for name in kept}
+                kept = {name: number for name, number in old.numbers.items() if name != changed}
+                identities = {name: old.identities[name] for name in kept}
                 return await self._with_adapters(running, models, kept, identities)
-        folder = await asyncio.to_thread(_folder, models.path)
+        folder = await asyncio.to_thread(_folder, models.path or (old.models.path if old else ""))
         identity = await asyncio.to_thread(_identity, folder)
         for adapter in models.adapters.values():
             await asyncio.to_thread(_adapted, identity, adapter)  # refuses a bad one before the model starts
@@ -263,7 +263,7 @@ def _folder(path: str) -> str:
 
 
 def _identity(folder: str) -> str:
-    """ "name@version" of the model in the folder; the version tells it apart by its bytes. Raises GeneratorError."""
+    """Returns "name@version" of the model in the folder, whose version stands for its bytes. Raises GeneratorError."""
     path = Path(folder)
     # The hub keeps a model in models--OWNER--NAME/snapshots/COMMIT.
     name = path.parent.parent.name.rpartition("--")[2] if path.parent.name == "snapshots" else path.name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,3 +61,11 @@ async def test_each_name_answers_as_if_it_were_alone(tmp_path: Path) -> None:
         for name, expected in (("two", "one"), ("one", "one"), ("base", "base")):
             assert (await asked(engine, name)).text == alone[expected].text
         assert loaded.model == alone["one"].model
+
+        # A process that dies is started again with the adapters that it served.
+        died = engine.pid
+        os.kill(died, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while engine.pid == died:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert (await asked(engine, "one")).text == alone["one"].text

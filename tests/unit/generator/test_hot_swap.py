@@ -30,21 +30,21 @@ class Fake:
 
 
 class Starter:
-    """Starts fakes, keeps them, what served beside each and what changed, and fails while `error` is set."""
+    """Starts fakes, keeps them, what each replaced and what changed, and fails while `error` is set."""
 
     def __init__(self) -> None:
         self.started: list[Fake] = []
-        self.beside: list[tuple[Fake | None, str]] = []
+        self.old: list[tuple[Fake | None, str]] = []
         self.error: Exception | None = None
         self.go = asyncio.Event()
         self.go.set()
 
-    async def __call__(self, models: Models, beside: Fake | None, changed: str) -> Fake:
+    async def __call__(self, models: Models, old: Fake | None, changed: str) -> Fake:
         await self.go.wait()
         if self.error:
             raise self.error
-        self.beside.append((beside, changed))
-        self.started.append(Fake(replace(models, path=models.path or (beside.models.path if beside else ""))))
+        self.old.append((old, changed))
+        self.started.append(Fake(replace(models, path=models.path or (old.models.path if old else ""))))
         return self.started[-1]
 
 
@@ -77,7 +77,7 @@ async def test_the_old_one_stays_for_requests_under_way(swap):
             assert new is swap.now
     await settled(swap)
     assert (old.closed, swap.now.closed) == (True, False)
-    assert swap.starter.beside == [(None, ""), (old, "searcher")]
+    assert swap.starter.old == [(None, ""), (old, "searcher")]
 
 
 async def test_a_load_that_fails_leaves_the_old_one(swap):
@@ -104,7 +104,7 @@ async def test_a_dead_one_is_closed_and_started_again_once(swap):
     for _ in range(3):
         swap.lost(dead)
     await settled(swap)
-    assert (serves(swap), dead.closed, swap.starter.beside) == ("one+/a", True, [(None, "")] * 2)
+    assert (serves(swap), dead.closed, swap.starter.old) == ("one+/a", True, [(None, ""), (dead, "")])
     swap.lost(dead)
     await settled(swap)
     assert len(swap.starter.started) == 2
@@ -123,9 +123,10 @@ async def test_a_restart_that_fails_is_tried_by_the_next_to_notice(swap):
 
 
 async def test_a_load_replaces_a_dead_one_too(swap):
-    swap.now.gone = True
+    dead = swap.now
+    dead.gone = True
     await swap.load("searcher", "", "/b")
-    assert (serves(swap), swap.starter.beside[-1]) == ("one+/b", (None, ""))
+    assert (serves(swap), swap.starter.old[-1]) == ("one+/b", (dead, "searcher"))
 
 
 @pytest.mark.parametrize(
