@@ -54,5 +54,5 @@ def test_from_a_corpus_of_contents_to_a_report_over_mirage(
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_bytes().splitlines()]
     assert {row["id"] for row in rows} == {"medqa/0001", "medqa/0002"}
     assert all(row["answer"] and row["documents"] for row in rows)
-    assert {row["searches"] for row in rows} == {1}
+    assert all(row["searches"] == 1 if row["method"] == "naive_rag" else row["searches"] >= 1 for row in rows)
     assert "| naive_rag" in capsys.readouterr().out

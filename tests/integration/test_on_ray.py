@@ -184,7 +184,7 @@ async def test_precomputing(cluster: Any, redis_server: RedisServer) -> None:
     from evaluation import on_ray
 
     stack, port = Stack(redis_server.url), free_port()
-    server = uvicorn.Server(uvicorn.Config(stack.app, port=port, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(stack.app, port=port, log_config=None))
     serving = asyncio.create_task(server.serve())
     try:
         endpoints = Endpoints(f"http://127.0.0.1:{port}", 30)
