@@ -35,7 +35,8 @@ def run(tmp_path: Path) -> Path:
     saved.attn_implementation = "causal_sdpa"  # verl saves how it was trained
     saved.save_pretrained(actor / "huggingface")
     AutoTokenizer.from_pretrained(base).save_pretrained(actor / "huggingface")
-    (folder / "config.yaml").write_text(run_config.dump(run_config.load("smollm2-demo", {"base_model": str(base)})))
+    settings = run_config.load("smollm2-demo", {"base_model": str(base), "data.part": (0.6, 0.95)})
+    (folder / "config.yaml").write_text(run_config.dump(settings))
     return folder
 
 

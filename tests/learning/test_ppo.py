@@ -112,7 +112,12 @@ def test_a_run_resumes_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
 async def test_verls_dataset_reads_our_rows(tmp_path: Path) -> None:
     whole = composed(tmp_path, "smollm2-demo", {})
     path = tmp_path / "questions.jsonl"
-    path.write_text("".join(f'{{"id": "{n}", "question": "Q {n}?", "golden_answers": ["x"]}}\n' for n in range(9)))
+    path.write_text(
+        "".join(
+            f'{{"id": "{n}", "question": "Q {n}?", "golden_answers": ["x"], "metadata": {{"passage_id": "p{n}"}}}}\n'
+            for n in range(9)
+        )
+    )
     run = run_config.load(
         "smollm2-demo", {"data.questions": str(path), "data.part": (0, 1), "data.validation": 3, "data.keep": "all"}
     )
