@@ -18,6 +18,14 @@ def positive(text: str) -> int:
     return value
 
 
+def days(text: str) -> int:
+    """Parses a number of days, a hundred years at most."""
+    value = positive(text)
+    if value > 36_500:
+        raise argparse.ArgumentTypeError("must be at most 36500")
+    return value
+
+
 def natural(text: str) -> int:
     """Reads a whole number from 0."""
     value = int(text)

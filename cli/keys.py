@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cli.arguments import natural, positive
+from cli.arguments import days, natural
 from cli.problems import alone
+from cli.terminal import one_line
 from common.problems import Problem
 
 _TIMEOUT_S = 5.0
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scope", action="append", required=True, help="ask, index, evaluate, train or admin; may be repeated"
     )
     create.add_argument("--index", action="append", default=[], help="an index it may use; default: every index")
-    create.add_argument("--days", type=positive, help="days until it expires; default: never")
+    create.add_argument("--days", type=days, help="days until it expires; default: never")
     for name, what in _LIMITS.items():
         flag = f"--{name.replace('_', '-')}"
         create.add_argument(flag, type=natural, help=f"{what}; 0: no limit; default: the gateway's setting")
@@ -67,7 +68,8 @@ def _list(args: argparse.Namespace) -> int:
             ends = "expired"
         limits = [f"{n} {_LIMITS[name]}" for name in _LIMITS if (n := getattr(key.limits, name)) is not None]
         print(
-            f"{key.id}  {key.name:<20} {','.join(key.scopes):<12} indexes: {', '.join(key.indexes) or 'all'}; "
+            f"{key.id}  {one_line(key.name):<20} {','.join(key.scopes):<12} "
+            f"indexes: {one_line(', '.join(key.indexes)) or 'all'}; "
             f"{'; '.join([f'made {key.created_at:%Y-%m-%d}', ends, *limits])}"
         )
     if not found:

@@ -10,7 +10,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from cli.plain import one_line, summary
+from cli.plain import summary
+from cli.terminal import one_line
 from search_agent_client import Answer, Document, Found, Piece, Turn
 
 _GUTTER, _GAP = 3, 2  # columns of a number or mark, and behind it

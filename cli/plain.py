@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from cli.terminal import one_line
 
 if TYPE_CHECKING:
     from search_agent_client import Answer, Found, Piece, Turn
@@ -76,13 +77,3 @@ def summary(answer: Answer) -> str:
         f"{answer.stop_reason}; {len(answer.documents)} kept, {usage.searches} searches, "
         f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens, {took:.1f} s{notes}"
     )
-
-
-def one_line(text: str) -> str:
-    """Returns a text with a space for each character that a terminal obeys: line breaks, controls, directions."""
-    return "".join(" " if _is_obeyed(each) else each for each in text)
-
-
-def _is_obeyed(character: str) -> bool:
-    directed = unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-    return directed or unicodedata.category(character) in ("Cc", "Zl", "Zp")

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from cli import gateway
+from cli.terminal import one_line
 from common.problems import Problem
 from common.training import Promotion, Run, RunState
 
@@ -157,5 +158,5 @@ def _rollback(args: argparse.Namespace) -> int:
 
 
 def _print(run: Run) -> None:
-    reason = f"  {run.reason}" if run.reason else ""
+    reason = f"  {one_line(run.reason)}" if run.reason else ""
     print(f"{run.id:<40} {run.state:<10} since {run.changed_at}{reason}", flush=True)

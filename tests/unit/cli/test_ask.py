@@ -17,7 +17,7 @@ from rich.console import Console
 
 from cli import live
 from cli.main import main
-from cli.plain import one_line
+from cli.terminal import one_line
 from search_agent_client import Found, Piece, Turn
 from tests.answers import answer, document
 from tests.unit.cli.scripted import Gateway

@@ -61,6 +61,7 @@ MISTAKES = [
     ("keys --store MISSING/keys create me --scope ask", 1, "No such file"),
     ("keys --store MISSING create me --scope all", 1, "ask, index, evaluate, train, admin"),
     ("keys --store MISSING create me", 2, "--scope"),
+    ("keys --store MISSING create me --scope ask --days 99999999", 2, "at most 36500"),
     ("keys --store redis://127.0.0.1:9/0 list", 1, "it cannot be reached"),
     ("keys --store redis://h:port list", 1, "not a Redis URL"),
     ("cache --url DOWN stats", 1, "is the gateway running there?"),
