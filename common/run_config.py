@@ -227,7 +227,11 @@ class RunConfig(_Part):
             raise ConfigProblem(
                 "drop_even_groups", "verl's algorithm.filter_groups replaces such questions; choose one"
             )
-        prompt, response = (self.verl.get(f"data.max_{part}_length", 512) for part in ("prompt", "response"))
+        lengths = {name: self.verl.get(name, 512) for name in ("data.max_prompt_length", "data.max_response_length")}
+        for name, length in lengths.items():
+            if not isinstance(length, int):
+                raise ConfigProblem(f"verl.{name}", "must be a whole number of tokens")
+        prompt, response = lengths.values()
         if prompt + response < params.context_tokens:
             raise ConfigProblem(
                 "agent_parameters.context_tokens",

@@ -71,6 +71,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("verl.trainer", {"total_training_steps": 1}),
     ("verl.trainer.total_training_steps", {"a": 1}),
     ("verl.trainer.total_training_steps", [1]),
+    ("verl.data.max_prompt_length", "many"),
     ("verl.algorithm.adv_estimator", "${oc.env:JUDGE_API_KEY}"),
     ("verl.algorithm.adv_estimator", "os.path"),
     ("verl.algorithm.adv_estimator", "a/b"),
