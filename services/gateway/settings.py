@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
@@ -114,6 +115,22 @@ class GatewaySettings(KeySettings):
         "annotations", description="how OpenAI's clients get citations; text: written under the answer too"
     )
     shutdown_grace_s: int = Field(10, ge=0, description="seconds that requests in flight get at stop")
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if not re.fullmatch(r"(\*\.)?[\w.-]+", host):
+                raise ValueError(f"{host!r} is not a host name without scheme and port, such as search.example.org")
+        return tuple(host.lower().rstrip(".") for host in value)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[^/]+", origin):
+                raise ValueError(f"{origin!r} is not an origin without a path, such as https://app.example.org")
+        return tuple(origin.lower() for origin in value)
 
     def is_reached_from_elsewhere(self) -> bool:
         """Returns whether other machines reach the gateway."""

@@ -93,8 +93,23 @@ async def test_a_gateway_starts_without_keys_only_where_this_machine_alone_reach
         assert (await http.get("/v1/keys")).status_code == (401 if "keys" in more else 404)
 
 
+@pytest.mark.parametrize(
+    ("flag", "wrong"),
+    [("--hosts", "https://ask.example.org"), ("--hosts", "ask.example.org:8080"), ("--hosts", "*"),
+     ("--cors-origins", "app.example.org"), ("--cors-origins", "https://app.example.org/")],
+)  # fmt: skip
+def test_a_name_that_nothing_can_match_stops_the_start(
+    flag: str, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        load(GatewaySettings, ["--retriever", NOBODY, "--searcher", NOBODY, "--generator", NOBODY, flag, wrong])
+    told = capsys.readouterr().err
+    assert told.startswith(f"GATEWAY_{flag[2:].replace('-', '_').upper()}")
+    assert wrong in told
+
+
 def test_names_are_read_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GATEWAY_HOSTS", "ask.example.org, *.example.com")
+    monkeypatch.setenv("GATEWAY_HOSTS", "ask.example.org, *.Example.com.")
     argv = ["--retriever", NOBODY, "--searcher", NOBODY, "--generator", NOBODY, "--cors-origins", "https://a.example"]
     found = load(GatewaySettings, argv)
     assert (found.hosts, found.cors_origins) == (("ask.example.org", "*.example.com"), ("https://a.example",))
