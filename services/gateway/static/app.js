@@ -19,7 +19,7 @@ let shown = 0; // counts views, so that one that comes late does not replace a n
 
 function place() {
   const [, path, query] = /^#?\/?([^?]*)\??(.*)$/s.exec(location.hash);
-  return { name: path in VIEWS ? path : "ask", link: new URLSearchParams(query) };
+  return { name: Object.hasOwn(VIEWS, path) ? path : "ask", link: new URLSearchParams(query) };
 }
 
 async function show() {
