@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Response
@@ -154,7 +153,7 @@ class Door:
         origin, site = headers.get("origin", ""), headers.get("sec-fetch-site", "")
         if not origin or "*" in self._rules.origins or origin in self._rules.origins:
             return
-        is_own = site in ("same-origin", "none") if site else urlsplit(origin).netloc == headers.get("host", "")
+        is_own = site in ("same-origin", "none") if site else origin.partition("://")[2] == headers.get("host", "")
         if not is_own:
             raise ForeignOrigin("pages of other sites may not ask this gateway (GATEWAY_CORS_ORIGINS)")
 

@@ -40,6 +40,7 @@ def _readable(query: Any) -> Any:
 
 
 Query = Annotated[str, BeforeValidator(_readable)]
+Name = Annotated[str, StringConstraints(max_length=200)]  # the bound also refuses halves of surrogate pairs
 
 
 def _range(parameter: str) -> Any:
@@ -107,7 +108,7 @@ class RetrieveRequest(Body):
 
     queries: Annotated[list[Query], Field(min_length=1)]
     top_k: Annotated[int, Field(ge=1, le=1000)] = 8
-    index: str = ""
+    index: Name = ""
     mode: Mode = Mode.AUTO
     rerank: Annotated[int, _range("rerank")] = 0
 

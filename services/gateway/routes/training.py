@@ -14,7 +14,7 @@ from common.backends import GrpcTrainer
 from common.training import GateOutcome, GateProgress, Promotion, Run, RunState, TrainingStep
 from search_agent.errors import Failure, TrainerError
 from services.gateway import problems
-from services.gateway.schemas import Body, Out
+from services.gateway.schemas import Body, Name, Out
 from services.gateway.streams import sse, streamed
 
 
@@ -25,7 +25,7 @@ class StartRequest(Body):
     """
 
     config: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
-    overrides: dict[str, Any] = Field(default_factory=dict, examples=[{"seed": 2, "data.keep": "all"}])
+    overrides: dict[Name, Any] = Field(default_factory=dict, examples=[{"seed": 2, "data.keep": "all"}])
 
 
 class PromoteRequest(Body):
@@ -33,12 +33,12 @@ class PromoteRequest(Body):
     method asks if left out. With `stream`, Server-Sent Events: progress, done, error."""
 
     checkpoint: Annotated[int, Field(ge=1)] | None = None
-    searcher: str = ""
+    searcher: Name = ""
     stream: bool = False
 
 
 class RollbackRequest(Body):
-    searcher: str = ""
+    searcher: Name = ""
 
 
 class RunOut(Out):

@@ -357,20 +357,21 @@ async def test_a_body_that_is_too_long_is_refused_before_it_is_read(store: FileK
     rest = Rest(rules=Rules(body_bytes=1000))
     json = {"content-type": "application/json"}
     whole = await rest.http.post("/v1/retrieve", content=b" " * 1001, headers=json)
-    parts = await rest.http.post("/v1/retrieve", content=chunks(11), headers=json)
-    for response in (whole, parts):
+    parts = [await rest.http.post(path, content=chunks(11), headers=json) for path in ("/v1/retrieve", "/mcp")]
+    for response in (whole, *parts):
         assert response.status_code == 413
         assert "1,000 bytes" in problem(response)["detail"]
     assert (await rest.http.post("/v1/retrieve", content=chunks(9), headers=json)).status_code == 422
 
 
-async def test_a_body_that_does_not_come_in_time_is_given_up() -> None:
+@pytest.mark.parametrize("path", ["/v1/retrieve", "/mcp"])
+async def test_a_body_that_does_not_come_in_time_is_given_up(path: str) -> None:
     async def endless() -> AsyncIterator[bytes]:
         yield b" "
         await asyncio.sleep(60)
 
     rest = Rest(rules=Rules(body_timeout_s=0.05))
-    response = await rest.http.post("/v1/retrieve", content=endless(), headers={"content-type": "application/json"})
+    response = await rest.http.post(path, content=endless(), headers={"content-type": "application/json"})
     assert response.status_code == 408
     problem(response)
 
@@ -413,6 +414,7 @@ async def test_hosts_are_a_setting(store: FileKeys) -> None:
     [
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://["}, 403),
         ({"origin": "https://evil.example", "sec-fetch-site": "cross-site"}, 403),
         ({"origin": "http://gateway", "sec-fetch-site": "cross-site"}, 403),
         ({"origin": "http://gateway"}, 404),

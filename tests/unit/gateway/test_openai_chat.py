@@ -205,6 +205,13 @@ async def test_what_is_not_supported_is_refused_by_name(rest: Rest, more: dict[s
     assert (caught.value.param, caught.value.type) == (param, "invalid_request_error")
 
 
+async def test_half_a_character_is_refused_wherever_it_is_said(rest: Rest) -> None:
+    talk = [{"role": "assistant", "content": "\ud800"}, *QUESTION]  # the `openai` package cannot send it
+    content, kind = json.dumps({"model": "s3", "messages": talk}), {"content-type": "application/json"}
+    response = await rest.http.post("/v1/chat/completions", content=content, headers=kind)
+    assert (response.status_code, response.json()["error"]["param"]) == (422, "messages[0].content")
+
+
 @pytest.mark.parametrize("failure", [each for each in Failure if each is not Failure.TOO_LONG])
 async def test_a_failed_backend_has_its_status_and_openais_shape(rest: Rest, failure: Failure) -> None:
     rest.retriever.error = RetrieverError(failure, "it is so", "mode")

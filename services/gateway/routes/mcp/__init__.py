@@ -68,5 +68,8 @@ class _Spoken(Response):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         manager = StreamableHTTPSessionManager(self._server, stateless=True)
-        async with manager.run():
-            await manager.handle_request(scope, receive, send)
+        try:
+            async with manager.run():
+                await manager.handle_request(scope, receive, send)
+        except ExceptionGroup as group:  # its task group wraps what `receive` raises for a body that is refused
+            raise group.exceptions[0] from None

@@ -60,7 +60,7 @@ def _text(message: Mapping[str, Any], place: str) -> str:
     if content is None:
         content = ""
     if isinstance(content, str):
-        return content.strip()
+        return _readable(content.strip(), f"{place}.content")
     if not isinstance(content, list):
         raise BadField(f"{place}.content", "must be a text or a list of parts")
     parts = []
@@ -71,12 +71,16 @@ def _text(message: Mapping[str, Any], place: str) -> str:
         if not isinstance(part.get("text"), str):
             raise BadField(f"{place}.content[{number}].text", "must be a text")
         parts.append(part["text"])
-    return "\n".join(parts).strip()
+    return _readable("\n".join(parts).strip(), f"{place}.content")
 
 
 def _bounded(text: str, place: str, least: int = 1) -> str:
     if not least <= len(text) <= QUESTION_CHARS:
         raise BadField(place, f"must have {least} to {QUESTION_CHARS} characters, and has {len(text)}")
+    return _readable(text, place)
+
+
+def _readable(text: str, place: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
