@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints
 from common.backends import GrpcTrainer
 from common.training import GateOutcome, GateProgress, Promotion, Run, RunState, TrainingStep
 from search_agent.errors import Failure, TrainerError
-from services.gateway import problems
+from services.gateway import caller, problems
 from services.gateway.schemas import Body, Name, Out
 from services.gateway.streams import sse, streamed
 
@@ -125,7 +125,10 @@ def routes(trainer: GrpcTrainer | None) -> APIRouter:
 
     @router.post("/runs", status_code=201, response_model=RunOut)
     async def start(body: StartRequest) -> Run:
-        """Starts a training run."""
+        """Starts a training run. A key for certain indexes has to name one of them in `overrides.index`."""
+        who = caller.current()
+        if who.indexes:  # the index of a configuration is known to the trainer only
+            who.check_index(str(body.overrides.get("index", "")))
         return await backend().start(body.config, body.overrides)
 
     @router.get("/runs", response_model=list[RunOut])

@@ -137,6 +137,8 @@ async def test_a_key_for_certain_indexes_uses_no_other(store: FileKeys) -> None:
     assert len((await rest.http.get("/v1/indexes", headers=every)).json()) == 2
     assert (await post("/v1/retrieve", none, queries=["a"])).status_code == 403
     assert (await rest.http.delete("/v1/cache", params={"index": "demo"}, headers=mine)).status_code == 403
+    for overrides, status in (({}, 403), ({"index": "demo"}, 403), ({"index": "mine"}, 404)):  # 404: no trainer here
+        assert (await post("/v1/runs", mine, config="universe", overrides=overrides)).status_code == status
 
 
 class Counted:
