@@ -25,7 +25,7 @@ def client(make: Callable[..., C], url: str, **options: Any) -> C:
         if is_near(parts.hostname or ""):
             options["trust_env"] = False
             if parts.scheme == "https":  # certificates of the environment (SSL_CERT_FILE) count all the same
-                options["verify"] = httpx.create_ssl_context()
+                options = {"verify": httpx.create_ssl_context(), **options}
         return make(**options)
     except (ImportError, ValueError) as error:
         raise httpx.ProxyError(f"{url} cannot be asked{through(url)}: {error}") from error

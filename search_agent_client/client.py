@@ -29,9 +29,11 @@ class _Connection(Generic[T]):
         if not api_key.isascii() or any(not 32 < ord(character) < 127 for character in api_key):
             raise GatewayError("the API key holds characters that no key has", Failure.INVALID)
         self.url, self._timeout_s = url, timeout_s
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = httpx.Headers(options.get("headers"))
+        if api_key:
+            headers["authorization"] = f"Bearer {api_key}"
         with self.reaching():
-            self.http = http.client(make, url, base_url=url, headers=headers, **options)
+            self.http = http.client(make, url, base_url=url, **options | {"headers": headers})
 
     def sent(self, sent: Sent, endless: bool = False) -> dict[str, Any]:
         """Returns the arguments of httpx's `request` and `stream`."""

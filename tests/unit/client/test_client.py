@@ -165,6 +165,10 @@ def test_the_key_and_the_path_before_the_routes_are_sent(ask: Ask) -> None:
     assert seen[0].headers["authorization"] == "Bearer sa-1"
     ask(server, "run", "r")
     assert "authorization" not in seen[1].headers
+    transport = httpx.MockTransport(server)
+    with Client("http://gateway", "sa-1", transport=transport, headers={"x-team": "ours"}) as client:
+        client.run("r")
+    assert (seen[2].headers["x-team"], seen[2].headers["authorization"]) == ("ours", "Bearer sa-1")
 
 
 def test_only_what_was_given_is_sent(ask: Ask) -> None:

@@ -45,3 +45,8 @@ def test_a_proxy_that_cannot_be_used_is_named_where_it_would_be(monkeypatch: pyt
     with pytest.raises(httpx.ProxyError, match=f"through the proxy {proxy}"):
         http.client(httpx.Client, "http://gateway.example.org")
     assert not proxied("http://127.0.0.1:8080")
+
+
+def test_a_caller_who_says_what_to_verify_is_heard() -> None:
+    for url in ("https://127.0.0.1:8443", "https://gateway.example.org"):
+        assert http.client(dict, url, verify=False)["verify"] is False
