@@ -80,7 +80,7 @@ def make(
 
 
 def id_of(secret: str) -> str:
-    """Returns the id of the key that the secret claims to be, or "" if it has not the form of a key."""
+    """Returns the id of the key that the secret claims to be, or "" if it does not have the form of a key."""
     prefix, _, rest = secret.partition("_")
     id, _, random = rest.partition("_")
     return id if prefix == _PREFIX and random else ""

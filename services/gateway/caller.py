@@ -42,10 +42,10 @@ class Caller:
     def check_scope(self, allowed: Collection[Scope]) -> None:
         """Raises Forbidden without one of the scopes; `admin` allows everything."""
         if not self.scopes & {*allowed, Scope.ADMIN}:
+            needed = sorted({*allowed, Scope.ADMIN})
+            has = ", ".join(sorted(self.scopes)) or "none"
             raise Forbidden(
-                f"this key may {', '.join(sorted(self.scopes)) or 'do nothing'}; the route takes keys that may "
-                f"{' or '.join(sorted({*allowed, Scope.ADMIN}))}",
-                missing_scope=sorted({*allowed, Scope.ADMIN}),
+                f"the route needs the scope {' or '.join(needed)}; this key has {has}", missing_scope=needed
             )
 
     def may_use(self, index: str) -> bool:

@@ -167,7 +167,7 @@ class SpareCounters:
         await self._spare.release(name, lease)
         try:
             await self._shared.release(name, lease)
-        except KeysError as error:  # the lease is given up by its age
+        except KeysError as error:  # the lease expires by itself
             self._failed(error)
 
     async def close(self) -> None:

@@ -75,7 +75,7 @@ class Rules:
 
 
 class Door:
-    """Also tells the caller's limits in the response, and turns a crash into a problem."""
+    """Lets requests in that keep the rules, tells callers their limits, and turns a crash into a problem."""
 
     def __init__(self, app: Any, rules: Rules) -> None:
         self._app, self._rules = app, rules

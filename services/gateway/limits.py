@@ -36,7 +36,7 @@ class TooMany(Refused):
 class Meter:
     """Holds callers to their limits; `defaults` stand in for those that a key leaves open.
 
-    A question that ends its gateway's life is counted for `longest_s` seconds.
+    A question whose gateway dies is counted for `longest_s` seconds.
     """
 
     def __init__(

@@ -30,6 +30,8 @@ STATUSES = {
     HTTPStatus.REQUEST_TIMEOUT: "the body did not come in time",
     HTTPStatus.MISDIRECTED_REQUEST: "the gateway does not answer under this host name",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the body is not declared as JSON; send `content-type: application/json`",
+    HTTPStatus.BAD_REQUEST: "the headers are too long, or the body cannot be parsed",
+    HTTPStatus.METHOD_NOT_ALLOWED: "the route does not take this HTTP method",
     HTTPStatus.NOT_FOUND: "the index, run, model or route does not exist, or the backend is not configured",
     HTTPStatus.SERVICE_UNAVAILABLE: "the gateway or a backend is overloaded or unreachable; `Retry-After` says when "
     "to try again",

@@ -96,7 +96,7 @@ class AnswerRequest(SearchRequest):
         description="texts by letter, of which the generator chooses one; the search does not see them",
     )
     instructions: Annotated[str, StringConstraints(max_length=QUESTION_CHARS)] = Field(
-        "", description="how the generator shall answer, its system message; the search does not see it"
+        "", description="how the generator should answer, its system message; the search does not see it"
     )
 
 

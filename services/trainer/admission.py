@@ -1,4 +1,4 @@
-"""Admits what a request starts: a configuration by name, and overrides that reach no file, host or module of choice.
+"""Admits what a request starts: a configuration by name, and overrides that cannot choose a file, host or module.
 
 Everything else needs a configuration in the trainer's own folder, which requests cannot write.
 """

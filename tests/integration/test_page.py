@@ -336,7 +336,7 @@ async def test_a_key_is_asked_for_kept_in_the_tab_and_sent(browser: Browser, tmp
         assert await page.evaluate("[sessionStorage.length, localStorage.length]") == [1, 0]
         await page.get_by_role("link", name="Training").click()
         await expect(page.get_by_role("alert")).to_contain_text(
-            "this key may ask; the route takes keys that may admin or train"
+            "the route needs the scope admin or train; this key has ask"
         )
 
 

@@ -21,7 +21,7 @@ from services.gateway.streams import sse, streamed
 class StartRequest(Body):
     """`config` is the name of a configuration on the trainer's disk; `overrides` replace its dotted fields.
 
-    They cannot name files, hosts or modules of choice (docs/training.md).
+    They cannot name files, hosts or modules of the caller's choice (docs/training.md).
     """
 
     config: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]

@@ -83,7 +83,7 @@ function verdict({ gate, promoted, model }) {
   );
 }
 
-/** Asks whether what the latest promotion replaced shall serve again. */
+/** Asks whether what the latest promotion replaced should serve again. */
 export function rollBack() {
   dialogue(
     "Roll back",
