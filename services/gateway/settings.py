@@ -29,6 +29,13 @@ class KeySettings(BaseSettings):
         None, validate_default=True, description="redis://…; without it nothing is cached"
     )
 
+    @field_validator("keys")
+    @classmethod
+    def _no_url(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError("must be a file, or `redis` for the one at GATEWAY_REDIS_URL")
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _there_for_the_keys(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:

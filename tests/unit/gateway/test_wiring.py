@@ -108,6 +108,15 @@ def test_a_name_that_nothing_can_match_stops_the_start(
     assert wrong in told
 
 
+def test_the_redis_of_the_keys_has_one_place(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "redis://:secret@redis:6379/0"
+    with pytest.raises(SystemExit):
+        load(GatewaySettings, ["--retriever", NOBODY, "--searcher", NOBODY, "--generator", NOBODY, "--keys", url])
+    told = capsys.readouterr().err
+    assert told.startswith("GATEWAY_KEYS: must be a file, or `redis`")
+    assert "secret" not in told
+
+
 def test_names_are_read_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_HOSTS", "ask.example.org, *.Example.com.")
     argv = ["--retriever", NOBODY, "--searcher", NOBODY, "--generator", NOBODY, "--cors-origins", "https://a.example"]
