@@ -174,8 +174,14 @@ def _field(location: tuple[int | str, ...]) -> str:
     """Returns a location as text: ("body", "queries", 1) gives "queries[1]"."""
     name = ""
     for part in location[1:]:
-        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
+        if not (name and _is_type(part)):
+            name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
     return name or "body"
+
+
+def _is_type(part: int | str) -> bool:
+    """Tells whether a part of a location is no field: the member of a union that was tried, or the key of a mapping."""
+    return part in ("str", "constrained-str", "[key]") or str(part).startswith("list[")
 
 
 def as_problem(problem: Problem) -> Response:

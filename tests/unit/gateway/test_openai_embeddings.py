@@ -49,7 +49,7 @@ async def test_texts_are_embedded_in_their_order(rest: Rest, encoding: dict[str,
 async def test_bad_input_names_its_field(rest: Rest, more: dict[str, Any], param: str) -> None:
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         await embed(rest, **more)
-    assert str(caught.value.param).startswith(param)
+    assert caught.value.param == param
 
 
 async def test_what_is_not_there_or_down(rest: Rest) -> None:

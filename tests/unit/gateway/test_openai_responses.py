@@ -125,6 +125,7 @@ async def test_an_answer_that_was_cut_is_incomplete() -> None:
         ({"extra_body": {"parameters": {"top_k": 0}}}, "parameters.top_k"),
         ({"input": " "}, "input"),
         ({"input": []}, "input"),
+        ({"input": 5}, "input"),
         ({"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}]}, "input[0].role"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "u"}]}]},
          "input[0].content[0].type"),

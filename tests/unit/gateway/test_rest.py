@@ -307,7 +307,7 @@ async def test_readiness_checks_each_model_once() -> None:
         ("/v1/retrieve", {"queries": []}, "queries"),
         ("/v1/retrieve", {"queries": ["a", 1]}, "queries[1]"),
         ("/v1/retrieve", {"queries": ["a"], "index": "\ud800"}, "index"),
-        ("/v1/runs", {"config": "universe", "overrides": {"\ud800": 1}}, "overrides.\ufffd\ufffd\ufffd.[key]"),
+        ("/v1/runs", {"config": "universe", "overrides": {"\ud800": 1}}, "overrides.\ufffd\ufffd\ufffd"),
         ("/v1/runs/x/promote", {"searcher": "\ud800"}, "searcher"),
         ("/v1/rollback", {"searcher": "\ud800"}, "searcher"),
         ("/retrieve", {"queries": "a"}, "queries"),
