@@ -15,13 +15,10 @@ from common.keys import Scope
 class Access:
     """The keys that open a route: those with one of `scopes`, and those with `admin`. Without scopes it needs no key.
 
-    `body_bytes` is the longest body, 0 for the gateway's setting. `media` is what a body must be declared as. A route
-    that is not `is_timed` may take longer than a question.
+    A route that is not `is_timed` may take longer than a question.
     """
 
     scopes: tuple[Scope, ...]
-    body_bytes: int = 0
-    media: tuple[str, ...] = ("application/json",)
     is_timed: bool = True
 
 

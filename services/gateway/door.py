@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -99,7 +99,7 @@ class Door:
 
         try:
             await self._let_in(Headers(scope=scope), scope["method"], allowed, told)
-            await self._app(scope, self._bounded(allowed, receive), telling_send)
+            await self._app(scope, self._bounded(receive), telling_send)
         except Exception as error:
             if started:
                 raise
@@ -125,7 +125,7 @@ class Door:
             told.update(limits)
             if refused:
                 raise refused
-        self._check_body(headers, allowed)
+        self._check_body(headers)
 
     async def _caller(self, headers: Headers) -> Caller:
         keys = self._rules.keys
@@ -157,25 +157,22 @@ class Door:
         if not is_own:
             raise ForeignOrigin("pages of other sites may not ask this gateway (GATEWAY_CORS_ORIGINS)")
 
-    def _check_body(self, headers: Headers, allowed: Access) -> None:
+    def _check_body(self, headers: Headers) -> None:
         length = headers.get("content-length", "")
         if not length and "transfer-encoding" not in headers:
             return
-        if length.isdecimal() and int(length) > self._most(allowed):
-            raise self._too_large(allowed)
+        if length.isdecimal() and int(length) > self._rules.body_bytes:
+            raise self._too_large()
         sent = headers.get("content-type", "")
-        if length != "0" and not _is_declared(sent, allowed.media):
-            raise WrongMedia(f"must be {' or '.join(allowed.media)}, not {sent[:100] or 'left out'}")
+        if length != "0" and not _is_json(sent):
+            raise WrongMedia(f"must be application/json, not {sent[:100] or 'left out'}")
 
-    def _most(self, allowed: Access) -> int:
-        return allowed.body_bytes or self._rules.body_bytes
-
-    def _too_large(self, allowed: Access) -> HTTPException:
+    def _too_large(self) -> HTTPException:
         """Returns the error. FastAPI lets an HTTPException through while it reads a body."""
         status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-        return HTTPException(status, f"the body is longer than {self._most(allowed):,} bytes")
+        return HTTPException(status, f"the body is longer than {self._rules.body_bytes:,} bytes")
 
-    def _bounded(self, allowed: Access, receive: Any) -> Any:
+    def _bounded(self, receive: Any) -> Any:
         """Returns `receive`, which fails once the body is too long or has taken too long."""
         received, is_whole, until = 0, False, time.monotonic() + self._rules.body_timeout_s
 
@@ -188,18 +185,17 @@ class Door:
             except TimeoutError:
                 raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time") from None
             received += len(message.get("body", b""))
-            if received > self._most(allowed):
-                raise self._too_large(allowed)
+            if received > self._rules.body_bytes:
+                raise self._too_large()
             is_whole = not message.get("more_body", False)
             return message
 
         return bounded
 
 
-def _is_declared(sent: str, media: Sequence[str]) -> bool:
+def _is_json(sent: str) -> bool:
     kind = sent.partition(";")[0].strip().lower()
-    is_json = kind.startswith("application/") and kind.endswith("+json")
-    return kind in media or (is_json and "application/json" in media)
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 def _name(host: str) -> str:
