@@ -21,10 +21,10 @@ from typing import Any
 import grpc
 import httpx
 
+from common.addresses import free_port
 from contracts.v1 import generator_pb2, retriever_pb2
 from contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
 from contracts.v1.retriever_pb2_grpc import RetrieverServicer, add_RetrieverServicer_to_server
-from deploy.local import free_port
 
 PASSAGE = retriever_pb2.Passage(id="p", title="Title", text="word " * 120, score=0.5)
 CHAT = [{"role": "user", "content": "q"}]

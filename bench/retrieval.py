@@ -24,8 +24,8 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from common import client
+from common.addresses import free_port
 from contracts.v1 import retriever_pb2, retriever_pb2_grpc
-from deploy.local import free_port
 from evaluation import questions
 from search_agent.errors import RetrieverError
 

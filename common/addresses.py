@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import ip_address
 
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -11,6 +12,13 @@ _OUR_DOMAINS = (".localhost", ".local", ".internal", ".svc")
 def bare(host: str) -> str:
     """Returns the host without the brackets that an IPv6 address has in a URL."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def free_port() -> int:
+    """Returns a TCP port of this machine that nothing uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def join(host: str, port: int) -> str:

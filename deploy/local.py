@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from common.addresses import free_port
 from deploy.demo import demo, demo_questions
 from search_agent.types import Question
 from search_agent_client import GatewayError
@@ -41,12 +42,6 @@ GENERATORS = {"direct": "base", "cot": "base", "search_o1": "base", "search_r1":
 
 class StartError(Exception):
     """The stack did not start; the message says what to do."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def in_use(port: int) -> bool:

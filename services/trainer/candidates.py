@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from common.addresses import free_port
 from common.backends import GrpcPolicy
 from search_agent.errors import Failure, SearcherError, TrainerError
 from search_agent.types import ModelInfo
@@ -67,11 +67,11 @@ def own_process(timeout_s: float) -> Candidates:
                 f"the searcher's model {model!r} is not a file on the trainer's machine; start a generator service "
                 "that serves candidates, and set TRAINER_CANDIDATE to it",
             )
-        port = _free_port()
+        port = free_port()
         settings = {
             "GENERATOR_HOST": "127.0.0.1",
             "GENERATOR_PORT": str(port),
-            "GENERATOR_METRICS_PORT": str(_free_port()),
+            "GENERATOR_METRICS_PORT": str(free_port()),
             "GENERATOR_ENGINE": "llama.cpp",
             "GENERATOR_MODEL": model,
             "GENERATOR_ADAPTERS": json.dumps({"candidate": files.adapter}),
@@ -136,9 +136,3 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from deploy.local import Stack, free_port
+from common.addresses import free_port
+from deploy.local import Stack
 
 
 @pytest.fixture(scope="session")

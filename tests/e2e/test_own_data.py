@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cli.main import main
-from deploy.local import Stack, free_port
+from common.addresses import free_port
+from deploy.local import Stack
 
 CORPUS = {
     "aspirin": "Aspirin\nAspirin irreversibly inhibits the enzyme cyclooxygenase.",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from deploy.local import free_port
+from common.addresses import free_port
 
 
 class RedisServer:

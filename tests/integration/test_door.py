@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager, contextmanager
 import httpx
 import pytest
 
+from common.addresses import free_port
 from common.keys import Limits, RedisKeys, Scope, make
-from deploy.local import free_port
 from services.gateway.counters import RedisCounters, SpareCounters
 from services.gateway.door import Rules
 from services.gateway.limits import Meter

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from deploy.local import free_port
+from common.addresses import free_port
 from evaluation import precompute, run
 from evaluation.endpoints import Endpoints
 from evaluation.errors import EvaluateProblem, Failed
