@@ -1,20 +1,28 @@
-"""Reading files of JSON records: JSON lines or a JSON array, plain or gzipped."""
+"""Reading JSON records, from files and from bodies that are still coming: JSON lines or a JSON array."""
 
 from __future__ import annotations
 
 import codecs
 import gzip
 import json
+import math
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_CHUNK = 1 << 20
+_HEAD = 200  # bytes in which an object's first name and the bracket behind it stand
+_SPACE = re.compile(rb"[ \t\r\n]*")
+# A string, or what opens, closes or separates values; a quote alone opens a string whose end is still to come.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 
 
 class BrokenFile(ValueError):
-    """A file that cannot be read from `line` on."""
+    """A file or body that cannot be read from `line` on."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -22,16 +30,18 @@ class BrokenFile(ValueError):
 
 
 def read(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields (line number, record): each line that is not blank, or each item of a JSON array.
+    """Yields (line number, record), as `Records` does.
 
-    Lines end at line feeds only, so that U+2028 and carriage returns stay inside their record. An array is held in
-    memory. Raises BrokenFile where a gzip stream is damaged, OSError if the file cannot be opened.
+    Raises BrokenFile where a gzip stream is damaged, OSError if the file cannot be opened.
     """
-    number = 0
+    number, found = 0, Records()
     try:
         with open_file(path) as file:
-            for number, record in _records(file):
-                yield number, record
+            read_some = cast("Callable[[int], bytes]", file.read1)  # type: ignore[attr-defined]
+            for chunk in iter(partial(read_some, _CHUNK), b""):
+                for number, record in found.feed(chunk):
+                    yield number, record
+            yield from found.end()
     except gzip.BadGzipFile as error:
         after = number and str(error).startswith("Not a gzipped file")
         reason = "bytes that are not gzip follow the gzip stream" if after else f"broken gzip stream: {error}"
@@ -80,51 +90,133 @@ def _null(constant: str) -> None:
     return None
 
 
-def _records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    first = True
-    for number, line in enumerate(file, start=1):
-        if first:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if not line.strip():
-            continue
-        if first and line.lstrip().startswith(b"["):
-            yield from _items(number, line + file.read())
-            return
-        first = False
-        yield number, line
+class Records:
+    """Splits bytes that come in chunks into records: each line that is not blank, or each item of a JSON array.
 
+    Lines end at line feeds only, so that U+2028 and carriage returns stay inside their record. Only the newest chunk
+    and a record that is not whole yet are held in memory. `key` allows the array to be an object's only value, under
+    that name. A record of more than `longest` bytes raises BrokenFile.
+    """
 
-def _items(number: int, array: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yields the items of a JSON array, held in memory, and what remains of it where it is malformed."""
-    try:
-        text = array.decode()
-    except UnicodeDecodeError:
-        yield number, array
-        return
-    decoder = json.JSONDecoder()
-    at = _after_space(text, 0)
-    separator = "["
-    while text[at : at + 1] == separator:
-        start = _after_space(text, at + 1)
-        number += text.count("\n", at, start)
-        at = start
-        if separator == "[" and text[at : at + 1] == "]":
-            break
-        try:
-            _, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            yield number, text[at:].encode()
-            return
-        yield number, text[at:end].encode()
-        start = _after_space(text, end)
-        number += text.count("\n", at, start)
-        at = start
-        separator = ","
-    if (rest := text[at:].rstrip()) != "]":
-        yield number, rest.encode()
+    def __init__(self, longest: float = math.inf, key: str = "") -> None:
+        self._longest, self._key = longest, key
+        self._data, self._at, self._line, self._ended = b"", 0, 1, False
+        self._found = self._array_or_lines()
 
+    def feed(self, chunk: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yields the line number (from 1) and the bytes of each record that `chunk` completes.
 
-def _after_space(text: str, at: int) -> int:
-    while text[at : at + 1] in (" ", "\t", "\r", "\n"):
-        at += 1
-    return at
+        Where an array is malformed, what is there is its last record.
+        """
+        self._data, self._at = self._data[self._at :] + chunk, 0
+        yield from iter(lambda: next(self._found, None), None)
+        if len(self._data) - self._at > self._longest:
+            raise BrokenFile(self._line, f"the record has more than {self._longest:,} bytes")
+
+    def end(self) -> Iterator[tuple[int, bytes]]:
+        """Yields what remains."""
+        self._ended = True
+        yield from self.feed(b"")
+
+    # The methods below yield records, and None to wait for more bytes.
+
+    def _array_or_lines(self) -> Iterator[tuple[int, bytes] | None]:
+        while len(self._data) < len(codecs.BOM_UTF8) and not self._ended:
+            yield None
+        if self._data.startswith(codecs.BOM_UTF8):
+            self._take(len(codecs.BOM_UTF8))
+        yield from self._skip_space()
+        closing = [b"]"]
+        if self._key and self._sees(b"{"):
+            while len(self._data) - self._at < _HEAD and not self._ended:
+                yield None
+            opening = rb'{\s*"%s"\s*:\s*(?=\[)' % re.escape(self._key).encode()
+            if found := re.compile(opening).match(self._data, self._at):
+                self._take(found.end() - found.start())
+                closing.append(b"}")
+        if self._sees(b"["):
+            self._take(1)
+            yield from self._items(closing)
+        else:
+            yield from self._lines()
+
+    def _lines(self) -> Iterator[tuple[int, bytes] | None]:
+        while True:
+            *lines, rest = self._data[self._at :].split(b"\n")
+            if self._ended:
+                lines, rest = [*lines, rest], b""
+            self._data, self._at = rest, 0
+            for line in lines:
+                if line.strip():
+                    yield self._line, line
+                self._line += 1
+            if self._ended:
+                return
+            yield None
+
+    def _items(self, closing: list[bytes]) -> Iterator[tuple[int, bytes] | None]:
+        yield from self._skip_space()
+        more = not self._sees(b"]")
+        while more:
+            end = yield from self._end_of_item()
+            if end < 0:
+                break
+            yield self._line, self._take(end - self._at)
+            yield from self._skip_space()
+            if more := self._sees(b","):
+                self._take(1)
+                yield from self._skip_space()
+        for bracket in closing:
+            if not self._sees(bracket):
+                yield self._line, self._data[self._at :]
+                break
+            self._take(1)
+            yield from self._skip_space()
+        else:
+            if self._at < len(self._data):
+                yield self._line, self._data[self._at :]
+        while not self._ended:
+            self._at = len(self._data)  # nothing can follow
+            yield None
+        self._at = len(self._data)
+
+    def _end_of_item(self) -> Generator[None, None, int]:
+        """Returns the position behind the item that begins here, -1 if the bytes end before it does."""
+        depth, scanned = 0, self._at
+        while True:
+            for token in _TOKEN.finditer(self._data, scanned):
+                if token[0] == b'"':
+                    scanned = token.start()
+                    break
+                scanned = token.end()
+                if token[0] in (b"[", b"{"):
+                    depth += 1
+                elif token[0] in (b"]", b"}"):
+                    depth -= 1
+                    if depth <= 0:
+                        return token.start() if depth < 0 else token.end()
+                elif token[0] == b"," and not depth:
+                    return token.start()
+            if self._ended:
+                return -1
+            ahead = scanned - self._at
+            yield None
+            scanned = self._at + ahead
+
+    def _skip_space(self) -> Iterator[None]:
+        while True:
+            space = _SPACE.match(self._data, self._at)
+            assert space
+            self._take(space.end() - self._at)
+            if self._at < len(self._data) or self._ended:
+                return
+            yield None
+
+    def _sees(self, mark: bytes) -> bool:
+        return self._data.startswith(mark, self._at)
+
+    def _take(self, size: int) -> bytes:
+        taken = self._data[self._at : self._at + size]
+        self._at += size
+        self._line += taken.count(b"\n")
+        return taken

@@ -139,9 +139,9 @@ def test_a_json_array_is_read_item_by_item(tmp_path: Path, indent: int | None, g
         (b'[\n{"id": 1, "text": "x"}\n{"id": 2, "text": "y"}\n]', ["1"], [(3, "not JSON")]),
         (b'[\n{"id": 1, "text": "x"},\n{"id": 2, "te', ["1"], [(3, "not JSON")]),
         (b'[\n{"id": 1, "text": "x"}\n', ["1"], [(3, "not JSON")]),
-        (b'[\n{"id": 1, "text": "x"}]\nmore', ["1"], [(2, "not JSON")]),
+        (b'[\n{"id": 1, "text": "x"}]\nmore', ["1"], [(3, "not JSON")]),
         (b'["a", "T"]', [], [(1, "not a JSON object")] * 2),
-        (b'[{"id": 1, "text": "\xff"}]', [], [(1, "invalid UTF-8 at byte 21")]),
+        (b'[{"id": 1, "text": "\xff"}]', [], [(1, "invalid UTF-8 at byte 20")]),
         (b"[" * 100_000, [], [(1, "not JSON")]),
     ],
 )
