@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from common.passages import read_passage
 from search_agent.types import Passage
-from services.retriever.corpus import corpus_files, parse_record, read_corpus
+from services.retriever.corpus import corpus_files, read_corpus
 from services.retriever.errors import BadRecord, BuildRefused
 
 GOOD = b'{"id": "a", "title": "T", "text": "x"}'
@@ -48,7 +49,7 @@ def read(path: Path) -> tuple[list[Passage], list[str]]:
 )
 def test_a_bad_record_is_refused_with_the_reason(line: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        parse_record(line)
+        read_passage(line)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_a_bad_record_is_refused_with_the_reason(line: bytes, reason: str) -> No
 )
 def test_a_record_of_any_usual_shape_is_read(fields: dict[str, object], passage: Passage) -> None:
     for ascii_only in (True, False):
-        assert parse_record(json.dumps(fields, ensure_ascii=ascii_only).encode()) == passage
+        assert read_passage(json.dumps(fields, ensure_ascii=ascii_only).encode()) == passage
 
 
 @pytest.mark.parametrize(
@@ -88,13 +89,13 @@ def test_a_record_of_any_usual_shape_is_read(fields: dict[str, object], passage:
 )
 def test_contents_are_a_text_that_a_title_line_may_precede(contents: str, title: str, text: str) -> None:
     line = json.dumps({"id": "1", "contents": contents}).encode()
-    assert parse_record(line) == Passage("1", title, text)
+    assert read_passage(line) == Passage("1", title, text)
 
 
 @pytest.mark.parametrize(("contents", "text"), [("T\nfirst\nsecond", "first\nsecond"), ("first\nsecond",) * 2])
 def test_contents_beside_a_title_may_repeat_it(contents: str, text: str) -> None:
     line = json.dumps({"id": "1", "title": "T", "contents": contents}).encode()
-    assert parse_record(line) == Passage("1", "T", text)
+    assert read_passage(line) == Passage("1", "T", text)
 
 
 def test_bad_lines_are_named_by_file_and_line(tmp_path: Path) -> None:
@@ -183,9 +184,9 @@ def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
 
 def test_medcorp_s_lines_repeat_title_and_content_in_contents() -> None:
     line = {"id": "A_0", "title": "Anatomy", "content": "A bone.\nTwo.", "contents": "Anatomy. A bone.\nTwo."}
-    assert parse_record(json.dumps(line).encode()) == Passage("A_0", "Anatomy", "A bone.\nTwo.")
+    assert read_passage(json.dumps(line).encode()) == Passage("A_0", "Anatomy", "A bone.\nTwo.")
     with pytest.raises(ValueError, match='"content" is empty'):
-        parse_record(json.dumps(line | {"content": ""}).encode())
+        read_passage(json.dumps(line | {"content": ""}).encode())
 
 
 def test_a_folder_is_read_file_by_file_in_order_of_path(tmp_path: Path) -> None:

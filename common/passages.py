@@ -1,0 +1,75 @@
+"""Reads passages from JSON records, in the shapes in which people publish them."""
+
+from __future__ import annotations
+
+from common import records
+from search_agent.types import Passage
+
+
+class BadPassage(ValueError):
+    """A record that is not a passage. `field` is at fault, empty where the record is no JSON object."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(reason)
+        self.field = field
+
+
+def read_passage(record: bytes) -> Passage:
+    """Returns one JSON object as a passage. Raises BadPassage with the reason.
+
+    The id is "id" or BEIR's "_id". The text is "text", MedCorp's "content", or "contents": the title on a line of its
+    own, in quotes or not, before the text, or the text alone. The title may be missing, null, NaN or empty.
+    """
+    fields = _fields(record)
+    id = _id(fields)
+    title = "" if fields.get("title") is None else _string(fields, "title")
+    title = title if title.strip() else ""
+    body = next((body for body in ("text", "content", "contents") if body in fields), "text")
+    text = _filled(fields, body)
+    if body == "contents":
+        title, text = _split(title, text)
+    return Passage(id, title, text)
+
+
+def _fields(record: bytes) -> dict[str, object]:
+    try:
+        return records.parse(record, nan_is_null=True)
+    except ValueError as error:
+        raise BadPassage("", str(error)) from None
+
+
+def _id(fields: dict[str, object]) -> str:
+    return _filled(fields, "_id" if "_id" in fields and "id" not in fields else "id")
+
+
+def _split(title: str, contents: str) -> tuple[str, str]:
+    """Returns (title, text) of "contents", whose first line is the title unless another `title` is given."""
+    first, newline, text = contents.partition("\n")
+    first = first.rstrip("\r")
+    if len(first) >= 2 and first[0] == first[-1] == '"':
+        first = first[1:-1]
+    first = first if first.strip() else ""
+    if not newline or title not in ("", first):
+        return title, contents
+    if not text.strip():
+        raise BadPassage("contents", '"contents" has a title line and no text')
+    return first, text
+
+
+def _filled(fields: dict[str, object], name: str) -> str:
+    value = _string(fields, name)
+    if not value.strip():
+        raise BadPassage(name, f'"{name}" is empty')
+    return value
+
+
+def _string(fields: dict[str, object], name: str) -> str:
+    """Returns a field that holds a string or an integer, as ids often are."""
+    if name not in fields:
+        raise BadPassage(name, f'no "{name}"')
+    value = fields[name]
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str):
+        raise BadPassage(name, f'"{name}" is not a string')
+    return value
