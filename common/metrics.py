@@ -82,7 +82,7 @@ TRAINING_REWARD = Gauge(
 )
 TRAINING_CONDUCT = Gauge(
     "search_agent_training_conduct",
-    "Mean over a step's samples: searches, selected, malformed, repeated and tokens are counts; "
+    "Mean over a step's samples: searches, selected, malformed, repeated, wasted and tokens are counts; "
     "everything, copied and idle are shares",
     ["run", "what"],
 )

@@ -75,6 +75,16 @@ def _share(value: object) -> object:
     raise ValueError("must be naive_rag_fails, all, or a share from 0 to 1")
 
 
+class StageConfig(_Part):
+    """The mixture of questions from one step on. Questions whose value of the group has no share are not asked."""
+
+    from_step: int = Field(1, ge=1, description="first step; the stage lasts until the next one's")
+    group: str = Field("hops", description="group of the questions that has shares, such as hops or dataset")
+    shares: dict[Annotated[str, BeforeValidator(str)], Annotated[float, Field(gt=0)]] = Field(
+        min_length=1, description='weight by the group\'s value; "" stands for questions without the group'
+    )
+
+
 class DataConfig(_Part):
     """The training questions, named as for `search-agent evaluate --questions`."""
 
@@ -85,8 +95,8 @@ class DataConfig(_Part):
         "naive_rag_fails",
         description="questions that naive RAG fails, all, or those it fails and this share of the others",
     )
-    order: Literal["shuffled", "hops"] = Field(
-        "shuffled", description="hops: questions with few hops come before those with many"
+    mixture: tuple[StageConfig, ...] = Field(
+        (), description="shares of kinds of questions, in stages; empty: all questions, shuffled"
     )
     validation: int = Field(128, ge=1, description="questions held out, from articles that training does not see")
     scores: str = Field(
@@ -125,6 +135,7 @@ class RewardConfig(_Part):
     idle_penalty: float = Field(0.0, ge=0, description="for following the protocol and keeping nothing")
     malformed_penalty: float = Field(0.0, ge=0, description="for each malformed turn")
     repeated_penalty: float = Field(0.0, ge=0, description="for each search that was made before")
+    wasted_penalty: float = Field(0.0, ge=0, description="for each other search after which nothing new was kept")
     kept_penalty: float = Field(0.0, ge=0, description="for each passage kept, which the generator has to read")
 
     def coverage_at(self, step: int) -> float:
@@ -185,6 +196,10 @@ class RunConfig(_Part):
     verl: dict[str, Any] = {}
 
     @property
+    def questions_a_step(self) -> int:
+        return int(self.verl.get("data.train_batch_size", 1024))
+
+    @property
     def method(self) -> Agent:
         """Returns the agent with the run's parameters.
 
@@ -227,6 +242,7 @@ class RunConfig(_Part):
             raise ConfigProblem(
                 "drop_even_groups", "verl's algorithm.filter_groups replaces such questions; choose one"
             )
+        self._check_mixture()
         lengths = {name: self.verl.get(name, 512) for name in ("data.max_prompt_length", "data.max_response_length")}
         for name, length in lengths.items():
             if not isinstance(length, int):
@@ -239,6 +255,17 @@ class RunConfig(_Part):
                 f"and data.max_response_length {response}",
             )
         return self
+
+    def _check_mixture(self) -> None:
+        if not (starts := [stage.from_step for stage in self.data.mixture]):
+            return
+        steps = self.verl.get("trainer.total_training_steps")
+        if not isinstance(steps, int):
+            raise ConfigProblem("verl.trainer.total_training_steps", "data.mixture needs the number of steps")
+        if self.verl.get("algorithm.filter_groups.enable"):
+            raise ConfigProblem("data.mixture", "verl's algorithm.filter_groups takes more questions than a step has")
+        if starts[0] != 1 or starts != sorted(set(starts)):
+            raise ConfigProblem("data.mixture", f"from_step must begin at 1 and rise, not {starts}")
 
 
 def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:

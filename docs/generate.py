@@ -68,6 +68,8 @@ def fields(schema: Schema, definitions: Mapping[str, Schema], prefix: str = "") 
         required = name in schema.get("required", ())
         default = "required" if required else _default(entry)
         rows.append((f"`{prefix}{name}`", _type(entry, definitions), default, entry.get("description", "")))
+        if listed := _object_in(entry.get("items", {}), definitions):
+            rows += fields(listed, definitions, f"{prefix}{name}[].")
     return rows
 
 

@@ -18,6 +18,7 @@ from common.pool import each
 from common.run_config import ConfigProblem, RunConfig
 from evaluation import questions as question_sets
 from learning.episodes import Example, row_of
+from learning.mixture import mixture
 from search_agent.agents import AGENTS
 from search_agent.errors import BoundaryError, CacheError, Failure, RetrieverError
 from search_agent.grading.answers import Scoring
@@ -80,24 +81,16 @@ async def prepare(run: RunConfig, folder: Path, world: World) -> None:
             [question for question in half if id(question) in scores] for half in (training, validation)
         )
         training = keep(training, {place: score.right for place, score in scores.items()}, run.data.keep, run.seed)
-    if run.data.order == "hops":
-        training = sorted(training, key=_hops)
     if not training or not validation:
         raise ConfigProblem("data", f"leaves {len(training)} questions to train on and {len(validation)} to validate")
+    if run.data.mixture:
+        training = mixture(training, run)
     for name, chosen in ((TRAIN, training), (VALIDATION, validation)):
         write(
             folder / name,
             [_row(place, question, facts, scores.get(id(question))) for place, question in enumerate(chosen)],
         )
     write_whole(folder / FACTS, json.dumps(asdict(facts)))
-
-
-def _hops(question: Question) -> int:
-    """Returns the number of hops that a question names. Raises ConfigProblem."""
-    hops = question.groups.get("hops", "")
-    if not hops.isdecimal():
-        raise ConfigProblem("data.order", f"question {question.id} names no number of hops")
-    return int(hops)
 
 
 async def _index(run: RunConfig, world: World) -> IndexInfo:

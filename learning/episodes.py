@@ -47,6 +47,7 @@ class Stage:
             terms.idle_penalty,
             terms.malformed_penalty,
             terms.repeated_penalty,
+            terms.wasted_penalty,
             terms.kept_penalty,
         )
 

@@ -94,7 +94,7 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
     grouped = str(_plain(chosen, "algorithm.adv_estimator")).startswith("grpo")
     if grouped and samples < 2:
         raise ConfigProblem("verl.actor_rollout_ref.rollout.n", "GRPO compares samples of one prompt: at least 2")
-    batch, mini = chosen.get("data.train_batch_size", 1024), chosen.get(_MINI_BATCH, 256)
+    batch, mini = run.questions_a_step, chosen.get(_MINI_BATCH, 256)
     if batch % mini:
         raise ConfigProblem(f"verl.{_MINI_BATCH}", f"{mini} does not divide data.train_batch_size {batch}")
     sampler: dict[str, Any] = {"samples": samples, "smallest_group": 2 if grouped else 1}
@@ -109,7 +109,7 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
         "actor_rollout_ref.rollout.agent.agent_loop_config_path": str(folder / "agent_loop.yaml"),
         "actor_rollout_ref.rollout.agent.default_agent_loop": "search_agent",
         "data.seed": run.seed,
-        "data.shuffle": run.data.order == "shuffled",
+        "data.shuffle": not run.data.mixture,
         "data.train_files": str(folder / "data" / data.TRAIN),
         "data.val_files": str(folder / "data" / data.VALIDATION),
         "trainer.default_local_dir": str(folder / "checkpoints"),

@@ -22,13 +22,14 @@ def gain_plus_accuracy(ours: float, rag: float) -> float:
 @dataclass(frozen=True, slots=True)
 class Penalties:
     """The costs taken off the reward: for each way to look good without searching well, and for each malformed turn,
-    each repeated search and each passage kept."""
+    each repeated or wasted search and each passage kept."""
 
     everything: float = 0.0
     copied: float = 0.0
     idle: float = 0.0
     malformed: float = 0.0
     repeated: float = 0.0
+    wasted: float = 0.0
     kept: float = 0.0
 
 
@@ -37,13 +38,15 @@ class Conduct:
     """The conduct of a searcher in an episode: counts, and habits that a reward must not teach.
 
     `everything`: a method that selects kept each block whole. `copied`: one of the searcher's own searches repeats the
-    question. `idle`: every turn was well formed and nothing was kept. `repeated` counts searches made before.
+    question. `idle`: every turn was well formed and nothing was kept. `repeated` counts searches made before, `wasted`
+    the searcher's other searches after which a well-formed turn kept nothing new.
     """
 
     searches: int
     selected: int
     malformed: int
     repeated: int
+    wasted: int
     everything: bool
     copied: bool
     idle: bool
@@ -51,8 +54,19 @@ class Conduct:
     @classmethod
     def of(cls, trajectory: Trajectory) -> Conduct:
         agent = AGENTS[trajectory.method]
-        queries = [answers.normalise(turn.query) for turn in trajectory.turns if turn.query]
-        own = queries[1:] if agent.opens_with_question else queries
+        searches = [
+            (answers.normalise(turn.query), turn.error, number)
+            for number, turn in enumerate(trajectory.turns, 1)
+            if turn.query
+        ]
+        queries = [query for query, *_ in searches]
+        theirs = 1 if agent.opens_with_question else 0  # searches of the environment, which come first
+        fruitful = {document.turn for document in trajectory.documents}
+        wasted = [
+            query
+            for place, (query, error, number) in enumerate(searches)
+            if place >= theirs and query not in queries[:place] and not error and number not in fruitful
+        ]
         blocks = [turn for turn in trajectory.turns if turn.retrieved]
         whole = sum(len(turn.selected) == len(turn.retrieved) for turn in blocks)
         malformed = sum(bool(turn.error) for turn in trajectory.turns)
@@ -61,8 +75,9 @@ class Conduct:
             selected=len(trajectory.documents),
             malformed=malformed,
             repeated=len(queries) - len(set(queries)),
+            wasted=len(wasted),
             everything=agent.selects and whole > 0 and whole == len(blocks),
-            copied=answers.normalise(trajectory.question) in own,
+            copied=answers.normalise(trajectory.question) in queries[theirs:],
             idle=not malformed and not trajectory.documents,
         )
 
@@ -74,5 +89,6 @@ class Conduct:
             + penalties.idle * self.idle
             + penalties.malformed * self.malformed
             + penalties.repeated * self.repeated
+            + penalties.wasted * self.wasted
             + penalties.kept * self.selected
         )

@@ -18,11 +18,11 @@ from common.run_config import ConfigProblem, RunConfig
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,100}")  # no path, no module, and none of Hydra's ${…}
 _FIELDS = {
     "name", "seed", "index", "drop_even_groups", "retriever_timeout_s", "generator_timeout_s",
-    *(f"data.{name}" for name in ("part", "limit", "keep", "order", "validation")),
+    *(f"data.{name}" for name in ("part", "limit", "keep", "mixture", "validation")),
     *(f"reward.{name}" for name in (
         "kind", "coverage_weight", "coverage_until", "rag_documents", "answer_tokens", "max_failed_share", "attempts",
         "everything_penalty", "copied_penalty", "idle_penalty", "malformed_penalty", "repeated_penalty",
-        "kept_penalty",
+        "wasted_penalty", "kept_penalty",
     )),
     *(f"stop.{name}" for name in ("mixed_groups", "choice_entropy", "coverage_rise", "coverage_steps", "window")),
 }  # fmt: skip

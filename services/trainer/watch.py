@@ -40,6 +40,7 @@ NAMES: Mapping[str, str] = {
     "search/selected": "conduct/selected",
     "search/malformed": "conduct/malformed",
     "search/repeated": "conduct/repeated",
+    "search/wasted": "conduct/wasted",
     "search/everything": "conduct/everything",
     "search/copied": "conduct/copied",
     "search/idle": "conduct/idle",

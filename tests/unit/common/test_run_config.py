@@ -50,6 +50,10 @@ def test_fields_are_replaced_by_their_dotted_names() -> None:
         ("data.keep", 1.5, "data.keep"),
         ("data.keep", True, "data.keep"),
         ("data.questions", [], "data.questions"),
+        ("data.mixture", [{"shares": {"1": 0}}], "data.mixture.0.shares.1"),
+        ("data.mixture", [{"shares": {}}], "data.mixture.0.shares"),
+        ("data.mixture", [{"from_step": 2, "shares": {"1": 1}}], "data.mixture"),
+        ("data.mixture", [{"shares": {"1": 1}}, {"shares": {"2": 1}}], "data.mixture"),
         ("reward.kind", "f1", "reward.kind"),
         ("reward.kind", "exact_match", "reward.kind"),
         ("reward.max_failed_share", 1.0, "reward.max_failed_share"),
@@ -67,6 +71,19 @@ def test_what_is_wrong_is_named(field: str, value: object, named: str) -> None:
     with pytest.raises(ConfigProblem) as problem:
         load("smollm2-demo", {field: value})
     assert problem.value.field == named
+
+
+def test_a_mixture_needs_to_know_the_questions_of_each_step() -> None:
+    for option, value, named in (
+        ("trainer.total_training_steps", None, "verl.trainer.total_training_steps"),
+        ("algorithm.filter_groups.enable", True, "data.mixture"),
+    ):
+        with pytest.raises(ConfigProblem) as problem:
+            load(
+                "multihop",
+                {"data.mixture": [{"shares": {2: 1}}], "drop_even_groups": False, f"verl.{option}": value},
+            )
+        assert problem.value.field == named
 
 
 def test_the_searchers_own_answer_is_not_compared_with_naive_rag() -> None:

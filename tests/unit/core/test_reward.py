@@ -9,7 +9,10 @@ A, B = Passage("a", "A", "text"), Passage("b", "B", "text")
 
 
 def trajectory(*turns: Turn, method: str = "s3") -> Trajectory:
-    kept = {passage.id: Document(passage, 1) for turn in turns for passage in turn.selected}
+    kept: dict[str, Document] = {}
+    for number, turn in enumerate(turns, 1):
+        for passage in turn.selected:
+            kept.setdefault(passage.id, Document(passage, number))
     usage = Usage(searches=sum(bool(turn.query) for turn in turns))
     return Trajectory(method, "Who was it?", tuple(kept.values()), turns, StopReason.COMPLETE, usage, Timings())
 
@@ -26,7 +29,7 @@ def test_where_naive_rag_fails_both_order_alike() -> None:
 
 def test_a_good_episode_is_nothing_of_the_kind() -> None:
     conduct = Conduct.of(trajectory(Turn("Who was it?", (A, B), (B,)), Turn("a new query", (A, B), (A,))))
-    assert conduct == Conduct(2, 2, 0, 0, everything=False, copied=False, idle=False)
+    assert conduct == Conduct(2, 2, 0, 0, 0, everything=False, copied=False, idle=False)
 
 
 def test_keeping_every_block_whole_is_seen_where_the_method_chooses() -> None:
@@ -68,6 +71,28 @@ def test_each_repeated_search_costs() -> None:
         Turn("who was it", (A,)),
     ]
     assert Conduct.of(trajectory(*turns)).cost(Penalties(repeated=0.5)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("later", "wasted"),
+    [
+        ((Turn("a new query", (A, B), (B,)),), 0),
+        ((Turn("a new query", (A, B), (A,)),), 1),  # it was kept before
+        ((Turn("a new query", (A, B)), Turn("another one", ())), 2),
+        ((Turn("a new query", (A, B)), Turn("A new query!", (A, B))), 1),  # the second one is repeated
+        ((Turn("Who was it?", (A, B)),), 0),  # repeated
+        ((Turn("a new query", (A, B), (), "no list"),), 0),  # malformed
+    ],
+)
+def test_each_search_after_which_nothing_new_is_kept_costs(later: tuple[Turn, ...], wasted: int) -> None:
+    conduct = Conduct.of(trajectory(Turn("Who was it?", (A,), (A,)), *later))
+    assert conduct.cost(Penalties(wasted=0.5)) == 0.5 * wasted
+
+
+def test_the_environments_search_is_no_waste_of_the_searchers() -> None:
+    nothing = Turn("Who was it?", (A,))
+    assert Conduct.of(trajectory(nothing)).wasted == 0
+    assert Conduct.of(trajectory(nothing, method="search_r1")).wasted == 1
 
 
 def test_each_passage_kept_costs() -> None:

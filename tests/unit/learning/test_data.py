@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -72,22 +73,25 @@ async def test_coverage_is_no_reward_where_no_gold_passage_is_known(tmp_path: Pa
         await prepare(run, tmp_path / "data", World(Retriever(), generator=Generator("x")))
 
 
-async def test_questions_of_few_hops_come_first_if_they_are_to(tmp_path: Path) -> None:
-    run = written(tmp_path, **{"data.order": "hops", "data.keep": "all"})
+async def test_questions_come_in_the_shares_of_each_stage(tmp_path: Path) -> None:
+    stages = [{"shares": {1: 3, 2: 1}}, {"from_step": 3, "shares": {"2": 0.5, "": 0.5}}]
+    sizes = {"verl.data.train_batch_size": 8, "verl.trainer.total_training_steps": 4}
+    run = written(tmp_path, **{"data.mixture": stages, "data.keep": "all"}, **sizes)
     path = tmp_path / "questions.jsonl"
     lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-    with pytest.raises(ConfigProblem, match=r"data\.order: question q\d+ names no number of hops"):
+    with pytest.raises(ConfigProblem, match=r"data\.mixture: no question to train on has hops '1'"):
         await prepare(run, tmp_path / "none", World(Retriever(), generator=Generator("x")))
     for number, line in enumerate(lines):
-        line["metadata"]["hops"] = 10 if number % 4 == 0 else 2
+        line["metadata"] |= ({}, {"hops": 1}, {"hops": 2})[number % 3]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     await prepare(run, tmp_path / "data", World(Retriever(), generator=Generator("x")))
     asked = [
         example_of(json.loads(row["reward_model"]["ground_truth"])).question for row in rows(tmp_path / "data" / TRAIN)
     ]
-    hops = [int(question.groups["hops"]) for question in asked]
-    assert hops == sorted(hops)
-    assert {*hops} == {2, 10}
+    steps = [Counter(question.groups.get("hops", "") for question in asked[at : at + 8]) for at in range(0, 32, 8)]
+    assert steps == [{"1": 6, "2": 2}] * 2 + [{"2": 4, "": 4}] * 2
+    twos = [question.id for question in asked if question.groups.get("hops") == "2"]
+    assert len(twos) == len(set(twos)) == 12  # none comes again before all have come
 
 
 class Sometimes(Generator):

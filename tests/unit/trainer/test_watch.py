@@ -20,6 +20,7 @@ def line(step: int, **data: float) -> str:
     [
         ("search/gain", "reward/gain"),
         ("search/repeated", "conduct/repeated"),
+        ("search/wasted", "conduct/wasted"),
         ("search/dropped", "samples/dropped"),
         ("search/dropped_by/retriever", "samples/dropped_by_retriever"),
         ("actor/entropy_loss", "policy/entropy"),
