@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from common import retry
+from common.control_tokens import neutralised
 from common.openai_endpoint import Dialect, answer_of
 from search_agent import prompts
 from search_agent.errors import Failure, JudgeError
@@ -32,7 +33,7 @@ class JudgeEndpoint:
 
     async def __call__(self, question: Question, answer: str) -> bool:
         """Returns the verdict. Raises JudgeError; a judge that fails has not said no."""
-        response = await self._ask(judge_prompt(question, answer))
+        response = await self._ask(neutralised(judge_prompt(question, answer)))
         try:
             choice = response.json()["choices"][0]
             reply, finish = answer_of(choice["message"]), choice.get("finish_reason")

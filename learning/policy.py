@@ -6,20 +6,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from common import control_tokens
+from common.control_tokens import ChatTokenizer
 from search_agent.errors import Failure, SearcherError
-from search_agent.types import Author, Completion, FinishReason, Sampling, Span
+from search_agent.types import Author, Completion, FinishReason, Message, Sampling, Span
 
 
-class Tokenizer(Protocol):
+class Tokenizer(control_tokens.Tokenizer, Protocol):
     """The part of a transformers tokenizer that is used here."""
 
     all_special_ids: Sequence[int]
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, add_generation_prompt: bool, tokenize: bool
-    ) -> Any: ...
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> Any: ...
 
@@ -54,6 +50,7 @@ class TokenPolicy:
         self.mask: list[int] = []
         self.logprobs: list[float] = []
         self._tokenizer, self._generate, self._limits = tokenizer, generate, limits
+        self._chat = ChatTokenizer(tokenizer)
         self._special = frozenset(tokenizer.all_special_ids)
         self._read = 0  # number of spans that the ids cover
         self._said = ""  # the text of the last completion
@@ -85,9 +82,7 @@ class TokenPolicy:
     def _take(self, span: Span) -> None:
         if not self.prompt_ids:
             assert span.author is Author.ENVIRONMENT
-            message = {"role": "user", "content": span.text}
-            prompt = self._tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
-            ids, limit = self._encode(prompt), self._limits.prompt
+            ids, limit = self._chat.chat([Message("user", span.text)]), self._limits.prompt
             if len(ids) > limit:
                 told = f"the prompt has {len(ids)} of {limit} tokens (data.max_prompt_length)"
                 raise SearcherError(Failure.TOO_LONG, told, excess=len(ids) / limit)
@@ -101,13 +96,10 @@ class TokenPolicy:
         if self.response_ids and self.mask[-1] and self.response_ids[-1] in self._special:
             for kept in (self.response_ids, self.mask, self.logprobs):
                 kept.pop()
-        ids = self._encode(text) if text else []
+        ids = self._chat.text(text) if text else []
         self.response_ids += ids
         self.mask += [0] * len(ids)
         self.logprobs += [0.0] * len(ids)
-
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import model_card, stored
+from common.control_tokens import ChatTokenizer
 from learning.warm_start.settings import Settings
-from search_agent.types import UNTAUGHT, Author, ModelCard, Span
+from search_agent.types import UNTAUGHT, Author, Message, ModelCard, Span
 
 
 class Example(NamedTuple):
@@ -78,11 +79,11 @@ def _both(one: ModelCard, other: ModelCard) -> ModelCard:
 def encode(tokenizer: Any, spans: Sequence[Span]) -> Example:
     """The first span is the user's message, the rest the assistant's, which ends after the last one."""
     first, *rest = spans
-    message = [{"role": "user", "content": first.text}]
-    ids = list(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False))
+    chat = ChatTokenizer(tokenizer)
+    ids = chat.chat([Message("user", first.text)])
     mask = [0] * len(ids)
     for span in rest:
-        more = tokenizer.encode(span.text, add_special_tokens=False)
+        more = chat.text(span.text)
         ids += more
         mask += [int(span.author is Author.POLICY)] * len(more)
     return Example([*ids, tokenizer.eos_token_id], [*mask, 1])

@@ -21,11 +21,11 @@ from typing import Any
 
 import httpx
 
+from common.control_tokens import ControlTokens
 from common.lines import EventStream
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, FinishReason, Message, ModelInfo, Sampling
 from services.generator import gguf_header
-from services.generator.control_tokens import ControlTokens
 from services.generator.engine import Request
 from services.generator.hot_swap import HotSwap
 from services.generator.lora import AdapterProblem, heads_of, to_gguf

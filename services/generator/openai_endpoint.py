@@ -11,12 +11,12 @@ from typing import Any
 import openai
 from httpx import ProxyError
 
+from common.control_tokens import neutralised
 from common.http import client, through
 from common.openai_endpoint import Dialect
 from search_agent.errors import Failure, GeneratorError
 from search_agent.tags import Thoughts
 from search_agent.types import Completion, FinishReason, ModelInfo
-from services.generator.control_tokens import neutralised
 from services.generator.engine import Request
 from services.generator.models import Models
 from services.generator.settings import GeneratorSettings

@@ -9,8 +9,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from search_agent.types import Message, Sampling
-from services.generator.control_tokens import ControlTokens
+from common.control_tokens import ChatTokenizer
+from search_agent.types import Sampling
 from services.generator.engine import Request
 from services.generator.settings import GeneratorSettings
 
@@ -40,39 +40,9 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def control_tokens(tokenizer: Any) -> ControlTokens:
-    """Returns the control tokens of a transformers tokenizer."""
-    added = tokenizer.added_tokens_decoder.items()
-    return ControlTokens({str(token): number for number, token in added if token.special})
-
-
-def tokens(tokenizer: Any, control: ControlTokens, request: Request) -> list[int]:
+def tokens(tokenizer: Any, chat: ChatTokenizer, request: Request) -> list[int]:
     """Returns the prompt's ids. Raises ValueError for messages that the tokenizer's template refuses."""
-    if request.prompt:
-        return list(tokenizer.encode(request.prompt))
-    guarded = control.guard(request.messages)
-    if not guarded:
-        return list(_template(tokenizer, request.messages, tokenize=True, return_dict=False))
-    ids: list[int] = []
-    for part in guarded.parts(_template(tokenizer, guarded.messages, tokenize=False)):
-        if isinstance(part, int):
-            ids.append(part)
-        else:
-            ids += tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True)
-    return ids
-
-
-def _template(tokenizer: Any, messages: tuple[Message, ...], **how: bool) -> Any:
-    goes_on = messages[-1].role == "assistant"
-    try:
-        return tokenizer.apply_chat_template(
-            [{"role": each.role, "content": each.content} for each in messages],
-            add_generation_prompt=not goes_on,
-            continue_final_message=goes_on,
-            **how,
-        )
-    except Exception as error:  # a template is a program, which may raise Jinja's errors or any other
-        raise ValueError(first_line(error)) from error
+    return list(tokenizer.encode(request.prompt)) if request.prompt else chat.chat(request.messages)
 
 
 class VllmModel:
@@ -106,12 +76,12 @@ class VllmModel:
             usage_context=UsageContext.OPENAI_API_SERVER,  # steps as large as the GPU can use
         )
         self._tokenizer: Any = self._llm.get_tokenizer()
-        self._control = control_tokens(self._tokenizer)
+        self._chat = ChatTokenizer(self._tokenizer)
         self._adapters: dict[int, Any] = {0: None}
         self._names = itertools.count()
 
     def tokens(self, request: Request) -> list[int]:
-        return tokens(self._tokenizer, self._control, request)
+        return tokens(self._tokenizer, self._chat, request)
 
     async def generate(self, prompt: list[int], sampling: Sampling, adapter: int) -> AsyncGenerator[Delta, None]:
         from vllm import SamplingParams, TokensPrompt

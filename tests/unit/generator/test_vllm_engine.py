@@ -10,12 +10,13 @@ from typing import ClassVar
 
 import pytest
 
+from common.control_tokens import ChatTokenizer
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, FinishReason, Message, Sampling
 from services.generator.engine import Request
 from services.generator.settings import GeneratorSettings
 from services.generator.vllm_engine import VllmEngine
-from services.generator.vllm_model import Dead, Delta, control_tokens, tokens
+from services.generator.vllm_model import Dead, Delta, tokens
 
 ASK = Request(Sampling(max_tokens=8), messages=(Message("user", "Hi"),), model="default")
 
@@ -386,7 +387,7 @@ class Template:
 
 
 def ids(template: Template, request: Request) -> list[int]:
-    return tokens(template, control_tokens(template), request)
+    return tokens(template, ChatTokenizer(template), request)
 
 
 def test_a_prompt_of_messages_and_of_text():

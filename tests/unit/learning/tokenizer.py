@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 START, END, TAIL = 256, 257, 258
 _SPECIAL = {"<|im_start|>": START, "<|im_end|>": END}
 _TEXT = {START: b"<|im_start|>", END: b"<|im_end|>", TAIL: b">\n"}
 
 
+@dataclass(frozen=True)
+class Added:
+    """An added token, as transformers keeps them."""
+
+    content: str
+    special: bool = True
+
+    def __str__(self) -> str:
+        return self.content
+
+
 class ByteTokenizer:
     all_special_ids = (START, END)
     eos_token_id = END
+    added_tokens_decoder: ClassVar[Mapping[int, Added]] = {number: Added(text) for text, number in _SPECIAL.items()}
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, add_generation_prompt: bool, tokenize: bool
-    ) -> str:
+        self,
+        conversation: list[dict[str, str]],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        tokenize: bool,
+        return_dict: bool = True,
+    ) -> object:
         assert add_generation_prompt
-        assert not tokenize
+        assert not continue_final_message
+        assert not (tokenize and return_dict)
         told = "".join(f"<|im_start|>{each['role']}\n{each['content']}<|im_end|>\n" for each in conversation)
-        return told + "<|im_start|>assistant\n"
+        told += "<|im_start|>assistant\n"
+        return self.encode(told, add_special_tokens=False, split_special_tokens=False) if tokenize else told
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]:
         assert not add_special_tokens
+        if split_special_tokens:
+            return list(text.encode())
         ids: list[int] = []
         for part in re.split(r"(<\|im_start\|>|<\|im_end\|>)", text):
             ids += [_SPECIAL[part]] if part in _SPECIAL else list(part.encode())

@@ -1,8 +1,9 @@
 """Keeps text from users and passages from becoming a model's control tokens, such as <|im_end|>.
 
-An engine with a tokenizer renders its chat template over messages in which stand-ins replace control tokens. The
-control tokens of the rendered prompt are then the template's own, and the rest is tokenized as plain text. For an
-endpoint without a tokenizer here, an invisible character breaks up whatever looks like a control token.
+A chat template is rendered over messages in which stand-ins replace control tokens. The control tokens of the rendered
+prompt are then the template's own, and the rest is tokenized as plain text. For an endpoint without a tokenizer here,
+an invisible character breaks up whatever looks like a control token. Training and vLLM tokenize with `ChatTokenizer`,
+so that a model is served the tokens that it was taught.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, Protocol
 
 from search_agent.types import Message
 
@@ -80,3 +82,54 @@ class Guarded:
         for original, stand_in in self._stand_ins.items():
             text = text.replace(stand_in, original)
         return text
+
+
+class Tokenizer(Protocol):
+    """The part of a transformers tokenizer that is used here."""
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]:
+        """Tokens by id, whose text is `str(token)`; those that are `special` are control tokens."""
+        ...
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **how: bool) -> Any: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]: ...
+
+
+class ChatTokenizer:
+    """Turns messages and text into ids in which only the chat template's own control tokens are control tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        self._control = ControlTokens({str(token): number for number, token in added if token.special})
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Returns the ids of a prompt. A final assistant message is continued, not answered.
+
+        Raises ValueError for messages that the template refuses.
+        """
+        guarded = self._control.guard(messages)
+        if not guarded:
+            return list(self._template(messages, tokenize=True, return_dict=False))
+        ids: list[int] = []
+        for part in guarded.parts(self._template(guarded.messages, tokenize=False)):
+            ids += [part] if isinstance(part, int) else self.text(part)
+        return ids
+
+    def text(self, text: str) -> list[int]:
+        """Returns the ids of plain text."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def _template(self, messages: Sequence[Message], **how: bool) -> Any:
+        goes_on = messages[-1].role == "assistant"
+        try:
+            return self._tokenizer.apply_chat_template(
+                [{"role": each.role, "content": each.content} for each in messages],
+                add_generation_prompt=not goes_on,
+                continue_final_message=goes_on,
+                **how,
+            )
+        except Exception as error:  # a template is a program, which may raise Jinja's errors or any other
+            raise ValueError(next(iter(str(error).strip().splitlines()), type(error).__name__)) from error
