@@ -24,7 +24,17 @@ from typing import Any, TypeVar
 from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
 from evaluation import questions
 from search_agent.agents import AGENTS, Agent
-from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Passage, Question, Retrieval, Sampling, Span
+from search_agent.types import (
+    Completion,
+    IndexInfo,
+    Message,
+    ModelInfo,
+    Question,
+    Rankings,
+    Retrieval,
+    Sampling,
+    Span,
+)
 from search_agent.world import World
 
 TIMEOUT_S = 600.0
@@ -75,7 +85,7 @@ class Synchronous:
     def __init__(self, barrier: LockStep, world: World) -> None:
         self._barrier, self._world = barrier, world
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         return await self._barrier.call(self._world.retriever.search(queries, how))
 
     async def indexes(self) -> Sequence[IndexInfo]:

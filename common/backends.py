@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -12,11 +12,12 @@ from common.addresses import model_at
 from common.codecs import generator as models
 from common.codecs import retriever as retrieval
 from common.codecs import trainer as training
+from common.indexes import Change, Edit, NewIndex
 from common.training import GateProgress, Promotion, Run, TrainingStep
+from contracts.v1 import retriever_pb2 as pb_retriever
 from contracts.v1 import trainer_pb2 as pb
 from contracts.v1.generator_pb2 import LoadModelRequest, ModelInfoRequest
 from contracts.v1.generator_pb2_grpc import GeneratorStub
-from contracts.v1.retriever_pb2 import ListIndexesRequest
 from contracts.v1.retriever_pb2_grpc import RetrieverStub
 from contracts.v1.trainer_pb2_grpc import TrainerStub
 from search_agent.errors import BoundaryError, GeneratorError, RetrieverError, SearcherError, TrainerError
@@ -26,7 +27,7 @@ from search_agent.types import (
     IndexInfo,
     Message,
     ModelInfo,
-    Passage,
+    Rankings,
     Retrieval,
     Sampling,
     Span,
@@ -35,6 +36,8 @@ from search_agent.types import (
 _QUERIES_A_CALL = 128
 _TEXTS_A_CALL = 16  # to embed: passages take long on a CPU
 _PASSAGES_A_CALL = 8192  # which have 8 KiB each until the answer is too large a message
+_EDITS_A_MESSAGE = 16  # texts may be long, and a message has a limit
+_CHANGE_TIMEOUT_S = 600.0  # to send many passages
 _LONGEST_GATE_S = 7 * 24 * 3600.0  # of a watch too; the trainer bounds a gate itself
 _LOAD_TIMEOUT_S = 1800.0  # a large model comes from a disk, and vLLM compiles it
 
@@ -47,14 +50,15 @@ class GrpcRetriever:
         self._stub = RetrieverStub(self._channel)
         self._timeout_s = timeout_s
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
-        """Asks for a large batch in several calls, each with a deadline of its own."""
-        found: list[tuple[Passage, ...]] = []
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
+        """Asks for a large batch in several calls, each with a deadline of its own; the last tells the version."""
+        found = Rankings()
         at_once = max(1, min(_QUERIES_A_CALL, _PASSAGES_A_CALL // max(how.top_k, 1)))
         for start in range(0, len(queries), at_once):
             request = retrieval.search_request(queries[start : start + at_once], how)
             response = await client.call(self._stub.Search, request, self._timeout_s, RetrieverError)
-            found += retrieval.passages_of(response)
+            some = retrieval.rankings_of(response)
+            found = Rankings([*found, *some], some.served)
         return found
 
     async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
@@ -67,11 +71,46 @@ class GrpcRetriever:
         return vectors
 
     async def indexes(self) -> Sequence[IndexInfo]:
-        request = ListIndexesRequest()
-        return retrieval.indexes_of(await client.call(self._stub.ListIndexes, request, self._timeout_s, RetrieverError))
+        return retrieval.indexes_of(await self._call("ListIndexes", pb_retriever.ListIndexesRequest()))
+
+    async def create_index(self, new: NewIndex) -> IndexInfo:
+        return retrieval.index_of(await self._call("CreateIndex", retrieval.create_request(new)))
+
+    async def delete_index(self, index: str) -> None:
+        await self._call("DeleteIndex", pb_retriever.IndexRequest(index=index))
+
+    async def change_passages(self, index: str, edits: AsyncIterable[Edit]) -> Change:
+        """Sends the edits in several messages. Ends the call without a change if `edits` raises."""
+        requests = _edits_requests(index, edits)
+        return retrieval.change_of(
+            await client.call(self._stub.ChangePassages, requests, _CHANGE_TIMEOUT_S, RetrieverError)
+        )
+
+    async def changes(self, index: str) -> Sequence[Change]:
+        return retrieval.changes_of(await self._call("ListChanges", pb_retriever.IndexRequest(index=index)))
+
+    async def roll_back(self, index: str, version: str) -> IndexInfo:
+        request = pb_retriever.RollBackRequest(index=index, version=version)
+        return retrieval.index_of(await self._call("RollBack", request))
 
     async def close(self) -> None:
         await self._channel.close()
+
+    async def _call(self, name: str, request: Any) -> Any:
+        return await client.call(getattr(self._stub, name), request, self._timeout_s, RetrieverError)
+
+
+async def _edits_requests(index: str, edits: AsyncIterable[Edit]) -> AsyncIterator[pb_retriever.EditsRequest]:
+    """Yields messages of few edits each, the first one even without any."""
+    some: list[Edit] = []
+    named = False
+    async for edit in edits:
+        some.append(edit)
+        if len(some) == _EDITS_A_MESSAGE:
+            yield retrieval.edits_request(index, some)
+            some, named = [], True
+    if some or not named:
+        yield retrieval.edits_request(index, some)
 
 
 class _GrpcModel:

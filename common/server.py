@@ -81,6 +81,16 @@ class _Calls(grpc.aio.ServerInterceptor):
 
             return grpc.unary_unary_rpc_method_handler(unary, handler.request_deserializer, handler.response_serializer)
 
+        if handler.stream_unary:
+
+            async def uploaded(requests: AsyncIterator[Any], call: grpc.aio.ServicerContext) -> Any:
+                async with self._watch(method, call):
+                    return await handler.stream_unary(requests, call)
+
+            return grpc.stream_unary_rpc_method_handler(
+                uploaded, handler.request_deserializer, handler.response_serializer
+            )
+
         async def stream(request: Any, call: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             async with self._watch(method, call), aclosing(handler.unary_stream(request, call)) as responses:
                 async for response in responses:

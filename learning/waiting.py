@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from search_agent.errors import BoundaryError, Failure
-from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Passage, Retrieval, Sampling
+from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Rankings, Retrieval, Sampling
 from search_agent.world import Generator, Retriever
 
 _FIRST_S, _LONGEST_S = 0.1, 5.0
@@ -39,7 +39,7 @@ class PatientRetriever:
     def __init__(self, retriever: Retriever, limit_s: float) -> None:
         self._retriever, self._limit_s = retriever, limit_s
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         patience = _Patience(self._limit_s)
         while True:
             try:
@@ -79,9 +79,9 @@ class SharedRetriever:
 
     def __init__(self, retriever: Retriever, limit: int) -> None:
         self._retriever, self._limit = retriever, limit
-        self._asked: dict[tuple[object, ...], asyncio.Future[list[tuple[Passage, ...]]]] = {}
+        self._asked: dict[tuple[object, ...], asyncio.Future[Rankings]] = {}
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         key = (*queries, how)
         asked = self._asked.get(key)
         if asked is None or (asked.done() and (asked.cancelled() or asked.exception())):
@@ -89,7 +89,8 @@ class SharedRetriever:
             self._asked[key] = asked
             if len(self._asked) > self._limit:
                 del self._asked[next(iter(self._asked))]
-        return list(await asyncio.shield(asked))  # one cancelled caller does not cancel the others
+        found = await asyncio.shield(asked)  # one cancelled caller does not cancel the others
+        return Rankings(found, found.served)
 
     async def indexes(self) -> Sequence[IndexInfo]:
         return await self._retriever.indexes()

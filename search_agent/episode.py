@@ -81,6 +81,7 @@ class Episode:
         self._truncated = False
         self._documents: dict[str, Document] = {}
         self._models: dict[str, None] = {}
+        self._indexes: dict[str, None] = {}
         self._prompt_tokens = self._completion_tokens = self._searches = 0
         self._seconds = {"retrieve": 0.0, "search": 0.0, "generate": 0.0}
         self._started = time.perf_counter()
@@ -100,7 +101,9 @@ class Episode:
     async def retrieve(self, query: str, how: Retrieval) -> tuple[Passage, ...]:
         """Returns the `how.top_k` best passages for one query. Raises RetrieverError."""
         with self._timed("retrieve"):
-            (passages,) = await self._world.retriever.search([query], how)
+            found = await self._world.retriever.search([query], how)
+            (passages,) = found
+        self._indexes[found.served] = None
         self._searches += 1
         return passages
 
@@ -218,6 +221,7 @@ class Episode:
             finish_reason=self._finish_reason,
             models=tuple(self._models),
             truncated=self._truncated,
+            indexes=tuple(self._indexes),
         )
 
     def _count(self, completion: Completion) -> None:

@@ -29,6 +29,7 @@ class RagKey:
     mode: str
     rerank: int
     reranker: str
+    filter: str
     generator: str
     prompt_version: str
     max_tokens: int
@@ -60,6 +61,7 @@ class RagKey:
             mode=index.mode(params.mode),
             rerank=params.rerank,
             reranker=index.reranker if params.rerank else "",
+            filter=json.dumps(params.filter.to_json()),
             generator=generator,
             prompt_version="-".join(map(prompts.version, (agent.prompt, "direct", "options"))),
             max_tokens=max_tokens,

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 
-from search_agent.types import Completion, IndexInfo, Message, Mode, ModelInfo, Passage, Retrieval, Sampling, Span
+from search_agent.types import (
+    Completion,
+    IndexInfo,
+    Message,
+    Mode,
+    ModelInfo,
+    Passage,
+    Rankings,
+    Retrieval,
+    Sampling,
+    Span,
+)
 
 
 class ScriptedPolicy:
@@ -28,10 +39,12 @@ class ListRetriever:
         self.queries: list[str] = []
         self.asked: list[Retrieval] = []
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         self.queries.extend(queries)
         self.asked.append(how)
-        return [self._rank(query)[: how.top_k] for query in queries]
+        index = next(each for each in await self.indexes() if each.is_default)
+        ranked = ([each for each in self._rank(query) if how.filter.matches(each.metadata)] for query in queries)
+        return Rankings((tuple(found[: how.top_k]) for found in ranked), index.served)
 
     async def indexes(self) -> Sequence[IndexInfo]:
         modes = (Mode.DENSE, Mode.BM25, Mode.HYBRID)

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from search_agent.filters import Filter
 from search_agent.parameters import number, option
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A text that can be retrieved. Its `score` is comparable within one ranked list only."""
+    """A text that can be retrieved. Its `score` is comparable within one ranked list only.
+
+    `metadata` holds texts, numbers, truth values and lists of texts by key; filters read it, models do not.
+    """
 
     id: str
     title: str
     text: str
     score: float = 0.0
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+class Rankings(list[tuple[Passage, ...]]):
+    """The passages that each query of a batch found, best first; `served` is "name@version" of what answered."""
+
+    def __init__(self, found: Iterable[tuple[Passage, ...]] = (), served: str = "") -> None:
+        super().__init__(found)
+        self.served = served
 
 
 QUESTION_CHARS = 4000  # the longest question, and the longest option, that the gateway and the readers take
@@ -132,6 +145,16 @@ class Retrieval:
     mode: Mode = option(Mode.AUTO, "how passages are ranked; auto: dense, or bm25 where the index has no vectors")
     # With `rerank` above 0, a cross-encoder ranks the mode's best max(rerank, top_k) passages again.
     rerank: int = number(0, 0, 100, "passages that a cross-encoder ranks again; 0: none")
+    filter: Filter = option(Filter(), 'conditions on passages\' metadata, such as {"year": {"gte": 1990}}')
+
+
+@dataclass(frozen=True, slots=True)
+class IndexVersion:
+    """A version of an index that is kept. `built` is in seconds since 1970."""
+
+    version: str
+    passages: int
+    built: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +162,8 @@ class IndexInfo:
     """An index that a retriever serves. `version` is a hash of its content.
 
     `modes` never contains AUTO. `encoder` is empty if the index has no vectors, `reranker` if the retriever has none.
+    `keys` are those of its passages' metadata. A `writable` index takes changes, and can be rolled back to any of its
+    `versions`, newest first.
     """
 
     name: str
@@ -152,6 +177,14 @@ class IndexInfo:
     source: str = ""
     licence: str = ""
     reranker: str = ""
+    keys: tuple[str, ...] = ()
+    writable: bool = False
+    versions: tuple[IndexVersion, ...] = ()
+
+    @property
+    def served(self) -> str:
+        """Returns "name@version"."""
+        return f"{self.name}@{self.version}"
 
     def mode(self, asked: Mode) -> Mode:
         """Returns the mode that this index uses for `asked`."""
@@ -267,6 +300,7 @@ class Timings:
 class Trajectory:
     """The record of a finished episode. `answer` is None if none was asked for; `finish_reason` is the answer's.
 
+    `models` wrote something, and `indexes` were searched, each as "name@version".
     `truncated`: a model was shown less of the passages than asked, since its context has no room for more.
     """
 
@@ -282,6 +316,7 @@ class Trajectory:
     finish_reason: FinishReason = FinishReason.STOP
     models: tuple[str, ...] = ()
     truncated: bool = False
+    indexes: tuple[str, ...] = ()
 
     @property
     def passages(self) -> tuple[Passage, ...]:

@@ -12,8 +12,8 @@ from search_agent.types import (
     IndexInfo,
     Message,
     ModelInfo,
-    Passage,
     Question,
+    Rankings,
     Retrieval,
     Sampling,
     Span,
@@ -44,7 +44,7 @@ class Searcher(Policy, Protocol):
 class Retriever(Protocol):
     """Ranks passages. Every method raises RetrieverError."""
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         """Returns up to `how.top_k` passages for each query, best first."""
         ...
 

@@ -44,7 +44,8 @@ class SearchResult:
     """The passages that a method kept for a question.
 
     `id` is the request's, which the gateway's log has too. `timings_ms` are milliseconds. `models` are those that wrote
-    something, as "name@version". `truncated` tells that a model read less of the passages than asked.
+    something, and `indexes` those that were searched, as "name@version". `truncated` tells that a model read less of
+    the passages than asked.
     """
 
     id: str
@@ -57,6 +58,7 @@ class SearchResult:
     timings_ms: Timings
     models: tuple[str, ...]
     truncated: bool
+    indexes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from search_agent.types import (
     Mode,
     ModelInfo,
     Passage,
+    Rankings,
     Retrieval,
     Sampling,
     Span,
@@ -35,7 +36,7 @@ class Retriever(ListRetriever):
         self.version = "v1"
         self.error: BoundaryError | None = None
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         if self.error:
             raise self.error
         return await super().search(queries, how)

@@ -42,6 +42,7 @@ def answer_to(body: dict[str, Any]) -> dict[str, Any]:
         "cached": False,
         "models": ["stub@1"],
         "truncated": False,
+        "indexes": ["demo@v1"],
         "citations": [],
         "cache_key": "",
     }

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class RetrieverStub(object):
     """Finds passages: a ranked list for each query of a batch. Concurrent requests are merged into one
-    encoding and one index search.
+    encoding and one index search. An index whose folder may be written changes while it serves: changes are stored first,
+    then built into a new version, which takes the old one's place without a failed search.
     """
 
     def __init__(self, channel):
@@ -51,11 +52,37 @@ class RetrieverStub(object):
                 request_serializer=contracts_dot_v1_dot_retriever__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=contracts_dot_v1_dot_retriever__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.CreateIndex = channel.unary_unary(
+                '/v1.Retriever/CreateIndex',
+                request_serializer=contracts_dot_v1_dot_retriever__pb2.CreateIndexRequest.SerializeToString,
+                response_deserializer=contracts_dot_v1_dot_retriever__pb2.IndexInfo.FromString,
+                _registered_method=True)
+        self.DeleteIndex = channel.unary_unary(
+                '/v1.Retriever/DeleteIndex',
+                request_serializer=contracts_dot_v1_dot_retriever__pb2.IndexRequest.SerializeToString,
+                response_deserializer=contracts_dot_v1_dot_retriever__pb2.DeleteIndexResponse.FromString,
+                _registered_method=True)
+        self.ChangePassages = channel.stream_unary(
+                '/v1.Retriever/ChangePassages',
+                request_serializer=contracts_dot_v1_dot_retriever__pb2.EditsRequest.SerializeToString,
+                response_deserializer=contracts_dot_v1_dot_retriever__pb2.Change.FromString,
+                _registered_method=True)
+        self.ListChanges = channel.unary_unary(
+                '/v1.Retriever/ListChanges',
+                request_serializer=contracts_dot_v1_dot_retriever__pb2.IndexRequest.SerializeToString,
+                response_deserializer=contracts_dot_v1_dot_retriever__pb2.ListChangesResponse.FromString,
+                _registered_method=True)
+        self.RollBack = channel.unary_unary(
+                '/v1.Retriever/RollBack',
+                request_serializer=contracts_dot_v1_dot_retriever__pb2.RollBackRequest.SerializeToString,
+                response_deserializer=contracts_dot_v1_dot_retriever__pb2.IndexInfo.FromString,
+                _registered_method=True)
 
 
 class RetrieverServicer(object):
     """Finds passages: a ranked list for each query of a batch. Concurrent requests are merged into one
-    encoding and one index search.
+    encoding and one index search. An index whose folder may be written changes while it serves: changes are stored first,
+    then built into a new version, which takes the old one's place without a failed search.
     """
 
     def Search(self, request, context):
@@ -82,6 +109,43 @@ class RetrieverServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateIndex(self, request, context):
+        """Creates an empty index. INVALID_ARGUMENT: the name is taken, or a field is wrong. FAILED_PRECONDITION: the service has
+        no folder for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteIndex(self, request, context):
+        """FAILED_PRECONDITION: the index is read-only, as for the calls below.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangePassages(self, request_iterator, context):
+        """Stores all edits of the stream as one change, or none of them; the answer comes once they are on disk. The last
+        edit of an id wins. INVALID_ARGUMENT names the number of the edit, from 1, and its field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListChanges(self, request, context):
+        """Returns the changes that wait or are being built, and the latest that are done; the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBack(self, request, context):
+        """Serves a kept version again. Later changes, and those that wait, are built upon it. NOT_FOUND: it is not kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrieverServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +164,31 @@ def add_RetrieverServicer_to_server(servicer, server):
                     request_deserializer=contracts_dot_v1_dot_retriever__pb2.EmbedRequest.FromString,
                     response_serializer=contracts_dot_v1_dot_retriever__pb2.EmbedResponse.SerializeToString,
             ),
+            'CreateIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateIndex,
+                    request_deserializer=contracts_dot_v1_dot_retriever__pb2.CreateIndexRequest.FromString,
+                    response_serializer=contracts_dot_v1_dot_retriever__pb2.IndexInfo.SerializeToString,
+            ),
+            'DeleteIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteIndex,
+                    request_deserializer=contracts_dot_v1_dot_retriever__pb2.IndexRequest.FromString,
+                    response_serializer=contracts_dot_v1_dot_retriever__pb2.DeleteIndexResponse.SerializeToString,
+            ),
+            'ChangePassages': grpc.stream_unary_rpc_method_handler(
+                    servicer.ChangePassages,
+                    request_deserializer=contracts_dot_v1_dot_retriever__pb2.EditsRequest.FromString,
+                    response_serializer=contracts_dot_v1_dot_retriever__pb2.Change.SerializeToString,
+            ),
+            'ListChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChanges,
+                    request_deserializer=contracts_dot_v1_dot_retriever__pb2.IndexRequest.FromString,
+                    response_serializer=contracts_dot_v1_dot_retriever__pb2.ListChangesResponse.SerializeToString,
+            ),
+            'RollBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBack,
+                    request_deserializer=contracts_dot_v1_dot_retriever__pb2.RollBackRequest.FromString,
+                    response_serializer=contracts_dot_v1_dot_retriever__pb2.IndexInfo.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'v1.Retriever', rpc_method_handlers)
@@ -110,7 +199,8 @@ def add_RetrieverServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Retriever(object):
     """Finds passages: a ranked list for each query of a batch. Concurrent requests are merged into one
-    encoding and one index search.
+    encoding and one index search. An index whose folder may be written changes while it serves: changes are stored first,
+    then built into a new version, which takes the old one's place without a failed search.
     """
 
     @staticmethod
@@ -184,6 +274,141 @@ class Retriever(object):
             '/v1.Retriever/Embed',
             contracts_dot_v1_dot_retriever__pb2.EmbedRequest.SerializeToString,
             contracts_dot_v1_dot_retriever__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/v1.Retriever/CreateIndex',
+            contracts_dot_v1_dot_retriever__pb2.CreateIndexRequest.SerializeToString,
+            contracts_dot_v1_dot_retriever__pb2.IndexInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/v1.Retriever/DeleteIndex',
+            contracts_dot_v1_dot_retriever__pb2.IndexRequest.SerializeToString,
+            contracts_dot_v1_dot_retriever__pb2.DeleteIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePassages(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/v1.Retriever/ChangePassages',
+            contracts_dot_v1_dot_retriever__pb2.EditsRequest.SerializeToString,
+            contracts_dot_v1_dot_retriever__pb2.Change.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/v1.Retriever/ListChanges',
+            contracts_dot_v1_dot_retriever__pb2.IndexRequest.SerializeToString,
+            contracts_dot_v1_dot_retriever__pb2.ListChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/v1.Retriever/RollBack',
+            contracts_dot_v1_dot_retriever__pb2.RollBackRequest.SerializeToString,
+            contracts_dot_v1_dot_retriever__pb2.IndexInfo.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from search_agent import tags
 from search_agent.agents import AGENTS, s3
-from search_agent.types import Completion, IndexInfo, Passage, Question, Retrieval, Sampling, Span, Trajectory
+from search_agent.types import Completion, IndexInfo, Passage, Question, Rankings, Retrieval, Sampling, Span, Trajectory
 from search_agent.world import Retriever, World
 
 
@@ -24,7 +24,7 @@ class Player(ABC):
     def move(self, block: Sequence[Passage], last: bool) -> tags.Move:
         """Returns the move on the newest block. The agent ignores a search in the last turn."""
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         (self._block,) = found = await self._retriever.search(queries, how)
         return found
 

@@ -23,7 +23,7 @@ from learning.warm_start.teacher import Teacher, right_passages
 from search_agent.agents import s3
 from search_agent.grading.answers import span_match
 from search_agent.grading.evidence import coverage
-from search_agent.types import UNTAUGHT, IndexInfo, ModelCard, Passage, Question, Retrieval, Span
+from search_agent.types import UNTAUGHT, IndexInfo, ModelCard, Passage, Question, Rankings, Retrieval, Span
 from search_agent.world import Retriever
 
 _DEPTH = 20  # how far down the ranking gold passages and passages without an answer are looked for
@@ -67,9 +67,9 @@ class _Drawn:
     def __init__(self, question: Question, retriever: Retriever, seed: str) -> None:
         self._question, self._retriever, self._order = question, retriever, random.Random(seed)
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         rankings = await self._retriever.search(queries, replace(how, top_k=_DEPTH))
-        return [self._drawn(found, how.top_k) for found in rankings]
+        return Rankings((self._drawn(found, how.top_k) for found in rankings), rankings.served)
 
     async def indexes(self) -> Sequence[IndexInfo]:
         return await self._retriever.indexes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Passage, Retrieval, Sampling, Span
+from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Rankings, Retrieval, Sampling, Span
 from search_agent.world import Generator, Searcher
 from services.gateway import caller
 from services.gateway.caller import Forbidden
@@ -22,7 +22,7 @@ class GuardedRetriever:
     def __init__(self, retriever: Retrieving) -> None:
         self._retriever = retriever
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         return await self._retriever.search(queries, replace(how, index=await self._allowed(how.index)))
 
     async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:

@@ -132,6 +132,7 @@ class PassageOut(Out):
     title: str
     text: str
     score: float
+    metadata: dict[str, Any]
 
 
 class DocumentOut(PassageOut):
@@ -185,7 +186,8 @@ class TimingsOut(Out):
 class SearchResponse(Out):
     """`id` is the request's id, which the logs have too. `models` are those that wrote something, as "name@version".
 
-    `truncated` tells that a model read less of the passages than asked, since its context has no room for more.
+    `indexes` are those that were searched, likewise. `truncated` tells that a model read less of the passages than
+    asked, since its context has no room for more.
     """
 
     id: str
@@ -198,6 +200,7 @@ class SearchResponse(Out):
     timings_ms: TimingsOut = Field(validation_alias="timings")
     models: list[str]
     truncated: bool
+    indexes: list[str]
 
     @classmethod
     def of(cls, id: str, trajectory: Trajectory, **more: Any) -> Self:
@@ -279,6 +282,14 @@ class MethodOut(Out):
     parameters: dict[str, Any]
 
 
+class IndexVersionOut(Out):
+    """A version that is kept; `built` is in seconds since 1970."""
+
+    version: str
+    passages: int
+    built: float
+
+
 class IndexOut(Out):
     name: str
     version: str
@@ -291,3 +302,6 @@ class IndexOut(Out):
     source: str
     licence: str
     reranker: str
+    keys: list[str]
+    writable: bool
+    versions: list[IndexVersionOut]

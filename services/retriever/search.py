@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from common import metrics
 from search_agent.errors import Failure, RetrieverError
-from search_agent.types import QUESTION_CHARS, IndexInfo, Mode, Passage, Retrieval
+from search_agent.types import QUESTION_CHARS, IndexInfo, Mode, Passage, Rankings, Retrieval
 from search_agent.world import index_named
 from services.retriever.batcher import Batcher
 from services.retriever.encoders import Encoder
@@ -165,7 +165,7 @@ class BatchedRetriever:
     async def indexes(self) -> Sequence[IndexInfo]:
         return self._indexes
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         """Returns up to `how.top_k` passages a query; BM25 finds fewer where fewer share a word with the query.
 
         There may be any number of queries; an empty one finds nothing, and a long one is cut. With `how.rerank`, the
@@ -201,7 +201,7 @@ class BatchedRetriever:
         for start in range(0, len(asked), size):
             found += await self._batcher.submit(asked[start : start + size], admitted=start > 0)
         answers = iter(found)
-        return [next(answers) if text else () for text in texts]
+        return Rankings((next(answers) if text else () for text in texts), index.served)
 
     async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
         """Returns the vectors that the index's encoder makes of the texts, of which there may be any number."""

@@ -12,7 +12,6 @@ from common import metrics
 from common.codecs import retriever as codec
 from contracts.v1 import retriever_pb2_grpc
 from search_agent.types import Mode
-from search_agent.world import index_named
 from services.retriever.encoders import Encoder, encoder_of
 from services.retriever.errors import EncoderUnavailable, IndexRefused
 from services.retriever.gpu import Device, torch_devices
@@ -38,7 +37,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
     async def Search(self, request: Any, context: Any) -> Any:
         how = codec.retrieval_of(request)
         found = await self._retriever.search(request.queries, how)
-        return codec.search_response(found, index_named(await self._retriever.indexes(), how.index))
+        return codec.search_response(found)
 
     async def ListIndexes(self, request: Any, context: Any) -> Any:
         return codec.indexes_response(await self._retriever.indexes())

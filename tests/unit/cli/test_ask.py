@@ -26,10 +26,11 @@ ROOT = Path(__file__).parents[3]
 EVIL = "Two\nlines\r\u2028and \x1b[31mred\x07\u202eback"
 ID = "p\n1"
 TURN = {"query": EVIL, "retrieved": [ID, "p2"], "selected": [ID], "titles": {ID: EVIL, "p2": "Other"}, "error": EVIL}
-DOCUMENT = {"id": ID, "title": EVIL, "text": "It was an \nanswer.", "score": 1, "turn": 1}
+DOCUMENT = {"id": ID, "title": EVIL, "text": "It was an \nanswer.", "score": 1, "metadata": {}, "turn": 1}
 ANSWER = {"id": "1", "method": "s3", "question": "q", "documents": [DOCUMENT], "turns": [TURN]} | {
     "stop_reason": "complete", "usage": {"prompt_tokens": 1234, "completion_tokens": 5, "searches": 1},
     "timings_ms": {"total": 3210, "retrieve": 1, "search": 1, "generate": 1}, "models": ["m@1"], "truncated": False,
+    "indexes": ["demo@v1"],
     "answer": "an\nanswer", "citations": [ID], "cached": False, "cache_key": "",
     "finish_reason": "stop",
 }  # fmt: skip

@@ -9,16 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.codecs import generator, retriever
+from common.indexes import Change, ChangeState, Edit, NewIndex, Removal
 from contracts.v1 import generator_pb2, retriever_pb2
-from search_agent.errors import RetrieverError
+from search_agent.errors import Failure, RetrieverError
+from search_agent.filters import Filter
 from search_agent.types import (
     Completion,
     FinishReason,
     IndexInfo,
+    IndexVersion,
     Mode,
     ModelCard,
     ModelInfo,
     Passage,
+    Rankings,
     Retrieval,
     Sampling,
 )
@@ -30,7 +34,18 @@ SINGLE = st.floats(0, 2, width=32)  # what a message holds of a float
 MODES = st.sampled_from(Mode)
 
 
-@given(st.lists(TEXT), st.builds(Retrieval, COUNT, TEXT, MODES, COUNT))
+SCALAR = TEXT | st.integers(-(2**53), 2**53) | st.floats(-1e9, 1e9) | st.booleans()
+METADATA = st.dictionaries(TEXT, SCALAR | st.lists(TEXT), max_size=3)
+FILTERS = st.dictionaries(
+    st.text("abc", min_size=1),
+    SCALAR
+    | st.fixed_dictionaries({"in": st.lists(SCALAR, min_size=1)})
+    | st.fixed_dictionaries({"gte": TEXT, "lte": st.integers(0, 9), "exists": st.booleans()}),
+    max_size=3,
+).map(Filter.from_json)
+
+
+@given(st.lists(TEXT), st.builds(Retrieval, COUNT, TEXT, MODES, COUNT, FILTERS))
 def test_searches(queries: list[str], how: Retrieval) -> None:
     request = sent(retriever.search_request(queries, how))
     assert (list(request.queries), retriever.retrieval_of(request)) == (queries, how)
@@ -42,18 +57,54 @@ def test_a_mode_that_does_not_exist_is_named() -> None:
     assert caught.value.field == "mode"
 
 
-@given(st.lists(st.lists(st.builds(Passage, TEXT, TEXT, TEXT, SINGLE)).map(tuple)))
+@pytest.mark.parametrize("filter", ["[]", "{", '{"year": {"gt": 1}}', '{"year": NaN}', "[" * 100_000])
+def test_a_filter_that_is_none_is_named(filter: str) -> None:
+    with pytest.raises(RetrieverError) as caught:
+        retriever.retrieval_of(retriever_pb2.SearchRequest(filter=filter))
+    assert (caught.value.failure, caught.value.field) == (Failure.INVALID, "filter")
+
+
+PASSAGES = st.builds(Passage, TEXT, TEXT, TEXT, SINGLE, METADATA)
+
+
+@given(st.lists(st.lists(PASSAGES).map(tuple)))
 def test_passages(found: list[tuple[Passage, ...]]) -> None:
-    assert retriever.passages_of(sent(retriever.search_response(found, IndexInfo("demo", "1")))) == found
+    arrived = retriever.rankings_of(sent(retriever.search_response(Rankings(found, "demo@1"))))
+    assert (arrived, arrived.served) == (found, "demo@1")
+
+
+@given(st.lists(PASSAGES | st.builds(Removal, TEXT)))
+def test_edits(edits: list[Edit]) -> None:
+    request = sent(retriever.edits_request("demo", edits))
+    assert (request.index, [*map(retriever.edit_of, request.edits)]) == ("demo", edits)
+
+
+@given(st.builds(NewIndex, TEXT, st.none() | TEXT, TEXT, TEXT, TEXT, TEXT))
+def test_new_indexes(new: NewIndex) -> None:
+    assert retriever.new_index_of(sent(retriever.create_request(new))) == new
 
 
 @given(
     st.lists(
         st.builds(
-            IndexInfo, TEXT, TEXT, COUNT, COUNT, TEXT, TEXT, st.lists(MODES).map(tuple), st.booleans(), TEXT, TEXT, TEXT
+            Change, TEXT, COUNT, st.sampled_from(ChangeState), COUNT, COUNT, TEXT, COUNT, COUNT, TEXT, TEXT,
+            SINGLE, SINGLE, SINGLE,
         )
     )
-)
+)  # fmt: skip
+def test_changes(changes: list[Change]) -> None:
+    assert retriever.changes_of(sent(retriever.changes_response(changes))) == changes
+
+
+VERSIONS = st.lists(st.builds(IndexVersion, TEXT, COUNT, SINGLE)).map(tuple)
+TEXTS = st.lists(TEXT).map(tuple)
+INDEXES = st.builds(
+    IndexInfo, TEXT, TEXT, COUNT, COUNT, TEXT, TEXT, st.lists(MODES).map(tuple), st.booleans(), TEXT, TEXT, TEXT, TEXTS,
+    st.booleans(), VERSIONS,
+)  # fmt: skip
+
+
+@given(st.lists(INDEXES))
 def test_indexes(indexes: list[IndexInfo]) -> None:
     assert retriever.indexes_of(sent(retriever.indexes_response(indexes))) == indexes
 
@@ -90,6 +141,9 @@ def test_models(info: ModelInfo) -> None:
     ("value", "message"),
     [
         (IndexInfo, retriever_pb2.IndexInfo),
+        (IndexVersion, retriever_pb2.IndexVersion),
+        (Change, retriever_pb2.Change),
+        (NewIndex, retriever_pb2.CreateIndexRequest),
         (Passage, retriever_pb2.Passage),
         (Sampling, generator_pb2.Sampling),
         (ModelInfo, generator_pb2.ModelInfoResponse),

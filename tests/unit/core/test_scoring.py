@@ -134,7 +134,7 @@ def test_exact_implies_span_and_full_overlap(answer: str, golds: list[str]) -> N
 def test_every_part_of_the_cache_key_counts() -> None:
     base = {
         "corpus": "demo", "index_version": "v1", "encoder": "e5", "top_k": 3, "documents": 3, "mode": "dense",
-        "rerank": 0, "reranker": "r", "generator": "m@1", "prompt_version": "p", "max_tokens": 8,
+        "rerank": 0, "reranker": "r", "filter": "{}", "generator": "m@1", "prompt_version": "p", "max_tokens": 8,
         "question": "q", "options": (),
     }  # fmt: skip
     more = {int: 1, str: "x", tuple: (("A", "yes"),)}

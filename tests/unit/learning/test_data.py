@@ -20,7 +20,7 @@ from learning import data
 from learning.data import FACTS, TRAIN, VALIDATION, keep, prepare, split
 from learning.episodes import example_of
 from search_agent.errors import Failure, RetrieverError
-from search_agent.types import Passage, Question, Retrieval
+from search_agent.types import Question, Rankings, Retrieval
 from search_agent.world import World
 from tests.fakes import Generator, Retriever
 
@@ -207,7 +207,7 @@ class Failing(Retriever):
         super().__init__()
         self._failing = failing
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         if int(queries[0].split()[1].strip("?")) < self._failing:
             raise RetrieverError(Failure.TIMEOUT, "it did not answer in time")
         return await super().search(queries, how)

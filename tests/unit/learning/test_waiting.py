@@ -9,7 +9,7 @@ import pytest
 from learning import waiting
 from learning.waiting import PatientGenerator, PatientRetriever, SharedRetriever
 from search_agent.errors import Failure, GeneratorError, RetrieverError
-from search_agent.types import Completion, IndexInfo, Message, Mode, ModelInfo, Passage, Retrieval, Sampling
+from search_agent.types import Completion, IndexInfo, Message, Mode, ModelInfo, Rankings, Retrieval, Sampling
 
 
 class Busy:
@@ -23,10 +23,10 @@ class Busy:
         self.left -= 1
         return self.left >= 0
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         if self._refuse():
             raise RetrieverError(self.failure, "full")
-        return [()]
+        return Rankings([()])
 
     async def indexes(self) -> Sequence[IndexInfo]:
         return []
@@ -99,9 +99,9 @@ async def test_a_search_that_failed_is_sent_again() -> None:
 
 async def test_one_who_leaves_does_not_take_the_search_along() -> None:
     class Slow(Busy):
-        async def search(self, *args: object) -> list[tuple[Passage, ...]]:  # type: ignore[override]
+        async def search(self, *args: object) -> Rankings:  # type: ignore[override]
             await asyncio.sleep(0.02)
-            return [()]
+            return Rankings([()])
 
     shared = SharedRetriever(Slow(0), 2)
     leaves, stays = (asyncio.create_task(shared.search(["q"], Retrieval(3, "", Mode.DENSE))) for _ in range(2))
