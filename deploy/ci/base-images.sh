@@ -54,7 +54,7 @@ ENTRYPOINT ["prometheus"]
 EOF
 }
 
-export DOCKER_BUILDKIT=0 # BuildKit would ask a registry for the stand-in's name
+
 have "$python" || make_python "$python"
 have "$redis" || make_redis "$redis"
 have "$prometheus" || make_prometheus "$prometheus"

@@ -86,11 +86,37 @@ def test_mounted_files_and_dockerfiles_exist(compose: dict[str, Any]) -> None:
 
 
 def test_prometheus_scrapes_services_of_the_compose_file() -> None:
-    for job in PROMETHEUS["scrape_configs"]:
-        for group in job["static_configs"]:
-            assert group["labels"]["service"] in COMPOSE["services"]
-            for target in group["targets"]:
-                assert target.split(":")[0] in {group["labels"]["service"], "127.0.0.1"}
+    ours = [(COMPOSE, group) for job in PROMETHEUS["scrape_configs"] for group in job["static_configs"]]
+    added = [
+        (GPU, group)
+        for file in (ROOT / "deploy/prometheus/gpu").iterdir()
+        for group in yaml.safe_load(file.read_text())
+    ]
+    assert added
+    for compose, group in ours + added:
+        assert group["labels"]["service"] in compose["services"]
+        for target in group["targets"]:
+            assert target.split(":")[0] in {group["labels"]["service"], "127.0.0.1"}
+
+
+@pytest.mark.parametrize("compose", [COMPOSE, GPU], ids=["cpu", "gpu"])
+def test_a_service_is_asked_in_a_network_that_the_caller_shares(compose: dict[str, Any]) -> None:
+    services = {name: COMPOSE["services"].get(name, {}) | service for name, service in compose["services"].items()}
+    networks = {name: set(_extended(service).get("networks", ())) for name, service in services.items()}
+    asked = {
+        (name, host)
+        for name, service in services.items()
+        for value in service.get("environment", {}).values()
+        for host in re.findall(r"([a-z]+):\d{4,5}", str(value))
+        if host in services
+    }
+    assert asked
+    assert [(caller, host) for caller, host in sorted(asked) if not networks[caller] & networks[host]] == []
+
+
+def _extended(service: dict[str, Any]) -> dict[str, Any]:
+    """Returns a service with what it takes from the one that it extends."""
+    return COMPOSE["services"].get(service.get("extends", {}).get("service"), {}) | service
 
 
 def test_only_the_front_doors_are_published_and_to_this_machine_alone() -> None:
@@ -110,9 +136,9 @@ def test_compose_sets_what_services_read(compose: dict[str, Any]) -> None:
 
 def test_what_only_gpus_add_is_held_as_every_service_is() -> None:
     held = COMPOSE["services"]["trainer"]
-    rules = ("restart", "security_opt", "logging", "read_only", "tmpfs", "cap_drop")
+    rules = ("restart", "init", "security_opt", "logging", "read_only", "tmpfs", "cap_drop")
     for name in GPU["services"].keys() - COMPOSE["services"].keys():
-        added = GPU["services"][name]
+        added = _extended(GPU["services"][name])
         assert {rule: added.get(rule) for rule in rules} == {rule: held[rule] for rule in rules}
         assert "ports" not in added
 
