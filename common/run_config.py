@@ -196,6 +196,11 @@ class RunConfig(_Part):
     verl: dict[str, Any] = {}
 
     @property
+    def trains_adapter(self) -> bool:
+        """False if all weights of the model are trained."""
+        return bool(self.verl.get("actor_rollout_ref.model.lora_rank"))
+
+    @property
     def questions_a_step(self) -> int:
         return int(self.verl.get("data.train_batch_size", 1024))
 

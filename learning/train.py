@@ -10,20 +10,18 @@ import asyncio
 import importlib.util
 import json
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import lines, model_card, run_config, run_services, stored
+from common import run_config, run_services
 from common.run_config import ConfigProblem, RunConfig
 from common.training import STOPPED_BY_ITSELF
 from evaluation.errors import EvaluateProblem
 from learning import data
 from learning.samples import RunStopped
+from learning.weights import merge_start, start_of, write_weights
 from search_agent.errors import BoundaryError
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 FINISHED, STOPPED = 0, STOPPED_BY_ITSELF
 _ROOT = Path(__file__).resolve().parents[1]
-_ATTENTION, _ENGINE = "learning.attention", "learning.engine"
+_ENGINE = "learning.engine"
 _FILTER = "algorithm.filter_groups"
 _MINI_BATCH = "actor_rollout_ref.actor.ppo_mini_batch_size"
 _NEEDED = ("torch", "ray", "verl", "vllm", "transfer_queue")
@@ -88,7 +86,7 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
         "critic.model.path": run.base_model,
         **run.verl,
     }
-    if run.adapter:
+    if run.adapter and run.trains_adapter:
         chosen["actor_rollout_ref.model.lora_adapter_path"] = str(Path(run.adapter).resolve())
     samples = int(chosen.get("actor_rollout_ref.rollout.n", 1))
     grouped = str(_plain(chosen, "algorithm.adv_estimator")).startswith("grpo")
@@ -104,7 +102,7 @@ def options(run: RunConfig, folder: Path) -> dict[str, Any]:
         in_flight = chosen.get(f"{_FILTER}.max_inflight_gen_batches", 1)
         sampler["filtering"] = {"train_batch_size": batch, "max_inflight_gen_batches": in_flight}
     return chosen | {
-        "actor_rollout_ref.model.path": run.base_model,
+        "actor_rollout_ref.model.path": start_of(run, folder),
         "actor_rollout_ref.rollout.seed": run.seed,
         "actor_rollout_ref.rollout.agent.agent_loop_config_path": str(folder / "agent_loop.yaml"),
         "actor_rollout_ref.rollout.agent.default_agent_loop": "search_agent",
@@ -180,49 +178,14 @@ def train(folder: Path) -> None:
         _check_device()
         _check_folders(run)
         asyncio.run(_prepare(run, folder / "data"))
+        merge_start(run, folder)
         chosen = compose(options(run, folder))
     except (ConfigProblem, EvaluateProblem, BoundaryError) as error:
         raise RunStopped(str(error)) from error
     try:
         _run(chosen, folder)
     finally:
-        if run.verl.get("actor_rollout_ref.model.lora_rank"):
-            write_adapters(folder, run)
-
-
-def write_adapters(folder: Path, run: RunConfig) -> None:
-    """Writes each checkpoint's LoRA adapter, with its card, as CHECKPOINT/lora_adapter, which searchers load."""
-    for checkpoint in (folder / "checkpoints").glob("global_step_*"):
-        if (checkpoint / "lora_adapter").exists():
-            continue
-        merged = checkpoint / "merged.draft"  # the whole model comes along, and is not kept
-        where = ["--local_dir", str(checkpoint / "actor"), "--target_dir", str(merged)]
-        merge = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp", *where]
-        subprocess.run(merge, check=True, env=os.environ | {"VERL_USE_EXTERNAL_MODULES": _ATTENTION})
-        start, figures = Path(run.adapter) if run.adapter else None, _figures(folder / "metrics.jsonl", checkpoint.name)
-        card = model_card.trained(run.card(), Path(run.base_model), start, figures)
-        model_card.write(merged / "lora_adapter", card)
-        (merged / "lora_adapter").rename(checkpoint / "lora_adapter")
-        shutil.rmtree(merged)
-
-
-def _figures(log: Path, checkpoint: str) -> dict[str, float]:
-    """Returns the step of a checkpoint, and the run's own metrics of that step."""
-    step = int(checkpoint.rpartition("_")[2])
-    figures: dict[str, float] = {"step": step}
-    for line in lines.whole(log.read_bytes())[0] if log.exists() else ():
-        record = stored.read(_Logged, line)
-        if record and record.step == step:
-            figures |= {name: value for name, value in record.data.items() if name.startswith(("search/", "val-"))}
-    return figures
-
-
-@dataclass(frozen=True, slots=True)
-class _Logged:
-    """A line of metrics.jsonl."""
-
-    step: int
-    data: dict[str, float]
+        write_weights(run, folder)
 
 
 def _check_folders(run: RunConfig) -> None:

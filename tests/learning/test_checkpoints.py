@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from common import model_card, run_config
-from learning.train import write_adapters
+from learning.train import options
+from learning.weights import merge_start, write_weights
 from services.generator.lora import AdapterProblem, Heads, to_gguf
 from tests.learning.model import write_model
 
@@ -44,7 +45,7 @@ def test_a_checkpoint_becomes_an_adapter_for_llama_cpp(run: Path, tmp_path: Path
     checkpoint = run / "checkpoints" / "global_step_4"
     settings = run_config.load(str(run / "config.yaml"))
     (run / "metrics.jsonl").write_text('{"step": 4, "data": {"search/gain": 0.25, "actor/lr": 1}}\n{"step": 5, "da')
-    write_adapters(run, settings)
+    write_weights(settings, run)
     assert sorted(path.name for path in checkpoint.iterdir()) == ["actor", "lora_adapter"]
     card = model_card.read(checkpoint / "lora_adapter")
     assert (card.method, card.data) == ("s3", ("qa_train.jsonl.gz 0.6-0.95",))
@@ -57,9 +58,44 @@ def test_a_checkpoint_becomes_an_adapter_for_llama_cpp(run: Path, tmp_path: Path
     assert len(found) == 2 * 7 * 2  # layers, projections, sides
     np.testing.assert_array_equal(found["blk.1.ffn_down.weight.lora_b"], saved[name].bfloat16().half().numpy())
     assert reader.fields["adapter.lora.alpha"].parts[-1][0] == 8
-    write_adapters(run, settings)  # files that exist stay
+    write_weights(settings, run)  # files that exist stay
 
 
 def test_a_checkpoint_without_an_adapter_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterProblem, match="lora_adapter"):
         to_gguf(run / "checkpoints" / "global_step_4" / "lora_adapter", Heads(2, 2), tmp_path / "adapter.gguf")
+
+
+def test_a_run_of_all_weights_starts_from_the_merged_adapter_and_leaves_models(run: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    base = tmp_path / "base"
+    bare = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    bare.save_pretrained(base)
+    before = bare.state_dict()["model.layers.1.mlp.down_proj.weight"].clone()
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    warm = get_peft_model(bare, lora)
+    warm.save_pretrained(tmp_path / "warm")
+    changes = {"adapter": str(tmp_path / "warm"), "verl.actor_rollout_ref.model.lora_rank": 0}
+    settings = run_config.load(str(run / "config.yaml"), changes)
+    merge_start(settings, run)
+    merge_start(settings, run)  # one that exists stays
+    started = AutoModelForCausalLM.from_pretrained(run / "start")
+    name = "model.layers.1.mlp.down_proj.weight"
+    expected = warm.merge_and_unload().state_dict()[name]
+    torch.testing.assert_close(started.state_dict()[name], expected)
+    assert not torch.equal(expected, before)
+    chosen = options(settings, run)
+    assert chosen["actor_rollout_ref.model.path"] == str(run / "start")
+    assert "actor_rollout_ref.model.lora_adapter_path" not in chosen
+
+    checkpoint = run / "checkpoints" / "global_step_4"
+    torch.save(started.state_dict(), checkpoint / "actor" / "model_world_size_1_rank_0.pt")
+    write_weights(settings, run)
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["actor", "model"]
+    assert "attn_implementation" not in (checkpoint / "model" / "config.json").read_text()
+    written = AutoModelForCausalLM.from_pretrained(checkpoint / "model").state_dict()[name]
+    assert torch.equal(written, expected.bfloat16().to(written.dtype))
+    card = model_card.read(checkpoint / "model")
+    assert (card.method, card.base_model, card.figures) == ("s3", "", {"step": 4})
