@@ -143,7 +143,7 @@ def _precompute(args: argparse.Namespace) -> int:
             async with endpoints.open() as (gateway, _), _placed(scoring, args) as scorer:
                 with tqdm(total=len(asked), unit="question") as bar:
                     outcome = await precompute.precompute(
-                        asked, gateway, store, scorer, args.concurrency, _advance(bar)
+                        asked, gateway, store, scorer, args.concurrency, _advance(bar), args.index
                     )
             if args.save:
                 print(f"{args.save}: {await scored_file.save(store, args.save, args.index):,} results saved")

@@ -30,9 +30,12 @@ class Gateway:
                 return {"name": index.name, "version": index.version, "encoder": index.encoder}
         raise EvaluateProblem(f"the gateway serves no index {name!r}" if name else "the gateway serves no index")
 
-    async def check_cache(self) -> None:
-        """Raises GatewayProblem if the gateway keeps no naive-RAG results."""
+    async def check_cache(self, index: str) -> None:
+        """Raises GatewayProblem if the gateway keeps no naive-RAG results, EvaluateProblem if none of that index."""
         await self._client.cache()
+        found = await self.index(index)
+        if not found["version"]:
+            raise EvaluateProblem(f"index {found['name']!r} has no version: its answers change, so none is kept")
 
     async def answer(self, **asked: Any) -> Answer:
         """Answers what `AsyncClient.answer` takes; asks again while the gateway is full. Raises Failed."""

@@ -83,14 +83,15 @@ async def precompute(
     score: Callable[[Question], Awaitable[tuple[bool, bool]]],
     concurrency: int,
     advance: Callable[[bool], None],
+    index: str = "",
 ) -> Outcome:
-    """Scores every question with `score`, a Scorer here or elsewhere.
+    """Scores every question with `score`, a Scorer here or elsewhere, which asks `index` or the default one.
 
     Questions answered before, by the models and index served now, come from the cache, so that a killed run continues
-    and no stale result is used. Raises EvaluateProblem if the gateway has no cache or another one, CacheError if Redis
-    fails.
+    and no stale result is used. Raises EvaluateProblem if the gateway has no cache or another one, or keeps nothing of
+    the index, and CacheError if Redis fails.
     """
-    await gateway.check_cache()
+    await gateway.check_cache(index)
     await store.check()
     right: dict[str, bool] = {}
     failures: Counter[str] = Counter()

@@ -111,13 +111,15 @@ class Player:
     async def _rag_key(
         self, agent: Agent, question: Question, max_documents: int | None, world: World, answer: Sampling
     ) -> RagKey | None:
-        """Returns the key of naive RAG without instructions, or None.
+        """Returns the key of naive RAG without instructions on an index with a version, or None.
 
         Asks for the versions each time: a new model must miss.
         """
         if not isinstance(agent.params, NaiveRagParams) or question.instructions:
             return None
         index, model = await asyncio.gather(world.index(agent.params.index), world.generator.info())
+        if not index.version:
+            return None
         return RagKey.of(agent, question, index, model.model, answer.max_tokens, max_documents)
 
 

@@ -53,6 +53,12 @@ async def test_the_second_time_nothing_is_retrieved_or_generated(gateway: Gatewa
     )  # fmt: skip
 
 
+async def test_nothing_is_kept_of_an_index_without_a_version(gateway: Gateway) -> None:
+    gateway.retriever.version = ""
+    assert [(await gateway.ask())[1] for _ in range(2)] == [False, False]
+    assert await gateway.cache.store.contents() == {}
+
+
 @pytest.mark.parametrize("value", ["garbage", "null", "{}", '{"method": "naive_rag"}', b"\xff\xfe"])
 async def test_a_damaged_or_older_result_is_answered_anew_and_replaced(gateway: Gateway, value: str | bytes) -> None:
     first, _ = await gateway.ask()

@@ -86,6 +86,13 @@ async def test_every_question_is_scored_once_and_the_failed_are_named(stack: Sta
     assert again.wrong == outcome.wrong
 
 
+async def test_an_index_whose_answers_change_is_refused_before_anything_is_asked(stack: Stack) -> None:
+    stack.retriever.version = ""
+    with pytest.raises(EvaluateProblem, match="index 'demo' has no version"):
+        await stack.fill()
+    assert stack.generations == 0
+
+
 async def test_a_run_that_failed_midway_goes_on(stack: Stack) -> None:
     await stack.fill(QUESTIONS[:5])
     stack.generator.error = GeneratorError(Failure.UNAVAILABLE, "down")

@@ -30,7 +30,7 @@ function backend(name, state) {
 
 function index({ name, version, passages, modes, kind, dim, encoder, reranker, source, licence, ...about }) {
   const facts = {
-    Passages: count(passages),
+    Passages: modes.length ? count(passages) : "on another server",
     Version: version,
     Modes: modes.join(", "),
     Kind: kind,
