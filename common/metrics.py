@@ -28,6 +28,9 @@ RETRIEVER_QUEUED_QUERIES = Gauge("search_agent_retriever_queued_queries", "Queri
 RETRIEVER_INDEX_PASSAGES = Gauge(
     "search_agent_retriever_index_passages", "Passages of a served index", ["index", "version"]
 )
+RETRIEVER_SOURCE_UP = Gauge(
+    "search_agent_retriever_source_up", "An index that is a server: 1 if it answered its last search", ["index"]
+)
 
 # Generator (searcher and generator). `name` is the model's name in its service.
 GENERATOR_TOKENS = Counter(

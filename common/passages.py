@@ -14,18 +14,28 @@ class BadPassage(ValueError):
         self.field = field
 
 
+class NoText(BadPassage):
+    """A passage whose text is empty."""
+
+
 def read_passage(record: bytes) -> Passage:
-    """Returns one JSON object as a passage. Raises BadPassage with the reason.
+    """Returns one JSON object as a passage. Raises BadPassage with the reason."""
+    return passage_of(_fields(record))
+
+
+def passage_of(fields: dict[str, object]) -> Passage:
+    """Returns an object's fields as a passage. Raises BadPassage with the reason, NoText if the text is empty.
 
     The id is "id" or BEIR's "_id". The text is "text", MedCorp's "content", or "contents": the title on a line of its
     own, in quotes or not, before the text, or the text alone. The title may be missing, null, NaN or empty.
     """
-    fields = _fields(record)
     id = _id(fields)
     title = "" if fields.get("title") is None else _string(fields, "title")
     title = title if title.strip() else ""
     body = next((body for body in ("text", "content", "contents") if body in fields), "text")
-    text = _filled(fields, body)
+    text = _string(fields, body)
+    if not text.strip():
+        raise NoText(body, f'"{body}" is empty')
     if body == "contents":
         title, text = _split(title, text)
     return Passage(id, title, text)
@@ -52,7 +62,7 @@ def _split(title: str, contents: str) -> tuple[str, str]:
     if not newline or title not in ("", first):
         return title, contents
     if not text.strip():
-        raise BadPassage("contents", '"contents" has a title line and no text')
+        raise NoText("contents", '"contents" has a title line and no text')
     return first, text
 
 

@@ -159,11 +159,11 @@ class IndexVersion:
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """An index that a retriever serves. `version` is a hash of its content.
+    """An index that a retriever serves. `version` is a hash of its content, empty if nothing may keep its answers.
 
-    `modes` never contains AUTO. `encoder` is empty if the index has no vectors, `reranker` if the retriever has none.
-    `keys` are those of its passages' metadata. A `writable` index takes changes, and can be rolled back to any of its
-    `versions`, newest first.
+    `modes` never contains AUTO; a server, which ranks by itself, has none. `encoder` is empty if the index has no
+    vectors, `reranker` if the retriever has none. `keys` are those of its passages' metadata. A `writable` index takes
+    changes, and can be rolled back to any of its `versions`, newest first.
     """
 
     name: str
@@ -188,7 +188,7 @@ class IndexInfo:
 
     def mode(self, asked: Mode) -> Mode:
         """Returns the mode that this index uses for `asked`."""
-        return next(iter(self.modes), Mode.DENSE) if asked is Mode.AUTO else asked
+        return next(iter(self.modes), asked) if asked is Mode.AUTO else asked
 
 
 @dataclass(frozen=True, slots=True)

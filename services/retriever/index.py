@@ -16,6 +16,8 @@ from services.retriever.fusion import Ranking
 from services.retriever.gpu import Device
 from services.retriever.manifest import Manifest
 from services.retriever.passages import PassageStore
+from services.retriever.sources import Source
+from services.retriever.sources.config import SOURCE
 
 
 class Index:
@@ -27,6 +29,7 @@ class Index:
 
     def __init__(self, folder: Path, verify_checksums: bool = True, gpus: Sequence[Device] = ()) -> None:
         self.manifest: Manifest = manifests.read(folder, verify_checksums)
+        self.name = self.manifest.name
         self._store = PassageStore(folder)
         count = self.manifest.count
         if len(self._store) != count:
@@ -58,25 +61,30 @@ class Index:
 
 def open_indexes(
     folder: Path, verify_checksums: bool = True, gpus: Sequence[Device] = ()
-) -> tuple[dict[str, Index], list[Path]]:
-    """Returns every index in `folder` by name, and the folders that hold none. Raises IndexRefused.
+) -> tuple[dict[str, Index], dict[str, Source], list[Path]]:
+    """Returns every index in `folder` by name, those that are servers too, and the folders that hold none.
 
-    Folders of unfinished builds (*.building, *.old) are passed over.
+    Folders of unfinished builds (*.building, *.old) are passed over. Raises IndexRefused.
     """
     indexes: dict[str, Index] = {}
+    sources: dict[str, Source] = {}
     others: list[Path] = []
     if not folder.is_dir():
         raise IndexRefused(folder, "no such folder")
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
         if path.suffix in (".building", ".old"):
             continue
-        if not (path / manifests.MANIFEST).is_file():
+        is_source = (path / SOURCE).is_file()
+        if not is_source and not (path / manifests.MANIFEST).is_file():
             others.append(path)
             continue
-        index = Index(path, verify_checksums, gpus)
-        if index.manifest.name in indexes:
-            raise IndexRefused(path, f"a second index called {index.manifest.name!r}")
-        indexes[index.manifest.name] = index
-    if not indexes:
+        opened = Source(path) if is_source else Index(path, verify_checksums, gpus)
+        if opened.name in indexes or opened.name in sources:
+            raise IndexRefused(path, f"a second index called {opened.name!r}")
+        if isinstance(opened, Source):
+            sources[opened.name] = opened
+        else:
+            indexes[opened.name] = opened
+    if not indexes and not sources:
         raise IndexRefused(folder, "holds no index; build one with: search-agent index build")
-    return indexes, others
+    return indexes, sources, others

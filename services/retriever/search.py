@@ -19,15 +19,19 @@ from services.retriever.index import Index
 from services.retriever.passages import embedded_text
 from services.retriever.rerankers import Reranker
 from services.retriever.settings import RetrieverSettings
+from services.retriever.sources import Source
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
+    """A query to rank, or to rerank only: `candidates` are passages that another server has ranked."""
+
     text: str
     top_k: int
     index: str
     mode: Mode
     rerank: int = 0
+    candidates: tuple[Passage, ...] | None = None
 
     @property
     def found(self) -> int:
@@ -58,11 +62,15 @@ class BatchSearch:
 
     def __call__(self, queries: Sequence[Query]) -> list[tuple[Passage, ...]]:
         """Returns for each query its passages, best first, scored by its mode."""
-        dense = self._dense([query for query in queries if query.mode is not Mode.BM25])
-        bm25 = self._bm25([query for query in queries if query.mode is not Mode.DENSE])
+        ours = [query for query in queries if query.candidates is None]
+        dense = self._dense([query for query in ours if query.mode is not Mode.BM25])
+        bm25 = self._bm25([query for query in ours if query.mode is not Mode.DENSE])
         found: list[tuple[Passage, ...]] = []
         with _stage("passages"):
             for query in queries:
+                if query.candidates is not None:
+                    found.append(query.candidates)
+                    continue
                 key = (query.index, query.text)
                 rankings = [ranked[key][: query.depth] for ranked in (dense, bm25) if key in ranked]
                 if query.mode is Mode.HYBRID:
@@ -141,7 +149,7 @@ def _stage(name: str, used: bool = True) -> Iterator[None]:
 
 
 class BatchedRetriever:
-    """The Retriever port over opened indexes: checks requests and merges concurrent ones."""
+    """The Retriever port over opened indexes and sources: checks requests and merges concurrent ones."""
 
     def __init__(
         self,
@@ -150,9 +158,12 @@ class BatchedRetriever:
         default: str,
         settings: RetrieverSettings,
         reranker: Reranker | None = None,
+        sources: Mapping[str, Source] | None = None,
     ) -> None:
+        self._sources = sources or {}
+        infos = [*map(_info, indexes.values()), *(source.info for source in self._sources.values())]
         ranker = reranker.name if reranker else ""
-        self._indexes = [_info(index, default, ranker) for index in indexes.values()]
+        self._indexes = [replace(info, is_default=info.name == default, reranker=ranker) for info in infos]
         self._encoders = {
             name: encoders[index.manifest.encoding] for name, index in indexes.items() if index.manifest.encoder
         }
@@ -178,12 +189,13 @@ class BatchedRetriever:
             raise RetrieverError(Failure.INVALID, f"{how.top_k} is not between 1 and {limits.max_top_k}", "top_k")
         index = index_named(self._indexes, how.index)
         mode = index.mode(how.mode)
-        if mode not in index.modes:
-            raise RetrieverError(
-                Failure.UNSUPPORTED,
-                f"index {index.name!r} was built without {mode} search; it has {', '.join(index.modes)}",
-                "mode",
-            )
+        if mode not in (index.modes or (Mode.AUTO,)):
+            has = f"was built without {mode} search; it has {', '.join(index.modes)}"
+            why = has if index.modes else "is a server, which ranks by itself"
+            raise RetrieverError(Failure.UNSUPPORTED, f"index {index.name!r} {why}", "mode")
+        if how.filter and not index.modes:
+            why = f"index {index.name!r} is a server, whose passages cannot be filtered"
+            raise RetrieverError(Failure.UNSUPPORTED, why, "filter")
         if how.rerank and not index.reranker:
             raise RetrieverError(
                 Failure.UNSUPPORTED, "the retriever has no reranker; RETRIEVER_RERANKER names one", "rerank"
@@ -199,9 +211,19 @@ class BatchedRetriever:
         found: list[tuple[Passage, ...]] = []
         size = min(limits.max_batch, limits.max_queued)  # a larger request takes turns with others
         for start in range(0, len(asked), size):
-            found += await self._batcher.submit(asked[start : start + size], admitted=start > 0)
+            found += await self._ranked(asked[start : start + size], admitted=start > 0)
         answers = iter(found)
         return Rankings((next(answers) if text else () for text in texts), index.served)
+
+    async def _ranked(self, queries: Sequence[Query], admitted: bool) -> list[tuple[Passage, ...]]:
+        """Returns the passages of queries that differ in their text only."""
+        source, how = self._sources.get(queries[0].index), queries[0]
+        if source:
+            ranked = await source.search([query.text for query in queries], how.found)
+            if not how.rerank:
+                return ranked
+            queries = [replace(query, candidates=its) for query, its in zip(queries, ranked, strict=True)]
+        return await self._batcher.submit(queries, admitted)
 
     async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
         """Returns the vectors that the index's encoder makes of the texts, of which there may be any number."""
@@ -221,6 +243,8 @@ class BatchedRetriever:
 
     async def close(self) -> None:
         await self._batcher.close()
+        for source in self._sources.values():
+            await source.close()
 
 
 def _cleaned(query: str) -> str:
@@ -228,7 +252,7 @@ def _cleaned(query: str) -> str:
     return query[:QUESTION_CHARS].replace("\0", " ").strip()
 
 
-def _info(index: Index, default: str, reranker: str) -> IndexInfo:
+def _info(index: Index) -> IndexInfo:
     found = index.manifest
     return IndexInfo(
         name=found.name,
@@ -238,8 +262,6 @@ def _info(index: Index, default: str, reranker: str) -> IndexInfo:
         kind=found.kind,
         encoder=found.encoder,
         modes=found.modes,
-        is_default=found.name == default,
         source=found.source,
         licence=found.licence,
-        reranker=reranker,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -15,7 +15,7 @@ from search_agent.types import Mode
 from services.retriever.encoders import Encoder, encoder_of
 from services.retriever.errors import EncoderUnavailable, IndexRefused
 from services.retriever.gpu import Device, torch_devices
-from services.retriever.index import Index, open_indexes
+from services.retriever.index import open_indexes
 from services.retriever.manifest import Manifest
 from services.retriever.rerankers import Reranker, load_reranker
 from services.retriever.search import BatchedRetriever
@@ -57,10 +57,10 @@ def assemble(
     Raises RetrieverProblem.
     """
     gpus = find_gpus(settings.gpus) if settings.gpus else ()
-    indexes, others = open_indexes(settings.indexes, settings.verify_checksums, gpus)
+    indexes, sources, others = open_indexes(settings.indexes, settings.verify_checksums, gpus)
     for path in others:
         log.warning("not an index, skipped", path=str(path))
-    default = _default(settings, indexes)
+    default = _default(settings, [*indexes, *sources])
     encoders: dict[tuple[str, ...], Encoder] = {}
     for index in indexes.values():
         manifest = index.manifest
@@ -82,16 +82,20 @@ def assemble(
             kind=manifest.kind, encoder=manifest.encoder, modes=[mode.value for mode in manifest.modes],
             default=manifest.name == default,
         )  # fmt: skip
+    for source in sources.values():
+        log.info(
+            "server connected as an index", index=source.name, kind=source.info.kind, default=source.name == default
+        )
     reranker = load_ranker(settings.reranker) if settings.reranker else None
-    return BatchedRetriever(indexes, encoders, default, settings, reranker)
+    return BatchedRetriever(indexes, encoders, default, settings, reranker, sources)
 
 
-def _default(settings: RetrieverSettings, indexes: Mapping[str, Index]) -> str:
+def _default(settings: RetrieverSettings, indexes: Sequence[str]) -> str:
     names = ", ".join(sorted(indexes))
     if not settings.default_index:
         if len(indexes) > 1:
             raise IndexRefused(settings.indexes, f"holds {names}; name one in RETRIEVER_DEFAULT_INDEX")
-        return next(iter(indexes))
+        return indexes[0]
     if settings.default_index not in indexes:
         raise IndexRefused(
             settings.indexes,

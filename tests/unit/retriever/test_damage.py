@@ -142,7 +142,7 @@ def test_a_folder_of_indexes(whole: Path, tmp_path: Path) -> None:
         shutil.copytree(whole, tmp_path / name)
     (tmp_path / "notes").mkdir()
     (tmp_path / "file.txt").touch()
-    indexes, others = open_indexes(tmp_path)
+    indexes, _, others = open_indexes(tmp_path)
     assert [*indexes] == ["small"]
     assert others == [tmp_path / "notes"]
     shutil.copytree(whole, tmp_path / "twin")

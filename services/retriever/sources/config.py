@@ -1,0 +1,114 @@
+"""source.json: makes a folder an index that is a server. The folder's name is the index's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from services.retriever import folders
+from services.retriever.errors import IndexRefused
+
+SOURCE = "source.json"
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)  # raises ValueError for a bracket that does not close
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() for c in value):
+        raise ValueError("must be a URL, for example http://host:8000/retrieve")
+    if parts.port == 0:  # raises ValueError for a port that is no number
+        raise ValueError("port 0 is nobody's")
+    if parts.username or parts.password:
+        raise ValueError("holds a name or a password; put a key into key_file")
+    return value
+
+
+class _Source(BaseModel):
+    """Fields that all kinds share. `key_file` holds a bearer token; a relative path starts at the folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    url: Annotated[str, AfterValidator(_url)]
+    timeout_s: float = Field(10.0, gt=0, le=600)
+    key_file: str = ""
+    source: str = ""
+    licence: str = ""
+
+
+class RetrieveConfig(_Source):
+    """A server that speaks /retrieve; `url` is the route's. With a `version`, its answers may be cached."""
+
+    kind: Literal["retrieve"] = "retrieve"
+    version: str = ""
+    hints: ClassVar[Mapping[int, str]] = {}  # what to do about a status
+
+
+class SearxngConfig(_Source):
+    """A SearXNG instance; `url` is its base. What is empty or None stays as the instance has it."""
+
+    kind: Literal["searxng"] = "searxng"
+    version: ClassVar[str] = ""  # the web changes
+    hints: ClassVar[Mapping[int, str]] = {403: "its settings.yml must list json among search.formats"}
+    engines: tuple[str, ...] = ()
+    language: str = ""
+    safesearch: int | None = Field(None, ge=0, le=2)
+    pages: int = Field(3, ge=1, le=10)
+
+
+Config = RetrieveConfig | SearxngConfig
+_CONFIG: TypeAdapter[Config] = TypeAdapter(Annotated[Config, Field(discriminator="kind")])
+
+
+def read(folder: Path) -> Config:
+    """Returns the configuration of the index in `folder`. Raises IndexRefused, which names the file and the field."""
+    path = folder / SOURCE
+    try:
+        return _CONFIG.validate_json(path.read_bytes())
+    except OSError as error:
+        raise IndexRefused(path, f"unreadable: {error.strerror}") from error
+    except ValidationError as error:
+        raise IndexRefused(path, _fault(error)) from None
+
+
+def key_of(folder: Path, config: Config) -> str:
+    """Returns the content of the key file, empty if there is none. Raises IndexRefused."""
+    if not config.key_file:
+        return ""
+    try:
+        key = (folder / config.key_file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise IndexRefused(folder / SOURCE, f"key_file: {config.key_file}: {error.strerror}") from None
+    except ValueError:
+        key = ""
+    if not (key.isascii() and key.isprintable() and key):
+        raise IndexRefused(folder / SOURCE, f"key_file: {config.key_file}: it does not hold a key")
+    return key
+
+
+def connect(out: Path, name: str, fields: dict[str, Any], force: bool) -> Path:
+    """Makes the folder of an index that is a server. Raises BuildRefused, and IndexRefused for a bad field."""
+    try:
+        config = _CONFIG.validate_json(json.dumps(fields))
+    except ValidationError as error:
+        raise IndexRefused(out / name, _fault(error)) from None
+    key_of(out / name, config)
+    with folders.new_index(out, name, force) as work:
+        for left in work.iterdir():  # of a killed build
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        text = config.model_dump_json(indent=2, exclude_defaults=True)
+        (work / SOURCE).write_text(json.dumps({"kind": config.kind, **json.loads(text)}, indent=2) + "\n")
+    return out / name
+
+
+def _fault(error: ValidationError) -> str:
+    """Returns the first fault as "field: message"."""
+    fault = error.errors()[0]
+    named = [str(part) for part in fault["loc"][1:]]  # the first part is the kind
+    field = ".".join(named) or ("kind" if fault["type"].startswith("union_tag") else "")
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{field}: {message}" if field else message
