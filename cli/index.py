@@ -59,6 +59,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--force", action="store_true", help="replace an index of that name")
     build.set_defaults(run=_build)
 
+    connect = commands.add_parser("connect", help="make an index of a server that finds passages", description=_CONNECT)
+    connect.add_argument("name", help="the index's name, and its folder's")
+    server = connect.add_mutually_exclusive_group(required=True)
+    server.add_argument("--retrieve", metavar="URL", help="a route that speaks /retrieve, as s3's and Search-R1's")
+    server.add_argument("--searxng", metavar="URL", help="the base of a SearXNG instance, for the open web")
+    connect.add_argument("--timeout", dest="timeout_s", type=float, metavar="S", help="of a request (default: 10)")
+    connect.add_argument("--key-file", type=os.path.abspath, metavar="FILE", help="holds a bearer token")
+    connect.add_argument("--version", metavar="TEXT", help="of what /retrieve searches; without it, nothing is cached")
+    connect.add_argument("--engines", type=lambda text: text.split(","), metavar="A,B", help="SearXNG's to ask")
+    connect.add_argument("--language", metavar="CODE", help="of results of SearXNG, such as en")
+    connect.add_argument("--safesearch", type=int, metavar="N", help="SearXNG's filter: 0 none, 1 moderate, 2 strict")
+    connect.add_argument("--pages", type=int, metavar="N", help="pages of SearXNG to read for a query (default: 3)")
+    connect.add_argument("--out", type=Path, default=Path("indexes"), metavar="DIR", help="default: ./indexes")
+    connect.add_argument("--source", help="where the passages come from")
+    connect.add_argument("--licence", help="their licence")
+    connect.add_argument("--force", action="store_true", help="replace an index of that name")
+    connect.set_defaults(run=_connect)
+
     convert = commands.add_parser("convert", help="make another kind from an index, without encoding again")
     convert.add_argument("path", type=Path, help=f"folder of an index of a kind that keeps its vectors: {_EXACT}")
     convert.add_argument("--kind", choices=KINDS, required=True, help=_KINDS_HELP)
@@ -111,6 +129,12 @@ _BUILD = """Reads {"id", "title", "text"} objects, BEIR's with "_id", MedCorp's 
 whose first line is the title; passages may have no title. Files are JSON lines or a JSON array. Run the same command
 again after an interruption: it resumes where it stopped."""
 
+_CONNECT = """Writes NAME/source.json, which makes a running server an index of the retriever. The server is asked once,
+to see whether it answers, and need not be there yet."""
+
+# The fields of source.json that `index connect` takes.
+_FIELDS = ("timeout_s", "key_file", "version", "engines", "language", "safesearch", "pages", "source", "licence")
+
 _DOWNLOAD = """wiki-18 is an index of 21 million passages, 80 GB with its corpus; medcorp-… are corpora for
 `index build`. Run the same command again after an interruption: it resumes where it stopped."""
 
@@ -140,6 +164,16 @@ def _build(args: argparse.Namespace) -> int:
     )
     folder = build(plan, partial(load_encoder, given=given, every_gpu=True), lambda line: print(line, file=sys.stderr))
     return _show(folder, verify_checksums=False)
+
+
+def _connect(args: argparse.Namespace) -> int:
+    from services.retriever.sources.config import connect
+
+    kind = "retrieve" if args.retrieve else "searxng"
+    given = {name: value for name in _FIELDS if (value := getattr(args, name)) is not None}
+    folder = connect(args.out, args.name, {"kind": kind, "url": args.retrieve or args.searxng, **given}, args.force)
+    _show_source(folder)
+    return 0
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -224,6 +258,10 @@ def _ladder(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
+    from services.retriever.sources.config import SOURCE
+
+    if (args.path / SOURCE).is_file():
+        return _show_source(args.path)
     return _show(args.path, verify_checksums=True)
 
 
@@ -246,11 +284,46 @@ def _show(folder: Path, verify_checksums: bool) -> int:
         "licence": manifest.licence or "not stated",
         "size": f"{size / 1e6:.1f} MB",
     }
-    for label, value in rows.items():
-        print(f"{label:<10}{value}")
+    _print(rows)
     for name, entry in manifest.files.items():
         print(f"  {entry.bytes:>12,}  {name}")
     return 0
+
+
+def _show_source(folder: Path) -> int:
+    """Shows an index that is a server, and asks it once. Returns 1 if it does not answer."""
+    import asyncio
+
+    from search_agent.errors import RetrieverError
+    from services.retriever.sources import Source
+
+    async def ask() -> str:
+        try:
+            await source.ask(["water"], 1)
+        except RetrieverError as error:
+            return f"no: {error.message}"
+        finally:
+            await source.close()
+        return "yes"
+
+    source = Source(folder)
+    answers, info = asyncio.run(ask()), source.info
+    _print(
+        {
+            "index": f"{info.name} ({folder})",
+            "version": info.version or "none: its answers are not cached",
+            "kind": f"{info.kind} at {source.url}",
+            "source": info.source or "not stated",
+            "licence": info.licence or "not stated",
+            "answers": answers,
+        }
+    )
+    return int(answers != "yes")
+
+
+def _print(rows: Mapping[str, str]) -> None:
+    for label, value in rows.items():
+        print(f"{label:<10}{value}")
 
 
 def _with(name: str, parameters: Mapping[str, int | str]) -> str:
@@ -260,13 +333,19 @@ def _with(name: str, parameters: Mapping[str, int | str]) -> str:
 def _list(args: argparse.Namespace) -> int:
     from services.retriever import manifest as manifests
     from services.retriever.errors import IndexRefused
+    from services.retriever.sources import config as sources
+    from services.retriever.sources.config import SOURCE
 
     if not args.dir.is_dir():
         raise IndexRefused(args.dir, "no such folder")
-    paths = sorted(path.parent for path in args.dir.glob(f"*/{manifests.MANIFEST}"))
+    paths = sorted(path.parent for name in (manifests.MANIFEST, SOURCE) for path in args.dir.glob(f"*/{name}"))
     status = 0
     for path in (path for path in paths if path.suffix not in (".building", ".old")):
         try:
+            if (path / SOURCE).is_file():
+                config = sources.read(path)
+                print(f"{path.name:<20} {config.version or '-':<16}  a server: {config.kind} at {config.url}")
+                continue
             manifest = manifests.read(path, verify_checksums=False)
         except IndexRefused as problem:
             print(f"search-agent: {problem}", file=sys.stderr)
