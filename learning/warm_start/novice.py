@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from itertools import groupby
 
 from learning.warm_start.player import Player
+from learning.warm_start.queries import names
 from search_agent import tags
 from search_agent.agents import s3
 from search_agent.types import Passage
@@ -20,20 +20,15 @@ class Novice(Player):
         super().__init__(retriever, parameters)
         self._order = random.Random(seed)
 
-    def move(self, block: Sequence[Passage], last: bool) -> tags.Move:
+    async def move(self, block: Sequence[Passage], last: bool) -> tags.Move:
         count = self._order.randint(0, min(self._parameters.max_selected, len(block)))
         kept = tuple(self._order.sample(range(1, len(block) + 1), count))
         if last or not block or self._order.random() < 0.5:
             return tags.Move(kept, complete=True)
-        return tags.Move(kept, self._order.choice(names(block)))
+        return tags.Move(kept, self._order.choice(_names(block)))
 
 
-def names(block: Sequence[Passage]) -> list[str]:
-    """Returns the titles of a block, and the runs of two and more capitalised words in its sentences."""
-    found = [passage.title for passage in block]
-    for sentence in (sentence for passage in block for sentence in passage.text.split(". ")):
-        for capital, run in groupby(sentence.split(), key=lambda word: word[:1].isupper()):
-            words = list(run)
-            if capital and len(words) > 1:
-                found.append(" ".join(words).strip(".,;:"))
-    return found
+def _names(block: Sequence[Passage]) -> list[str]:
+    """Returns the titles of a block, and the names of two and more words in its passages."""
+    found = [name for passage in block for name in names(passage.text) if " " in name]
+    return [*(passage.title for passage in block), *found]

@@ -21,7 +21,7 @@ class Player(ABC):
         self._block: tuple[Passage, ...] = ()
 
     @abstractmethod
-    def move(self, block: Sequence[Passage], last: bool) -> tags.Move:
+    async def move(self, block: Sequence[Passage], last: bool) -> tags.Move:
         """Returns the move on the newest block. The agent ignores a search in the last turn."""
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
@@ -33,7 +33,7 @@ class Player(ABC):
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         self._turns_left -= 1
-        return Completion(tags.render_move(self.move(self._block, last=not self._turns_left)))
+        return Completion(tags.render_move(await self.move(self._block, last=not self._turns_left)))
 
     async def play(self, question: Question) -> Trajectory:
         """Plays and returns an episode without an answer. Raises RetrieverError."""

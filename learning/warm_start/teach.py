@@ -116,8 +116,7 @@ async def lessons_on(question: Question, retriever: Retriever, plan: Plan) -> li
 
 
 def _teacher(question: Question, retriever: Retriever, plan: Plan) -> Teacher:
-    titles = {id: plan.gold[id].title for id in question.gold_ids if id in plan.gold}
-    return Teacher(question, titles, retriever, plan.parameters)
+    return Teacher(question, plan.gold, retriever, plan.parameters)
 
 
 async def _played(question: Question, player: Player) -> Lesson:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from learning.warm_start.player import Player
+from learning.warm_start.queries import queries
 from search_agent import tags
 from search_agent.agents import s3
-from search_agent.grading.answers import span_match
+from search_agent.grading.answers import normalise, span_match
 from search_agent.types import Passage, Question
 from search_agent.world import Retriever
 
@@ -21,30 +22,30 @@ def right_passages(question: Question, found: Sequence[Passage]) -> list[Passage
 class Teacher(Player):
     """Keeps the gold passages of a block.
 
-    While one is missing whose title is named in the question or in what was kept, it searches for that title, once for
-    each; then it stops. An episode that would end with nothing keeps its best guess from the last block: the first
-    passage that holds a gold answer, or else the first.
+    While one is missing, it searches with the first of `queries` that finds one, or stops if none does. An episode that
+    would end with nothing keeps its best guess from the last block: the first passage that holds a gold answer, or else
+    the first.
 
-    `titles` are those of the gold passages, by id, as far as they are known.
+    `gold` has the gold passages by id, as far as they are known; only those are searched for.
     """
 
     def __init__(
-        self, question: Question, titles: Mapping[str, str], retriever: Retriever, parameters: s3.S3Params
+        self, question: Question, gold: Mapping[str, Passage], retriever: Retriever, parameters: s3.S3Params
     ) -> None:
         super().__init__(retriever, parameters)
-        self._question, self._titles = question, titles
+        self._question, self._gold = question, gold
         self._missing = list(question.gold_passages)
         self._kept: list[Passage] = []
-        self._searched: set[str] = set()
+        self._searched = {normalise(question.text)}
 
-    def move(self, block: Sequence[Passage], last: bool) -> tags.Move:
-        chosen = self._gold(block)
-        title = "" if last else self._named_title()
-        if not title and not self._kept:
+    async def move(self, block: Sequence[Passage], last: bool) -> tags.Move:
+        chosen = self._keep(block)
+        query = "" if last else await self._query()
+        if not query and not self._kept:
             chosen = self._guess(block)
-        return tags.Move(chosen, title, complete=not title)
+        return tags.Move(chosen, query, complete=not query)
 
-    def _gold(self, block: Sequence[Passage]) -> tuple[int, ...]:
+    def _keep(self, block: Sequence[Passage]) -> tuple[int, ...]:
         """Keeps the block's gold passages and returns their numbers."""
         numbers: list[int] = []
         for number, passage in enumerate(block, 1):
@@ -55,13 +56,22 @@ class Teacher(Player):
                 numbers.append(number)
         return tuple(numbers)
 
-    def _named_title(self) -> str:
-        """Returns the title of the first missing passage that has been named, "" if none has."""
-        read = "\n".join([self._question.text, *(f"{passage.title}\n{passage.text}" for passage in self._kept)])
-        for title in (self._titles[id] for ids in self._missing for id in ids if id in self._titles):
-            if title not in self._searched and span_match(read, [title.split(" (")[0]]):
-                self._searched.add(title)
-                return title
+    async def _query(self) -> str:
+        """Returns a new query that finds a missing passage, "" if there is none."""
+        missing = [
+            passages[0] for ids in self._missing if (passages := [self._gold[i] for i in ids if i in self._gold])
+        ]
+        read = [f"{passage.title}\n{passage.text}" for passage in self._kept]
+        tried = [
+            query for query in queries(self._question.text, read, missing) if normalise(query) not in self._searched
+        ]
+        if not tried:
+            return ""
+        wanted = frozenset[str]().union(*self._missing)
+        for query, found in zip(tried, await self._retriever.search(tried, self._parameters), strict=True):
+            if any(passage.id in wanted for passage in found):
+                self._searched.add(normalise(query))
+                return query
         return ""
 
     def _guess(self, block: Sequence[Passage]) -> tuple[int, ...]:
