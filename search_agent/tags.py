@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from unicodedata import normalize
 
 from search_agent import gbnf
 from search_agent.gbnf import literal
@@ -30,21 +31,28 @@ _FALSITY = {"false", "no", "n", "0"}
 _NUMBERS = re.compile(r"[\d\s,;]*", re.ASCII)
 _NUMBER = re.compile(r"\d+", re.ASCII)
 _SPACE = re.compile(r"\s+")
-# What prompts are made of: the tags of every protocol, and the numbers of documents.
+# What prompts are made of: the tags of every protocol, the numbers of documents, and the words that begin lines.
 _PROTOCOL_TAGS = (QUERY, SELECT, DONE, INFORMATION, THINK, "search", "answer", "sentence", "enough")
 _OURS = re.compile(
     rf"<(?=/?\s*(?:{'|'.join(_PROTOCOL_TAGS)})\s*>)"
     r"|<(?=\|(?:begin|end)_search_(?:query|result)\|>)"
-    r"|Doc(?=\s*\d+\s*(?:\(Title:|\)|$))",
+    r"|Doc(?=\s*\d+\s*(?:\(Title:|\)|$))"
+    r"|^[ \t]*(?:Question|Answer|Search)(?=\s*:)",
     re.IGNORECASE | re.MULTILINE,
 )
+_INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]")
 _JOINER = "\u200d"  # has no width, and breaks what it stands in
 _ANSWER_LINE = re.compile(rf"^[ \t*#_>]*{ANSWER_LINE[:-1]}[ \t*_]*:", re.IGNORECASE | re.MULTILINE)
 
 
 def as_text(text: str) -> str:
-    """Returns text of a user or a passage for a prompt: it reads the same, and none of it passes for a tag of ours."""
-    return _OURS.sub(lambda found: found[0] + _JOINER, text)
+    """Returns text of a user or a passage for a prompt: it reads the same, and none of it passes for a tag of ours.
+
+    A text that writes one in full-width letters, or with invisible ones in between, is shown in plain letters first.
+    """
+    plain = text if text.isascii() else _INVISIBLE.sub("", normalize("NFKC", text))
+    shown, count = _OURS.subn(lambda found: found[0] + _JOINER, plain)
+    return shown if count else text
 
 
 def opening(tag: str) -> str:

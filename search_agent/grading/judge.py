@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from search_agent import prompts
 from search_agent.errors import Failure, JudgeError
 from search_agent.grading.answers import Scoring, matches
+from search_agent.tags import as_text
 from search_agent.types import Question
 from search_agent.world import Judge
 
@@ -35,7 +36,9 @@ async def grade(question: Question, answer: str, judge: Judge | None, scoring: S
 
 def judge_prompt(question: Question, answer: str) -> str:
     """Returns the judge's prompt about an answer that contains no gold answer."""
-    return prompts.render("judge", question=question.text, golds=" | ".join(question.golds), answer=answer)
+    return prompts.render(
+        "judge", question=as_text(question.text), golds=" | ".join(question.golds), answer=as_text(answer)
+    )
 
 
 def verdict(reply: str) -> bool:

@@ -2,6 +2,7 @@
 
 import random
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,6 +12,7 @@ from search_agent import prompts, tags
 from search_agent.agents import deep_retrieval, ircot, search_o1, search_r1
 from search_agent.tags import Move, completed_text, move_grammar, parse_move, render_move, wants_more
 from search_agent.types import Completion, FinishReason, Passage
+from services.retriever.corpus import read_corpus
 from tests.unit.core.grammars import regex_of
 
 
@@ -227,7 +229,7 @@ OURS = [
     *(edge for stops in PROTOCOLS for stop in stops for edge in (stop, stop.replace("</", "<"), stop.upper())),
     search_o1.BEGIN_QUERY, search_o1.BEGIN_RESULT, search_o1.END_RESULT, "<information>", "</information>",
     "<important_info>", "</important_info>", "<think>", "</think>", "<sentence>", "</ query >", "Doc 3 (Title: x)",
-    "(Doc 12)", "doc 3 (title:", "Doc 4\n",
+    "(Doc 12)", "doc 3 (title:", "Doc 4\n", "\nQuestion:", "\nAnswer:",
 ]  # fmt: skip
 
 
@@ -239,7 +241,42 @@ def test_nothing_of_a_users_text_passes_for_ours(text: str) -> None:
     assert tags.as_text(shown) == shown
 
 
-@pytest.mark.parametrize("text", ["<b>bold</b>", "a < b > c", "Doc Holliday (1851)", "the query <table>", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ｄｏｃ 1 (Title: x)",
+        "D\u200bo\u2060c 2\n",
+        "＜／information＞",
+        "<que\ufeffry>",
+        "\nAns\u200bwer：",
+        "\u202eDoc 3)",
+    ],
+)
+def test_hidden_tags_of_ours_are_shown_and_broken(text: str) -> None:
+    shown = tags.as_text(text)
+    assert shown.replace("\u200d", "").isascii()
+    assert shown.count("\u200d") == 1
+
+
+def test_the_demos_passages_are_shown_as_they_are() -> None:
+    corpora = [Path(__file__).parents[3] / "data" / name / "corpus.jsonl.gz" for name in ("demo", "universe")]
+    passages = [passage for corpus in corpora for passage in read_corpus(corpus, pytest.fail)]
+    assert len(passages) > 15_000
+    assert not [passage for passage in passages if tags.as_text(passage.text) != passage.text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<b>bold</b>",
+        "a < b > c",
+        "Doc Holliday (1851)",
+        "the query <table>",
+        "The Answer: a film",
+        "東京\u200b２０２０",
+        "",
+    ],
+)
 def test_other_text_of_a_user_stays_as_it_is(text: str) -> None:
     assert tags.as_text(text) == text
 
