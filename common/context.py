@@ -19,7 +19,7 @@ _VALID = {
     TRACEPARENT: re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
 }
 _current: ContextVar[dict[str, str] | None] = ContextVar("request_context", default=None)
-_ends: ContextVar[float] = ContextVar("request_ends", default=math.inf)
+_time: ContextVar[tuple[float, float]] = ContextVar("request_time", default=(math.inf, math.inf))  # limit, end
 
 
 def begin(incoming: Mapping[str, str]) -> dict[str, str]:
@@ -47,9 +47,14 @@ def request_id() -> str:
 
 def begin_time(limit_s: float) -> None:
     """Gives the request being served that many seconds from now on, in all its calls together."""
-    _ends.set(time.monotonic() + limit_s)
+    _time.set((limit_s, time.monotonic() + limit_s))
+
+
+def time_limit() -> float:
+    """Returns the seconds that the request being served was given."""
+    return _time.get()[0]
 
 
 def time_left(most_s: float) -> float:
     """Returns the seconds that a call may take: `most_s`, or what the request has left if that is less."""
-    return max(0.0, min(most_s, _ends.get() - time.monotonic()))
+    return max(0.0, min(most_s, _time.get()[1] - time.monotonic()))

@@ -51,6 +51,20 @@ HTTP_SECONDS = Histogram(
     "search_agent_http_seconds", "Time to serve an HTTP request", ["route", "status"], buckets=_SECONDS
 )
 HTTP_IN_FLIGHT = Gauge("search_agent_http_in_flight", "Questions being worked on")
+ADMISSIONS = Counter(
+    "search_agent_admissions_total",
+    "Requests by what is to be done (a method, retrieve, embed) and outcome: admitted; refused until there is room; "
+    "hopeless in the time they have; shared with the same question under way",
+    ["work", "outcome"],
+)
+ADMISSION_AT_ONCE = Gauge(
+    "search_agent_admission_at_once", "Requests that may be under way for one more to end in time", ["work"]
+)
+ADMISSION_WAIT_SECONDS = Gauge(
+    "search_agent_admission_wait_seconds",
+    "Time after which the newest refused request was told to come again; 0 once one is admitted",
+    ["work"],
+)
 AGENT_FAILURES = Counter(
     "search_agent_failures_total", "Failed backend calls, each counted once", ["boundary", "failure"]
 )

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
+from contextlib import aclosing, nullcontext
+from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from common import context, metrics
 from search_agent.agents import Agent
 from search_agent.conversation import Write, condense
 from search_agent.errors import BoundaryError
 from search_agent.parameters import BadParameter
-from search_agent.types import Completion, Event, Message, Question
+from search_agent.types import Completion, Event, Message, Question, Retrieval
 from services.gateway import caller
+from services.gateway.capacity import Capacity
+from services.gateway.flights import Flights
 from services.gateway.limits import Meter
 from services.gateway.methods import Methods
 from services.gateway.player import Finished, Player
-from services.gateway.problems import BadField, TooBusy
+from services.gateway.problems import BadField
 
 # The part of a request for which a model's service has a word of its own.
 _BLAMED = {
@@ -29,6 +32,9 @@ _BLAMED = {
     ("generator", "messages"): "question",
 }
 _FIELDS = ("question", "options", "instructions")
+
+
+_Play = Callable[[Agent, "Ask"], AsyncGenerator[Event | Finished, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,66 +60,88 @@ class Ask:
 
 
 class Asker:
-    """Takes a slot and one of the caller's, picks the agent, plays the question, and places errors in the request.
+    """Picks the agent, has the question admitted and played, and places errors in the request.
 
-    With `rewrite`, the question of a conversation is rewritten first so that it needs no earlier message.
+    The same question under way twice is played once. With `rewrite`, the question of a conversation is rewritten first
+    so that it needs no earlier message.
     """
 
     def __init__(
         self,
         player: Player,
         methods: Methods,
-        max_in_flight: int,
+        capacity: Capacity,
         rewrite: Write | None = None,
         meter: Meter | None = None,
     ) -> None:
         self.methods = methods
-        self._player, self._max, self._rewrite = player, max_in_flight, rewrite
-        self._slots, self._meter = asyncio.Semaphore(max_in_flight), meter or Meter()
+        self._player, self._capacity, self._rewrite = player, capacity, rewrite
+        self._meter = meter or Meter()
+        self._flights: Flights[Event | Finished] = Flights()
 
     async def events(self, ask: Ask) -> AsyncGenerator[Event | Finished, None]:
         """Yields each turn, then Found, then the pieces of the answer if one is asked for, then Finished.
 
-        Holds a slot until it is exhausted or closed. Closing it stops the models' work.
-        Raises Refused (TooBusy, TooMany, BadField) and BoundaryError.
+        Closing it stops the models' work, unless another caller waits for the same.
+        Raises Refused (TooBusy, TooLittleTime, TooMany, BadField) and BoundaryError.
         """
-        async with self._slot():
-            agent = await self._agent(ask)
-            try:
-                rewritten = Completion(ask.question)
-                if ask.history and self._rewrite:
-                    rewritten = await condense(ask.history, ask.question, self._rewrite)
-                question = Question(
-                    context.request_id(), rewritten.text, options=ask.options, instructions=ask.instructions
-                )
-                played = self._player.play(agent, question, ask.max_documents, ask.with_answer, ask.max_tokens)
-                async with aclosing(played):
-                    async for event in played:
-                        yield _with_cost(event, rewritten) if isinstance(event, Finished) else event
-            except BoundaryError as error:
-                blamed = _BLAMED.get((error.boundary, error.field), error.field)
-                if blamed in _FIELDS or hasattr(agent.params, blamed):
-                    error.field = ask.place(blamed)
-                raise
+        async with aclosing(self._shared(ask, self._played)) as events:
+            async for event in events:
+                yield event
 
     async def ask(self, ask: Ask) -> Finished:
         """Waits for the end of the question. Raises as `events` does."""
-        async with aclosing(self.events(ask)) as events:
+        async with aclosing(self._shared(ask, self._end)) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     return event
         raise AssertionError("a question ends in Finished or in an error")
 
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        if self._slots.locked():
-            raise TooBusy(f"the gateway is working on {self._max} questions, its limit")
-        async with self._slots, self._meter.question(caller.current()):
-            metrics.HTTP_IN_FLIGHT.inc()
+    async def _shared(self, ask: Ask, play: _Play) -> AsyncGenerator[Event | Finished, None]:
+        """Yields the events of `play`, those of the same question under way if there is one."""
+        async with self._meter.question(caller.current()):
+            agent = await self._agent(ask)
             try:
-                yield
-            finally:
-                metrics.HTTP_IN_FLIGHT.dec()
+                key = await self._key(agent, ask, play)
+                if getattr(agent.params, "temperature", 0):
+                    key = object()  # nobody shares what is sampled
+                if key in self._flights:
+                    metrics.ADMISSIONS.labels(agent.name, "shared").inc()
+                async with aclosing(self._flights.join(key, lambda: play(agent, ask))) as events:
+                    async for event in events:
+                        yield event
+            except BoundaryError as error:
+                raise _placed(error, agent, ask) from error.__cause__
+
+    async def _played(self, agent: Agent, ask: Ask) -> AsyncGenerator[Event | Finished, None]:
+        admit = partial(self._capacity.work, agent.name, _who(agent, ask))
+        rewrite = self._rewrite if ask.history else None
+        with admit() if rewrite else nullcontext(), metrics.HTTP_IN_FLIGHT.track_inprogress():
+            rewritten = await condense(ask.history, ask.question, rewrite) if rewrite else Completion(ask.question)
+            question = Question(
+                context.request_id(), rewritten.text, options=ask.options, instructions=ask.instructions
+            )
+            played = self._player.play(
+                agent, question, ask.max_documents, ask.with_answer, ask.max_tokens, nullcontext if rewrite else admit
+            )
+            async with aclosing(played):
+                async for event in played:
+                    yield _with_cost(event, rewritten) if isinstance(event, Finished) else event
+
+    async def _end(self, agent: Agent, ask: Ask) -> AsyncGenerator[Event | Finished, None]:
+        """Plays the question for a caller who wants nothing before its end."""
+        async with aclosing(self._played(agent, ask)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    yield event
+
+    async def _key(self, agent: Agent, ask: Ask, play: _Play) -> Hashable:
+        """Returns everything that the events depend on."""
+        searches = isinstance(agent.params, Retrieval)
+        return (
+            play, _who(agent, ask), ask.max_documents, ask.max_tokens, tuple(ask.options.items()), ask.with_answer,
+            caller.current().indexes, context.time_limit(), searches and await self._player.index_versions(),
+        )  # fmt: skip
 
     async def _agent(self, ask: Ask) -> Agent:
         if ask.method not in self.methods.names:
@@ -123,6 +151,20 @@ class Asker:
             return agent.with_params(ask.parameters)
         except BadParameter as error:
             raise BadField(ask.place(error.field), error.message) from None
+
+
+def _who(agent: Agent, ask: Ask) -> Hashable:
+    """Returns what tells a question from others."""
+    return agent.name, repr(agent.params), ask.question, ask.instructions, tuple(ask.history)
+
+
+def _placed(error: BoundaryError, agent: Agent, ask: Ask) -> BoundaryError:
+    """Returns the error with the field of this protocol's request that it is about."""
+    placed = copy(error)  # other callers may wait for the same
+    blamed = _BLAMED.get((error.boundary, error.field), error.field)
+    if blamed in _FIELDS or hasattr(agent.params, blamed):
+        placed.field = ask.place(blamed)
+    return placed
 
 
 def _with_cost(finished: Finished, rewritten: Completion) -> Finished:

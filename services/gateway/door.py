@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from services.gateway import access, caller, problems
 from services.gateway.access import Access
 from services.gateway.caller import ANYBODY, Caller
 from services.gateway.limits import Meter
-from services.gateway.problems import Problem, Refused
+from services.gateway.problems import TIMEOUT_HEADER, BadTimeout, Problem, Refused
 
 log = structlog.get_logger()
 _SAFE = ("GET", "HEAD", "OPTIONS")
@@ -112,7 +113,7 @@ class Door:
     async def _let_in(self, headers: Headers, verb: str, allowed: Access, told: dict[str, str]) -> None:
         """Raises Refused or KeysError for a request that may not go on. Fills `told` with the limits' headers."""
         caller.set_current(ANYBODY)  # a pipelined request begins in the context of the one before
-        context.begin_time(self._rules.time_limit_s if allowed.is_timed else math.inf)
+        context.begin_time(min(self._rules.time_limit_s if allowed.is_timed else math.inf, _asked_time(headers)))
         self._check_host(headers.get("host", ""))
         if verb not in _SAFE:
             self._check_origin(headers)
@@ -191,6 +192,14 @@ class Door:
             return message
 
         return bounded
+
+
+def _asked_time(headers: Headers) -> float:
+    """Returns the seconds that the caller will wait, infinity if the request does not say."""
+    sent = headers.get(TIMEOUT_HEADER, "")
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", sent or "1", re.ASCII):
+        raise BadTimeout("must be a number of seconds")
+    return float(sent or "inf")
 
 
 def _is_json(sent: str) -> bool:

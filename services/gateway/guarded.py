@@ -9,6 +9,7 @@ from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Rankin
 from search_agent.world import Generator, Searcher
 from services.gateway import caller
 from services.gateway.caller import Forbidden
+from services.gateway.capacity import Capacity
 from services.gateway.limits import Meter
 from services.gateway.player import Retrieving
 
@@ -48,6 +49,24 @@ class GuardedRetriever:
         index = index or next(each.name for each in await self.indexes() if each.is_default)
         who.check_index(index)
         return index
+
+
+class AdmittedRetriever:
+    """Takes on what callers ask of the retriever themselves only if it should end in time. Raises TooBusy."""
+
+    def __init__(self, retriever: Retrieving, capacity: Capacity) -> None:
+        self._retriever, self._capacity = retriever, capacity
+
+    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
+        with self._capacity.work("rerank" if how.rerank else "retrieve", (*queries, how), len(queries)):
+            return await self._retriever.search(queries, how)
+
+    async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
+        with self._capacity.work("embed", (*texts, index), len(texts)):
+            return await self._retriever.embed(texts, index, as_passages)
+
+    async def indexes(self) -> Sequence[IndexInfo]:
+        return await self._retriever.indexes()
 
 
 class MeteredSearcher:

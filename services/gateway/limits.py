@@ -85,8 +85,8 @@ class Meter:
                 raise TooMany("questions_at_once", detail, self._mean_s - oldest_s)
         try:
             yield
-        finally:
             self._mean_s += _RECENT * (time.monotonic() - started - self._mean_s)
+        finally:
             if most:
                 await self._counters.release(f"{caller.id}:questions", lease)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -18,9 +19,11 @@ from search_agent.agents.naive_rag import NaiveRagParams
 from search_agent.rag_cache import RagKey
 from search_agent.types import Event, Found, Piece, Question, Sampling, Timings, Trajectory
 from search_agent.world import Embedder, Generator, Retriever, Searcher, World
+from services.gateway import caller
 from services.gateway.cache import RagCache
 
 log = structlog.get_logger()
+_FRESH_S = 1.0
 
 
 class Retrieving(Retriever, Embedder, Protocol):
@@ -69,6 +72,7 @@ class Player:
     def __init__(self, backends: Backends, answer: Sampling) -> None:
         self._backends = backends
         self._answer = answer
+        self._versions: dict[tuple[str, ...], tuple[float, Hashable]] = {}
 
     async def play(
         self,
@@ -77,10 +81,12 @@ class Player:
         max_documents: int | None,
         with_answer: bool,
         max_tokens: int | None = None,
+        admit: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> AsyncGenerator[Event | Finished, None]:
         """Yields each turn, then Found, then the pieces of the answer if one is asked for, then Finished.
 
-        `max_tokens` makes the longest answer shorter. Raises BoundaryError.
+        `max_tokens` makes the longest answer shorter. What the cache does not hold is played within `admit`. Raises
+        BoundaryError, and what `admit` raises.
         """
         longest = self._answer.max_tokens
         sampling = replace(self._answer, max_tokens=min(max_tokens or longest, longest))
@@ -96,17 +102,28 @@ class Player:
             finished = Finished(trajectory, cached=True, cache_key=key.digest())
         else:
             answer = sampling if with_answer else None
-            async with aclosing(_events(partial(agent.play, question, world, answer, max_documents))) as events:
-                async for event in events:
-                    if isinstance(event, Trajectory):
-                        trajectory = event
-                    else:
-                        yield event
+            play = partial(agent.play, question, world, answer, max_documents)
+            with admit():
+                async with aclosing(_events(play)) as events:
+                    async for event in events:
+                        if isinstance(event, Trajectory):
+                            trajectory = event
+                        else:
+                            yield event
             # A model that was loaded meanwhile has answered: the key is not this answer's.
             ours = cache and key and key.generator in trajectory.models and await cache.put(key, trajectory)
             finished = Finished(trajectory, cache_key=key.digest() if key and ours else "")
         _count(trajectory)
         yield finished
+
+    async def index_versions(self) -> Hashable:
+        """Returns the names and versions of the caller's indexes, a second old at most. Raises RetrieverError."""
+        whose = caller.current().indexes
+        at, versions = self._versions.get(whose, (-math.inf, ()))
+        if time.monotonic() - at > _FRESH_S:
+            versions = tuple((index.name, index.version) for index in await self._backends.retriever.indexes())
+            self._versions[whose] = time.monotonic(), versions
+        return versions
 
     async def _rag_key(
         self, agent: Agent, question: Question, max_documents: int | None, world: World, answer: Sampling

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -30,13 +31,13 @@ STATUSES = {
     HTTPStatus.REQUEST_TIMEOUT: "the body did not come in time",
     HTTPStatus.MISDIRECTED_REQUEST: "the gateway does not answer under this host name",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the body is not declared as JSON; send `content-type: application/json`",
-    HTTPStatus.BAD_REQUEST: "the headers are too long, or the body cannot be parsed",
+    HTTPStatus.BAD_REQUEST: "the headers are too long or wrong, or the body cannot be parsed",
     HTTPStatus.METHOD_NOT_ALLOWED: "the route does not take this HTTP method",
     HTTPStatus.NOT_FOUND: "the index, run, model or route does not exist, or the backend is not configured",
     HTTPStatus.SERVICE_UNAVAILABLE: "the gateway or a backend is overloaded or unreachable; `Retry-After` says when "
     "to try again",
     HTTPStatus.BAD_GATEWAY: "a backend answered with something broken",
-    HTTPStatus.GATEWAY_TIMEOUT: "a backend did not answer in time",
+    HTTPStatus.GATEWAY_TIMEOUT: "a backend did not answer in time, or the request has too little of it",
     HTTPStatus.INTERNAL_SERVER_ERROR: "the gateway itself failed; its log has the details",
 }
 HTTP_STATUS = {
@@ -50,6 +51,7 @@ HTTP_STATUS = {
     Failure.BROKEN: HTTPStatus.BAD_GATEWAY,
 }
 _RETRY_AFTER_S = "2"
+TIMEOUT_HEADER = "x-request-timeout"
 LEFT = 499  # as nginx records a caller who did not wait
 _CRASH = "the gateway failed; its log has the details"
 
@@ -111,10 +113,29 @@ class BadField(Refused):
 
 
 class TooBusy(Refused):
-    """The gateway is working on as many questions as it may."""
+    """The gateway is working on as much as it may. There should be room again in `wait_s` seconds."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
-    headers: Mapping[str, str] = {"Retry-After": _RETRY_AFTER_S}
+
+    def __init__(self, detail: str, wait_s: float) -> None:
+        super().__init__(detail)
+        self.wait_s = wait_s
+        self.headers = {"Retry-After": str(max(1, math.ceil(wait_s)))}
+
+
+class TooLittleTime(Refused):
+    """The request could not be answered in the time that it has, however little else there is to do."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+
+
+class BadTimeout(Refused):
+    """The request's header `x-request-timeout` is no number of seconds."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+    def problem(self) -> Problem:
+        return Problem(self.status, f"{TIMEOUT_HEADER}: {self}", [{"field": TIMEOUT_HEADER, "message": str(self)}])
 
 
 class NotConfigured(Refused):

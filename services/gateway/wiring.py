@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from typing import NoReturn
 
 import structlog
@@ -21,9 +22,10 @@ from search_agent.types import Sampling
 from services.gateway.app import create_app
 from services.gateway.asker import Asker
 from services.gateway.cache import RagCache
+from services.gateway.capacity import Capacity
 from services.gateway.counters import Counters, MemoryCounters, RedisCounters, SpareCounters
 from services.gateway.door import Rules
-from services.gateway.guarded import GuardedRetriever, MeteredGenerator, MeteredSearcher
+from services.gateway.guarded import AdmittedRetriever, GuardedRetriever, MeteredGenerator, MeteredSearcher
 from services.gateway.limits import Meter
 from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
@@ -31,6 +33,7 @@ from services.gateway.settings import GatewaySettings
 
 log = structlog.get_logger()
 _REDIS_TIMEOUT_S = 0.5
+_FIRST_RETRIEVAL_S = 1.0  # as `first_question_s`
 
 
 def wire(settings: GatewaySettings) -> FastAPI:
@@ -95,8 +98,16 @@ def wire(settings: GatewaySettings) -> FastAPI:
         settings.body_timeout_s,
         settings.question_timeout_s,
     )
-    asker = Asker(player, methods, settings.max_in_flight, rewrite, meter)
-    app = create_app(backends, asker, trainer, settings.citations, rules, settings.root_path)
+    capacity = Capacity(
+        settings.max_in_flight, settings.max_slowdown, settings.first_question_s, settings.first_at_once
+    )
+    retrieval = Capacity(
+        settings.max_in_flight, settings.max_slowdown, _FIRST_RETRIEVAL_S, settings.first_at_once,
+        settings.retriever_timeout_s,
+    )  # fmt: skip
+    asker = Asker(player, methods, capacity, rewrite, meter)
+    asked_for = replace(backends, retriever=AdmittedRetriever(backends.retriever, retrieval))
+    app = create_app(asked_for, asker, trainer, settings.citations, rules, settings.root_path)
     parts = (retriever, *searchers.values(), *generators.values(), store, trainer, keys, counters)
     closing = [part for part in parts if part]
     app.router.lifespan_context = lifespan

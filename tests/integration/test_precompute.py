@@ -25,6 +25,7 @@ from search_agent_client import AsyncClient
 from services.gateway.app import create_app
 from services.gateway.asker import Asker
 from services.gateway.cache import RagCache
+from services.gateway.capacity import Capacity
 from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
 from tests.fakes import Generator, Retriever, Searcher
@@ -43,7 +44,7 @@ class Stack:
         self.gateway_store = RagStore(url, ttl_s=60, timeout_s=0.5)
         self.store = RagStore(url, ttl_s=1, timeout_s=0.5)
         backends = Backends(self.retriever, Searcher([]), self.generator, RagCache(self.gateway_store))
-        self.app = create_app(backends, Asker(Player(backends, Sampling(max_tokens=8)), Methods(backends), 8))
+        self.app = create_app(backends, Asker(Player(backends, Sampling(max_tokens=8)), Methods(backends), Capacity(8)))
         transport = httpx.ASGITransport(self.app)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
         self.client = AsyncClient("http://gateway", transport=transport)

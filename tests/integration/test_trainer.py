@@ -18,6 +18,7 @@ from search_agent.errors import Failure, TrainerError
 from search_agent.types import Sampling
 from services.gateway.app import create_app
 from services.gateway.asker import Asker
+from services.gateway.capacity import Capacity
 from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
 from services.trainer.admission import Admission
@@ -44,7 +45,7 @@ class World:
         backends = Backends(Retriever(), Searcher([]), Generator("a"), None, {})
         self._trainer = GrpcTrainer(f"127.0.0.1:{self.served.port}", 5)
         player = Player(backends, Sampling(max_tokens=8))
-        self.app = create_app(backends, Asker(player, Methods(backends), 8), self._trainer)
+        self.app = create_app(backends, Asker(player, Methods(backends), Capacity(8)), self._trainer)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
         self._following = asyncio.create_task(self.monitor.follow())
@@ -197,7 +198,7 @@ async def test_errors_over_rest(world: World) -> None:
 
 async def test_a_gateway_without_a_trainer() -> None:
     backends = Backends(Retriever(), Searcher([]), Generator("a"), None, {})
-    app = create_app(backends, Asker(Player(backends, Sampling(max_tokens=8)), Methods(backends), 8))
+    app = create_app(backends, Asker(Player(backends, Sampling(max_tokens=8)), Methods(backends), Capacity(8)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http:
         for response in (await http.get("/v1/runs"), await http.get("/v1/runs/x/events")):
             assert response.status_code == 404

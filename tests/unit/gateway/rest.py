@@ -13,6 +13,7 @@ from search_agent.world import Retriever as Port
 from services.gateway.app import create_app
 from services.gateway.asker import Asker
 from services.gateway.cache import RagCache
+from services.gateway.capacity import Capacity
 from services.gateway.door import Rules
 from services.gateway.guarded import GuardedRetriever, MeteredGenerator, MeteredSearcher
 from services.gateway.methods import Configuration, Methods
@@ -60,7 +61,7 @@ class Rest:
         for name, configuration in (configurations or {}).items():
             served.add(name, configuration)
         rewrite = by_generator(backends.generator) if condense else None
-        self.asker = Asker(player, served, max_in_flight, rewrite, meter)
+        self.asker = Asker(player, served, Capacity(max_in_flight), rewrite, meter)
         self.app = create_app(backends, self.asker, trainer, rules=self.rules)
         self.transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=self.transport, base_url="http://gateway")

@@ -519,12 +519,35 @@ async def test_a_full_gateway_says_so_and_recovers(stream: bool) -> None:
     rest = Rest(slow, max_in_flight=1)
     first = asyncio.create_task(rest.post("/v1/answer", question="q", method="direct", stream=stream))
     await slow.started.wait()
-    refused = await rest.post("/v1/answer", question="q", method="direct")
+    refused = await rest.post("/v1/answer", question="another", method="direct")
     assert refused.status_code == 503
     assert refused.headers["retry-after"]
     slow.release.set()
     assert (await first).status_code == 200
     assert (await rest.post("/v1/answer", question="q", method="direct")).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_same_question_under_way_is_answered_once(stream: bool) -> None:
+    slow = Slow()
+    rest = Rest(slow, max_in_flight=1)
+
+    def ask(**more: Any) -> asyncio.Task[Any]:
+        asked = {"question": "q", "method": "direct", "stream": stream} | more
+        return asyncio.create_task(rest.post("/v1/answer", **asked))
+
+    first = ask()
+    await slow.started.wait()
+    others = [ask() for _ in range(3)]
+    other = await ask(question="another")
+    others[0].cancel()  # one who leaves takes the answer from nobody
+    await asyncio.sleep(0)
+    slow.release.set()
+    answers = await asyncio.gather(first, *others[1:])
+    assert other.status_code == 503
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert all("late" in answer.text for answer in answers)
+    assert len(slow.prompts) == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])

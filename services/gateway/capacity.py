@@ -1,0 +1,153 @@
+"""Admits requests that should end in time, and tells all others when to come again."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from common import context, metrics
+from search_agent.errors import BoundaryError, Failure
+from services.gateway.pace import Pace
+from services.gateway.problems import TooBusy, TooLittleTime
+
+_PROMPT_S = 1.0  # an answer within it is never too slow, however fast it would be alone
+_STALE_S = 60.0  # a kind that has not been timed for so long may have become faster
+_ALONE_EVERY_S = 600.0  # a busy gateway lets one request run alone this often, to learn its time again
+_LATE_S = 1.5  # a place is kept for so long; Retry-After has whole seconds, and callers take some time to come
+_SOON = 0.25  # a place that becomes free is kept for who comes before this share of a request's time is over
+_AFTER = 0.03  # callers are told to come so much after the place should be free
+_PROMISES = 256
+_OVERDUE = 0.1  # what a request that takes longer than expected still needs, in units of what was expected
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A request under way. `area` is the number of request-seconds before it started."""
+
+    kind: tuple[str, int]
+    started: float
+    area: float
+
+
+class Capacity:
+    """Decides which requests a group of backends takes on, by what they need and by what is under way.
+
+    A request is admitted if it should take at most `slowdown` times as long as alone, or a second, and if it should end
+    before the time of the request being served is over. Nothing waits here: callers who are refused wait, each for a
+    time of their own, and the place that they find then is kept for them.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        slowdown: float = 2.0,
+        first_s: float = 10.0,
+        first_at_once: int = 4,
+        longest_s: float = 1e9,
+        clock: Callable[[], float] = time.monotonic,
+        time_left: Callable[[float], float] = context.time_left,
+    ) -> None:
+        """`most` requests may be under way, whatever was measured, and none takes longer than `longest_s`.
+
+        `first_s` and `first_at_once` stand in for what has not been measured yet.
+        """
+        self._most, self._slowdown, self._longest_s, self._clock = most, slowdown, longest_s, clock
+        self._time_left = time_left
+        self._pace = Pace(first_s, first_at_once)
+        self._under_way: set[_Work] = set()
+        self._promises: dict[Hashable, float] = {}  # when requests that were refused may come again
+        self._area, self._area_at = 0.0, clock()  # request-seconds so far, and until when they are counted
+        self._alone_at = clock()  # when a request last ran alone
+        self._clears = False  # nothing is admitted until a request can run alone
+
+    @contextmanager
+    def work(self, name: str, who: Hashable, size: int = 1) -> Iterator[None]:
+        """Holds a place for a request while it is worked on. Requests of a name and a like size take equally long.
+
+        `who` is equal for a request that comes again after it was refused. Raises TooBusy and TooLittleTime.
+        """
+        kind = (name, size.bit_length())
+        self._admit(kind, who)
+        metrics.ADMISSIONS.labels(name, "admitted").inc()
+        metrics.ADMISSION_WAIT_SECONDS.labels(name).set(0)
+        now = self._count()
+        work = _Work(kind, now, self._area)
+        self._under_way.add(work)
+        has_time = False
+        try:
+            yield
+            has_time = True
+        except BoundaryError as error:
+            has_time = error.failure is Failure.TIMEOUT  # it takes so long at least
+            raise
+        finally:
+            now = self._count()
+            self._under_way.remove(work)
+            if has_time:
+                self._learn(work, now)
+
+    def _admit(self, kind: tuple[str, int], who: Hashable) -> None:
+        now, pace, under_way = self._clock(), self._pace, len(self._under_way)
+        left_s = self._time_left(self._longest_s)
+        if pace.fastest(kind) > left_s and now - pace.timed_at(kind) < _STALE_S:
+            metrics.ADMISSIONS.labels(kind[0], "hopeless").inc()
+            raise TooLittleTime(
+                f"it has {left_s:.3g} s, and takes about {pace.alone(kind):.3g} s where nothing else is under way"
+            )
+        at_once = min(self._most, pace.at_once(kind, max(self._slowdown * pace.alone(kind), _PROMPT_S), left_s))
+        metrics.ADMISSION_AT_ONCE.labels(kind[0]).set(at_once)
+        if self._clears:
+            at_once = 1
+        if under_way + self._reserved(kind, who, now) < at_once:
+            self._promises.pop(who, None)
+            return
+        self._clears |= under_way < self._most and now - self._alone_at > _ALONE_EVERY_S
+        wait_s = self._promise(kind, who, at_once, now)
+        metrics.ADMISSIONS.labels(kind[0], "refused").inc()
+        metrics.ADMISSION_WAIT_SECONDS.labels(kind[0]).set(wait_s)
+        raise TooBusy(f"{under_way} requests are under way; there should be room in {wait_s:.2g} s", wait_s)
+
+    def _reserved(self, kind: tuple[str, int], who: Hashable, now: float) -> int:
+        """Returns how many places are kept for others, who were told to come about now and before this one."""
+        takes_s = self._pace.expected(kind, 0)
+        late_s, soon_s = min(_LATE_S, takes_s), _SOON * takes_s
+        self._promises = {each: due for each, due in self._promises.items() if due > now - late_s}
+        before = min(self._promises.get(who, math.inf), now + soon_s)
+        return sum(due < before for due in self._promises.values())
+
+    def _promise(self, kind: tuple[str, int], who: Hashable, at_once: int, now: float) -> float:
+        """Returns the seconds after which there should be room, behind all who were promised room before."""
+        ends = [self._end(work, now) for work in self._under_way] or [now]
+        heapq.heapify(ends)
+        for _ in range(len(ends) - at_once):  # these ends make no room yet
+            heapq.heappop(ends)
+        for _ in range(at_once - len(ends)):  # free places that are kept for others
+            heapq.heappush(ends, now)
+        takes_s, mine = self._pace.expected(kind, at_once - 1), self._promises.get(who, math.inf)
+        for due in sorted(due for due in self._promises.values() if due < mine):
+            heapq.heapreplace(ends, max(due, ends[0]) + takes_s)
+        if who in self._promises or len(self._promises) < _PROMISES:
+            self._promises[who] = ends[0]
+        return ends[0] - now + _AFTER * takes_s
+
+    def _end(self, work: _Work, now: float) -> float:
+        takes_s = self._pace.expected(work.kind, len(self._under_way) - 1)
+        return max(work.started + takes_s, now + _OVERDUE * takes_s)
+
+    def _count(self) -> float:
+        """Counts the request-seconds until now, which it returns."""
+        now = self._clock()
+        self._area += len(self._under_way) * (now - self._area_at)
+        self._area_at = now
+        return now
+
+    def _learn(self, work: _Work, now: float) -> None:
+        seconds = now - work.started
+        others = max(0.0, (self._area - work.area) / seconds - 1) if seconds > 0 else 0.0
+        self._pace.observe(work.kind, seconds, others, now)
+        if others < 0.3:
+            self._alone_at, self._clears = now, False

@@ -1,0 +1,238 @@
+"""Requests are admitted if they end in time; the others are told the truth about when to come again."""
+
+import asyncio
+import math
+import random
+from collections.abc import Coroutine
+from contextlib import ExitStack, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from search_agent.errors import Failure, GeneratorError
+from services.gateway.capacity import Capacity
+from services.gateway.problems import TooBusy, TooLittleTime
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Jumps to the next timer where another loop would wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        selector = self._selector  # type: ignore[attr-defined]
+        select = selector.select
+
+        def jump(timeout: float | None) -> Any:
+            self._now += timeout or 0
+            return select(0)
+
+        selector.select = jump
+
+    def time(self) -> float:
+        return self._now
+
+
+def run(scene: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(scene)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Machine:
+    """Does `slots` requests at full speed; more of them share it."""
+
+    def __init__(self, slots: float) -> None:
+        self._slots, self._busy = slots, 0
+
+    async def do(self, seconds: float) -> None:
+        self._busy += 1
+        try:
+            while seconds > 0:
+                began = now()
+                await asyncio.sleep(0.005)
+                seconds -= (now() - began) * min(1, self._slots / self._busy)
+        finally:
+            self._busy -= 1
+
+
+@dataclass
+class Told:
+    """How callers fared: seconds until an answer and until a refusal, and waits as (told at first, until admitted)."""
+
+    answered: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    waits: list[tuple[float, float]] = field(default_factory=list)
+
+
+async def caller(capacity: Capacity, machine: Machine, seconds: float, until: float, told: Told) -> None:
+    """Asks one question after the other until the time is over, and comes again when it was told to."""
+    while now() < until:
+        question, refused_at, wait_s = object(), math.inf, 0.0
+        while True:
+            began = now()
+            try:
+                with capacity.work("s3", question):
+                    if refused_at < math.inf:
+                        told.waits.append((wait_s, began - refused_at))
+                    await machine.do(seconds)
+                told.answered.append(now() - began)
+                break
+            except TooBusy as busy:
+                told.refused.append(now() - began)
+                if refused_at == math.inf:
+                    refused_at, wait_s = began, busy.wait_s
+                await asyncio.sleep(busy.wait_s)
+
+
+ALONE_S = 0.5
+
+
+@pytest.mark.parametrize("callers", [1, 4, 32])
+@pytest.mark.parametrize("slots", [1, 2, 8])
+def test_callers_are_answered_in_twice_the_time_alone_or_told_when_to_come(callers: int, slots: float) -> None:
+    told, lasts_s = Told(), 120 * ALONE_S
+
+    async def scene() -> None:
+        capacity, machine = Capacity(64, first_s=ALONE_S, first_at_once=2, clock=now), Machine(slots)
+        await asyncio.gather(*[caller(capacity, machine, ALONE_S, now() + lasts_s, told) for _ in range(callers)])
+
+    run(scene())
+    answered = sorted(told.answered)
+    assert answered[int(0.95 * (len(answered) - 1))] < 2.1 * ALONE_S
+    assert len(answered) > 0.9 * lasts_s / ALONE_S * min(callers, slots)
+    assert told.refused or callers <= 2 * slots
+    true = [abs(waited / said - 1) < 0.25 for said, waited in told.waits]
+    assert sum(true) >= 0.7 * len(true)  # the first ones are told before the machine is known
+
+
+def test_nobody_is_admitted_who_would_be_late() -> None:
+    late, rng, refused, ends = list[float](), random.Random(1), 0, ContextVar("ends", default=math.inf)
+
+    def left(most_s: float) -> float:
+        return ends.get() - now()
+
+    async def scene() -> None:
+        capacity, machine = Capacity(64, slowdown=100, first_at_once=2, clock=now, time_left=left), Machine(1)
+
+        async def ask(limit_s: float) -> None:
+            nonlocal refused
+            ends.set(now() + limit_s)
+            try:
+                with capacity.work("s3", object()):
+                    await machine.do(rng.uniform(0.8, 1.2))
+                late.append(now() - ends.get())
+            except TooBusy:
+                refused += 1
+
+        await ask(9)
+        tasks = []
+        for _ in range(200):
+            tasks.append(asyncio.create_task(ask(rng.choice([4, 8]))))
+            await asyncio.sleep(0.3)
+        await asyncio.gather(*tasks)
+
+    run(scene())
+    assert len(late) > 50
+    assert refused > 50
+    assert sum(each > 0 for each in late) <= 0.02 * len(late)
+
+
+def test_what_cannot_end_in_time_is_refused_for_good() -> None:
+    clock, left_s = Clock(), 9.0
+    capacity = Capacity(8, clock=clock, time_left=lambda most_s: left_s)
+    timed(capacity, clock, 4)
+    left_s = 3
+    with pytest.raises(TooLittleTime, match="it has 3 s, and takes about 4 s"), capacity.work("s3", object()):
+        pass
+    clock.now += 100  # the machine may have become faster
+    timed(capacity, clock, 2)
+    timed(capacity, clock, 2)
+
+
+async def test_the_limit_holds_however_fast_requests_are() -> None:
+    capacity = Capacity(2, first_at_once=2)
+    with capacity.work("s3", 1), capacity.work("s3", 2), pytest.raises(TooBusy), capacity.work("s3", 3):
+        pass
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def timed(capacity: Capacity, clock: Clock, seconds: float, error: Exception | None = None) -> None:
+    """Lets a request take so many seconds."""
+    with suppress(GeneratorError), capacity.work("s3", object()):
+        clock.now += seconds
+        if error:
+            raise error
+
+
+def wait_of_a_second(capacity: Capacity, clock: Clock) -> float:
+    """Returns what one more request than there may be is told."""
+    with ExitStack() as under_way:
+        while True:
+            try:
+                under_way.enter_context(capacity.work("s3", object()))
+            except TooBusy as busy:
+                return busy.wait_s
+
+
+def test_what_failed_teaches_nothing_and_a_timeout_does() -> None:
+    clock = Clock()
+    capacity = Capacity(1, clock=clock)
+    timed(capacity, clock, 4)
+    timed(capacity, clock, 0, GeneratorError(Failure.BROKEN, "broken"))
+    assert wait_of_a_second(capacity, clock) == pytest.approx(4, rel=0.05)
+    for _ in range(40):
+        timed(capacity, clock, 8, GeneratorError(Failure.TIMEOUT, "late"))
+    assert wait_of_a_second(capacity, clock) == pytest.approx(8, rel=0.05)
+
+
+def test_who_comes_too_early_does_not_lengthen_the_line_and_comes_before_those_who_came_later() -> None:
+    clock = Clock()
+    capacity = Capacity(1, clock=clock)
+    timed(capacity, clock, 4)
+
+    def wait(who: str) -> float:
+        with pytest.raises(TooBusy) as told, capacity.work("s3", who):
+            pass
+        return told.value.wait_s
+
+    with capacity.work("s3", "now"):
+        assert [round(wait(who)) for who in ("a", "b", "a", "a", "b", "c")] == [4, 8, 4, 4, 8, 12]
+        clock.now += 4
+    assert round(wait("walk-in")) == 12
+    with capacity.work("s3", "a"):
+        pass
+
+
+def test_a_busy_machine_is_measured_alone_again() -> None:
+    clock = Clock()
+    capacity = Capacity(8, clock=clock)
+    timed(capacity, clock, 4)
+    under_way = [capacity.work("s3", n) for n in range(2)]
+    for each in under_way:
+        each.__enter__()
+    clock.now += 700
+    with pytest.raises(TooBusy), capacity.work("s3", 2):
+        pass
+    under_way[0].__exit__(None, None, None)
+    with pytest.raises(TooBusy), capacity.work("s3", 3):  # although two may be under way
+        pass
+    under_way[1].__exit__(None, None, None)
+    with capacity.work("s3", 2):
+        clock.now += 4
+    with capacity.work("s3", 3):
+        clock.now += 4
+    with capacity.work("s3", 4), capacity.work("s3", 5):
+        pass
