@@ -57,8 +57,8 @@ class AdmittedRetriever:
     def __init__(self, retriever: Retrieving, capacity: Capacity) -> None:
         self._retriever, self._capacity = retriever, capacity
 
-    async def search(self, queries: Sequence[str], how: Retrieval) -> list[tuple[Passage, ...]]:
-        with self._capacity.work("rerank" if how.rerank else "retrieve", (*queries, how), len(queries)):
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
+        with self._capacity.work("rerank" if how.rerank else "retrieve", (*queries, repr(how)), len(queries)):
             return await self._retriever.search(queries, how)
 
     async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:

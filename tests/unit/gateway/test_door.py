@@ -504,3 +504,22 @@ async def test_leaving_a_silent_stream_stops_its_work() -> None:
 async def test_streams_pass_through_proxies() -> None:
     response = await Rest().http.post("/v1/answer", json={"question": "q", "method": "direct", "stream": True})
     assert response.headers["x-accel-buffering"] == "no"
+
+
+@pytest.mark.parametrize(("sent", "seconds"), [("5", 5), ("0.5", 0.5), ("9999", 77)])
+async def test_a_request_can_only_shorten_its_time(sent: str, seconds: float) -> None:
+    generator = Slow()
+    generator.go.set()
+    rest = Rest(generator, rules=Rules(time_limit_s=77))
+    asked = {"question": "q", "method": "direct"}
+    assert (await rest.http.post("/v1/answer", json=asked, headers={"x-request-timeout": sent})).status_code == 200
+    assert 0.8 * seconds < generator.time_left <= seconds
+
+
+@pytest.mark.parametrize("sent", ["-1", "1e3", "nan", "soon", "1,5", "٣"])
+async def test_a_time_that_is_no_number_is_refused(sent: str) -> None:
+    rest = Rest()
+    headers = {"x-request-timeout": sent.encode()}
+    response = await rest.http.post("/v1/answer", json={"question": "q"}, headers=headers)  # type: ignore[arg-type]
+    assert response.status_code == 400
+    assert problem(response)["errors"][0]["field"] == "x-request-timeout"
