@@ -52,6 +52,10 @@ class Engine(Protocol):
         """Yields the text as it is written. Closing the iterator stops the work at once."""
         ...
 
+    def described(self, name: str) -> ModelInfo:
+        """Returns the model under a name, whether or not the engine answers now."""
+        ...
+
     async def info(self, name: str) -> ModelInfo:
         """Returns the model under a name, as long as the engine can be used."""
         ...

@@ -385,6 +385,10 @@ class LlamaCpp:
         self._check(server)
         if not await server.healthy():
             raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp does not answer")
+        return self.described(name)
+
+    def described(self, name: str) -> ModelInfo:
+        server = self._swap.now
         return ModelInfo(
             server.identities[name],
             "llama.cpp",
@@ -396,7 +400,7 @@ class LlamaCpp:
 
     async def load(self, name: str, path: str, adapter: str) -> ModelInfo:
         await self._swap.load(name, path, adapter)
-        return await self.info(name)
+        return self.described(name)
 
     @property
     def pid(self) -> int:

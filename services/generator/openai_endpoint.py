@@ -137,6 +137,9 @@ class OpenAIEndpoint:
         yield replace(usage, text=attempt.rest(), finish_reason=_FINISH[finish], stop=stop, model=remote.identity)
 
     async def info(self, name: str) -> ModelInfo:
+        return self.described(name)
+
+    def described(self, name: str) -> ModelInfo:
         return ModelInfo(self._remotes[name].identity, "openai", 0, grammar=self._dialect != "plain")
 
     async def load(self, name: str, path: str, adapter: str) -> ModelInfo:

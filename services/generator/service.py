@@ -81,7 +81,8 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
                 yield codec.generate_response(piece)
 
     async def ModelInfo(self, request: pb.ModelInfoRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
-        return codec.model_response(await self._info(self._engine.models.name(request.model)))
+        name = self._engine.models.name(request.model)
+        return codec.model_response(self._with_card(name, await self._engine.info(name)))
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
         loading = self._replace(self._engine.models.name(request.model), request.path, request.adapter)
@@ -100,7 +101,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
             except GeneratorError as error:  # its files may be gone; serving what is configured is better than nothing
                 loaded = {"path": before.path, "adapter": adapter}
                 log.error("what was loaded before cannot be loaded again", name=name, **loaded, error=str(error))
-        await self._publish()
+        self._publish()
 
     async def _replace(self, name: str, path: str, adapter: str) -> types.ModelInfo:
         info = await self._load(name, path, adapter)
@@ -108,7 +109,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         # The configured model may be elsewhere at the next start: the hub keeps each version in a folder of its own.
         path = "" if served.path == self._configured_path else served.path
         self._remembered.write(replace(served, path=path))
-        await self._publish()
+        self._publish()
         return info
 
     async def _load(self, name: str, path: str, adapter: str) -> types.ModelInfo:
@@ -116,9 +117,6 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         info = await self._engine.load(name, path, adapter)
         self._taught.pop(name, None)
         return self._with_card(name, info)
-
-    async def _info(self, name: str) -> types.ModelInfo:
-        return self._with_card(name, await self._engine.info(name))
 
     def _with_card(self, name: str, info: types.ModelInfo) -> types.ModelInfo:
         """Adds the model's card, which is read, and warned of, once per model."""
@@ -130,8 +128,9 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         warn(info)
         return info
 
-    async def _publish(self) -> None:
-        infos = {name: await self._info(name) for name in self._engine.models.names}
+    def _publish(self) -> None:
+        engine = self._engine
+        infos = {name: self._with_card(name, engine.described(name)) for name in engine.models.names}
         metrics.GENERATOR_MODEL.clear()
         for name, info in infos.items():
             metrics.GENERATOR_MODEL.labels(name, info.model, info.engine).set(1)

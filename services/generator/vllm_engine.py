@@ -157,6 +157,10 @@ class VllmEngine:
         if serving.dead():
             self._swap.lost(serving)
             raise GeneratorError(Failure.UNAVAILABLE, "vLLM died and is started again")
+        return self.described(name)
+
+    def described(self, name: str) -> ModelInfo:
+        serving = self._swap.now
         models = serving.models
         return ModelInfo(
             serving.identities[name],
@@ -169,7 +173,7 @@ class VllmEngine:
 
     async def load(self, name: str, path: str, adapter: str) -> ModelInfo:
         await self._swap.load(name, path, adapter)
-        return await self.info(name)
+        return self.described(name)
 
     async def close(self) -> None:
         """Stops vLLM, and the requests in flight on it."""

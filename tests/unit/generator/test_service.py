@@ -52,6 +52,7 @@ class FakeEngine:
         self.loads: list[tuple[str, str, str]] = []
         self.asked: list[str] = []
         self.models = MODELS
+        self.silent = False  # asked for its state
         self.started = asyncio.Event()
         self.stopped = asyncio.Event()
         self.loading, self.may_load = asyncio.Event(), asyncio.Event()
@@ -73,6 +74,11 @@ class FakeEngine:
     async def info(self, name: str) -> ModelInfo:
         if self.error:
             raise self.error
+        if self.silent:
+            raise GeneratorError(Failure.UNAVAILABLE, "it does not answer")
+        return self.described(name)
+
+    def described(self, name: str) -> ModelInfo:
         path, adapter = self.models.path, self.models.adapter(name)
         return ModelInfo(f"fake@{path}+{adapter}", "llama.cpp", 512, grammar=True, path=path, adapter=adapter)
 
@@ -85,7 +91,7 @@ class FakeEngine:
         self.models = replace(
             self.models, path=path or self.models.path, adapters={**self.models.adapters, name: adapter}
         )
-        return await self.info(name)
+        return self.described(name)
 
     async def close(self) -> None: ...
 
@@ -321,6 +327,17 @@ async def test_a_loaded_model_is_told_and_shown():
     assert metric("model_info", name="reader", model="fake@+", engine="llama.cpp") == 0
 
 
+async def test_a_load_that_succeeded_is_told_so_while_the_engine_does_not_answer(tmp_path: Path) -> None:
+    engine, remembered = FakeEngine(), Remembered(tmp_path / "state.json")
+    engine.silent = True
+    async with serving(engine, remembered) as stub:
+        assert (await stub.LoadModel(pb.LoadModelRequest(adapter="a"))).model == "fake@+a"
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.ModelInfo(pb.ModelInfoRequest())
+    assert (served := remembered.read())
+    assert served.adapter("searcher") == "a"
+
+
 async def test_what_was_loaded_is_loaded_again_at_the_next_start(tmp_path: Path) -> None:
     def remembered(configured: str = "base.gguf") -> Remembered:
         return Remembered(tmp_path / "state.json", Models(configured, {"searcher": "s", "reader": "r"}))
@@ -374,9 +391,7 @@ async def test_a_state_that_is_gone_or_broken_stops_nothing(tmp_path: Path, dama
         assert engine.loads == []
         await stub.LoadModel(pb.LoadModelRequest(adapter="a"))
     broken = FakeEngine(error=GeneratorError(Failure.NOT_FOUND, "no file a", "adapter"))
-    service = GeneratorService(broken, 100, Remembered(state))
-    with pytest.raises(GeneratorError):  # by the fake's info; the load alone is only logged
-        await service.begin()
+    await GeneratorService(broken, 100, Remembered(state)).begin()
     unwritable = Remembered(tmp_path / "missing" / "state.json")
     unwritable.write(MODELS)
     assert unwritable.read() is None
