@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from common.problems import Problem
 from common.settings import ModelTarget, Target
@@ -75,6 +75,16 @@ def _share(value: object) -> object:
     raise ValueError("must be naive_rag_fails, all, or a share from 0 to 1")
 
 
+def _interval(value: tuple[float, float]) -> tuple[float, float]:
+    low, high = value
+    if not 0 <= low < high <= 1:
+        raise ValueError("must be two numbers from 0 to 1, the smaller one first")
+    return value
+
+
+_Interval = Annotated[tuple[float, float], AfterValidator(_interval)]
+
+
 class StageConfig(_Part):
     """The mixture of questions from one step on. Questions whose value of the group has no share are not asked."""
 
@@ -89,7 +99,7 @@ class DataConfig(_Part):
     """The training questions, named as for `search-agent evaluate --questions`."""
 
     questions: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
-    part: tuple[float, float] = Field((0.0, 1.0), description="part of the articles; a hash places each from 0 to 1")
+    part: _Interval = Field((0.0, 1.0), description="part of the articles; a hash places each from 0 to 1")
     limit: int | None = Field(None, ge=1, description="number of questions to take, chosen by the seed")
     keep: Annotated[Literal["naive_rag_fails", "all"] | float, BeforeValidator(_share)] = Field(
         "naive_rag_fails",
@@ -161,7 +171,7 @@ class GateConfig(_Part):
     """The test that a checkpoint must pass before it is promoted."""
 
     questions: str
-    part: tuple[float, float] = Field((0.0, 1.0), description="part of the articles; a hash places each from 0 to 1")
+    part: _Interval = Field((0.0, 1.0), description="part of the articles; a hash places each from 0 to 1")
     limit: int | None = Field(None, ge=1)
     margin: float = Field(1.0, ge=0, description="least gain in points of GenAcc over the current searcher")
     resamples: int = Field(1000, ge=100)

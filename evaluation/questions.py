@@ -139,8 +139,11 @@ def _mirage(path: Path, benchmark: Mapping[str, Mapping[str, Any]], chosen: str)
 def part(asked: Sequence[Question], low: float, high: float) -> list[Question]:
     """Returns the questions whose sources lie from `low` to `high`, where a hash spreads sources evenly over 0 to 1.
 
-    Parts that do not overlap share no source, so that models can be trained on separate ones.
+    Parts that do not overlap share no source, so that models can be trained on separate ones. Raises EvaluateProblem if
+    the part is empty.
     """
+    if low >= high:
+        raise EvaluateProblem(f"the part from {low:g} to {high:g} is empty; its start comes first")
 
     def place(source: str) -> float:
         digits = str(int(hashlib.sha256(source.encode()).hexdigest(), 16))[::-1]  # the last digits are spread evenly

@@ -44,6 +44,7 @@ MISTAKES = [
     ("precompute --questions QUESTIONS --load MISSING", 1, "MISSING"),
     ("teach reading --config MISSING --out out.jsonl", 1, "MISSING"),
     ("teach reading --out MISSING/out.jsonl", 1, "out.jsonl: No such file"),
+    ("teach reading --part 0.9 0.1 --out FOLDER/out.jsonl", 1, "from 0.9 to 0.1 is empty"),
     ("teach reading --questions MISSING --out FILE", 1, "no such file"),
     ("headroom MISSING --searcher h:1 --questions QUESTIONS --out MISSING", 1, "MISSING"),
     ("headroom multihop --searcher h:1 --questions MISSING --out MISSING", 1, "no such file"),
