@@ -22,8 +22,8 @@ up: .venv/.local ## runs the stack as local processes until Ctrl-C
 	@$(BIN)/python -m deploy.local up --port $(PORT)
 
 test: .venv/.dev ## runs unit, integration and end-to-end tests
-	@command -v redis-server >/dev/null || deploy/ci/install-redis.sh
-	@command -v chromium >/dev/null || deploy/ci/install-chromium.sh || echo "the tests of the page are skipped"
+	@command -v redis-server >/dev/null || deploy/ci/install.sh redis-server
+	@command -v chromium >/dev/null || deploy/ci/install.sh chromium fonts-dejavu-core || echo "the tests of the page are skipped"
 	@$(BIN)/python -m pytest
 
 venv-trainer: .venv-trainer/.done ## makes .venv-trainer, which has torch, transformers, peft and verl

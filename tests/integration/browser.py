@@ -23,7 +23,7 @@ async def chromium() -> AsyncIterator[Browser]:
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if not found:
         refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-        refuse("no Chromium; deploy/ci/install-chromium.sh installs Debian's")
+        refuse("no Chromium; deploy/ci/install.sh chromium fonts-dejavu-core installs it on Debian")
     async with (
         async_playwright() as playwright,
         # Chromium's sandbox refuses to run as root; the pages are our own.
