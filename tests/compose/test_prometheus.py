@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.compose.conftest import Stack
+
 DASHBOARDS = Path(__file__).parents[2] / "deploy/grafana/dashboards"
 SCRAPED_WITHIN_S = 60  # a few scrapes
 # Panels of what has not happened here: nothing failed, and nothing was trained.
@@ -72,3 +74,10 @@ def test_a_panel_is_answered(prometheus: httpx.Client, query: str, has_data: boo
     answer()
     if has_data:
         eventually(answer)
+
+
+def test_the_alerts_go_off_when_they_should(stack: Stack) -> None:
+    """`rules.test.yml` says which series raise which alert; promtool runs it."""
+    promtool = ("exec", "-T", "prometheus", "promtool")
+    stack.compose(*promtool, "check", "config", "/etc/prometheus/prometheus.yml")
+    stack.compose(*promtool, "test", "rules", "/etc/prometheus/rules.test.yml")

@@ -22,7 +22,14 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 GPU = yaml.safe_load((ROOT / "deploy/compose.gpu.yml").read_text())
 PROMETHEUS = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
-RULES = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())
+RULES = [
+    rule
+    for group in yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+RULE_TESTS = yaml.safe_load((ROOT / "deploy/prometheus/rules.test.yml").read_text())["tests"]
+RECORDED = {rule["record"] for rule in RULES if "record" in rule}
+ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 DASHBOARDS = {path.name: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana").rglob("*.json")}
 
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
@@ -43,25 +50,44 @@ def expressions() -> Iterator[Any]:
                 yield pytest.param(target["expr"], id=f"{name}: {panel['title']}")
         for variable in dashboard["templating"]["list"]:
             yield pytest.param(variable["definition"], id=f"{name}: ${variable['name']}")
-    for group in RULES["groups"]:
-        for rule in group["rules"]:
-            yield pytest.param(rule["expr"], id=f"rules: {rule['alert']}")
+    for rule in RULES:
+        yield pytest.param(rule["expr"], id=f"rules: {rule.get('alert') or rule['record']}")
 
 
 @pytest.mark.parametrize("expression", list(expressions()))
 def test_expressions_name_metrics_and_labels_that_exist(expression: str) -> None:
-    series = set(re.findall(r"\bsearch_agent_\w+", expression))
+    recorded = set(re.findall(r"\b\w+:\w+:\w+", expression))
+    assert recorded <= RECORDED
+    series = set(re.findall(r"(?<!:)\bsearch_agent_\w+", expression))
     assert series <= SERIES.keys()
-    assert series or "up" in expression
+    assert series or recorded or "up" in expression
     grouped = re.findall(r"\bby \(([^)]*)\)", expression)
     labels = {label.strip() for group in grouped for label in group.split(",")}
     labels |= set(re.findall(r"[{,]\s*(\w+)\s*[=!]", expression))
-    assert labels <= SCRAPED.union(*(SERIES[name] for name in series))
+    kept = {name.partition(":")[0] for name in recorded}  # the labels that a recorded series has are in its name
+    assert labels <= SCRAPED.union(kept, *(SERIES[name] for name in series))
 
 
 def test_every_metric_is_on_a_dashboard() -> None:
     shown = " ".join(param.values[0] for param in expressions())
     assert [name for name in METRICS if name not in shown] == []
+
+
+def test_every_alert_is_tested_to_go_off_and_to_stay_silent() -> None:
+    tested = [test for each in RULE_TESTS for test in each["alert_rule_test"]]
+    assert {test["alertname"] for test in tested if test.get("exp_alerts")} == ALERTS.keys()
+    assert {test["alertname"] for test in tested if not test.get("exp_alerts")} == ALERTS.keys()
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_has_a_runbook(alert: str) -> None:
+    file, _, heading = ALERTS[alert]["annotations"]["runbook"].partition("#")
+    text = (ROOT / file).read_text(encoding="utf-8")
+    (name,) = (line for line in re.findall(r"(?m)^### (.+)$", text) if line.lower() == heading)
+    runbook = text.partition(f"### {name}\n")[2].partition("\n#")[0]
+    panels = {panel["title"] for dashboard in DASHBOARDS.values() for panel in dashboard["panels"]}
+    assert runbook.strip()
+    assert set(re.findall(r'"([A-Z][^"]+)"', runbook)) <= panels
 
 
 def test_every_panel_says_what_it_shows() -> None:
