@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
@@ -84,16 +85,31 @@ class MeteredSearcher:
         return await self._searcher.info()
 
 
+_CHARS_A_TOKEN = 4  # about, in English
+
+
 class MeteredGenerator:
-    """Counts the generator's tokens for the caller."""
+    """Counts the generator's tokens for the caller.
+
+    Nobody tells the tokens of an answer that the caller leaves early. They are estimated: the prompt's from its length,
+    and one for each piece.
+    """
 
     def __init__(self, generator: Generator, meter: Meter) -> None:
         self._generator, self._meter = generator, meter
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
-        async for piece in self._generator.stream(messages, sampling):
-            await self._meter.tokens(caller.current(), piece.tokens)
-            yield piece
+        who, pieces, whole = caller.current(), 0, False
+        try:
+            async for piece in self._generator.stream(messages, sampling):
+                pieces, whole = pieces + 1, bool(piece.finish_reason)
+                await self._meter.tokens(who, piece.tokens)
+                yield piece
+        except (GeneratorExit, asyncio.CancelledError):
+            if pieces and not whole:
+                prompt = sum(len(message.content) for message in messages) // _CHARS_A_TOKEN
+                await self._meter.tokens(who, prompt + pieces)
+            raise
 
     async def info(self) -> ModelInfo:
         return await self._generator.info()
