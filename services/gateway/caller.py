@@ -59,6 +59,10 @@ class Caller:
                 f"this key may not use the index {index!r}; it may use {', '.join(self.indexes)}", missing_index=index
             )
 
+    def may_manage(self, indexes: Collection[str]) -> bool:
+        """Returns whether a key for these indexes, or without any for all, opens none that this key does not."""
+        return not self.indexes or (bool(indexes) and all(map(self.may_use, indexes)))
+
 
 ANYBODY = Caller("anybody", frozenset(Scope))  # where no key is asked for
 _current: ContextVar[Caller] = ContextVar("caller", default=ANYBODY)

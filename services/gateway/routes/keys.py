@@ -69,7 +69,7 @@ def routes(store: KeyStore | None) -> APIRouter:
 
     @router.post("", status_code=201)
     async def create(body: KeyRequest) -> NewKeyOut:
-        """Makes a key. One that is for certain indexes cannot make keys for others."""
+        """Makes a key. A caller whose key is for certain indexes cannot make keys for others."""
         there, who = kept(), caller.current()
         indexes = body.indexes or who.indexes
         for index in indexes:
@@ -82,13 +82,22 @@ def routes(store: KeyStore | None) -> APIRouter:
 
     @router.get("", response_model=list[KeyOut])
     async def list_keys() -> list[Key]:
-        """Returns the keys, oldest first, without the keys themselves."""
-        return await kept().all()
+        """Returns the keys that the caller may manage, oldest first, without the keys themselves.
+
+        A caller whose key is for certain indexes manages keys for those only.
+        """
+        return [key for key in await kept().all() if caller.current().may_manage(key.indexes)]
 
     @router.delete("/{id}")
     async def revoke(id: str) -> RevokedOut:
         """Refuses a key from now on."""
-        if not await kept().remove(id):
+        there, who = kept(), caller.current()
+        if who.indexes:
+            found = await there.get(id)
+            known = bool(found and who.may_manage(found.indexes)) and await there.remove(id)
+        else:
+            known = await there.remove(id)  # also one whose record is damaged
+        if not known:
             raise KeysError(Failure.NOT_FOUND, f"no key {id!r}", "id")
         return RevokedOut(id=id)
 

@@ -187,6 +187,21 @@ async def test_a_key_for_one_index_makes_no_key_for_another(store: FileKeys) -> 
     assert (await rest.http.post("/v1/keys", json=body, headers=admin)).json()["indexes"] == ["mine"]
 
 
+async def test_a_key_for_one_index_manages_keys_for_it_alone(store: FileKeys) -> None:
+    rest = Rest(rules=Rules(store))
+    admin = await key(store, Scope.ADMIN, indexes=["mine", "ours"])
+    ids = {}
+    for name, indexes in {"all": [], "other": ["demo"], "more": ["mine", "demo"], "mine": ["mine"]}.items():
+        secret = (await key(store, indexes=indexes))["authorization"].removeprefix("Bearer ")
+        ids[name] = id_of(secret)
+    listed = {each["id"] for each in (await rest.http.get("/v1/keys", headers=admin)).json()}
+    assert listed & {*ids.values()} == {ids["mine"]}
+    for name, status in {"all": 404, "other": 404, "more": 404, "mine": 200}.items():
+        response = await rest.http.delete(f"/v1/keys/{ids[name]}", headers=admin)
+        assert response.status_code == status, name
+    assert {each.id for each in await store.all()} >= {ids["all"], ids["other"], ids["more"]}
+
+
 async def test_without_keys_there_are_none_to_list() -> None:
     assert "GATEWAY_KEYS" in (await Rest().http.get("/v1/keys")).json()["detail"]
 
