@@ -73,6 +73,8 @@ def summary(answer: Answer) -> str:
     """Returns what the answer cost, in one line."""
     usage, took = answer.usage, answer.timings_ms.total / 1000
     notes = ", cached" * answer.cached + ", passages were cut to fit the model" * answer.truncated
+    if answer.dropped:
+        notes += f", {len(answer.dropped)} dropped by the guard"
     return (
         f"{answer.stop_reason}; {len(answer.documents)} kept, {usage.searches} searches, "
         f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens, {took:.1f} s{notes}"

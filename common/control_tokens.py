@@ -33,6 +33,11 @@ def neutralised(text: str) -> str:
     return _LOOKS_LIKE_CONTROL.sub(lambda found: found[0][0] + _JOINER + found[0][1:], text)
 
 
+def has_control_tokens(text: str) -> bool:
+    """Returns whether the text holds something that looks like a control token."""
+    return bool(_LOOKS_LIKE_CONTROL.search(text))
+
+
 class ControlTokens:
     """A model's control tokens, ids by text."""
 

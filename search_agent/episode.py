@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from search_agent import prompts, tags
-from search_agent.errors import BoundaryError, Failure, GeneratorError, SearcherError
+from search_agent.errors import BoundaryError, Failure, GeneratorError, GuardError, SearcherError
 from search_agent.types import (
     Author,
     Completion,
@@ -82,6 +82,7 @@ class Episode:
         self._documents: dict[str, Document] = {}
         self._models: dict[str, None] = {}
         self._indexes: dict[str, None] = {}
+        self._dropped: dict[str, str] = {}
         self._prompt_tokens = self._completion_tokens = self._searches = 0
         self._seconds = {"retrieve": 0.0, "search": 0.0, "generate": 0.0}
         self._started = time.perf_counter()
@@ -99,13 +100,17 @@ class Episode:
         return tuple(self._documents.values())[: self._max_documents]
 
     async def retrieve(self, query: str, how: Retrieval) -> tuple[Passage, ...]:
-        """Returns the `how.top_k` best passages for one query. Raises RetrieverError."""
+        """Returns the `how.top_k` best passages for one query, without those that the guard drops.
+
+        Raises RetrieverError and GuardError.
+        """
         with self._timed("retrieve"):
             found = await self._world.retriever.search([query], how)
             (passages,) = found
         self._indexes[found.served] = None
         self._searches += 1
-        return passages
+        await self._check(passages)
+        return tuple(passage for passage in passages if passage.id not in self._dropped)
 
     def observe(self, text: str) -> None:
         """Appends what the environment says."""
@@ -162,16 +167,19 @@ class Episode:
         self._tell(turn)
 
     async def answer(self, prompt: str, sampling: Sampling) -> None:
-        """Lets the generator answer from the documents or, without any, directly. Raises GeneratorError.
+        """Lets the generator answer from the documents or, without any, directly. Raises GeneratorError, GuardError.
 
         Pieces of its reasoning are told too, and the trajectory's answer is the answer line. If the searcher has
-        answered itself, its answer is taken and the generator is not asked.
+        answered itself, its answer is taken and the generator is not asked. A guard that reads answers comes first.
         """
+        passages = [document.passage for document in self.documents]
+        guarded = bool(self._world.guard and self._world.guard.reads_answers)
         if self.own_answer is not None:
             self._answer = self.own_answer
+            if guarded:
+                await self._check(passages, self._answer)
             self._tell(Piece(self.own_answer))
             return
-        passages = [document.passage for document in self.documents]
         asked = with_options(self.question.text, self.question.options)
         content = _Prompt(
             lambda chars: answer_prompt(prompt, asked, tags.shortened(passages, chars)),
@@ -183,7 +191,8 @@ class Episode:
         def say(text: str) -> None:
             if text:
                 pieces.append(text)
-                self._tell(Piece(text))
+                if not guarded:
+                    self._tell(Piece(text))
 
         instructions = [Message("system", self.question.instructions)] if self.question.instructions else []
         with self._timed("generate"):
@@ -204,6 +213,9 @@ class Episode:
             raise GeneratorError(Failure.BROKEN, "it was still thinking when its tokens ended, and has not answered")
         text = tags.after_thoughts("".join(pieces))
         self._answer = tags.answer_line(text) if self.reasoning_tokens else text.strip()
+        if guarded:
+            await self._check(passages, self._answer)
+            self._tell(Piece("".join(pieces)))
 
     def trajectory(self, stop_reason: StopReason) -> Trajectory:
         """Returns the record of the finished episode."""
@@ -222,7 +234,18 @@ class Episode:
             models=tuple(self._models),
             truncated=self._truncated,
             indexes=tuple(self._indexes),
+            dropped=dict(self._dropped),
         )
+
+    async def _check(self, passages: Sequence[Passage], answer: str = "") -> None:
+        """Asks the guard, if there is one, about passages or an answer. Raises GuardError if it refuses."""
+        if not self._world.guard or not (passages or answer):
+            return
+        verdict = await self._world.guard.check(self.question.text, passages, answer)
+        found = {passage.id for passage in passages}
+        self._dropped |= {id: reason for id, reason in verdict.dropped.items() if id in found}
+        if verdict.refused:
+            raise GuardError(Failure.INVALID, verdict.refused, "question")
 
     def _count(self, completion: Completion) -> None:
         self._prompt_tokens += completion.prompt_tokens

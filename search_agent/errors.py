@@ -54,6 +54,12 @@ class JudgeError(BoundaryError):
     boundary = "judge"
 
 
+class GuardError(BoundaryError):
+    """The guard refused, or a guard that must be heard did not answer."""
+
+    boundary = "guard"
+
+
 class CacheError(BoundaryError):
     boundary = "cache"
 

@@ -50,9 +50,13 @@ def as_text(text: str) -> str:
 
     A text that writes one in full-width letters, or with invisible ones in between, is shown in plain letters first.
     """
-    plain = text if text.isascii() else _INVISIBLE.sub("", normalize("NFKC", text))
-    shown, count = _OURS.subn(lambda found: found[0] + _JOINER, plain)
+    shown, count = _OURS.subn(lambda found: found[0] + _JOINER, plain(text))
     return shown if count else text
+
+
+def plain(text: str) -> str:
+    """Returns the text in plain letters: none is full-width or otherwise a variant, and none is invisible."""
+    return text if text.isascii() else _INVISIBLE.sub("", normalize("NFKC", text))
 
 
 def opening(tag: str) -> str:

@@ -149,6 +149,14 @@ class Retrieval:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """The guard's word: the passages that no model may read, its reasons by id, and why it refuses, if it does."""
+
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class IndexVersion:
     """A version of an index that is kept. `built` is in seconds since 1970."""
 
@@ -302,6 +310,7 @@ class Trajectory:
 
     `models` wrote something, and `indexes` were searched, each as "name@version".
     `truncated`: a model was shown less of the passages than asked, since its context has no room for more.
+    `dropped` are passages that the guard kept from the models: its reasons by id.
     """
 
     method: str
@@ -317,6 +326,7 @@ class Trajectory:
     models: tuple[str, ...] = ()
     truncated: bool = False
     indexes: tuple[str, ...] = ()
+    dropped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passages(self) -> tuple[Passage, ...]:

@@ -12,11 +12,13 @@ from search_agent.types import (
     IndexInfo,
     Message,
     ModelInfo,
+    Passage,
     Question,
     Rankings,
     Retrieval,
     Sampling,
     Span,
+    Verdict,
 )
 
 # Tells whether an answer to a question is right. Raises JudgeError.
@@ -73,6 +75,20 @@ class Generator(Protocol):
         ...
 
 
+class Guard(Protocol):
+    """Keeps passages that try to take a question over from the models, and may refuse to answer.
+
+    With `reads_answers` it is asked about each answer too, which is told only after that.
+    """
+
+    @property
+    def reads_answers(self) -> bool: ...
+
+    async def check(self, question: str, passages: Sequence[Passage], answer: str = "") -> Verdict:
+        """Judges passages that were found or, with an answer, the answer from them. Raises GuardError."""
+        ...
+
+
 class Absent:
     """Stands in for a searcher or generator that is never asked, and raises if it is."""
 
@@ -91,12 +107,16 @@ _ABSENT = Absent()
 
 @dataclass(frozen=True)
 class World:
-    """Everything outside an agent. Without a judge, an answer is right only if it contains a gold answer."""
+    """Everything outside an agent.
+
+    Without a judge, an answer is right only if it contains a gold answer. Without a guard, all passages are read.
+    """
 
     retriever: Retriever
     searcher: Policy = _ABSENT
     generator: Generator = _ABSENT
     judge: Judge | None = None
+    guard: Guard | None = None
 
     async def index(self, name: str) -> IndexInfo:
         """Returns the index of that name; the empty name means the default one. Raises RetrieverError."""

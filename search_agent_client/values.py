@@ -45,7 +45,7 @@ class SearchResult:
 
     `id` is the request's, which the gateway's log has too. `timings_ms` are milliseconds. `models` are those that wrote
     something, and `indexes` those that were searched, as "name@version". `truncated` tells that a model read less of
-    the passages than asked.
+    the passages than asked. `dropped` are passages that the guard kept from the models: its reasons by id.
     """
 
     id: str
@@ -59,6 +59,7 @@ class SearchResult:
     models: tuple[str, ...]
     truncated: bool
     indexes: tuple[str, ...]
+    dropped: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

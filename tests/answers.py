@@ -21,6 +21,6 @@ def answer(text: str, documents: Sequence[Document] = (), turns: Sequence[Turn] 
     values: dict[str, Any] = {
         "id": "1", "method": "s3", "question": "q", "stop_reason": StopReason.COMPLETE, "usage": Usage(30, 5, 2),
         "timings_ms": Timings(12.5), "models": ("m@1",), "truncated": False, "citations": (), "cached": False,
-        "indexes": ("demo@v1",), "cache_key": "", "finish_reason": FinishReason.STOP,
+        "indexes": ("demo@v1",), "dropped": {}, "cache_key": "", "finish_reason": FinishReason.STOP,
     }  # fmt: skip
     return Answer(answer=text, documents=tuple(documents), turns=tuple(turns), **values | more)

@@ -43,6 +43,7 @@ def answer_to(body: dict[str, Any]) -> dict[str, Any]:
         "models": ["stub@1"],
         "truncated": False,
         "indexes": ["demo@v1"],
+        "dropped": {},
         "citations": [],
         "cache_key": "",
     }

@@ -18,7 +18,7 @@ from search_agent.agents import Agent
 from search_agent.agents.naive_rag import NaiveRagParams
 from search_agent.rag_cache import RagKey
 from search_agent.types import Event, Found, Piece, Question, Sampling, Timings, Trajectory
-from search_agent.world import Embedder, Generator, Retriever, Searcher, World
+from search_agent.world import Embedder, Generator, Guard, Retriever, Searcher, World
 from services.gateway import caller
 from services.gateway.cache import RagCache
 
@@ -43,6 +43,7 @@ class Backends:
     cache: RagCache | None
     searchers: Mapping[str, Searcher] = field(default_factory=dict)
     generators: Mapping[str, Generator] = field(default_factory=dict)
+    guard: Guard | None = None
 
     def searcher_of(self, method: str) -> Searcher:
         """Returns the method's own searcher or, without one, the common one."""
@@ -54,7 +55,7 @@ class Backends:
 
     def world(self, method: str) -> World:
         """Returns the world of a method's episodes."""
-        return World(self.retriever, self.searcher_of(method), self.generator_of(method))
+        return World(self.retriever, self.searcher_of(method), self.generator_of(method), guard=self.guard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Player:
         world, started = self._backends.world(agent.name), time.perf_counter()
         cache = self._backends.cache if with_answer else None
         key = await self._rag_key(agent, question, max_documents, world, sampling) if cache else None
-        if cache and key and (stored := await cache.get(key)):
+        if cache and key and (stored := await cache.get(key)) and await self._passes(stored):
             for turn in stored.turns:
                 yield turn
             yield Found(stored.documents, cached=True)
@@ -110,8 +111,9 @@ class Player:
                             trajectory = event
                         else:
                             yield event
-            # A model that was loaded meanwhile has answered: the key is not this answer's.
-            ours = cache and key and key.generator in trajectory.models and await cache.put(key, trajectory)
+            # A model that was loaded meanwhile has answered: the key is not this answer's. Another guard may drop less.
+            known = key and key.generator in trajectory.models and not trajectory.dropped
+            ours = cache and key and known and await cache.put(key, trajectory)
             finished = Finished(trajectory, cache_key=key.digest() if key and ours else "")
         _count(trajectory)
         yield finished
@@ -124,6 +126,17 @@ class Player:
             versions = tuple((index.name, index.version) for index in await self._backends.retriever.indexes())
             self._versions[whose] = time.monotonic(), versions
         return versions
+
+    async def _passes(self, stored: Trajectory) -> bool:
+        """Returns whether the guard has nothing against a stored result, which it may never have seen."""
+        guard = self._backends.guard
+        if not guard:
+            return True
+        answer = (stored.answer or "") if guard.reads_answers else ""
+        verdicts = [await guard.check(stored.question, turn.retrieved) for turn in stored.turns]
+        if answer:
+            verdicts.append(await guard.check(stored.question, stored.passages, answer))
+        return not any(verdict.dropped or verdict.refused for verdict in verdicts)
 
     async def _rag_key(
         self, agent: Agent, question: Question, max_documents: int | None, world: World, answer: Sampling
@@ -162,6 +175,7 @@ def _count(trajectory: Trajectory) -> None:
         metrics.AGENT_STAGE_SECONDS.labels(method, stage).observe(getattr(timings, stage) / 1e3)
     metrics.AGENT_SEARCHES.labels(method).observe(trajectory.usage.searches)
     metrics.AGENT_DOCUMENTS.labels(method).observe(len(trajectory.documents))
+    metrics.AGENT_DROPPED_PASSAGES.labels(method).inc(len(trajectory.dropped))
     metrics.AGENT_INVALID_TURNS.labels(method).inc(sum(bool(turn.error) for turn in trajectory.turns))
     log.info(
         "question answered" if trajectory.answer is not None else "documents found",

@@ -187,7 +187,8 @@ class SearchResponse(Out):
     """`id` is the request's id, which the logs have too. `models` are those that wrote something, as "name@version".
 
     `indexes` are those that were searched, likewise. `truncated` tells that a model read less of the passages than
-    asked, since its context has no room for more.
+    asked, since its context has no room for more. `dropped` are passages that the guard kept from the models: its
+    reasons by id.
     """
 
     id: str
@@ -201,6 +202,7 @@ class SearchResponse(Out):
     models: list[str]
     truncated: bool
     indexes: list[str]
+    dropped: dict[str, str]
 
     @classmethod
     def of(cls, id: str, trajectory: Trajectory, **more: Any) -> Self:

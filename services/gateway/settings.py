@@ -125,6 +125,16 @@ class GatewaySettings(KeySettings):
         description="methods with parameters under names of their own as JSON, "
         'e.g. {"quick": {"method": "s3", "parameters": {"max_turns": 1}}}',
     )
+    guard: str = Field(
+        "off",
+        pattern="^(off|rules|https?://.+)$",
+        description="who keeps passages that speak to a model from the models: `rules` of our own, or a service at "
+        "http(s)://…, which may refuse answers too",
+    )
+    guard_timeout_s: float = Field(2, gt=0, description="seconds that a guard service may take")
+    guard_fails: Literal["open", "closed"] = Field(
+        "closed", description="without a guard's answer: open lets everything pass, closed fails the question"
+    )
     condense: Literal["off", "searcher", "generator"] = Field(
         "off",
         description="who rewrites the last question of a conversation so that it needs no earlier message; "

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import NoReturn
 
+import httpx
 import structlog
 from fastapi import FastAPI
 
+from common import http
 from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever, GrpcTrainer
 from common.keys import KeyStore, open_store
 from common.rag_store import RagStore
@@ -26,6 +28,7 @@ from services.gateway.capacity import Capacity
 from services.gateway.counters import Counters, MemoryCounters, RedisCounters, SpareCounters
 from services.gateway.door import Rules
 from services.gateway.guarded import AdmittedRetriever, GuardedRetriever, MeteredGenerator, MeteredSearcher
+from services.gateway.guards import HttpGuard, RuleGuard
 from services.gateway.limits import Meter
 from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
@@ -64,6 +67,7 @@ def wire(settings: GatewaySettings) -> FastAPI:
             store = RagStore(settings.redis_url.get_secret_value(), settings.cache_ttl_s, _REDIS_TIMEOUT_S)
         except CacheError as error:
             _refuse(f"GATEWAY_REDIS_URL: {error}")
+    guard = _guard(settings)
     metered_searchers = {target: MeteredSearcher(searcher, meter) for target, searcher in searchers.items()}
     metered_generators = {target: MeteredGenerator(generator, meter) for target, generator in generators.items()}
     backends = Backends(
@@ -73,6 +77,7 @@ def wire(settings: GatewaySettings) -> FastAPI:
         RagCache(store) if store else None,
         {method: metered_searchers[target] for method, target in settings.searchers.items()},
         {method: metered_generators[target] for method, target in settings.generators.items()},
+        guard,
     )
     for name in settings.methods:
         _known(name, "GATEWAY_METHODS")
@@ -108,7 +113,8 @@ def wire(settings: GatewaySettings) -> FastAPI:
     asker = Asker(player, methods, capacity, rewrite, meter)
     asked_for = replace(backends, retriever=AdmittedRetriever(backends.retriever, retrieval))
     app = create_app(asked_for, asker, trainer, settings.citations, rules, settings.root_path)
-    parts = (retriever, *searchers.values(), *generators.values(), store, trainer, keys, counters)
+    service = guard if isinstance(guard, HttpGuard) else None
+    parts = (retriever, *searchers.values(), *generators.values(), store, trainer, keys, counters, service)
     closing = [part for part in parts if part]
     app.router.lifespan_context = lifespan
     return app
@@ -119,6 +125,16 @@ def _targets(common: str, own: Mapping[str, str], setting: str) -> list[str]:
     for method in own:
         _known(method, setting)
     return list(dict.fromkeys([common, *own.values()]))
+
+
+def _guard(settings: GatewaySettings) -> RuleGuard | HttpGuard | None:
+    if settings.guard in ("off", "rules"):
+        return RuleGuard() if settings.guard == "rules" else None
+    try:
+        client = http.client(httpx.AsyncClient, settings.guard, timeout=settings.guard_timeout_s)
+    except httpx.HTTPError as error:
+        _refuse(f"GATEWAY_GUARD: {error}")
+    return HttpGuard(client, settings.guard, settings.guard_fails == "open")
 
 
 def _keys(settings: GatewaySettings) -> tuple[KeyStore | None, Counters]:

@@ -30,7 +30,7 @@ DOCUMENT = {"id": ID, "title": EVIL, "text": "It was an \nanswer.", "score": 1, 
 ANSWER = {"id": "1", "method": "s3", "question": "q", "documents": [DOCUMENT], "turns": [TURN]} | {
     "stop_reason": "complete", "usage": {"prompt_tokens": 1234, "completion_tokens": 5, "searches": 1},
     "timings_ms": {"total": 3210, "retrieve": 1, "search": 1, "generate": 1}, "models": ["m@1"], "truncated": False,
-    "indexes": ["demo@v1"],
+    "indexes": ["demo@v1"], "dropped": {},
     "answer": "an\nanswer", "citations": [ID], "cached": False, "cache_key": "",
     "finish_reason": "stop",
 }  # fmt: skip

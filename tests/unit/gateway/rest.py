@@ -9,6 +9,7 @@ import openai
 from common.backends import GrpcTrainer
 from search_agent.conversation import by_generator
 from search_agent.types import Sampling
+from search_agent.world import Guard
 from search_agent.world import Retriever as Port
 from services.gateway.app import create_app
 from services.gateway.asker import Asker
@@ -43,6 +44,7 @@ class Rest:
         condense: bool = True,
         rules: Rules | None = None,
         cache: RagCache | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.retriever, self.searcher = Retriever(), Searcher(MOVES)
         self.generator = generator or Generator("an answer")
@@ -55,6 +57,7 @@ class Rest:
             cache,
             searchers or {},
             generators or {},
+            guard,
         )
         player = Player(backends, Sampling(max_tokens=8))
         served = Methods(backends, methods)
