@@ -1,14 +1,20 @@
-"""Serves a trainer in this process over real gRPC."""
+"""Serves a trainer over real gRPC, or a gateway over real HTTP, in this process."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+
+import uvicorn
 
 from common import client, server
 from common.addresses import join
 from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub, add_TrainerServicer_to_server
 from services.trainer.settings import TrainerSettings
+from tests.unit.gateway.rest import Rest
 
 _TO_ASK = {"::": "::1"}  # a server that listens everywhere is asked on the loopback
 
@@ -31,3 +37,16 @@ class Served:
     async def __aexit__(self, *_: object) -> None:
         await self.channel.close()
         await self._server.stop(0)
+
+
+@asynccontextmanager
+async def gateway(stack: Rest) -> AsyncIterator[str]:
+    """Serves while the context is open, which gives the address."""
+    server = uvicorn.Server(uvicorn.Config(stack.app, port=0, log_config=None, lifespan="off"))
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    await task

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from mcp import Client
 
 from search_agent.types import Completion, Sampling, Span
+from tests.integration.served import gateway
 from tests.unit.gateway.rest import MOVES, Rest
-
-
-@asynccontextmanager
-async def served(stack: Rest) -> AsyncIterator[str]:
-    server = uvicorn.Server(uvicorn.Config(stack.app, port=0, log_config=None, lifespan="off"))
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    await task
 
 
 def held(stack: Rest, turn: int) -> tuple[asyncio.Event, asyncio.Event]:
@@ -56,7 +43,7 @@ async def test_a_turn_is_told_while_the_next_one_runs(mode: Any) -> None:
         told.append(message)
         go_on.set()  # had the first turn waited for the end, the second would wait for ever
 
-    async with served(stack) as url, Client(f"{url}/mcp", mode=mode) as mcp:
+    async with gateway(stack) as url, Client(f"{url}/mcp", mode=mode) as mcp:
         assert len((await mcp.list_tools()).tools) == 3
         asked = mcp.call_tool("answer", {"question": "Who?", "max_turns": 2}, progress_callback=hear)
         result = await asyncio.wait_for(asked, 20)
@@ -70,7 +57,7 @@ async def test_a_turn_is_told_while_the_next_one_runs(mode: Any) -> None:
 async def test_a_caller_who_leaves_stops_the_work(mode: Any) -> None:
     stack = Rest(max_in_flight=1)
     _, cancelled = held(stack, turn=1)
-    async with served(stack) as url:
+    async with gateway(stack) as url:
         async with Client(f"{url}/mcp", mode=mode) as mcp:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(mcp.call_tool("search", {"question": "Who?"}), 0.5)
@@ -84,7 +71,7 @@ async def test_a_connection_that_closes_stops_the_work() -> None:
     _, cancelled = held(stack, turn=1)
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
     call["params"] = {"name": "search", "arguments": {"question": "Who?"}}
-    async with served(stack) as url, httpx.AsyncClient(base_url=url) as plain:
+    async with gateway(stack) as url, httpx.AsyncClient(base_url=url) as plain:
         headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
         with pytest.raises(httpx.ReadTimeout):
             await plain.post("/mcp", json=call, headers=headers, timeout=0.5)

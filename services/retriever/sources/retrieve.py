@@ -63,7 +63,8 @@ def _passage(document: Any) -> Passage:
     fields = {"contents": document} if isinstance(document, str) else document
     if not isinstance(fields, dict):
         raise ValueError("not an object")
-    fields = {name: value for name, value in fields.items() if value is not None}
+    # Metadata is left out: filters cannot reach it, and it may have any shape.
+    fields = {name: value for name, value in fields.items() if value is not None and name != "metadata"}
     named = str(fields.get("id", fields.get("_id", ""))).strip()
     passage = passage_of(fields if named else {**fields, "id": "none"})
     title, text = line(passage.title), cleaned(passage.text)

@@ -105,6 +105,7 @@ DOCUMENTS = [
     ({"document": {"id": "x", "title": None, "content": "B"}, "score": None}, ("x", "", "B", 1.0)),
     ({"document": {"id": " ", "text": "B"}, "score": 10**400}, ("bbfd71abb9fcc1f3", "", "B", 1.0)),
     ({"document": {"contents": "B"}, "score": float("nan")}, ("bbfd71abb9fcc1f3", "", "B", 1.0)),
+    ({"id": "x", "text": "B", "metadata": [{}]}, ("x", "", "B", 1.0)),
     ("B", ("bbfd71abb9fcc1f3", "", "B", 1.0)),
     ({"id": "a\nb", "title": "A\tB", "text": "C\0\x1b[31mD\ud800\nE"}, ("a b", "A B", "C  [31mD\ufffd\nE", 1.0)),
 ]

@@ -1,0 +1,63 @@
+"""One stack searches another's index: a retriever over gRPC asks the other gateway's /retrieve, with a key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from common import client, server
+from common.backends import GrpcRetriever
+from common.keys import FileKeys, Scope, make
+from search_agent.errors import Failure, RetrieverError
+from search_agent.types import Mode, Retrieval
+from services.gateway.door import Rules
+from services.retriever.service import FULL_NAME, RetrieverServicer, assemble
+from services.retriever.settings import RetrieverSettings
+from services.retriever.sources.config import connect
+from tests.integration.served import gateway
+from tests.unit.gateway.rest import Rest
+from tests.unit.retriever.helpers import build_index
+
+HOW = Retrieval(3)
+
+
+async def test_one_stack_searches_anothers_index_while_it_is_there(tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    build_index(theirs, count=40, name="words", dense=False)
+    build_index(ours, count=5, name="own", dense=False)
+    store = FileKeys(tmp_path / "keys.json")
+    key, secret = make("other stack", [Scope.ASK])
+    await store.add(key)
+    (tmp_path / "key").write_text(secret)
+    direct = assemble(RetrieverSettings(indexes=theirs))
+    queries = ["word7 word3", "word39", "nothing"]
+
+    async with gateway(Rest(retriever=direct, rules=Rules(store))) as url:
+        fields = {"kind": "retrieve", "url": f"{url}/retrieve", "key_file": str(tmp_path / "key")}
+        connect(ours, "far", fields, force=False)
+        settings = RetrieverSettings(indexes=ours, default_index="far", port=0)
+        retriever = assemble(settings)
+        served, grpc_port = await server.start("retriever", FULL_NAME, settings, RetrieverServicer(retriever).register)
+        asked = GrpcRetriever(f"127.0.0.1:{grpc_port}", timeout_s=10)
+        found = await asked.search(queries, HOW)
+        assert found == await direct.search(queries, HOW)
+        assert [len(passages) for passages in found] == [2, 1, 0]
+        far = next(index for index in await asked.indexes() if index.name == "far")
+        assert (far.kind, far.modes, far.version, found.served) == ("retrieve", (), "", "far@")
+        with pytest.raises(RetrieverError) as caught:
+            await asked.search(queries, Retrieval(3, mode=Mode.BM25))
+        assert (caught.value.failure, caught.value.field) == (Failure.UNSUPPORTED, "mode")
+
+    with pytest.raises(RetrieverError, match="the server of index 'far' cannot be reached") as caught:
+        await asked.search(queries, HOW)
+    assert caught.value.failure is Failure.UNAVAILABLE
+    assert [len(passages) for passages in await asked.search(["word3"], Retrieval(3, "own"))] == [1]
+    async with client.connect(f"127.0.0.1:{grpc_port}") as channel:
+        health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+    await asked.close()
+    await served.stop(None)
+    await retriever.close()
+    await direct.close()
