@@ -171,7 +171,8 @@ class IndexInfo:
 
     `modes` never contains AUTO; a server, which ranks by itself, has none. `encoder` is empty if the index has no
     vectors, `reranker` if the retriever has none. `keys` are those of its passages' metadata. A `writable` index takes
-    changes, and can be rolled back to any of its `versions`, newest first.
+    changes, and can be rolled back to any of its `versions`, newest first. `fault` says why a server's last search
+    failed; it is empty if it did not.
     """
 
     name: str
@@ -188,6 +189,7 @@ class IndexInfo:
     keys: tuple[str, ...] = ()
     writable: bool = False
     versions: tuple[IndexVersion, ...] = ()
+    fault: str = ""
 
     @property
     def served(self) -> str:

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ontracts/v1/retriever.proto\x12\x02v1\"S\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x02\x12\x10\n\x08metadata\x18\x05 \x01(\t\"v\n\rSearchRequest\x12\x0f\n\x07queries\x18\x01 \x03(\t\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05index\x18\x03 \x01(\t\x12\x16\n\x04mode\x18\x04 \x01(\x0e\x32\x08.v1.Mode\x12\x0e\n\x06rerank\x18\x05 \x01(\r\x12\x0e\n\x06\x66ilter\x18\x06 \x01(\t\"/\n\x0eRankedPassages\x12\x1d\n\x08passages\x18\x01 \x03(\x0b\x32\x0b.v1.Passage\"[\n\x0eSearchResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.v1.RankedPassages\x12\r\n\x05index\x18\x02 \x01(\t\x12\x15\n\rindex_version\x18\x03 \x01(\t\"\x14\n\x12ListIndexesRequest\"\x1d\n\x0cIndexRequest\x12\r\n\x05index\x18\x01 \x01(\t\"\x8c\x02\n\tIndexInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08passages\x18\x03 \x01(\x04\x12\x0b\n\x03\x64im\x18\x04 \x01(\r\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x06 \x01(\t\x12\x17\n\x05modes\x18\x07 \x03(\x0e\x32\x08.v1.Mode\x12\x12\n\nis_default\x18\x08 \x01(\x08\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0f\n\x07licence\x18\n \x01(\t\x12\x10\n\x08reranker\x18\x0b \x01(\t\x12\x0c\n\x04keys\x18\x0c \x03(\t\x12\x10\n\x08writable\x18\r \x01(\x08\x12\"\n\x08versions\x18\x0e \x03(\x0b\x32\x10.v1.IndexVersion\"@\n\x0cIndexVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08passages\x18\x02 \x01(\x04\x12\r\n\x05\x62uilt\x18\x03 \x01(\x01\"5\n\x13ListIndexesResponse\x12\x1e\n\x07indexes\x18\x01 \x03(\x0b\x32\r.v1.IndexInfo\"A\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\r\n\x05index\x18\x02 \x01(\t\x12\x13\n\x0b\x61s_passages\x18\x03 \x01(\x08\" \n\rEmbedResponse\x12\x0f\n\x07vectors\x18\x01 \x03(\x0c\"\x81\x01\n\x12\x43reateIndexRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x07\x65ncoder\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04\x62m25\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x0f\n\x07licence\x18\x06 \x01(\tB\n\n\x08_encoder\"\x15\n\x13\x44\x65leteIndexResponse\"?\n\x04\x45\x64it\x12\x1d\n\x06upsert\x18\x01 \x01(\x0b\x32\x0b.v1.PassageH\x00\x12\x10\n\x06remove\x18\x02 \x01(\tH\x00\x42\x06\n\x04\x65\x64it\"6\n\x0c\x45\x64itsRequest\x12\r\n\x05index\x18\x01 \x01(\t\x12\x17\n\x05\x65\x64its\x18\x02 \x03(\x0b\x32\x08.v1.Edit\"\xa0\x02\n\x06\x43hange\x12\r\n\x05index\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x1f\n\x05state\x18\x03 \x01(\x0e\x32\x10.v1.Change.State\x12\x0f\n\x07upserts\x18\x04 \x01(\x04\x12\x10\n\x08removals\x18\x05 \x01(\x04\x12\r\n\x05phase\x18\x06 \x01(\t\x12\x0c\n\x04\x64one\x18\x07 \x01(\x04\x12\r\n\x05total\x18\x08 \x01(\x04\x12\x0f\n\x07version\x18\t \x01(\t\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x0e\n\x06stored\x18\x0b \x01(\x01\x12\x0f\n\x07started\x18\x0c \x01(\x01\x12\x10\n\x08\x66inished\x18\r \x01(\x01\"8\n\x05State\x12\x0b\n\x07WAITING\x10\x00\x12\x0c\n\x08\x42UILDING\x10\x01\x12\x08\n\x04\x44ONE\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\"2\n\x13ListChangesResponse\x12\x1b\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\n.v1.Change\"1\n\x0fRollBackRequest\x12\r\n\x05index\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t*=\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\t\n\x05\x44\x45NSE\x10\x01\x12\x08\n\x04\x42M25\x10\x02\x12\n\n\x06HYBRID\x10\x03\x32\xb6\x03\n\tRetriever\x12/\n\x06Search\x12\x11.v1.SearchRequest\x1a\x12.v1.SearchResponse\x12>\n\x0bListIndexes\x12\x16.v1.ListIndexesRequest\x1a\x17.v1.ListIndexesResponse\x12,\n\x05\x45mbed\x12\x10.v1.EmbedRequest\x1a\x11.v1.EmbedResponse\x12\x34\n\x0b\x43reateIndex\x12\x16.v1.CreateIndexRequest\x1a\r.v1.IndexInfo\x12\x38\n\x0b\x44\x65leteIndex\x12\x10.v1.IndexRequest\x1a\x17.v1.DeleteIndexResponse\x12\x30\n\x0e\x43hangePassages\x12\x10.v1.EditsRequest\x1a\n.v1.Change(\x01\x12\x38\n\x0bListChanges\x12\x10.v1.IndexRequest\x1a\x17.v1.ListChangesResponse\x12.\n\x08RollBack\x12\x13.v1.RollBackRequest\x1a\r.v1.IndexInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ontracts/v1/retriever.proto\x12\x02v1\"S\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x02\x12\x10\n\x08metadata\x18\x05 \x01(\t\"v\n\rSearchRequest\x12\x0f\n\x07queries\x18\x01 \x03(\t\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05index\x18\x03 \x01(\t\x12\x16\n\x04mode\x18\x04 \x01(\x0e\x32\x08.v1.Mode\x12\x0e\n\x06rerank\x18\x05 \x01(\r\x12\x0e\n\x06\x66ilter\x18\x06 \x01(\t\"/\n\x0eRankedPassages\x12\x1d\n\x08passages\x18\x01 \x03(\x0b\x32\x0b.v1.Passage\"[\n\x0eSearchResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.v1.RankedPassages\x12\r\n\x05index\x18\x02 \x01(\t\x12\x15\n\rindex_version\x18\x03 \x01(\t\"\x14\n\x12ListIndexesRequest\"\x1d\n\x0cIndexRequest\x12\r\n\x05index\x18\x01 \x01(\t\"\x9b\x02\n\tIndexInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08passages\x18\x03 \x01(\x04\x12\x0b\n\x03\x64im\x18\x04 \x01(\r\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0f\n\x07\x65ncoder\x18\x06 \x01(\t\x12\x17\n\x05modes\x18\x07 \x03(\x0e\x32\x08.v1.Mode\x12\x12\n\nis_default\x18\x08 \x01(\x08\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0f\n\x07licence\x18\n \x01(\t\x12\x10\n\x08reranker\x18\x0b \x01(\t\x12\x0c\n\x04keys\x18\x0c \x03(\t\x12\x10\n\x08writable\x18\r \x01(\x08\x12\"\n\x08versions\x18\x0e \x03(\x0b\x32\x10.v1.IndexVersion\x12\r\n\x05\x66\x61ult\x18\x0f \x01(\t\"@\n\x0cIndexVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08passages\x18\x02 \x01(\x04\x12\r\n\x05\x62uilt\x18\x03 \x01(\x01\"5\n\x13ListIndexesResponse\x12\x1e\n\x07indexes\x18\x01 \x03(\x0b\x32\r.v1.IndexInfo\"A\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\r\n\x05index\x18\x02 \x01(\t\x12\x13\n\x0b\x61s_passages\x18\x03 \x01(\x08\" \n\rEmbedResponse\x12\x0f\n\x07vectors\x18\x01 \x03(\x0c\"\x81\x01\n\x12\x43reateIndexRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x07\x65ncoder\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04\x62m25\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x0f\n\x07licence\x18\x06 \x01(\tB\n\n\x08_encoder\"\x15\n\x13\x44\x65leteIndexResponse\"?\n\x04\x45\x64it\x12\x1d\n\x06upsert\x18\x01 \x01(\x0b\x32\x0b.v1.PassageH\x00\x12\x10\n\x06remove\x18\x02 \x01(\tH\x00\x42\x06\n\x04\x65\x64it\"6\n\x0c\x45\x64itsRequest\x12\r\n\x05index\x18\x01 \x01(\t\x12\x17\n\x05\x65\x64its\x18\x02 \x03(\x0b\x32\x08.v1.Edit\"\xa0\x02\n\x06\x43hange\x12\r\n\x05index\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x1f\n\x05state\x18\x03 \x01(\x0e\x32\x10.v1.Change.State\x12\x0f\n\x07upserts\x18\x04 \x01(\x04\x12\x10\n\x08removals\x18\x05 \x01(\x04\x12\r\n\x05phase\x18\x06 \x01(\t\x12\x0c\n\x04\x64one\x18\x07 \x01(\x04\x12\r\n\x05total\x18\x08 \x01(\x04\x12\x0f\n\x07version\x18\t \x01(\t\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x0e\n\x06stored\x18\x0b \x01(\x01\x12\x0f\n\x07started\x18\x0c \x01(\x01\x12\x10\n\x08\x66inished\x18\r \x01(\x01\"8\n\x05State\x12\x0b\n\x07WAITING\x10\x00\x12\x0c\n\x08\x42UILDING\x10\x01\x12\x08\n\x04\x44ONE\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\"2\n\x13ListChangesResponse\x12\x1b\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\n.v1.Change\"1\n\x0fRollBackRequest\x12\r\n\x05index\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t*=\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\t\n\x05\x44\x45NSE\x10\x01\x12\x08\n\x04\x42M25\x10\x02\x12\n\n\x06HYBRID\x10\x03\x32\xb6\x03\n\tRetriever\x12/\n\x06Search\x12\x11.v1.SearchRequest\x1a\x12.v1.SearchResponse\x12>\n\x0bListIndexes\x12\x16.v1.ListIndexesRequest\x1a\x17.v1.ListIndexesResponse\x12,\n\x05\x45mbed\x12\x10.v1.EmbedRequest\x1a\x11.v1.EmbedResponse\x12\x34\n\x0b\x43reateIndex\x12\x16.v1.CreateIndexRequest\x1a\r.v1.IndexInfo\x12\x38\n\x0b\x44\x65leteIndex\x12\x10.v1.IndexRequest\x1a\x17.v1.DeleteIndexResponse\x12\x30\n\x0e\x43hangePassages\x12\x10.v1.EditsRequest\x1a\n.v1.Change(\x01\x12\x38\n\x0bListChanges\x12\x10.v1.IndexRequest\x1a\x17.v1.ListChangesResponse\x12.\n\x08RollBack\x12\x13.v1.RollBackRequest\x1a\r.v1.IndexInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contracts.v1.retriever_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODE']._serialized_start=1599
-  _globals['_MODE']._serialized_end=1660
+  _globals['_MODE']._serialized_start=1614
+  _globals['_MODE']._serialized_end=1675
   _globals['_PASSAGE']._serialized_start=36
   _globals['_PASSAGE']._serialized_end=119
   _globals['_SEARCHREQUEST']._serialized_start=121
@@ -46,31 +46,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INDEXREQUEST']._serialized_start=405
   _globals['_INDEXREQUEST']._serialized_end=434
   _globals['_INDEXINFO']._serialized_start=437
-  _globals['_INDEXINFO']._serialized_end=705
-  _globals['_INDEXVERSION']._serialized_start=707
-  _globals['_INDEXVERSION']._serialized_end=771
-  _globals['_LISTINDEXESRESPONSE']._serialized_start=773
-  _globals['_LISTINDEXESRESPONSE']._serialized_end=826
-  _globals['_EMBEDREQUEST']._serialized_start=828
-  _globals['_EMBEDREQUEST']._serialized_end=893
-  _globals['_EMBEDRESPONSE']._serialized_start=895
-  _globals['_EMBEDRESPONSE']._serialized_end=927
-  _globals['_CREATEINDEXREQUEST']._serialized_start=930
-  _globals['_CREATEINDEXREQUEST']._serialized_end=1059
-  _globals['_DELETEINDEXRESPONSE']._serialized_start=1061
-  _globals['_DELETEINDEXRESPONSE']._serialized_end=1082
-  _globals['_EDIT']._serialized_start=1084
-  _globals['_EDIT']._serialized_end=1147
-  _globals['_EDITSREQUEST']._serialized_start=1149
-  _globals['_EDITSREQUEST']._serialized_end=1203
-  _globals['_CHANGE']._serialized_start=1206
-  _globals['_CHANGE']._serialized_end=1494
-  _globals['_CHANGE_STATE']._serialized_start=1438
-  _globals['_CHANGE_STATE']._serialized_end=1494
-  _globals['_LISTCHANGESRESPONSE']._serialized_start=1496
-  _globals['_LISTCHANGESRESPONSE']._serialized_end=1546
-  _globals['_ROLLBACKREQUEST']._serialized_start=1548
-  _globals['_ROLLBACKREQUEST']._serialized_end=1597
-  _globals['_RETRIEVER']._serialized_start=1663
-  _globals['_RETRIEVER']._serialized_end=2101
+  _globals['_INDEXINFO']._serialized_end=720
+  _globals['_INDEXVERSION']._serialized_start=722
+  _globals['_INDEXVERSION']._serialized_end=786
+  _globals['_LISTINDEXESRESPONSE']._serialized_start=788
+  _globals['_LISTINDEXESRESPONSE']._serialized_end=841
+  _globals['_EMBEDREQUEST']._serialized_start=843
+  _globals['_EMBEDREQUEST']._serialized_end=908
+  _globals['_EMBEDRESPONSE']._serialized_start=910
+  _globals['_EMBEDRESPONSE']._serialized_end=942
+  _globals['_CREATEINDEXREQUEST']._serialized_start=945
+  _globals['_CREATEINDEXREQUEST']._serialized_end=1074
+  _globals['_DELETEINDEXRESPONSE']._serialized_start=1076
+  _globals['_DELETEINDEXRESPONSE']._serialized_end=1097
+  _globals['_EDIT']._serialized_start=1099
+  _globals['_EDIT']._serialized_end=1162
+  _globals['_EDITSREQUEST']._serialized_start=1164
+  _globals['_EDITSREQUEST']._serialized_end=1218
+  _globals['_CHANGE']._serialized_start=1221
+  _globals['_CHANGE']._serialized_end=1509
+  _globals['_CHANGE_STATE']._serialized_start=1453
+  _globals['_CHANGE_STATE']._serialized_end=1509
+  _globals['_LISTCHANGESRESPONSE']._serialized_start=1511
+  _globals['_LISTCHANGESRESPONSE']._serialized_end=1561
+  _globals['_ROLLBACKREQUEST']._serialized_start=1563
+  _globals['_ROLLBACKREQUEST']._serialized_end=1612
+  _globals['_RETRIEVER']._serialized_start=1678
+  _globals['_RETRIEVER']._serialized_end=2116
 # @@protoc_insertion_point(module_scope)

@@ -74,7 +74,7 @@ class IndexRequest(_message.Message):
     def __init__(self, index: _Optional[str] = ...) -> None: ...
 
 class IndexInfo(_message.Message):
-    __slots__ = ("name", "version", "passages", "dim", "kind", "encoder", "modes", "is_default", "source", "licence", "reranker", "keys", "writable", "versions")
+    __slots__ = ("name", "version", "passages", "dim", "kind", "encoder", "modes", "is_default", "source", "licence", "reranker", "keys", "writable", "versions", "fault")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PASSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +89,7 @@ class IndexInfo(_message.Message):
     KEYS_FIELD_NUMBER: _ClassVar[int]
     WRITABLE_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     passages: int
@@ -103,7 +104,8 @@ class IndexInfo(_message.Message):
     keys: _containers.RepeatedScalarFieldContainer[str]
     writable: bool
     versions: _containers.RepeatedCompositeFieldContainer[IndexVersion]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., passages: _Optional[int] = ..., dim: _Optional[int] = ..., kind: _Optional[str] = ..., encoder: _Optional[str] = ..., modes: _Optional[_Iterable[_Union[Mode, str]]] = ..., is_default: bool = ..., source: _Optional[str] = ..., licence: _Optional[str] = ..., reranker: _Optional[str] = ..., keys: _Optional[_Iterable[str]] = ..., writable: bool = ..., versions: _Optional[_Iterable[_Union[IndexVersion, _Mapping]]] = ...) -> None: ...
+    fault: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., passages: _Optional[int] = ..., dim: _Optional[int] = ..., kind: _Optional[str] = ..., encoder: _Optional[str] = ..., modes: _Optional[_Iterable[_Union[Mode, str]]] = ..., is_default: bool = ..., source: _Optional[str] = ..., licence: _Optional[str] = ..., reranker: _Optional[str] = ..., keys: _Optional[_Iterable[str]] = ..., writable: bool = ..., versions: _Optional[_Iterable[_Union[IndexVersion, _Mapping]]] = ..., fault: _Optional[str] = ...) -> None: ...
 
 class IndexVersion(_message.Message):
     __slots__ = ("version", "passages", "built")

@@ -307,3 +307,4 @@ class IndexOut(Out):
     keys: list[str]
     writable: bool
     versions: list[IndexVersionOut]
+    fault: str

@@ -174,7 +174,8 @@ class BatchedRetriever:
         )
 
     async def indexes(self) -> Sequence[IndexInfo]:
-        return self._indexes
+        faults = {name: source.fault for name, source in self._sources.items()}
+        return [replace(index, fault=faults.get(index.name, "")) for index in self._indexes]
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         """Returns up to `how.top_k` passages a query; BM25 finds fewer where fewer share a word with the query.

@@ -447,6 +447,10 @@ async def test_its_failure_leaves_other_indexes_alone(served: BatchedRetriever, 
     with pytest.raises(RetrieverError, match="status 500"):
         await served.search(["who?"], Retrieval(2))
     assert await served.search(["word3"], Retrieval(1, "words"))
+    assert {index.name: "status 500" in index.fault for index in await served.indexes()} == {
+        "far": True,
+        "words": False,
+    }
 
 
 def test_a_folder_of_sources_alone_is_served(tmp_path: Path) -> None:
