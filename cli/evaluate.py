@@ -72,6 +72,13 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=seconds, default=300, metavar="S", help="of one question (default: %(default)s)"
     )
     parser.add_argument(
+        "--patience",
+        type=seconds,
+        default=600,
+        metavar="S",
+        help="for which a question is asked again while the gateway is busy or away (default: %(default)s)",
+    )
+    parser.add_argument(
         "--scoring", choices=[*Scoring], default=Scoring.UNICODE, help="rules of the scores (default: %(default)s)"
     )
     parser.add_argument(
@@ -170,7 +177,7 @@ def _endpoints(args: argparse.Namespace) -> Endpoints:
     if bool(args.judge_url) != bool(args.judge_model):
         raise EvaluateProblem("--judge-url and --judge-model go together")
     judge = (args.judge_url or "", args.judge_model, judge_key())
-    return Endpoints(args.url, args.timeout, api_key(), *judge, Scoring(args.scoring))
+    return Endpoints(args.url, args.timeout, api_key(), *judge, Scoring(args.scoring), args.patience)
 
 
 def _placed(

@@ -56,7 +56,7 @@ def _headroom(args: argparse.Namespace) -> int:
     plan = headroom.Plan(source, asked, args.samples, args.temperature, args.concurrency, args.out)
 
     async def measure() -> headroom.Outcome:
-        searcher = GrpcPolicy(args.searcher, run.generator_timeout_s)
+        searcher = GrpcPolicy(args.searcher, run.generator_timeout_s, run.patience_s)
         with tqdm(total=len(asked) * (args.samples + 1), unit="episode") as bar:
             return await headroom.measure(
                 plan, run, wiring.world_of(run), searcher, lambda failed: bar.update() and None

@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mappin
 from contextlib import aclosing
 from typing import Any
 
-from common import client
 from common.addresses import model_at
 from common.codecs import generator as models
 from common.codecs import retriever as retrieval
 from common.codecs import trainer as training
 from common.indexes import Change, Edit, NewIndex
+from common.link import Link
 from common.training import GateProgress, Promotion, Run, TrainingStep
 from contracts.v1 import retriever_pb2 as pb_retriever
 from contracts.v1 import trainer_pb2 as pb
@@ -45,9 +45,10 @@ _LOAD_TIMEOUT_S = 1800.0  # a large model comes from a disk, and vLLM compiles i
 class GrpcRetriever:
     """Retriever port."""
 
-    def __init__(self, target: str, timeout_s: float) -> None:
-        self._channel = client.connect(target)
-        self._stub = RetrieverStub(self._channel)
+    def __init__(self, target: str, timeout_s: float, patience_s: float = 0.0) -> None:
+        """Asks again for up to `patience_s` what the service is too busy for, where that changes nothing."""
+        self._link = Link(target, timeout_s, RetrieverError, patience_s=patience_s)
+        self._stub = RetrieverStub(self._link.channel)
         self._timeout_s = timeout_s
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
@@ -56,7 +57,7 @@ class GrpcRetriever:
         at_once = max(1, min(_QUERIES_A_CALL, _PASSAGES_A_CALL // max(how.top_k, 1)))
         for start in range(0, len(queries), at_once):
             request = retrieval.search_request(queries[start : start + at_once], how)
-            response = await client.call(self._stub.Search, request, self._timeout_s, RetrieverError)
+            response = await self._link.call(self._stub.Search, request)
             some = retrieval.rankings_of(response)
             found = Rankings([*found, *some], some.served)
         return found
@@ -66,12 +67,12 @@ class GrpcRetriever:
         vectors: list[bytes] = []
         for start in range(0, len(texts), _TEXTS_A_CALL):
             request = retrieval.embed_request(texts[start : start + _TEXTS_A_CALL], index, as_passages)
-            response = await client.call(self._stub.Embed, request, self._timeout_s, RetrieverError)
+            response = await self._link.call(self._stub.Embed, request)
             vectors += retrieval.vectors_of(response)
         return vectors
 
     async def indexes(self) -> Sequence[IndexInfo]:
-        return retrieval.indexes_of(await self._call("ListIndexes", pb_retriever.ListIndexesRequest()))
+        return retrieval.indexes_of(await self._link.call(self._stub.ListIndexes, pb_retriever.ListIndexesRequest()))
 
     async def create_index(self, new: NewIndex) -> IndexInfo:
         return retrieval.index_of(await self._call("CreateIndex", retrieval.create_request(new)))
@@ -82,22 +83,22 @@ class GrpcRetriever:
     async def change_passages(self, index: str, edits: AsyncIterable[Edit]) -> Change:
         """Sends the edits in several messages. Ends the call without a change if `edits` raises."""
         requests = _edits_requests(index, edits)
-        return retrieval.change_of(
-            await client.call(self._stub.ChangePassages, requests, _CHANGE_TIMEOUT_S, RetrieverError)
-        )
+        return retrieval.change_of(await self._link.once(self._stub.ChangePassages, requests, _CHANGE_TIMEOUT_S))
 
     async def changes(self, index: str) -> Sequence[Change]:
-        return retrieval.changes_of(await self._call("ListChanges", pb_retriever.IndexRequest(index=index)))
+        return retrieval.changes_of(
+            await self._link.call(self._stub.ListChanges, pb_retriever.IndexRequest(index=index))
+        )
 
     async def roll_back(self, index: str, version: str) -> IndexInfo:
         request = pb_retriever.RollBackRequest(index=index, version=version)
         return retrieval.index_of(await self._call("RollBack", request))
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._link.close()
 
     async def _call(self, name: str, request: Any) -> Any:
-        return await client.call(getattr(self._stub, name), request, self._timeout_s, RetrieverError)
+        return await self._link.once(getattr(self._stub, name), request, self._timeout_s)
 
 
 async def _edits_requests(index: str, edits: AsyncIterable[Edit]) -> AsyncIterator[pb_retriever.EditsRequest]:
@@ -119,32 +120,31 @@ class _GrpcModel:
     `target` is HOST:PORT/NAME; without a name it is the service's first model.
     """
 
-    def __init__(self, target: str, timeout_s: float, boundary: type[BoundaryError]) -> None:
+    def __init__(self, target: str, timeout_s: float, boundary: type[BoundaryError], patience_s: float) -> None:
         address, self._model = model_at(target)
-        self._channel = client.connect(address)
-        self._stub = GeneratorStub(self._channel)
+        self._link = Link(address, timeout_s, boundary, self._model, patience_s)
         self._timeout_s = timeout_s
-        self._boundary = boundary
+        self._stub = GeneratorStub(self._link.channel)
 
     async def info(self) -> ModelInfo:
-        """Returns the model that is served."""
+        """Returns the model that is served, without patience."""
         request = ModelInfoRequest(model=self._model)
-        return models.model_of(await client.call(self._stub.ModelInfo, request, self._timeout_s, self._boundary))
+        return models.model_of(await self._link.once(self._stub.ModelInfo, request, self._timeout_s))
 
     async def load(self, path: str, adapter: str) -> ModelInfo:
         """Puts another adapter (empty: none) and base model (empty: the same) in place; requests under way finish."""
         request = LoadModelRequest(path=path, adapter=adapter, model=self._model)
-        return models.model_of(await client.call(self._stub.LoadModel, request, _LOAD_TIMEOUT_S, self._boundary))
+        return models.model_of(await self._link.once(self._stub.LoadModel, request, _LOAD_TIMEOUT_S))
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._link.close()
 
 
 class GrpcPolicy(_GrpcModel):
     """Policy port: the first span is the user's message, all later ones are the assistant's, continued."""
 
-    def __init__(self, target: str, timeout_s: float) -> None:
-        super().__init__(target, timeout_s, SearcherError)
+    def __init__(self, target: str, timeout_s: float, patience_s: float = 0.0) -> None:
+        super().__init__(target, timeout_s, SearcherError, patience_s)
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         first, *rest = spans
@@ -153,18 +153,18 @@ class GrpcPolicy(_GrpcModel):
         if rest:
             messages.append(Message("assistant", "".join(span.text for span in rest)))
         request = models.generate_request(messages, sampling, self._model)
-        return models.completion_of(await client.call(self._stub.Generate, request, self._timeout_s, self._boundary))
+        return models.completion_of(await self._link.call(self._stub.Generate, request))
 
 
 class GrpcGenerator(_GrpcModel):
     """Generator port."""
 
-    def __init__(self, target: str, timeout_s: float) -> None:
-        super().__init__(target, timeout_s, GeneratorError)
+    def __init__(self, target: str, timeout_s: float, patience_s: float = 0.0) -> None:
+        super().__init__(target, timeout_s, GeneratorError, patience_s)
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
         request = models.generate_request(messages, sampling, self._model)
-        async for piece in client.stream(self._stub.GenerateStream, request, self._timeout_s, self._boundary):
+        async for piece in self._link.stream(self._stub.GenerateStream, request):
             yield models.completion_of(piece)
 
 
@@ -172,8 +172,8 @@ class GrpcTrainer:
     """v1.Trainer at "host:port". Every method raises TrainerError."""
 
     def __init__(self, target: str, timeout_s: float) -> None:
-        self._channel = client.connect(target)
-        self._stub = TrainerStub(self._channel)
+        self._link = Link(target, timeout_s, TrainerError)
+        self._stub = TrainerStub(self._link.channel)
         self._timeout_s = timeout_s
 
     async def start(self, config: str, overrides: Mapping[str, Any]) -> Run:
@@ -207,10 +207,10 @@ class GrpcTrainer:
         return training.promotion_of(await self._call("Rollback", pb.RollbackRequest(searcher=searcher)))
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._link.close()
 
     async def _call(self, name: str, request: Any) -> Any:
-        return await client.call(getattr(self._stub, name), request, self._timeout_s, TrainerError)
+        return await self._link.once(getattr(self._stub, name), request, self._timeout_s)
 
     def _stream(self, name: str, request: Any) -> AsyncGenerator[Any, None]:
-        return client.stream(getattr(self._stub, name), request, _LONGEST_GATE_S, TrainerError)
+        return self._link.stream(getattr(self._stub, name), request, _LONGEST_GATE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -12,7 +13,27 @@ from common.errors import from_rpc
 from common.server import MAX_MESSAGE_BYTES
 from search_agent.errors import BoundaryError, Failure
 
+# gRPC asks again, with jitter and within the deadline, what changes nothing; a stream, before its first answer.
+_REPEATABLE = (
+    {"service": "v1.Retriever", "method": "Search"},
+    {"service": "v1.Retriever", "method": "Embed"},
+    {"service": "v1.Retriever", "method": "ListIndexes"},
+    {"service": "v1.Retriever", "method": "ListChanges"},
+    {"service": "v1.Generator", "method": "Generate"},
+    {"service": "v1.Generator", "method": "GenerateStream"},
+    {"service": "v1.Generator", "method": "ModelInfo"},
+    {"service": "v1.Trainer", "method": "ListRuns"},
+    {"service": "v1.Trainer", "method": "GetRun"},
+)
+_RETRY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
 _OPTIONS = (
+    ("grpc.service_config", json.dumps({"methodConfig": [{"name": _REPEATABLE, "retryPolicy": _RETRY}]})),
     ("grpc.enable_http_proxy", 0),  # our services are on our own network
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

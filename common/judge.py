@@ -6,24 +6,39 @@ from typing import Any
 
 import httpx
 
-from common import retry
 from common.control_tokens import neutralised
 from common.openai_endpoint import Dialect, answer_of
+from common.patience import Patience
 from search_agent import prompts
 from search_agent.errors import Failure, JudgeError
 from search_agent.grading.judge import judge_prompt, verdict
 from search_agent.types import Question
 
 _MAX_TOKENS = (2048, 256, 16)  # one word is asked for; models that reason first need room, which small contexts lack
+_BUSY = (429, 503, 504)
+_PATIENCE_S = 120.0
 _ATTEMPTS = 6  # an endpoint may refuse several parameters, one at a time
+
+
+class _Busy(Exception):
+    """The endpoint says that it is busy. `pause_s` is its Retry-After, 0.0 if it sends none."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        super().__init__(response)
+        after = response.headers.get("retry-after", "")
+        self.response, self.pause_s = response, float(after) if after.isdecimal() else 0.0
 
 
 class JudgeEndpoint:
     """`url` is the endpoint's base, as in https://llm.example.org/v1. Its key appears in no error."""
 
-    def __init__(self, http: httpx.AsyncClient, url: str, model: str, key: str = "") -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, url: str, model: str, key: str = "", patience_s: float = _PATIENCE_S
+    ) -> None:
+        """An endpoint that is busy is asked again for up to `patience_s`."""
         self._http, self._url, self._model, self._key = http, url.rstrip("/"), model, key
         self._dialect = Dialect()
+        self._patience = Patience(patience_s, lambda error: error.pause_s if isinstance(error, _Busy) else None)
         self._max_tokens = list(_MAX_TOKENS)  # the first is asked for; those that were refused are gone
 
     @property
@@ -62,11 +77,19 @@ class JudgeEndpoint:
     async def _post(self, body: dict[str, Any]) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            return await retry.post(self._http, f"{self._url}/chat/completions", json=body, headers=headers)
+            return await self._patience(lambda: self._sent(json=body, headers=headers))
+        except _Busy as busy:
+            return busy.response
         except httpx.TimeoutException:
             raise JudgeError(Failure.TIMEOUT, "the judge did not answer in time") from None
         except httpx.HTTPError as error:
             raise JudgeError(Failure.UNAVAILABLE, f"the judge cannot be reached: {error}") from None
+
+    async def _sent(self, **request: Any) -> httpx.Response:
+        response = await self._http.post(f"{self._url}/chat/completions", **request)
+        if response.status_code in _BUSY:
+            raise _Busy(response)
+        return response
 
     def _refusal(self, response: httpx.Response) -> JudgeError:
         status = response.status_code

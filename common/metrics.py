@@ -12,6 +12,11 @@ RPC_SECONDS = Histogram(
 )
 RPC_IN_FLIGHT = Gauge("search_agent_rpc_in_flight", "gRPC calls being served", ["service"])
 
+# gRPC clients
+BREAKER = Gauge(
+    "search_agent_breaker", "The breaker of a backend: 0 closed, 1 half open, 2 open: it is not asked", ["backend"]
+)
+
 # Retriever
 RETRIEVER_BATCH_QUERIES = Histogram(
     "search_agent_retriever_batch_queries",

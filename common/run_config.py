@@ -197,6 +197,9 @@ class RunConfig(_Part):
     generator: ModelTarget = Field(min_length=1, description="host:port, or host:port/name for one of its models")
     retriever_timeout_s: float = Field(30, gt=0)
     generator_timeout_s: float = Field(60, gt=0)
+    patience_s: float = Field(
+        300, ge=0, description="seconds for which a service that is busy or away is asked again, more slowly"
+    )
     reward: RewardConfig
     drop_even_groups: bool = Field(
         False, description="leave out of a step the questions whose samples all have the same reward; GRPO only"

@@ -16,11 +16,11 @@ from search_agent.world import World
 
 
 def retriever_of(run: RunConfig) -> GrpcRetriever:
-    return GrpcRetriever(run.retriever, run.retriever_timeout_s)
+    return GrpcRetriever(run.retriever, run.retriever_timeout_s, run.patience_s)
 
 
 def generator_of(run: RunConfig) -> GrpcGenerator:
-    return GrpcGenerator(run.generator, run.generator_timeout_s)
+    return GrpcGenerator(run.generator, run.generator_timeout_s, run.patience_s)
 
 
 def judge_of(terms: RewardConfig) -> JudgeEndpoint | None:

@@ -18,7 +18,10 @@ from search_agent_client import AsyncClient
 
 @dataclass(frozen=True)
 class Endpoints:
-    """`url` and `api_key` are the gateway's; `timeout_s` limits each request. Without `judge_url` there is no judge."""
+    """`url` and `api_key` are the gateway's; `timeout_s` limits each request. Without `judge_url` there is no judge.
+
+    A question that the gateway is too busy for is asked again for up to `patience_s`.
+    """
 
     url: str
     timeout_s: float
@@ -27,6 +30,7 @@ class Endpoints:
     judge_model: str = ""
     judge_key: str = field(default="", repr=False)
     scoring: Scoring = Scoring.UNICODE
+    patience_s: float = 600
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[Gateway, Grader]]:
@@ -36,4 +40,4 @@ class Endpoints:
             client(httpx.AsyncClient, self.judge_url, timeout=self.timeout_s) as http,
         ):
             judge = JudgeEndpoint(http, self.judge_url, self.judge_model, self.judge_key) if self.judge_url else None
-            yield Gateway(gateway), Grader(self.scoring, judge)
+            yield Gateway(gateway, self.patience_s), Grader(self.scoring, judge)

@@ -1,20 +1,21 @@
-"""A running gateway as evaluation asks it: as users do, and again while it is full."""
+"""A running gateway as evaluation asks it: as users do, and with patience."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, TypeGuard
+from typing import Any
 
-from common import retry
+from common.patience import Patience
 from evaluation.errors import EvaluateProblem, Failed
-from search_agent_client import Answer, AsyncClient, GatewayError, GatewayProblem
+from search_agent_client import Answer, AsyncClient, GatewayError, GatewayProblem, Unreachable
+
+_TEMPORARY = (429, 503, 504)
 
 
 class Gateway:
     """Asks a gateway. All but `answer` raise GatewayError."""
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(self, client: AsyncClient, patience_s: float) -> None:
+        self._client, self._patience = client, Patience(patience_s, _pause_of)
 
     async def methods(self) -> dict[str, dict[str, Any]]:
         """Returns each method's parameters with the values in force."""
@@ -38,16 +39,14 @@ class Gateway:
             raise EvaluateProblem(f"index {found['name']!r} has no version: its answers change, so none is kept")
 
     async def answer(self, **asked: Any) -> Answer:
-        """Answers what `AsyncClient.answer` takes; asks again while the gateway is full. Raises Failed."""
-        for attempt in range(1, retry.ATTEMPTS + 1):
-            try:
-                return await self._client.answer(**asked)
-            except GatewayError as error:
-                if attempt == retry.ATTEMPTS or not _is_full(error):
-                    raise Failed(error.backend, error.failure, str(error)) from None
-                await asyncio.sleep(retry.pause_s(error.retry_after_s))
-        raise AssertionError("the last attempt returns or raises")
+        """Answers what `AsyncClient.answer` takes; asks again while the gateway is busy or away. Raises Failed."""
+        try:
+            return await self._patience(lambda: self._client.answer(**asked))
+        except GatewayError as error:
+            raise Failed(error.backend, error.failure, str(error)) from None
 
 
-def _is_full(error: GatewayError) -> TypeGuard[GatewayProblem]:
-    return isinstance(error, GatewayProblem) and error.status in (429, 503) and error.backend == "gateway"
+def _pause_of(error: Exception) -> float | None:
+    if isinstance(error, GatewayProblem) and error.status in _TEMPORARY:
+        return error.retry_after_s or 0.0
+    return 0.0 if isinstance(error, Unreachable) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from common import run_services
 from common.run_config import RunConfig
 from learning.episodes import Stage
-from learning.waiting import PatientGenerator, PatientRetriever, SharedRetriever
+from learning.shared_searches import SharedRetriever
 from search_agent.world import World
 
 _SEARCHES_KEPT = 20_000  # of about 5 kB each
@@ -13,10 +13,8 @@ _SEARCHES_KEPT = 20_000  # of about 5 kB each
 
 def world_of(run: RunConfig) -> World:
     """Returns the world of a run's episodes, without a searcher, with one channel to each service."""
-    patient = PatientRetriever(run_services.retriever_of(run), run.retriever_timeout_s)
-    retriever = SharedRetriever(patient, _SEARCHES_KEPT)
-    generator = PatientGenerator(run_services.generator_of(run), run.generator_timeout_s)
-    return World(retriever, generator=generator, judge=run_services.judge_of(run.reward))
+    retriever = SharedRetriever(run_services.retriever_of(run), _SEARCHES_KEPT)
+    return World(retriever, generator=run_services.generator_of(run), judge=run_services.judge_of(run.reward))
 
 
 def stage_of(run: RunConfig) -> Stage:

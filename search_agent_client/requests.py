@@ -91,7 +91,10 @@ def check(sent: Sent, status: int, headers: Mapping[str, str], content: bytes) -
     """Raises GatewayProblem or UnexpectedAnswer if the status is no success."""
     if status >= 400:
         after = headers.get("retry-after", "")
-        raise GatewayProblem(status, _problem(content), float(after) if after.isdecimal() else None)
+        body = _problem(content)
+        precise = body.get("retry_after_s")  # the header has whole seconds
+        seconds = precise if isinstance(precise, float) else float(after) if after.isdecimal() else None
+        raise GatewayProblem(status, body, seconds)
     if status >= 300:
         where = headers.get("location", "elsewhere")
         raise UnexpectedAnswer(f"{sent.path}: status {status} sends us to {where}; give that address instead")

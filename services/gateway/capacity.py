@@ -45,7 +45,7 @@ class Capacity:
         self,
         most: int,
         slowdown: float = 2.0,
-        first_s: float = 10.0,
+        first_s: float = 5.0,
         first_at_once: int = 4,
         longest_s: float = 1e9,
         clock: Callable[[], float] = time.monotonic,
@@ -130,6 +130,8 @@ class Capacity:
         takes_s, mine = self._pace.expected(kind, at_once - 1), self._promises.get(who, math.inf)
         for due in sorted(due for due in self._promises.values() if due < mine):
             heapq.heapreplace(ends, max(due, ends[0]) + takes_s)
+        if not self._pace.knows(kind):
+            return min(takes_s, ends[0] - now)
         if who in self._promises or len(self._promises) < _PROMISES:
             self._promises[who] = ends[0]
         return ends[0] - now + _AFTER * takes_s

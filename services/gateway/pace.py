@@ -52,6 +52,10 @@ class Pace:
         known.alone_s += _RATE / (1 + others) * (seconds / slowdown - known.alone_s)
         self._most_timed += max(_RATE * (others + 1 - self._most_timed), others + 1 - self._most_timed)
 
+    def knows(self, kind: Hashable) -> bool:
+        """Returns whether a request of the kind has been timed."""
+        return kind in self._kinds
+
     def expected(self, kind: Hashable, others: float) -> float:
         """Returns the seconds that a request beside `others` should take in the mean."""
         return self.alone(kind) * (1 + self._share * others)

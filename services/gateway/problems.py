@@ -122,6 +122,10 @@ class TooBusy(Refused):
         self.wait_s = wait_s
         self.headers = {"Retry-After": str(max(1, math.ceil(wait_s)))}
 
+    def problem(self) -> Problem:
+        more = {"retry_after_s": round(float(self.wait_s), 3)}  # the header has whole seconds
+        return Problem(self.status, str(self), more=more, headers=self.headers)
+
 
 class TooLittleTime(Refused):
     """The request could not be answered in the time that it has, however little else there is to do."""

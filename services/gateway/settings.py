@@ -108,7 +108,7 @@ class GatewaySettings(KeySettings):
         "and more than a second",
     )
     first_question_s: float = Field(
-        10, gt=0, description="seconds that a question is taken to need until one of its method has been timed"
+        5, gt=0, description="seconds that a question is taken to need until one of its method has been timed"
     )
     first_at_once: int = Field(4, ge=1, description="requests worked on at once until some have been timed")
     requests_per_minute: int = Field(0, ge=0, description="limit of a key that sets none itself; 0: none")

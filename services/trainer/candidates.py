@@ -45,11 +45,12 @@ class Candidates(Protocol):
     def __call__(self, files: Files, current: ModelInfo) -> AbstractAsyncContextManager[LoadableSearcher]: ...
 
 
-def own_process(timeout_s: float) -> Candidates:
+def own_process(timeout_s: float, patience_s: float = 0.0) -> Candidates:
     """Serves candidates by a llama.cpp generator service on a free port of this machine, which ends with the gate.
 
     GENERATOR_… variables configure it. vLLM needs a GPU, which the trainer does not have: candidates for vLLM need a
-    service of their own. `timeout_s` is the deadline of a searcher's turn.
+    service of their own. `timeout_s` is the deadline of a searcher's turn; one that is busy is asked again for up to
+    `patience_s`.
     """
 
     @asynccontextmanager
@@ -80,7 +81,7 @@ def own_process(timeout_s: float) -> Candidates:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.generator", env=os.environ | settings
         )
-        candidate = GrpcPolicy(f"127.0.0.1:{port}", timeout_s)
+        candidate = GrpcPolicy(f"127.0.0.1:{port}", timeout_s, patience_s)
         try:
             await _until_ready(candidate, process)
             yield candidate
@@ -91,12 +92,12 @@ def own_process(timeout_s: float) -> Candidates:
     return serve
 
 
-def at(target: str, timeout_s: float) -> Candidates:
+def at(target: str, timeout_s: float, patience_s: float = 0.0) -> Candidates:
     """Loads candidates into the model at `target` of a generator service, which nothing else asks."""
 
     @asynccontextmanager
     async def serve(files: Files, current: ModelInfo) -> AsyncIterator[LoadableSearcher]:
-        candidate = GrpcPolicy(target, timeout_s)
+        candidate = GrpcPolicy(target, timeout_s, patience_s)
         try:
             engine = (await candidate.info()).engine
             if engine != current.engine:  # engines load different files, and their answers differ

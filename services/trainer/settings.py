@@ -61,6 +61,9 @@ class TrainerSettings(ServiceSettings):
     gate_concurrency: int = Field(4, ge=1, description="questions that the gate asks concurrently")
     gate_limit_s: float = Field(4 * 3600, gt=0, description="time limit of one gate, in seconds")
     searcher_timeout_s: float = Field(60, gt=0, description="deadline of one searcher turn in the gate")
+    patience_s: float = Field(
+        300, ge=0, description="seconds for which the gate asks a searcher again that is busy or away"
+    )
 
     @field_validator("searchers")
     @classmethod

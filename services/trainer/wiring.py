@@ -32,9 +32,9 @@ async def serve(settings: TrainerSettings) -> None:
         jobs = RayJobs(settings.ray_address, settings.ray_python, settings.ray_folder, token)
     monitor = Monitor(runs, jobs, settings.poll_s)
     targets = ({DEFAULT: settings.searcher} if settings.searcher else {}) | settings.searchers
-    searchers = {name: GrpcPolicy(target, settings.searcher_timeout_s) for name, target in targets.items()}
-    timeout_s = settings.searcher_timeout_s  # the same for both sides of the gate
-    serving = candidates.at(settings.candidate, timeout_s) if settings.candidate else candidates.own_process(timeout_s)
+    asked = (settings.searcher_timeout_s, settings.patience_s)  # the same for both sides of the gate
+    searchers = {name: GrpcPolicy(target, *asked) for name, target in targets.items()}
+    serving = candidates.at(settings.candidate, *asked) if settings.candidate else candidates.own_process(*asked)
     limits = GateLimits(settings.gate_concurrency, settings.gate_limit_s)
     promoter = Promoter(runs, settings.runs, searchers, serving, run_services.world_of, limits)
     admission = Admission(settings.ray_folder, settings.configs, settings.folders, settings.services)

@@ -51,7 +51,7 @@ class Stack:
 
     async def fill(self, questions: list[Question] = QUESTIONS, grader: Grader = PLAIN, **fields: Any) -> Outcome:
         steps: list[bool] = []
-        gateway = Gateway(self.client)
+        gateway = Gateway(self.client, 5)
         scorer = Scorer(gateway, grader, self.store, fields)
         outcome = await precompute(questions, gateway, self.store, scorer, 3, steps.append)
         assert len(steps) == len(questions)

@@ -13,9 +13,9 @@ from search_agent.types import Question
 QUESTION = Question("q", "Who?", ("Marie Curie",))
 
 
-def judge(reply: Callable[[httpx.Request], httpx.Response]) -> JudgeEndpoint:
+def judge(reply: Callable[[httpx.Request], httpx.Response], patience_s: float = 0.1) -> JudgeEndpoint:
     http = httpx.AsyncClient(transport=httpx.MockTransport(reply))
-    return JudgeEndpoint(http, "http://judge/v1/", "judge-1", "secret")
+    return JudgeEndpoint(http, "http://judge/v1/", "judge-1", "secret", patience_s)
 
 
 def said(text: str) -> httpx.Response:
@@ -40,7 +40,7 @@ async def test_the_request() -> None:
 
 async def test_a_full_judge_is_asked_again() -> None:
     replies = [httpx.Response(429, headers={"retry-after": "0"})] * 3 + [said("Yes")]
-    assert await judge(lambda _: replies.pop(0))(QUESTION, "x") is True
+    assert await judge(lambda _: replies.pop(0), 30)(QUESTION, "x") is True
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """A run over a fake gateway: rows, failures, resuming, and what may not be mixed."""
 
+import asyncio
 import json
 import os
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from evaluation.gateway import Gateway
 from evaluation.rows import Grader
 from evaluation.run import Asker, Outcome, Plan, run
 from search_agent.grading.answers import Scoring
-from search_agent.types import Mode, Question
+from search_agent.types import Completion, Message, Mode, Question, Sampling
 from search_agent_client import AsyncClient
+from tests.fakes import Generator
 from tests.stub_gateway import answer_to, methods
 from tests.unit.gateway.rest import Rest
 
@@ -58,13 +61,21 @@ class Fake:
 
 
 async def go(
-    fake: Fake | Rest, out: Path, judge: bool = False, scoring: Scoring = Scoring.UNICODE, **changes: Any
+    fake: Fake | Rest,
+    out: Path,
+    judge: bool = False,
+    scoring: Scoring = Scoring.UNICODE,
+    patience_s: float = 0,
+    **changes: Any,
 ) -> Outcome:
     plan = Plan(**{"source": "set", "questions": QUESTIONS, "methods": ("s3", "naive_rag"), "out": out, **changes})
     steps: list[bool] = []
     http = httpx.AsyncClient(transport=fake.transport)
     chosen = JudgeEndpoint(http, "http://judge/v1", "judge-1") if judge else None
-    gateway, grader = Gateway(AsyncClient("http://gateway", transport=fake.transport)), Grader(scoring, chosen)
+    gateway, grader = (
+        Gateway(AsyncClient("http://gateway", transport=fake.transport), patience_s),
+        Grader(scoring, chosen),
+    )
     outcome = await run(plan, gateway, grader.facts, Asker(gateway, grader), steps.append)
     assert len(steps) == len(plan.questions) * len(plan.methods)
     return outcome
@@ -103,7 +114,22 @@ async def test_failures_are_counted_not_scored_and_asked_again(tmp_path: Path) -
 async def test_a_full_gateway_is_asked_again(tmp_path: Path) -> None:
     fake = Fake()
     fake.full = 3
-    assert len((await go(fake, tmp_path, concurrency=1)).rows) == 20
+    assert len((await go(fake, tmp_path, patience_s=30, concurrency=1)).rows) == 20
+
+
+class Slow(Generator):
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
+        await asyncio.sleep(0.02)
+        async for piece in super().stream(messages, sampling):
+            yield piece
+
+
+async def test_a_slow_gateway_costs_time_and_no_row(tmp_path: Path) -> None:
+    questions = [Question(f"q{n}", f"question {n}", ("gold",)) for n in range(64)]
+    rest = Rest(Slow("an answer"), max_in_flight=2)
+    outcome = await go(rest, tmp_path, patience_s=30, concurrency=32, questions=questions, methods=("direct",))
+    assert len(outcome.rows) == 64
+    assert not outcome.failures
 
 
 async def test_a_torn_line_is_removed_and_its_question_asked_again(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class Rest:
         for name, configuration in (configurations or {}).items():
             served.add(name, configuration)
         rewrite = by_generator(backends.generator) if condense else None
-        self.asker = Asker(player, served, Capacity(max_in_flight), rewrite, meter)
+        self.asker = Asker(player, served, Capacity(max_in_flight, first_s=0.1), rewrite, meter)
         self.app = create_app(backends, self.asker, trainer, rules=self.rules)
         self.transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=self.transport, base_url="http://gateway")

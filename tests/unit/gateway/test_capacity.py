@@ -108,7 +108,7 @@ def test_callers_are_answered_in_twice_the_time_alone_or_told_when_to_come(calle
     assert len(answered) > 0.9 * lasts_s / ALONE_S * min(callers, slots)
     assert told.refused or callers <= 2 * slots
     true = [abs(waited / said - 1) < 0.25 for said, waited in told.waits]
-    assert sum(true) >= 0.7 * len(true)  # the first ones are told before the machine is known
+    assert len(true) < 10 or sum(true) >= 0.7 * len(true)  # the first ones are told before the machine is known
 
 
 def test_nobody_is_admitted_who_would_be_late() -> None:
