@@ -1,4 +1,4 @@
-"""What a service is too busy for is asked again, more slowly, and not for ever."""
+"""A call that a service is too busy for is repeated, more slowly, and not for ever."""
 
 import asyncio
 import time
