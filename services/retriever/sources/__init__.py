@@ -26,7 +26,7 @@ class Source:
     """Opens the server that `folder` describes, which need not be there yet. Raises IndexRefused."""
 
     def __init__(self, folder: Path) -> None:
-        self.name, config = folder.name, configs.read(folder)
+        self.name, config = folder.absolute().name, configs.read(folder)
         if not manifests.NAME.fullmatch(self.name):
             raise IndexRefused(folder, f"bad name {self.name!r}")
         self.url = config.url
@@ -60,8 +60,7 @@ class Source:
     async def ask(self, queries: Sequence[str], top_k: int) -> list[tuple[Passage, ...]]:
         """Does what `search` does, and notes nothing."""
         distinct = [*dict.fromkeys(queries)]
-        async with self._server.in_time():
-            found = dict(zip(distinct, await self._asked.search(distinct, top_k), strict=True))
+        found = dict(zip(distinct, await self._asked.search(distinct, top_k), strict=True))
         return [found[query] for query in queries]
 
     async def close(self) -> None:

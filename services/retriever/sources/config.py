@@ -29,7 +29,10 @@ def _url(value: str) -> str:
 
 
 class _Source(BaseModel):
-    """Fields that all kinds share. `key_file` holds a bearer token; a relative path starts at the folder."""
+    """Fields that all kinds share. `key_file` holds a bearer token; a relative path starts at the folder.
+
+    `timeout_s` is for a query of SearXNG, or for a call of /retrieve with all its queries.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -100,8 +103,8 @@ def connect(out: Path, name: str, fields: dict[str, Any], force: bool) -> Path:
     with folders.new_index(out, name, force) as work:
         for left in work.iterdir():  # of a killed build
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-        text = config.model_dump_json(indent=2, exclude_defaults=True)
-        (work / SOURCE).write_text(json.dumps({"kind": config.kind, **json.loads(text)}, indent=2) + "\n")
+        written = {"kind": config.kind, **config.model_dump(mode="json", exclude_defaults=True)}
+        (work / SOURCE).write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return out / name
 
 

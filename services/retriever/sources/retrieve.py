@@ -25,7 +25,8 @@ class RetrieveSource:
     async def search(self, queries: Sequence[str], top_k: int) -> list[tuple[Passage, ...]]:
         """Returns up to `top_k` passages for each query, in the server's order. Raises RetrieverError."""
         asked = {"queries": [*queries], "topk": top_k, "return_scores": True}
-        answer = await self._server.json("POST", self._url, json=asked)
+        async with self._server.in_time():
+            answer = await self._server.json("POST", self._url, json=asked)
         ranked = answer.get("result") if isinstance(answer, dict) else None
         if not isinstance(ranked, list) or len(ranked) != len(queries):
             raise self._server.failed(f'did not answer with a "result" that has a list for each of {len(queries)}')

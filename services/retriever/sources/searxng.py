@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from common.pool import each
 from search_agent.types import Passage
 from services.retriever.sources.config import SearxngConfig
-from services.retriever.sources.server import Server
+from services.retriever.sources.server import AT_ONCE, Server
 from services.retriever.sources.text import from_html, line
 
 _SYNTAX = "!:<"  # begin words that SearXNG takes as orders: engines, languages, redirects and time limits
@@ -24,12 +24,14 @@ class SearxngSource:
 
     async def search(self, queries: Sequence[str], top_k: int) -> list[tuple[Passage, ...]]:
         """Returns up to `top_k` passages for each query, in the instance's order. Raises RetrieverError."""
-        tasks = [asyncio.create_task(self._one(query, top_k)) for query in queries]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        found: dict[str, tuple[Passage, ...]] = {}
+
+        async def work(query: str) -> None:
+            async with self._server.in_time():
+                found[query] = await self._one(query, top_k)
+
+        await each(queries, work, AT_ONCE)
+        return [found[query] for query in queries]
 
     async def _one(self, query: str, top_k: int) -> tuple[Passage, ...]:
         query = " ".join(word.lstrip(_SYNTAX) for word in query.split()).strip()
@@ -70,5 +72,5 @@ def _passage(result: Any, score: float) -> Passage | None:
 def _silent(answer: dict[str, Any]) -> str:
     """Returns the engines that did not answer, with their reasons."""
     engines = answer.get("unresponsive_engines")
-    named = [each for each in engines if isinstance(each, list) and each] if isinstance(engines, list) else []
-    return ", ".join(line(": ".join(map(str, each)))[:100] for each in named[:5])
+    told = [engine for engine in engines if isinstance(engine, list)] if isinstance(engines, list) else []
+    return ", ".join(line(": ".join(map(str, engine)))[:100] for engine in told[:5])

@@ -16,7 +16,7 @@ from services.retriever.sources.config import Config
 
 MAX_BYTES = 16 * 1024 * 1024  # of an answer, unpacked
 _CONNECT_S = 3.0
-_AT_ONCE = 8  # calls; others wait, and their time runs
+AT_ONCE = 8  # calls; others wait, and their time runs
 _REDIRECTS = 3
 _FAILURES = {408: Failure.TIMEOUT, 429: Failure.OVERLOADED, 504: Failure.TIMEOUT}
 
@@ -33,9 +33,9 @@ class Server:
         self._http = client(
             httpx.AsyncClient,
             config.url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"User-Agent": "search-agent", **({"Authorization": f"Bearer {key}"} if key else {})},
             timeout=httpx.Timeout(None, connect=_CONNECT_S),
-            limits=httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=_AT_ONCE),
+            limits=httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE),
         )
 
     @asynccontextmanager

@@ -310,6 +310,12 @@ async def test_pages_are_read_until_there_are_enough(tmp_path: Path, remote: Rem
     assert len(remote.asked) == 1 + 4  # two pages for each
 
 
+async def test_many_queries_get_their_own_results(tmp_path: Path, remote: Remote) -> None:
+    remote.answer = lambda handler, asked: {"results": [result(1, content=f"of {asked['q']}")]}
+    found = await searxng(tmp_path, remote, pages=1).search([f"query {n}" for n in range(30)], 1)
+    assert [passage.text for (passage,) in found] == [f"of query {n}" for n in range(30)]
+
+
 async def test_engines_that_are_all_silent_have_not_found_nothing(tmp_path: Path, remote: Remote) -> None:
     remote.answer = lambda handler, asked: {"results": [], "unresponsive_engines": [["bing", "timeout"]]}
     with pytest.raises(RetrieverError, match="bing: timeout"):
