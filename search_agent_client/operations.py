@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -49,8 +50,11 @@ def answer(
     `max_documents` is the passage budget, `options` (text by letter) make the question multiple choice, `instructions`
     tell the generator how to answer, and `parameters` are the method's, as in `top_k=3`.
     """
-    fields = {"max_documents": max_documents, "options": options, "instructions": instructions}
-    return Request(_answer(question, method, fields, parameters), Answer)
+    body = {
+        "question": question, "method": method, "max_documents": max_documents, "options": options,
+        "instructions": instructions, "parameters": parameters,
+    }  # fmt: skip
+    return Request(Sent("POST", "/v1/answer", body), Answer)
 
 
 def stream_answer(
@@ -62,16 +66,12 @@ def stream_answer(
     **parameters: Any,
 ) -> Stream[Turn | Found | Piece | Answer]:
     """Answers a question as `answer` does, and yields each turn, then Found, the answer's pieces and the Answer."""
-    fields = {"max_documents": max_documents, "options": options, "instructions": instructions, "stream": True}
+    sent = answer(question, method, max_documents, options, instructions, **parameters).sent
     return Stream(
-        _answer(question, method, fields, parameters),
+        replace(sent, body={**(sent.body or {}), "stream": True}),
         ANSWER_EVENTS,
         lambda event: isinstance(event, Answer),
     )
-
-
-def _answer(question: str, method: str | None, fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> Sent:
-    return Sent("POST", "/v1/answer", {"question": question, "method": method, **fields, "parameters": parameters})
 
 
 def retrieve(
