@@ -26,7 +26,8 @@ class Breaker:
     def call(self, counts_time: bool = True) -> Iterator[None]:
         """Holds a call to the backend. Raises UNAVAILABLE without calling while the breaker is open.
 
-        A timeout is a failure only if it `counts_time`, which a call does not that had little of it.
+        A timeout is a failure only if it `counts_time`, which a call does not that had little of it. An error with a
+        field is that of what the request names, such as an index on another server, and not the backend's.
         """
         if self._state is OPEN and self._clock() >= self._open_until:
             self._set(HALF_OPEN)
@@ -36,7 +37,8 @@ class Breaker:
         try:
             yield
         except BoundaryError as error:
-            if error.failure is Failure.UNAVAILABLE or (error.failure is Failure.TIMEOUT and counts_time):
+            is_down = error.failure is Failure.UNAVAILABLE or (error.failure is Failure.TIMEOUT and counts_time)
+            if is_down and not error.field:
                 self._fail()
             else:
                 self._succeed()

@@ -24,6 +24,7 @@ from search_agent.errors import BoundaryError
 log = structlog.get_logger()
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 OURS = ((FIELD_KEY, ""),)
+_NOT_AGAIN = (("grpc-retry-pushback-ms", "-1"),)  # what a field names is at fault; no client repeats the call by itself
 
 
 class _Calls(grpc.aio.ServerInterceptor):
@@ -48,7 +49,8 @@ class _Calls(grpc.aio.ServerInterceptor):
         except BoundaryError as error:
             code = GRPC_CODE[error.failure]
             log.warning("call failed", method=method, code=code.name, error=str(error))
-            await call.abort(code, error.message, ((FIELD_KEY, error.field), (EXCESS_KEY, str(error.excess))))
+            told = ((FIELD_KEY, error.field), (EXCESS_KEY, str(error.excess)))
+            await call.abort(code, error.message, told + _NOT_AGAIN * bool(error.field))
         except (asyncio.CancelledError, GeneratorExit):
             code = grpc.StatusCode.CANCELLED
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from common import client, server
 from common.backends import GrpcRetriever
 from common.keys import FileKeys, Scope, make
 from search_agent.errors import Failure, RetrieverError
-from search_agent.types import Mode, Retrieval
+from search_agent.types import Mode, Rankings, Retrieval
 from services.gateway.door import Rules
+from services.retriever.search import BatchedRetriever
 from services.retriever.service import FULL_NAME, RetrieverServicer, assemble
 from services.retriever.settings import RetrieverSettings
 from services.retriever.sources.config import connect
@@ -21,6 +23,18 @@ from tests.unit.gateway.rest import Rest
 from tests.unit.retriever.helpers import build_index
 
 HOW = Retrieval(3)
+
+
+class Counted:
+    """A retriever that counts the searches that it is asked for."""
+
+    def __init__(self, retriever: BatchedRetriever) -> None:
+        self._retriever, self.calls = retriever, 0
+        self.indexes, self.close = retriever.indexes, retriever.close
+
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
+        self.calls += 1
+        return await self._retriever.search(queries, how)
 
 
 async def test_one_stack_searches_anothers_index_while_it_is_there(tmp_path: Path) -> None:
@@ -38,7 +52,7 @@ async def test_one_stack_searches_anothers_index_while_it_is_there(tmp_path: Pat
         fields = {"kind": "retrieve", "url": f"{url}/retrieve", "key_file": str(tmp_path / "key")}
         connect(ours, "far", fields, force=False)
         settings = RetrieverSettings(indexes=ours, default_index="far", port=0)
-        retriever = assemble(settings)
+        retriever = Counted(assemble(settings))
         served, grpc_port = await server.start("retriever", FULL_NAME, settings, RetrieverServicer(retriever).register)
         asked = GrpcRetriever(f"127.0.0.1:{grpc_port}", timeout_s=10)
         found = await asked.search(queries, HOW)
@@ -50,9 +64,12 @@ async def test_one_stack_searches_anothers_index_while_it_is_there(tmp_path: Pat
             await asked.search(queries, Retrieval(3, mode=Mode.BM25))
         assert (caught.value.failure, caught.value.field) == (Failure.UNSUPPORTED, "mode")
 
-    with pytest.raises(RetrieverError, match="the server of index 'far' cannot be reached") as caught:
-        await asked.search(queries, HOW)
-    assert caught.value.failure is Failure.UNAVAILABLE
+    calls = retriever.calls
+    for _ in range(6):  # more than a backend may fail in a row before it is left alone
+        with pytest.raises(RetrieverError, match="the server of index 'far' cannot be reached") as caught:
+            await asked.search(queries, HOW)
+        assert (caught.value.failure, caught.value.field) == (Failure.UNAVAILABLE, "index")
+    assert retriever.calls - calls == 6
     assert [len(passages) for passages in await asked.search(["word3"], Retrieval(3, "own"))] == [1]
     async with client.connect(f"127.0.0.1:{grpc_port}") as channel:
         health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())

@@ -56,8 +56,8 @@ class Server:
             raise self.failed("answered with something that is not JSON") from error
 
     def failed(self, what: str, failure: Failure = Failure.UNAVAILABLE) -> RetrieverError:
-        """Returns the error that says what the server did."""
-        return RetrieverError(failure, f"the server of index {self._index!r} {what}")
+        """Returns the error that says what the server did. Its field says that other indexes are not concerned."""
+        return RetrieverError(failure, f"the server of index {self._index!r} {what}", "index")
 
     async def close(self) -> None:
         await self._http.aclose()

@@ -38,6 +38,14 @@ def breaker(clock: Clock) -> Breaker:
     return Breaker("retriever", RetrieverError, clock)
 
 
+@pytest.mark.parametrize("failure", [Failure.UNAVAILABLE, Failure.TIMEOUT])
+def test_what_a_field_names_is_not_the_backend(breaker: Breaker, failure: Failure) -> None:
+    for _ in range(9):
+        with pytest.raises(RetrieverError, match="index: its server is down"), breaker.call():
+            raise RetrieverError(failure, "its server is down", "index")
+    assert state() == CLOSED
+
+
 def test_it_opens_after_five_failures_in_a_row_and_one_call_tries(breaker: Breaker, clock: Clock) -> None:
     for _ in range(4):
         fail(breaker)
