@@ -95,11 +95,15 @@ async def prepare(run: RunConfig, folder: Path, world: World) -> None:
 
 async def _index(run: RunConfig, world: World) -> IndexInfo:
     try:
-        return await world.index(run.index)
+        found = await world.index(run.index)
     except RetrieverError as error:
         if error.failure is Failure.NOT_FOUND:
             raise ConfigProblem("index", error.message) from None
         raise
+    if not found.version and run.reward.kind != "exact_match":
+        why = "its answers change, and gains are compared with naive RAG's of before"
+        raise ConfigProblem("index", f"{found.name!r} has no version: {why}")
+    return found
 
 
 def everything(run: RunConfig) -> list[Question]:

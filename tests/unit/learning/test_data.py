@@ -67,6 +67,14 @@ def test_what_naive_rag_fails_is_kept_with_a_share_of_the_rest() -> None:
     assert mixed == keep(asked, right, 0.25, 0) != keep(asked, right, 0.25, 1)
 
 
+async def test_no_gain_is_measured_on_an_index_whose_answers_change(tmp_path: Path) -> None:
+    retriever = Retriever()
+    retriever.version = ""
+    with pytest.raises(ConfigProblem, match="'demo' has no version") as caught:
+        await prepare(written(tmp_path), tmp_path / "data", World(retriever, generator=Generator("x")))
+    assert caught.value.field == "index"
+
+
 async def test_coverage_is_no_reward_where_no_gold_passage_is_known(tmp_path: Path) -> None:
     run = written(tmp_path, **{"reward.coverage_weight": 1.0})
     with pytest.raises(ConfigProblem, match=r"reward\.coverage_weight"):
