@@ -115,6 +115,7 @@ vllm_arguments() { # vllm_arguments CACHE MORE: as JSON, with the size of its ca
 
 start_engine() { # start_engine NAME PORT ARGUMENTS VARIABLE=VALUE...: a generator service with vLLM in its process
     start "$1" env GENERATOR_ENGINE=vllm GENERATOR_PORT="$2" GENERATOR_METRICS_PORT=0 GENERATOR_GPU_MEMORY=0.06 \
+        GENERATOR_FOLDERS="$work" \
         GENERATOR_VLLM_ARGUMENTS="$3" VLLM_USE_FLASHINFER_SAMPLER=0 "${@:4}" "$python" -m services.generator
 }
 

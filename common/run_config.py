@@ -185,8 +185,8 @@ class GateConfig(_Part):
 class RunConfig(_Part):
     """A run. `verl` holds dotted options of verl, which override verl's defaults and those of `learning/train.py`."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    seed: int
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)  # a run's folder has a longer name
+    seed: int = Field(ge=0, lt=2**32)
     agent: Literal["s3", "search_r1"]
     agent_parameters: dict[str, Any] = {}
     base_model: str = Field(min_length=1, description="a folder as transformers saves it, or a hub id")

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
@@ -56,6 +57,9 @@ class _Calls(grpc.aio.ServerInterceptor):
             raise
         except grpc.aio.AbortError:
             raise
+        except DecodeError:
+            code = grpc.StatusCode.INVALID_ARGUMENT
+            await call.abort(code, "the message cannot be decoded", OURS)
         except Exception:
             code = grpc.StatusCode.INTERNAL
             log.exception("call crashed", method=method)
@@ -75,30 +79,30 @@ class _Calls(grpc.aio.ServerInterceptor):
         package, _, method = details.method.rpartition("/")
         if handler is None or not package.startswith("/v1."):  # health and reflection stay as they are
             return handler
+        # Messages are decoded here, because gRPC itself calls one that cannot be decoded an INTERNAL error.
+        decode = handler.request_deserializer
         if handler.unary_unary:
 
-            async def unary(request: Any, call: grpc.aio.ServicerContext) -> Any:
+            async def unary(request: bytes, call: grpc.aio.ServicerContext) -> Any:
                 async with self._watch(method, call):
-                    return await handler.unary_unary(request, call)
+                    return await handler.unary_unary(decode(request), call)
 
-            return grpc.unary_unary_rpc_method_handler(unary, handler.request_deserializer, handler.response_serializer)
+            return grpc.unary_unary_rpc_method_handler(unary, None, handler.response_serializer)
 
         if handler.stream_unary:
 
-            async def uploaded(requests: AsyncIterator[Any], call: grpc.aio.ServicerContext) -> Any:
+            async def uploaded(requests: AsyncIterator[bytes], call: grpc.aio.ServicerContext) -> Any:
                 async with self._watch(method, call):
-                    return await handler.stream_unary(requests, call)
+                    return await handler.stream_unary((decode(each) async for each in requests), call)
 
-            return grpc.stream_unary_rpc_method_handler(
-                uploaded, handler.request_deserializer, handler.response_serializer
-            )
+            return grpc.stream_unary_rpc_method_handler(uploaded, None, handler.response_serializer)
 
-        async def stream(request: Any, call: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            async with self._watch(method, call), aclosing(handler.unary_stream(request, call)) as responses:
+        async def stream(request: bytes, call: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            async with self._watch(method, call), aclosing(handler.unary_stream(decode(request), call)) as responses:
                 async for response in responses:
                     yield response
 
-        return grpc.unary_stream_rpc_method_handler(stream, handler.request_deserializer, handler.response_serializer)
+        return grpc.unary_stream_rpc_method_handler(stream, None, handler.response_serializer)
 
 
 async def start(

@@ -123,6 +123,7 @@ class Stack:
         found = {
             "TRAINER_RUNS": str(self.logs / "runs"),
             "TRAINER_SEARCHER": self.model("searcher"),
+            "GENERATOR_FOLDERS": f"{self.logs},{ADAPTERS}",
             "GATEWAY_SEARCHER": self.model("searcher"),
             "GATEWAY_GENERATOR": self.model("reader"),
         }

@@ -92,7 +92,7 @@ class GeneratorServicer(object):
     def LoadModel(self, request, context):
         """Puts another adapter under a name; the other names stay as they are. Requests under
         way finish on the old one. NOT_FOUND: no such file. INVALID_ARGUMENT: the weights or
-        their card cannot be used. FAILED_PRECONDITION: the engine cannot change its models,
+        their card cannot be used, or lie outside of the service's folders. FAILED_PRECONDITION: the engine cannot change its models,
         the name is "base", or another base model would change the other names too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -32,6 +32,7 @@ RUN if [ "$LOCK" = generator-gpu ]; then \
 RUN install -d -o app /var/lib/search-agent/state /var/cache/search-agent
 
 USER app
+ENV GENERATOR_FOLDERS=/usr/share/search-agent,/var/lib/search-agent/runs
 ENV GENERATOR_HOST=0.0.0.0 GENERATOR_PORT=50053 GENERATOR_METRICS_PORT=9103
 EXPOSE 50053 9103
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \

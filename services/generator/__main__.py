@@ -14,6 +14,7 @@ async def serve(settings: GeneratorSettings) -> None:
     # Imported here because they are slow, and --help and a wrong setting should answer at once.
     from common.server import run
     from contracts.v1 import generator_pb2_grpc
+    from services.generator.allowed import Allowed
     from services.generator.engine import Engine
     from services.generator.models import Models
     from services.generator.remembered import Remembered
@@ -33,8 +34,9 @@ async def serve(settings: GeneratorSettings) -> None:
 
         engine = await LlamaCpp.start(settings)
     try:
+        allowed = Allowed(settings.folders)
         configured = Models(settings.model, settings.adapters)
-        service = GeneratorService(engine, settings.max_tokens, Remembered(settings.state, configured))
+        service = GeneratorService(engine, settings.max_tokens, Remembered(settings.state, configured), allowed)
         await service.begin()
         await run(
             "generator",

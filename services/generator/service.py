@@ -18,6 +18,7 @@ from contracts.v1 import generator_pb2_grpc
 from search_agent import types
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import UNTAUGHT, Completion, ModelCard
+from services.generator.allowed import Allowed
 from services.generator.engine import Engine, Request
 from services.generator.models import Models
 from services.generator.remembered import Remembered
@@ -27,6 +28,7 @@ log = structlog.get_logger()
 
 _ROLES = ("system", "user", "assistant")
 _MAX_STOPS = 16
+_NOTHING = Allowed()
 
 
 def _invalid(field: str, message: str) -> GeneratorError:
@@ -58,13 +60,17 @@ def parse(request: pb.GenerateRequest, max_tokens: int, models: Models) -> Reque
 
 
 class GeneratorService(generator_pb2_grpc.GeneratorServicer):
-    """Serves one engine's models over gRPC. Requests may ask for at most `max_tokens` tokens."""
+    """Serves one engine's models over gRPC.
 
-    def __init__(self, engine: Engine, max_tokens: int, remembered: Remembered) -> None:
+    Requests may ask for at most `max_tokens` tokens, and load what is allowed.
+    """
+
+    def __init__(self, engine: Engine, max_tokens: int, remembered: Remembered, allowed: Allowed = _NOTHING) -> None:
         self._engine = engine
         self._max_tokens = max_tokens
-        self._remembered = remembered
+        self._remembered, self._allowed = remembered, allowed
         self._configured_path = engine.models.path
+        self._configured_adapters = tuple(engine.models.adapters.values())
         self._taught: dict[str, tuple[str, ModelCard]] = {}  # by name, the model whose card was read last, and its card
 
     async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
@@ -85,7 +91,13 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         return codec.model_response(self._with_card(name, await self._engine.info(name)))
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
-        loading = self._replace(self._engine.models.name(request.model), request.path, request.adapter)
+        models = self._engine.models
+        name = models.name(request.model)
+        if not request.path and not request.adapter:  # an unreadable message looks like this too
+            raise _invalid("path", "name the base model to load it without an adapter")
+        self._allowed.check("path", request.path, (models.path,))
+        self._allowed.check("adapter", request.adapter, (*models.adapters.values(), *self._configured_adapters))
+        loading = self._replace(name, request.path, request.adapter)
         # The engine completes a load even if the caller leaves, so it must be remembered and shown then too.
         return codec.model_response(await asyncio.shield(asyncio.ensure_future(loading)))
 

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from common.addresses import MODEL_NAME
-from common.settings import ServiceSettings
+from common.settings import ServiceSettings, parts
 from services.generator.models import BASE
 
 
@@ -45,6 +45,11 @@ class GeneratorSettings(ServiceSettings):
     )
     state: Path | None = Field(
         None, description="file that keeps what LoadModel put in place, for the next start; not set: it is forgotten"
+    )
+    folders: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(parts)] = Field(
+        (),
+        description="folders, with commas in between, below which LoadModel opens files, beside the ones set here: "
+        "a trainer's runs, so that their checkpoints can be promoted",
     )
     context_tokens: int = Field(5120, ge=64, description="prompt and completion of one request")
     parallel: int = Field(

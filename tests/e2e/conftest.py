@@ -9,14 +9,17 @@ import httpx
 import pytest
 
 from common.addresses import free_port
-from deploy.local import Stack
+from deploy.local import ADAPTERS, Stack
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Starts local processes, which a test may stop and start."""
-    with Stack(free_port(), logs=tmp_path_factory.mktemp("logs")) as running:
-        yield running
+    folders = f"{tmp_path_factory.getbasetemp()},{ADAPTERS}"  # tests promote adapters that they write there
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("GENERATOR_FOLDERS", folders)
+        with Stack(free_port(), logs=tmp_path_factory.mktemp("logs")) as running:
+            yield running
 
 
 @pytest.fixture(scope="session")

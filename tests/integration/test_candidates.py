@@ -12,6 +12,7 @@ from common import server
 from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
 from search_agent.errors import Failure, TrainerError
 from search_agent.types import Author, Completion, FinishReason, ModelInfo, Sampling, Span
+from services.generator.allowed import Allowed
 from services.generator.engine import Request
 from services.generator.llama_cpp import embedded_model
 from services.generator.models import Models
@@ -89,6 +90,9 @@ class Loads:
         yield Completion(" ".join(self.files), FinishReason.STOP, model="m@1")
 
     async def info(self, name: str) -> ModelInfo:
+        return self.described(name)
+
+    def described(self, name: str) -> ModelInfo:
         return ModelInfo("m@1", "fake", 0, True, self.models.path, self.models.adapter(name))
 
     async def load(self, name: str, path: str, adapter: str) -> ModelInfo:
@@ -103,7 +107,7 @@ class Loads:
 async def spare() -> AsyncIterator[tuple[Loads, str]]:
     """Serves candidates, and gives the address."""
     engine = Loads()
-    service = GeneratorService(engine, 64, Remembered())
+    service = GeneratorService(engine, 64, Remembered(), Allowed((Path("/"),)))
     settings = GeneratorSettings(port=0)
     running, port = await server.start(
         "generator", "v1.Generator", settings, lambda server: add_GeneratorServicer_to_server(service, server)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 
 import grpc
 import pytest
@@ -25,6 +26,7 @@ from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
 from search_agent.types import Message, Sampling
 from services.generator import lora
+from services.generator.allowed import Allowed
 from services.generator.engine import Request
 from services.generator.llama_cpp import LLAMA_PROCESS, LlamaCpp, embedded_model
 from services.generator.remembered import Remembered
@@ -49,7 +51,7 @@ async def engine() -> AsyncIterator[LlamaCpp]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stub(engine: LlamaCpp) -> AsyncIterator[generator_pb2_grpc.GeneratorStub]:
-    service = GeneratorService(engine, 2048, Remembered())
+    service = GeneratorService(engine, 2048, Remembered(), Allowed((Path("/"),)))
     server, port = await start(
         "generator",
         "v1.Generator",
@@ -298,7 +300,7 @@ async def test_an_adapter_is_put_on_the_model_and_taken_off(stub, tmp_path):
     assert changed.model == loaded.model
     assert changed.text != plain.text
 
-    assert (await stub.LoadModel(pb.LoadModelRequest())).model == plain.model
+    assert (await stub.LoadModel(pb.LoadModelRequest(path=loaded.path))).model == plain.model
     assert (await stub.Generate(chat())).text == plain.text
 
 
@@ -310,7 +312,7 @@ async def test_an_adapter_as_peft_writes_it_is_converted(stub, tmp_path):
     assert re.fullmatch(re.escape(plain.model) + r"\+[0-9a-f]{12}", loaded.model)
     assert (await stub.Generate(chat())).text != plain.text
     assert (await stub.LoadModel(pb.LoadModelRequest(adapter=str(tmp_path / "lora")))).model == loaded.model
-    await stub.LoadModel(pb.LoadModelRequest())
+    await stub.LoadModel(pb.LoadModelRequest(path=str(embedded_model())))
 
 
 async def test_an_adapter_is_converted_by_hand(tmp_path, capsys, monkeypatch):

@@ -32,7 +32,7 @@ class PromoteRequest(Body):
     """`checkpoint` is its step, the newest if left out. `searcher` is who is replaced: the one that the run's
     method asks if left out. With `stream`, Server-Sent Events: progress, done, error."""
 
-    checkpoint: Annotated[int, Field(ge=1)] | None = None
+    checkpoint: Annotated[int, Field(ge=1, lt=2**32)] | None = None
     searcher: Name = ""
     stream: bool = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
@@ -24,6 +25,7 @@ from contracts.v1 import generator_pb2_grpc
 from search_agent import prompts
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import UNTAUGHT, Completion, FinishReason, Message, ModelCard, ModelInfo, Sampling
+from services.generator.allowed import Allowed
 from services.generator.engine import Request
 from services.generator.models import Models
 from services.generator.remembered import Remembered
@@ -98,9 +100,9 @@ class FakeEngine:
 
 @asynccontextmanager
 async def serving(
-    engine: FakeEngine, remembered: Remembered | None = None
+    engine: FakeEngine, remembered: Remembered | None = None, folder: Path = Path("/")
 ) -> AsyncIterator[generator_pb2_grpc.GeneratorStub]:
-    service = GeneratorService(engine, 100, remembered or Remembered())
+    service = GeneratorService(engine, 100, remembered or Remembered(), Allowed((folder,)))
     with suppress(GeneratorError):
         await service.begin()
     server, port = await start(
@@ -237,7 +239,7 @@ async def test_a_failure_becomes_its_code(failure, pieces):
             stream,
             stub.Generate(request()),
             stub.ModelInfo(pb.ModelInfoRequest()),
-            stub.LoadModel(pb.LoadModelRequest()),
+            stub.LoadModel(pb.LoadModelRequest(adapter="a")),
         ]
         for call in calls:
             assert await call.code() == GRPC_CODE[failure]
@@ -441,3 +443,35 @@ async def test_a_card_that_this_version_cannot_follow_is_refused_before_the_load
     assert dict(caught.value.trailing_metadata() or ())[FIELD_KEY] == "adapter"
     assert problem in (caught.value.details() or "")
     assert engine.loads == []
+
+
+async def test_nothing_outside_of_the_folders_is_loaded_and_an_empty_message_changes_nothing(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside, outside, inside / "adapter", inside / "piped"):
+        folder.mkdir()
+    (outside / "a.gguf").touch()
+    (inside / "link").symlink_to(outside)
+    (inside / "loop").symlink_to(inside / "loop")
+    for pipe in (inside / "pipe", inside / "piped" / "adapter_config.json"):
+        os.mkfifo(pipe)
+    engine = FakeEngine()
+    engine.models = Models("m.gguf", {"searcher": "served.gguf", "reader": ""})
+    paths = [
+        outside / "a.gguf", inside / "link" / "a.gguf", inside / ".." / "outside" / "a.gguf", inside / "loop",
+        inside / "pipe", inside / "piped", inside / ("n" * 300), inside / "a\0b", "/etc/passwd", "owner/model",
+        "/dev/zero",
+    ]  # fmt: skip
+    async with serving(engine, folder=inside) as stub:
+        refused = [pb.LoadModelRequest()] + [
+            pb.LoadModelRequest(**{field: str(path)}) for path in paths for field in ("path", "adapter")
+        ]
+        for request in refused:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.LoadModel(request, timeout=5)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, request
+            assert dict(caught.value.trailing_metadata() or ())[FIELD_KEY] in ("path", "adapter")
+        assert engine.loads == []
+        await stub.LoadModel(pb.LoadModelRequest(adapter=str(inside / "adapter")))
+        await stub.LoadModel(pb.LoadModelRequest(adapter="served.gguf", model="reader"))
+        await stub.LoadModel(pb.LoadModelRequest(path="m.gguf"))
+    assert [adapter for _, _, adapter in engine.loads] == [str(inside / "adapter"), "served.gguf", ""]

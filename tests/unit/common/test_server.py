@@ -1,0 +1,56 @@
+"""The shell around gRPC services: a message that is none is the caller's fault."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from common.server import start
+from common.settings import ServiceSettings
+from contracts.v1 import generator_pb2 as pb
+from contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
+
+
+class Settings(ServiceSettings):
+    port: int = 0
+    metrics_port: int = 0
+
+
+class Echo(GeneratorServicer):
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
+        return pb.GenerateResponse(text=request.prompt)
+
+    async def GenerateStream(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
+        yield pb.GenerateResponse(text=request.prompt)
+
+
+@pytest.fixture
+async def channel() -> AsyncIterator[grpc.aio.Channel]:
+    server, port = await start(
+        "generator", "v1.Generator", Settings(), lambda server: add_GeneratorServicer_to_server(Echo(), server)
+    )
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    await server.stop(None)
+
+
+NO_MESSAGES = [b"\xff\xff", b"\x0a", b"\x0a\xff\xff\xff\xff\x0f", b"\x12\x02\xed\xa0", bytes(range(255, 0, -1))]
+
+
+async def called(channel: grpc.aio.Channel, method: str, message: bytes) -> bytes:
+    if method == "Generate":
+        return bytes(await channel.unary_unary(f"/v1.Generator/{method}")(message))
+    return b"".join([part async for part in channel.unary_stream(f"/v1.Generator/{method}")(message)])
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
+async def test_a_message_that_cannot_be_decoded_is_an_invalid_argument(channel: grpc.aio.Channel, method: str) -> None:
+    sent = pb.GenerateRequest(prompt="東京")
+    assert pb.GenerateResponse.FromString(await called(channel, method, sent.SerializeToString())).text == "東京"
+    for message in NO_MESSAGES:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await called(channel, method, message)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, message
