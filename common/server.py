@@ -106,9 +106,16 @@ class _Calls(grpc.aio.ServerInterceptor):
 
 
 async def start(
-    name: str, full_name: str, settings: ServiceSettings, register: Callable[[grpc.aio.Server], None]
+    name: str,
+    full_name: str,
+    settings: ServiceSettings,
+    register: Callable[[grpc.aio.Server], None],
+    checks: health.aio.HealthServicer | None = None,
 ) -> tuple[grpc.aio.Server, int]:
-    """Starts serving `full_name` ("v1.Retriever") and returns the server and its port (of use when 0)."""
+    """Starts serving `full_name` ("v1.Retriever") and returns the server and its port (of use when 0).
+
+    `checks` tells its health.
+    """
     server = grpc.aio.server(
         interceptors=[_Calls(name, settings.max_in_flight)],
         options=[
@@ -118,7 +125,7 @@ async def start(
         ],
     )
     register(server)
-    checks = health.aio.HealthServicer()
+    checks = checks or health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     for served in ("", full_name):
         await checks.set(served, health_pb2.HealthCheckResponse.SERVING)
@@ -131,17 +138,19 @@ async def start(
 async def run(
     name: str, full_name: str, settings: ServiceSettings, register: Callable[[grpc.aio.Server], None]
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then lets calls under way finish."""
-    stop = asyncio.Event()
+    """Serves until SIGTERM or SIGINT, then says so, takes calls for a moment, and lets those under way finish."""
+    stop, checks = asyncio.Event(), health.aio.HealthServicer()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     try:
         start_http_server(settings.metrics_port, settings.host)
-        server, port = await start(name, full_name, settings, register)
+        server, port = await start(name, full_name, settings, register, checks)
     except (OSError, RuntimeError) as error:  # gRPC raises RuntimeError for a port in use
         at = f"{settings.host}, port {settings.port} and metrics port {settings.metrics_port}"
         raise SystemExit(f"{name}: cannot listen on {at}: {error}") from None
     log.info("serving", host=settings.host, port=port, metrics_port=settings.metrics_port)
     await stop.wait()
     log.info("stopping", grace_s=settings.shutdown_grace_s)
+    await checks.enter_graceful_shutdown()
+    await asyncio.sleep(settings.drain_s)
     await server.stop(settings.shutdown_grace_s)

@@ -59,6 +59,9 @@ class ServiceSettings(BaseSettings):
     metrics_port: int = Field(ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_in_flight: int = Field(256, ge=1, description="calls served at once; more are refused")
+    drain_s: float = Field(
+        0.0, ge=0, description="seconds for which a service that stops still takes calls, while its health says so"
+    )
     shutdown_grace_s: float = Field(10.0, ge=0, description="seconds that calls in flight get at stop")
 
 

@@ -67,6 +67,8 @@ class Searcher(ScriptedPolicy):
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         if self.error:
             raise self.error
+        if sampling.max_tokens == 1:  # readiness asks for a token, which is none of the script's
+            return Completion("")
         return await super().complete(spans, sampling)
 
     async def info(self) -> ModelInfo:

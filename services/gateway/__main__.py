@@ -19,7 +19,8 @@ def main() -> None:
 
     async def serve() -> None:
         app = wire(settings)  # inside the loop, which gRPC channels are bound to
-        await server(app, settings.host, settings.port, settings.shutdown_grace_s).serve()
+        serving = server(app, settings.host, settings.port, settings.shutdown_grace_s, drain_s=settings.drain_s)
+        await serving.serve()
 
     asyncio.run(serve())
 

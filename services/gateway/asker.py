@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import random
+import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import structlog
+
 from common import context, metrics
 from search_agent.agents import Agent
 from search_agent.conversation import Write, condense
-from search_agent.errors import BoundaryError
+from search_agent.errors import BoundaryError, Failure
 from search_agent.parameters import BadParameter
 from search_agent.types import Completion, Event, Message, Question, Retrieval
 from services.gateway import caller
@@ -22,6 +28,8 @@ from services.gateway.methods import Methods
 from services.gateway.player import Finished, Player
 from services.gateway.problems import BadField
 
+log = structlog.get_logger()
+
 # The part of a request for which a model's service has a word of its own.
 _BLAMED = {
     ("searcher", "sampling.max_tokens"): "turn_tokens",
@@ -31,6 +39,8 @@ _BLAMED = {
     ("generator", "sampling.max_tokens"): "reasoning_tokens",
     ("generator", "messages"): "question",
 }
+_WORKED_S = 1.5  # a backend that is away from the start fails sooner
+_PAUSES_S = (1.0, 2.0, 4.0)  # a service takes some seconds to start again
 _FIELDS = ("question", "options", "instructions")
 
 
@@ -107,7 +117,7 @@ class Asker:
                     key = object()  # nobody shares what is sampled
                 if key in self._flights:
                     metrics.ADMISSIONS.labels(agent.name, "shared").inc()
-                async with aclosing(self._flights.join(key, lambda: play(agent, ask))) as events:
+                async with aclosing(self._flights.join(key, lambda: _again(partial(play, agent, ask)))) as events:
                     async for event in events:
                         yield event
             except BoundaryError as error:
@@ -151,6 +161,28 @@ class Asker:
             return agent.with_params(ask.parameters)
         except BadParameter as error:
             raise BadField(ask.place(error.field), error.message) from None
+
+
+async def _again(
+    play: Callable[[], AsyncGenerator[Event | Finished, None]],
+) -> AsyncGenerator[Event | Finished, None]:
+    """Plays a question again whose backend was lost while it worked on it, if the caller has not seen anything yet."""
+    began, pauses = time.monotonic(), iter(_PAUSES_S)
+    while True:
+        told = False
+        try:
+            async with aclosing(play()) as events:
+                async for event in events:
+                    told = True
+                    yield event
+            return
+        except BoundaryError as error:
+            pause_s = next(pauses, 0.0)
+            is_lost = error.failure is Failure.UNAVAILABLE and time.monotonic() - began > _WORKED_S
+            if told or not is_lost or not 0 < pause_s < context.time_left(math.inf):
+                raise
+            log.warning("question is asked again", boundary=error.boundary)
+        await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
 
 
 def _who(agent: Agent, ask: Ask) -> Hashable:

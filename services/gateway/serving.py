@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -42,10 +44,39 @@ class ImpatientProtocol(H11Protocol):
             self._late = None
 
 
+class DrainingServer(uvicorn.Server):
+    """At the signal to stop, first lets readiness say so, and closes its port when no request is under way any more.
+
+    The port stays open for `drain_s` at least, and `grace_s` after that at most. A second signal closes it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, state: Any, drain_s: float, grace_s: float) -> None:
+        super().__init__(config)
+        self._state, self._drain_s, self._grace_s = state, drain_s, grace_s
+        self._stops_at = 0.0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._stops_at:
+            super().handle_exit(sig, frame)
+            return
+        self._state.stops = True
+        self._stops_at = time.monotonic() + self._drain_s
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._stops_at and time.monotonic() >= self._stops_at:
+            self.should_exit |= not self.server_state.tasks or time.monotonic() >= self._stops_at + self._grace_s
+        return await super().on_tick(counter)
+
+
 def server(
-    app: Any, host: str, port: int, grace_s: int, protocol: type[ImpatientProtocol] = ImpatientProtocol
+    app: Any,
+    host: str,
+    port: int,
+    grace_s: float,
+    protocol: type[ImpatientProtocol] = ImpatientProtocol,
+    drain_s: float = 0.0,
 ) -> uvicorn.Server:
-    """Returns a server that gives requests under way `grace_s` seconds at its stop."""
+    """Returns a server of a FastAPI application that gives requests under way `grace_s` seconds at its stop."""
     config = uvicorn.Config(
         app,
         host=host,
@@ -55,6 +86,6 @@ def server(
         log_config=None,
         access_log=False,  # every question is logged once, with its request id
         server_header=False,
-        timeout_graceful_shutdown=grace_s,
+        timeout_graceful_shutdown=1,  # what is under way had its time before
     )
-    return uvicorn.Server(config)
+    return DrainingServer(config, app.state, drain_s, grace_s)

@@ -143,7 +143,12 @@ class GatewaySettings(KeySettings):
     citations: Literal["annotations", "text"] = Field(
         "annotations", description="how OpenAI's clients get citations; text: written under the answer too"
     )
-    shutdown_grace_s: int = Field(10, ge=0, description="seconds that requests in flight get at stop")
+    drain_s: float = Field(
+        0,
+        ge=0,
+        description="seconds for which a gateway that stops still takes requests, while /readyz says that it does",
+    )
+    shutdown_grace_s: float = Field(10, ge=0, description="seconds that requests in flight get at stop, after that")
 
     @field_validator("hosts")
     @classmethod

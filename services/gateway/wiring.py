@@ -112,7 +112,7 @@ def wire(settings: GatewaySettings) -> FastAPI:
     )  # fmt: skip
     asker = Asker(player, methods, capacity, rewrite, meter)
     asked_for = replace(backends, retriever=AdmittedRetriever(backends.retriever, retrieval))
-    app = create_app(asked_for, asker, trainer, settings.citations, rules, settings.root_path)
+    app = create_app(asked_for, asker, trainer, settings.citations, rules, settings.root_path, backends)
     service = guard if isinstance(guard, HttpGuard) else None
     parts = (retriever, *searchers.values(), *generators.values(), store, trainer, keys, counters, service)
     closing = [part for part in parts if part]

@@ -1,6 +1,7 @@
 """The door on real sockets, and two gateways that share keys and limits in one Redis."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,6 +17,7 @@ from services.gateway.limits import Meter
 from services.gateway.serving import ImpatientProtocol, server
 from tests.integration.conftest import RedisServer
 from tests.unit.gateway.rest import Rest
+from tests.unit.gateway.test_door import Slow
 
 
 class HastyProtocol(ImpatientProtocol):
@@ -35,6 +37,33 @@ async def served(rest: Rest) -> AsyncIterator[int]:
     finally:
         serving.should_exit = True
         await task
+
+
+async def test_a_gateway_that_stops_says_so_first_and_ends_what_is_under_way() -> None:
+    generator = Slow()
+    rest, port = Rest(generator), free_port()
+    serving = server(rest.app, "127.0.0.1", port, 10, drain_s=0.3)
+    task = asyncio.create_task(serving.serve())
+    while not serving.started:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        generator.go.set()
+        assert (await http.get("/readyz")).status_code == 200
+        generator.go.clear()
+        generator.asked.clear()
+        asked = {"question": "q", "method": "direct", "stream": True}
+        answer = asyncio.create_task(http.post("/v1/answer", json=asked))
+        await generator.asked.wait()
+        serving.handle_exit(signal.SIGTERM, None)
+        ready = await http.get("/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (503, "stopping")
+        await asyncio.sleep(0.5)
+        assert not task.done()
+        generator.go.set()
+        assert "event: done" in (await answer).text
+        await asyncio.wait_for(task, 5)
+        with pytest.raises(httpx.ConnectError):
+            await http.get("/readyz")
 
 
 @contextmanager

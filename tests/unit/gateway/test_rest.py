@@ -550,6 +550,36 @@ async def test_the_same_question_under_way_is_answered_once(stream: bool) -> Non
     assert len(slow.prompts) == 1
 
 
+class Restarting(Generator):
+    """Dies once while it answers, after `pieces` pieces."""
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__("an answer")
+        self._left, self.times = pieces, 0
+
+    async def stream(self, messages: Any, sampling: Sampling) -> AsyncIterator[Completion]:
+        self.times += 1
+        async for piece in super().stream(messages, sampling):
+            if self.times == 1 and not self._left:
+                await asyncio.sleep(1.6)
+                raise GeneratorError(Failure.UNAVAILABLE, "it cannot be reached")
+            self._left -= 1
+            yield piece
+
+
+async def test_a_question_whose_backend_was_lost_is_asked_again_if_nothing_was_sent() -> None:
+    whole, seen = Restarting(1), Restarting(1)
+    asked = {"question": "q", "method": "direct"}
+    answers = await asyncio.gather(
+        Rest(whole).post("/v1/answer", **asked),
+        Rest(seen).post("/v1/answer", **asked, stream=True),
+    )
+    assert answers[0].json()["answer"] == "an answer"
+    assert [generator.times for generator in (whole, seen)] == [2, 1]
+    last = [line for line in answers[1].text.splitlines() if line.startswith("event: ")][-1]
+    assert last == "event: error"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_work_stops_when_the_caller_leaves(stream: bool) -> None:
     slow = Slow()
