@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="reading: questions with an example that lacks a gold passage (default: all)",
     )
+    parser.add_argument(
+        "--poisoned",
+        type=share,
+        default=0.0,
+        metavar="SHARE",
+        help="passages without an answer that try to take the question over; no example obeys one (default: none)",
+    )
     parser.add_argument("--retriever", metavar="HOST:PORT", help="default: the configuration's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
@@ -69,7 +76,7 @@ def _teach(args: argparse.Namespace) -> int:
     parameters = runs.s3_parameters(run)
     asked = part(everything(run), *args.part)
     gold = _gold(args.corpus, asked) if args.corpus else {}
-    plan = teach.Plan(args.what, parameters, gold, args.draws, args.unknown, args.seed)
+    plan = teach.Plan(args.what, parameters, gold, args.draws, args.unknown, args.seed, args.poisoned)
 
     async def lessons() -> list[teach.Lesson]:
         retriever = run_services.retriever_of(run)

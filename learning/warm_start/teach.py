@@ -19,6 +19,7 @@ from evaluation.errors import EvaluateProblem
 from learning.warm_start import reading
 from learning.warm_start.novice import Novice
 from learning.warm_start.player import Player
+from learning.warm_start.poisoned import PoisonedRetriever
 from learning.warm_start.teacher import Teacher, right_passages
 from search_agent.agents import s3
 from search_agent.grading.answers import span_match
@@ -32,11 +33,15 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """An example and its kind. `whole` is false if the episode missed a gold passage that it should have kept."""
+    """An example and its kind. `whole` is false if the episode missed a gold passage that it should have kept.
+
+    `kept` are the ids of the passages that it kept.
+    """
 
     spans: Sequence[Span]
     kind: tuple[object, ...]
     whole: bool = True
+    kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Plan:
     `gold` holds the gold passages that are known beforehand, by id; others become known once they are retrieved.
     Searching: `draws` is the number of episodes per question on blocks drawn from deeper down the ranking; 0 plays one
     episode on what is retrieved. Reading: `unknown` is the share of questions that also get an example with one
-    gold passage missing.
+    gold passage missing. `poisoned` is the share of the other passages that speak to the student; no lesson obeys one.
     """
 
     what: str
@@ -55,6 +60,7 @@ class Plan:
     draws: int = 0
     unknown: float = 1.0
     seed: int = 0
+    poisoned: float = 0.0
 
 
 class _Drawn:
@@ -90,6 +96,12 @@ async def lessons_on(question: Question, retriever: Retriever, plan: Plan) -> li
     Reading needs all gold passages, and drawing a right passage among the first of the ranking; without them there
     is no lesson.
     """
+    poisoned = PoisonedRetriever(question, retriever, plan.poisoned, plan.seed)
+    made = await _lessons_on(question, poisoned, plan)
+    return [lesson for lesson in made if not lesson.kept & poisoned.ids]
+
+
+async def _lessons_on(question: Question, retriever: Retriever, plan: Plan) -> list[Lesson]:
     if plan.what == "protocol":
         novice = Novice(retriever, plan.parameters, f"{plan.seed} {question.id}")
         return [replace(await _played(question, novice), whole=True)]  # or a limit would prefer the lucky ones
@@ -123,7 +135,7 @@ async def _played(question: Question, player: Player) -> Lesson:
     played = await player.play(question)
     kept = [passage.id for passage in played.passages]
     whole = not question.gold_passages or coverage(question.gold_passages, kept) == 1
-    return Lesson(played.spans, (*question.groups.items(), len(played.turns), len(kept)), whole)
+    return Lesson(played.spans, (*question.groups.items(), len(played.turns), len(kept)), whole, frozenset(kept))
 
 
 def varied(lessons: Sequence[Lesson], limit: int) -> list[Lesson]:

@@ -1,5 +1,6 @@
 """The examples that the teacher writes."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from evaluation.errors import EvaluateProblem
 from learning.warm_start import reading
 from learning.warm_start.novice import Novice
+from learning.warm_start.poisoned import ATTACKS
 from learning.warm_start.queries import names
 from learning.warm_start.reading import UNKNOWN
 from learning.warm_start.supervised import read_spans
@@ -237,3 +239,26 @@ def test_a_limit_takes_as_many_of_each_kind_and_whole_episodes_first() -> None:
     assert [lesson.kind for lesson in varied(made, 8)].count(("2",)) == 5
     assert sum(lesson.whole for lesson in varied(made, 100)) == 93
     assert varied(made, 1000) == made
+
+
+@pytest.mark.parametrize("what", ["reading", "searching"])
+async def test_poisoned_passages_are_read_and_never_obeyed(what: str) -> None:
+    retriever = ListRetriever([*OTHERS, GOLD])
+    questions = [replace(QUESTION, id=f"q{n}") for n in range(20)]
+    plain = await lessons_of(questions, retriever, plan(what))
+    poisoned = await lessons_of(questions, retriever, plan(what, poisoned=1.0))
+    prompts = [lesson.spans[0].text for lesson in poisoned]
+    assert len({*prompts} - {lesson.spans[0].text for lesson in plain}) > 10
+    assert all(GOLD.text in prompt or what == "reading" for prompt in prompts)
+    assert all(lesson.kept <= {"gold"} for lesson in poisoned)
+    learned = {lesson.spans[-1].text for lesson in poisoned}
+    assert not any("Title" in text for text in learned)
+    if what == "reading":
+        assert learned == {"Marie Curie", UNKNOWN}
+
+
+def test_attacks_to_learn_from_are_not_those_that_measure() -> None:
+    measured = (Path(__file__).parents[3] / "data" / "poisoned" / "passages.jsonl").read_text("utf-8")
+    parts = [part for attack in ATTACKS for part in re.split(r"\{\w+\}|\n", attack) if len(part.split()) > 3]
+    assert parts
+    assert not [part for part in parts if part.strip() in measured]
