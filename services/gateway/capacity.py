@@ -47,15 +47,14 @@ class Capacity:
         slowdown: float = 2.0,
         first_s: float = 5.0,
         first_at_once: int = 4,
-        longest_s: float = 1e9,
         clock: Callable[[], float] = time.monotonic,
         time_left: Callable[[float], float] = context.time_left,
     ) -> None:
-        """`most` requests may be under way, whatever was measured, and none takes longer than `longest_s`.
+        """`most` requests may be under way, whatever was measured.
 
         `first_s` and `first_at_once` stand in for what has not been measured yet.
         """
-        self._most, self._slowdown, self._longest_s, self._clock = most, slowdown, longest_s, clock
+        self._most, self._slowdown, self._clock = most, slowdown, clock
         self._time_left = time_left
         self._pace = Pace(first_s, first_at_once)
         self._under_way: set[_Work] = set()
@@ -92,7 +91,7 @@ class Capacity:
 
     def _admit(self, kind: tuple[str, int], who: Hashable) -> None:
         now, pace, under_way = self._clock(), self._pace, len(self._under_way)
-        left_s = self._time_left(self._longest_s)
+        left_s = self._time_left(math.inf)
         if pace.fastest(kind) > left_s and now - pace.timed_at(kind) < _STALE_S:
             metrics.ADMISSIONS.labels(kind[0], "hopeless").inc()
             raise TooLittleTime(
@@ -131,7 +130,7 @@ class Capacity:
         for due in sorted(due for due in self._promises.values() if due < mine):
             heapq.heapreplace(ends, max(due, ends[0]) + takes_s)
         if not self._pace.knows(kind):
-            return min(takes_s, ends[0] - now)
+            return min(self._pace.alone(kind), ends[0] - now)
         if who in self._promises or len(self._promises) < _PROMISES:
             self._promises[who] = ends[0]
         return ends[0] - now + _AFTER * takes_s

@@ -98,19 +98,17 @@ class GatewaySettings(KeySettings):
     question_timeout_s: float = Field(
         300, gt=0, description="seconds that a question, or another request, may take in all its calls together"
     )
-    max_in_flight: int = Field(
-        64, ge=1, description="questions worked on at once, and so many retrievals, however fast they are; more get 503"
-    )
+    max_in_flight: int = Field(64, ge=1, description="questions worked on at once, however fast they are; more get 503")
     max_slowdown: float = Field(
         2,
         ge=1,
-        description="a request gets 503 if, beside those under way, it should take so many times as long as alone, "
-        "and more than a second",
+        description="a question gets 503 if, beside those under way, it should take more than so many times as long as "
+        "alone, and more than a second",
     )
     first_question_s: float = Field(
         5, gt=0, description="seconds that a question is taken to need until one of its method has been timed"
     )
-    first_at_once: int = Field(4, ge=1, description="requests worked on at once until some have been timed")
+    first_at_once: int = Field(4, ge=1, description="questions worked on at once until some have been timed")
     requests_per_minute: int = Field(0, ge=0, description="limit of a key that sets none itself; 0: none")
     questions_at_once: int = Field(0, ge=0, description="limit of a key that sets none itself; 0: none")
     tokens_per_day: int = Field(0, ge=0, description="limit of a key that sets none itself; 0: none")

@@ -36,7 +36,9 @@ from services.gateway.settings import GatewaySettings
 
 log = structlog.get_logger()
 _REDIS_TIMEOUT_S = 0.5
-_FIRST_RETRIEVAL_S = 1.0  # as `first_question_s`
+# Training clients of other projects send many batches at once and do not come again. Ten times a batch's time ends
+# before the deadline of each of its calls.
+_RETRIEVALS, _RETRIEVAL_SLOWDOWN, _FIRST_RETRIEVAL_S = 256, 10.0, 1.0
 
 
 def wire(settings: GatewaySettings) -> FastAPI:
@@ -106,10 +108,7 @@ def wire(settings: GatewaySettings) -> FastAPI:
     capacity = Capacity(
         settings.max_in_flight, settings.max_slowdown, settings.first_question_s, settings.first_at_once
     )
-    retrieval = Capacity(
-        settings.max_in_flight, settings.max_slowdown, _FIRST_RETRIEVAL_S, settings.first_at_once,
-        settings.retriever_timeout_s,
-    )  # fmt: skip
+    retrieval = Capacity(_RETRIEVALS, _RETRIEVAL_SLOWDOWN, _FIRST_RETRIEVAL_S, _RETRIEVALS)
     asker = Asker(player, methods, capacity, rewrite, meter)
     asked_for = replace(backends, retriever=AdmittedRetriever(backends.retriever, retrieval))
     app = create_app(asked_for, asker, trainer, settings.citations, rules, settings.root_path, backends)
