@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,22 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def packages_at_the_start(file: Path) -> Iterator[str]:
+    """Yields the packages of others that a module imports as it is loaded, and not inside a function."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for package in {name.partition(".")[0] for name in names}:
+            if package not in sys.stdlib_module_names and not (ROOT / package).exists():
+                yield package
+
+
+def programs_of(image: str) -> list[str]:
+    text = DOCKERFILES[image].read_text(encoding="utf-8")
+    return [*re.findall(r'-m[", ]+([a-z_]+(?:\.[a-z_]+)+)', text), *STARTED.get(image, [])]
+
+
 def reached(modules: list[str]) -> set[str]:
     """Returns the files of this repository that the modules import, directly or not."""
     found: set[Path] = set()
@@ -54,11 +72,30 @@ def test_an_image_holds_what_its_programs_import_and_no_more(image: str) -> None
     text = DOCKERFILES[image].read_text(encoding="utf-8")
     sources = [source for line in re.findall(r"(?m)^COPY (?:--\S+ )?(.+) \S+$", text) for source in line.split()]
     code = [source for source in sources if list(ROOT.joinpath(source).glob("**/*.py")) or source.endswith(".py")]
-    programs = [*re.findall(r'-m[", ]+([a-z_]+(?:\.[a-z_]+)+)', text), *STARTED.get(image, [])]
-    needed = reached(programs)
+    needed = reached(programs_of(image))
     assert needed
     assert [file for file in sorted(needed) if not any(file == c or file.startswith(f"{c}/") for c in code)] == []
     assert [c for c in code if not any(file == c or file.startswith(f"{c}/") for file in needed)] == []
+
+
+@pytest.mark.parametrize("image", sorted(DOCKERFILES))
+def test_the_lock_of_an_image_has_the_packages_that_its_programs_import(image: str) -> None:
+    text = DOCKERFILES[image].read_text(encoding="utf-8").replace("$LOCK", image)
+    (lock,) = re.findall(r"(?m)^COPY (requirements/\S+) requirements.txt$", text)
+    locked = {normal(name) for name in re.findall(r"(?m)^([\w.-]+)==", (ROOT / lock).read_text(encoding="utf-8"))}
+    distributions = packages_distributions()  # what is not installed here cannot be looked up
+    missing = {
+        (file, package)
+        for file in reached(programs_of(image))
+        for package in packages_at_the_start(ROOT / file)
+        if package in distributions and not locked & {normal(name) for name in distributions[package]}
+    }
+    assert missing == set()
+
+
+def normal(name: str) -> str:
+    """Returns a distribution's name as the locks write it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.mark.parametrize("image", sorted(DOCKERFILES))
