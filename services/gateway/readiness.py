@@ -48,10 +48,10 @@ class Probe:
 
 
 def search(retriever: Retrieving) -> Probe:
-    """Returns a probe that searches for a word."""
+    """Returns a probe that searches the default index for a word, unless that is another server, which may be down."""
 
     async def work() -> None:
-        if any(index.is_default for index in await retriever.indexes()):
+        if any(index.is_default and index.modes for index in await retriever.indexes()):
             await retriever.search([_TEXT], Retrieval(1))
 
     return Probe(work)

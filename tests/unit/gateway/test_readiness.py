@@ -1,10 +1,12 @@
 """A backend is ready if it does real work, which it is not asked for all the time."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from search_agent.errors import Failure, GeneratorError
+from search_agent.types import IndexInfo
 from services.gateway import readiness
 from services.gateway.readiness import Probe
 from tests.fakes import Generator, Retriever, Searcher
@@ -69,3 +71,13 @@ async def test_the_work_is_a_search_and_a_token() -> None:
     generator.error = GeneratorError(Failure.BROKEN, "broken")
     with pytest.raises(GeneratorError):
         await readiness.answer(generator).check(1)
+
+
+async def test_another_server_behind_the_default_index_is_not_searched() -> None:
+    class OnAnotherServer(Retriever):
+        async def indexes(self) -> Sequence[IndexInfo]:
+            return [IndexInfo("web", "", is_default=True)]
+
+    retriever = OnAnotherServer()
+    await readiness.search(retriever).check(1)
+    assert retriever.queries == []
