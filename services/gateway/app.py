@@ -40,6 +40,7 @@ def create_app(
         root_path=root_path,
         docs_url=None,
         redoc_url=None,
+        responses=problems.RESPONSES,
     )
     app.add_middleware(Door, rules=rules)
     app.add_middleware(Observed)

@@ -50,6 +50,28 @@ HTTP_STATUS = {
     Failure.TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT,
     Failure.BROKEN: HTTPStatus.BAD_GATEWAY,
 }
+_TEXT, _STATUS = {"type": "string"}, {"type": "integer"}
+_ERROR = {"type": "object", "properties": {"field": _TEXT, "message": _TEXT}}
+_PROBLEM = {
+    "type": "object",
+    "properties": {
+        "type": _TEXT, "title": _TEXT, "status": _STATUS, "detail": _TEXT, "request_id": _TEXT,
+        "errors": {"type": "array", "items": _ERROR},
+    },
+    "required": ["type", "title", "status", "detail", "request_id"],
+}  # fmt: skip
+
+
+def documented(media: str, schema: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """Returns what OpenAPI says of a route's errors, whose statuses docs/rest.md lists."""
+    content = {media: {"schema": schema}}
+    return {
+        "4XX": {"description": "The request is refused.", "content": content},
+        "5XX": {"description": "The gateway or a backend failed, or has no room.", "content": content},
+    }
+
+
+RESPONSES = documented("application/problem+json", _PROBLEM)
 _RETRY_AFTER_S = "2"
 TIMEOUT_HEADER = "x-request-timeout"
 LEFT = 499  # as nginx records a caller who did not wait

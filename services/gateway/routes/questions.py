@@ -23,6 +23,10 @@ from services.gateway.schemas import (
 )
 from services.gateway.streams import sse, streamed, unless_caller_leaves
 
+_STREAMED_TOO: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
+
 
 def routes(asker: Asker) -> APIRouter:
     """Returns the routes."""
@@ -34,7 +38,7 @@ def routes(asker: Asker) -> APIRouter:
         finished = await unless_caller_leaves(request, asker.ask(search_of(body)))
         return SearchResponse.of(context.request_id(), finished.trajectory)
 
-    @router.post("/answer", tags=["questions"], response_model=AnswerResponse)
+    @router.post("/answer", tags=["questions"], response_model=AnswerResponse, responses=_STREAMED_TOO)
     async def answer(body: AnswerRequest, request: Request) -> Any:
         """Answers a question from the passages that a method keeps; `stream` returns Server-Sent Events."""
         ask = answer_of(body)

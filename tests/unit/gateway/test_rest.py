@@ -610,3 +610,12 @@ async def test_ids_are_adopted_or_made(rest: Rest) -> None:
     assert given.headers["x-request-id"] == "mine-1"
     bad = await rest.http.get("/healthz", headers={"x-request-id": "a b\tc"})
     assert bad.headers["x-request-id"] not in ("", "a b\tc")
+
+
+async def test_openapi_tells_the_errors_of_every_route_in_its_own_shape(rest: Rest) -> None:
+    paths = (await rest.http.get("/openapi.json")).json()["paths"]
+    for path, operations in paths.items():
+        for operation in operations.values():
+            shape = "application/json" if operation.get("tags") == ["openai"] else "application/problem+json"
+            assert operation["responses"].keys() >= {"4XX", "5XX"}, path
+            assert [*operation["responses"]["4XX"]["content"]] == [shape], path

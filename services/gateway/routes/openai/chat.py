@@ -17,6 +17,7 @@ from services.gateway.player import Finished
 from services.gateway.problems import Problem
 from services.gateway.routes.openai import conversation
 from services.gateway.routes.openai.shape import (
+    RESPONSES,
     Citation,
     Citations,
     OpenAIRoute,
@@ -102,7 +103,7 @@ class ChatRequest(QuestionRequest):
 
 def routes(asker: Asker, citations: Citations) -> APIRouter:
     """Returns the routes; `citations` is how requests get them that do not say it."""
-    router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
+    router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute, responses=RESPONSES)
     started = int(time.time())
 
     def model(name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from search_agent.errors import RetrieverError
 from search_agent.types import IndexInfo
 from services.gateway.player import Backends
 from services.gateway.problems import BadField
-from services.gateway.routes.openai.shape import OpenAIRequest, OpenAIRoute, UnknownModel
+from services.gateway.routes.openai.shape import RESPONSES, OpenAIRequest, OpenAIRoute, UnknownModel
 from services.gateway.streams import unless_caller_leaves
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=8000)]
@@ -37,7 +37,7 @@ class EmbeddingsRequest(OpenAIRequest):
 
 def routes(backends: Backends) -> APIRouter:
     """Returns the route."""
-    router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
+    router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute, responses=RESPONSES)
 
     @router.post("/embeddings")
     async def embeddings(body: EmbeddingsRequest, request: Request) -> dict[str, Any]:

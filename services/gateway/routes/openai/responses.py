@@ -18,6 +18,7 @@ from services.gateway.player import Finished
 from services.gateway.problems import Problem
 from services.gateway.routes.openai import conversation
 from services.gateway.routes.openai.shape import (
+    RESPONSES,
     Citations,
     OpenAIRoute,
     QuestionRequest,
@@ -117,7 +118,7 @@ def _ours(item: Mapping[str, Any]) -> bool:
 
 def routes(asker: Asker, citations: Citations) -> APIRouter:
     """Returns the route; `citations` is how requests get them that do not say it."""
-    router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
+    router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute, responses=RESPONSES)
 
     @router.post("/responses", response_model=None)
     async def responses(body: ResponsesRequest, request: Request) -> Any:

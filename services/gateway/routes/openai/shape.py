@@ -15,10 +15,26 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from search_agent.types import Passage, Trajectory
 from services.gateway.methods import Methods
-from services.gateway.problems import BadField, Problem, Refused
+from services.gateway.problems import BadField, Problem, Refused, documented
 from services.gateway.schemas import cited
 
 Citations = Literal["annotations", "text"]
+RESPONSES = documented(
+    "application/json",
+    {
+        "type": "object",
+        "properties": {
+            "error": {
+                "type": "object",
+                "properties": {
+                    "message": {"type": "string"}, "type": {"type": "string"}, "param": {"type": ["string", "null"]},
+                    "code": {"type": "string"},
+                },
+            }
+        },
+        "required": ["error"],
+    },
+)  # fmt: skip
 
 
 def error_of(problem: Problem) -> dict[str, Any]:
