@@ -333,6 +333,7 @@ def _with(name: str, parameters: Mapping[str, int | str]) -> str:
 def _list(args: argparse.Namespace) -> int:
     from services.retriever import manifest as manifests
     from services.retriever.errors import IndexRefused
+    from services.retriever.folders import WORKING
     from services.retriever.sources import config as sources
     from services.retriever.sources.config import SOURCE
 
@@ -340,7 +341,7 @@ def _list(args: argparse.Namespace) -> int:
         raise IndexRefused(args.dir, "no such folder")
     paths = sorted(path.parent for name in (manifests.MANIFEST, SOURCE) for path in args.dir.glob(f"*/{name}"))
     status = 0
-    for path in (path for path in paths if path.suffix not in (".building", ".old")):
+    for path in (path for path in paths if path.suffix not in WORKING):
         try:
             if (path / SOURCE).is_file():
                 config = sources.read(path)

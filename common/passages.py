@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from common import records
+from search_agent.filters import Scalar, problem_of
 from search_agent.types import Passage
+
+MAX_KEYS, MAX_KEY_CHARS, MAX_METADATA_BYTES = 32, 100, 8192
 
 
 class BadPassage(ValueError):
@@ -38,7 +44,39 @@ def passage_of(fields: dict[str, object]) -> Passage:
         raise NoText(body, f'"{body}" is empty')
     if body == "contents":
         title, text = _split(title, text)
-    return Passage(id, title, text)
+    return Passage(id, title, text, metadata=read_metadata(fields.get("metadata")))
+
+
+def read_metadata(held: object) -> dict[str, Any]:
+    """Returns metadata that is whole, without keys that hold null or an empty list. Raises BadPassage.
+
+    It is an object of texts, numbers, truth values and lists of texts.
+    """
+    if held is None:
+        return {}
+    if not isinstance(held, dict):
+        raise BadPassage("metadata", '"metadata" is not an object')
+    if len(held) > MAX_KEYS:
+        raise BadPassage("metadata", f'"metadata" has {len(held)} keys, at most {MAX_KEYS} are allowed')
+    kept = {key: value for key, value in held.items() if value is not None and value != []}
+    for key, value in kept.items():
+        if problem := _problem_of(key, value):
+            raise BadPassage("metadata", f'"metadata" {json.dumps(key[:80])}: {problem}')
+    if (size := len(json.dumps(kept, ensure_ascii=False).encode())) > MAX_METADATA_BYTES:
+        raise BadPassage("metadata", f'"metadata" has {size} bytes, at most {MAX_METADATA_BYTES} are allowed')
+    return kept
+
+
+def _problem_of(key: str, value: object) -> str:
+    if not 1 <= len(key) <= MAX_KEY_CHARS:
+        return f"a key has 1 to {MAX_KEY_CHARS} characters"
+    if isinstance(value, list):
+        if not all(isinstance(item, str) for item in value):
+            return "a list holds texts only"
+        return next(filter(None, map(problem_of, value)), "")
+    if not isinstance(value, Scalar):
+        return "is not a text, a number, true, false or a list of texts"
+    return problem_of(value)
 
 
 def _fields(record: bytes) -> dict[str, object]:

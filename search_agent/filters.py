@@ -96,6 +96,9 @@ class Filter:
         return written
 
 
+EVERYTHING = Filter()
+
+
 def _conditions(key: object, asked: object) -> Iterable[Condition]:
     if not isinstance(key, str) or not key or len(key) > MAX_CHARS:
         raise ValueError(f"a key is a text of 1 to {MAX_CHARS} characters, not {str(key)[:80]!r}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from search_agent.filters import Filter
+from search_agent.filters import EVERYTHING, Filter
 from search_agent.parameters import number, option
 
 
@@ -145,7 +145,7 @@ class Retrieval:
     mode: Mode = option(Mode.AUTO, "how passages are ranked; auto: dense, or bm25 where the index has no vectors")
     # With `rerank` above 0, a cross-encoder ranks the mode's best max(rerank, top_k) passages again.
     rerank: int = number(0, 0, 100, "passages that a cross-encoder ranks again; 0: none")
-    filter: Filter = option(Filter(), 'conditions on passages\' metadata, such as {"year": {"gte": 1990}}')
+    filter: Filter = option(EVERYTHING, 'conditions on passages\' metadata, such as {"year": {"gte": 1990}}')
 
 
 @dataclass(frozen=True, slots=True)

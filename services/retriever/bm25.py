@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from services.retriever.fusion import Ranking
 from services.retriever.lexical import Bm25s
 from services.retriever.lucene import Lucene
 
+if TYPE_CHECKING:
+    from services.retriever.columns import Selection
+
 
 class Bm25(Protocol):
     """An opened BM25 index."""
 
-    def search(self, queries: Sequence[str], k: int) -> list[Ranking]:
-        """Returns for each query up to k rows that share a word with it, best first; ties in corpus order."""
+    def search(self, queries: Sequence[str], k: int, selection: Selection | None = None) -> list[Ranking]:
+        """Returns for each query up to k rows that share a word with it, best first; ties in corpus order.
+
+        With a `selection`, only its rows are found.
+        """
         ...
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from services.retriever import kinds
+from services.retriever.columns import Selection
 from services.retriever.errors import BuildRefused, IndexRefused
 from services.retriever.fusion import Ranking
 from services.retriever.gpu import Device
@@ -32,26 +34,27 @@ class Dense:
     def __init__(
         self, path: Path, kind: Kind, count: int, dim: int, parameters: Parameters, gpus: Sequence[Device] = ()
     ) -> None:
-        self._count, self._dim, self._kind, self._parameters = count, dim, kind, parameters
-        self._gpus = bool(gpus)
+        self._count, self._dim = count, dim
         stored = Stored(path, kind, count, dim)
         if gpus and not kind.gpus:
             able = ", ".join(sorted(each.name for each in KINDS.values() if each.gpus))
             raise IndexRefused(path, f"{kind.name} is not searched on GPUs, only {able}")
         if gpus:
-            self._index = kind.hold(stored, parameters, gpus)
+            self._searched = kind.hold(stored, parameters, gpus)
         else:
-            self._index = stored.faiss if stored.faiss is not None else _widen(stored)
+            self._searched = kinds.Held(kind, stored.faiss if stored.faiss is not None else _widen(stored), parameters)
 
-    def search(self, vectors: np.ndarray, k: int) -> list[Ranking]:
+    def search(self, vectors: np.ndarray, k: int, selection: Selection | None = None) -> list[Ranking]:
         """Returns up to k nearest rows, best first, for each row of `vectors`, float32 (queries, dim).
 
         ivf and ivf-pq find fewer where the lists they read hold fewer. hnsw looks at max(ef_search, k) candidates.
+        With a `selection`, rows outside it are passed over, and k of its rows are found if there are so many.
         """
-        k = min(k, self._count)
-        given = None if self._gpus else self._kind.search_parameters(self._parameters, k)
+        k = min(k, selection.count if selection else self._count)
+        if not k:
+            return [[] for _ in vectors]
         with _threads_for(self._count * self._dim):
-            scores, rows = self._index.search(vectors, k, params=given)
+            scores, rows = self._searched.search(vectors, k, selection)
         return [
             [(row, score) for row, score in zip(found, scored, strict=True) if row >= 0]
             for found, scored in zip(rows.tolist(), scores.tolist(), strict=True)

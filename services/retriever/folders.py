@@ -16,6 +16,9 @@ from services.retriever.errors import BuildRefused
 from services.retriever.kinds import Kind
 from services.retriever.manifest import Manifest
 
+# Endings of folders beside an index NAME: one being built, one being replaced, changes that wait, versions kept.
+WORKING = (".building", ".old", ".changes", ".versions")
+
 
 @contextmanager
 def new_index(out: Path, name: str, force: bool) -> Iterator[Path]:
@@ -24,7 +27,7 @@ def new_index(out: Path, name: str, force: bool) -> Iterator[Path]:
     Raises BuildRefused if the name is malformed, is taken (unless `force`) or is being worked on, or if the folder
     cannot be made.
     """
-    if not manifests.NAME.fullmatch(name) or name.endswith((".building", ".old")):
+    if not manifests.NAME.fullmatch(name) or name.endswith(WORKING):
         raise BuildRefused(f"--name {name!r}: letters, digits, dots, dashes and underscores only")
     target = out / name
     work = out / f"{name}.building"

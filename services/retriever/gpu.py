@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from services.retriever.columns import Selection
 from services.retriever.errors import IndexRefused, LibraryMissing
 from services.retriever.rows import Rows
 
@@ -33,8 +34,11 @@ class Device(Protocol):
 
     def fill(self, start: int, rows: np.ndarray) -> None: ...
 
-    def search(self, queries: np.ndarray, k: int) -> Table:
-        """Returns the k nearest rows by inner product. `queries` are float32 (queries, dim)."""
+    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Table:
+        """Returns the k nearest rows by inner product. `queries` are float32 (queries, dim).
+
+        Rows that `allowed`, a truth value a row, leaves out have a score of minus infinity.
+        """
         ...
 
 
@@ -66,10 +70,11 @@ class GpuFlat:
                 device.fill(start, np.asarray(rows[first + start : first + stop], dtype=np.float16))
         self._pool = ThreadPoolExecutor(len(self._shards), thread_name_prefix="gpu")
 
-    def search(self, vectors: np.ndarray, k: int, params: None = None) -> Table:
+    def search(self, vectors: np.ndarray, k: int, selection: Selection | None = None) -> Table:
         def ask(shard: _Shard) -> Table:
-            scores, rows = shard.device.search(vectors, min(k, shard.held))
-            return scores, rows + shard.start
+            allowed = selection.mask[shard.start : shard.start + shard.held] if selection else None
+            scores, rows = shard.device.search(vectors, min(k, shard.held), allowed)
+            return scores, np.where(np.isneginf(scores), -1, rows + shard.start)
 
         found = [*self._pool.map(ask, self._shards)]
         scores = np.concatenate([each for each, _ in found], axis=1)
@@ -132,7 +137,7 @@ class TorchDevice:
 
         self._table[start : start + len(rows)].copy_(torch.from_numpy(np.array(rows)))
 
-    def search(self, queries: np.ndarray, k: int) -> Table:
+    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Table:
         import torch
 
         with torch.inference_mode():
@@ -140,8 +145,12 @@ class TorchDevice:
             asked = torch.from_numpy(queries).to(self._device).half()
             tile = max(_BLOCK, self._scratch_bytes // (8 * len(queries)) // _BLOCK * _BLOCK)
             found = []
+            hidden = None if allowed is None else torch.from_numpy(~allowed).to(self._device)
             for start in range(0, len(self._table), tile):
-                scores, rows = _best(_products(asked, self._table[start : start + tile]), k)
+                products = _products(asked, self._table[start : start + tile])
+                if hidden is not None:
+                    products.masked_fill_(hidden[start : start + tile], float("-inf"))
+                scores, rows = _best(products, k)
                 found.append((scores, rows + start))
             scores, places = _top(torch.cat([each for each, _ in found], 1), k)
             rows = torch.cat([each for _, each in found], 1).gather(1, places)

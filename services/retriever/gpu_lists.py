@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from services.retriever.columns import Selection
 from services.retriever.errors import IndexRefused, LibraryMissing
 from services.retriever.gpu import SCRATCH_BYTES, Device, Table, check_room
+from services.retriever.kinds import Held
 
 # Numbers of 8-bit codes a vector that FAISS's own kernels support; its float16 tables have room for 96 at most.
 _OWN_CODES = frozenset({1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96})
@@ -19,13 +21,16 @@ _WORD = 16  # bytes; cuVS pads codes to a multiple of it
 
 
 class GpuLists:
-    """An ivf or ivf-pq `index` on `devices`, the first of FAISS's GPUs; a query reads `nprobe` lists.
+    """An ivf or ivf-pq index on `devices`, the first of FAISS's GPUs; a query reads `nprobe` lists.
 
-    Each GPU has all lists, with its share of their vectors. A query finds 2,048 rows at most. Raises LibraryMissing if
-    `faiss` was built for CPUs, and IndexRefused, naming `path`, if there is no room or FAISS refuses the index.
+    Each GPU has all lists, with its share of their vectors. A query finds 2,048 rows at most. FAISS's lists on GPUs
+    take no filter, so that filtered searches are made `on_cpu`, in the file that the lists come from. Raises
+    LibraryMissing if `faiss` was built for CPUs, and IndexRefused, naming `path`, if there is no room or FAISS refuses
+    the index.
     """
 
-    def __init__(self, faiss: Any, index: Any, nprobe: int, devices: Sequence[Device], path: Path) -> None:
+    def __init__(self, faiss: Any, on_cpu: Held, nprobe: int, devices: Sequence[Device], path: Path) -> None:
+        self._on_cpu, index = on_cpu, on_cpu.index
         if not hasattr(faiss, "StandardGpuResources"):
             raise LibraryMissing(
                 f"{path}: its lists are searched on GPUs by faiss-gpu-cuvs, and this faiss was built for CPUs"
@@ -50,7 +55,9 @@ class GpuLists:
         except RuntimeError as error:
             raise IndexRefused(path, f"FAISS cannot put it on GPUs: {str(error).strip().splitlines()[-1]}") from error
 
-    def search(self, vectors: np.ndarray, k: int, params: None = None) -> Table:
+    def search(self, vectors: np.ndarray, k: int, selection: Selection | None = None) -> Table:
+        if selection is not None:
+            return self._on_cpu.search(vectors, k, selection)
         found: Table = self._faiss.search(vectors, k)
         return found
 

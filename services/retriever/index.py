@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from search_agent.types import Mode, Passage
+from search_agent.filters import EVERYTHING, Filter
+from search_agent.types import IndexInfo, Mode, Passage
 from services.retriever import bm25, kinds
 from services.retriever import manifest as manifests
+from services.retriever.bm25 import Bm25
+from services.retriever.columns import Columns
 from services.retriever.dense import Dense
 from services.retriever.errors import IndexRefused
+from services.retriever.folders import WORKING
 from services.retriever.fusion import Ranking
 from services.retriever.gpu import Device
 from services.retriever.manifest import Manifest
@@ -24,11 +28,19 @@ class Index:
     """Opens and checks the index in `folder`. Raises IndexRefused.
 
     Files are memory-mapped, but for the vectors of a kind "flat" that was built here: they are widened to float32
-    in memory (4 x dim bytes a passage). With `gpus`, they hold the vectors.
+    in memory (4 x dim bytes a passage). With `gpus`, they hold the vectors. An index without passages finds nothing.
     """
 
     def __init__(self, folder: Path, verify_checksums: bool = True, gpus: Sequence[Device] = ()) -> None:
         self.manifest: Manifest = manifests.read(folder, verify_checksums)
+        self._store: PassageStore | None = None
+        self._bm25: Bm25 | None = None
+        self._dense: Dense | None = None
+        self._columns = Columns(folder, self.manifest.count)
+        if self.manifest.count:
+            self._open(folder, gpus)
+
+    def _open(self, folder: Path, gpus: Sequence[Device]) -> None:
         self.name = self.manifest.name
         self._store = PassageStore(folder)
         count = self.manifest.count
@@ -38,25 +50,29 @@ class Index:
             )
         made = self.manifest
         self._bm25 = bm25.BACKENDS[made.bm25].open(folder, count, made.bm25_parameters)
-        self._dense: Dense | None = None
         if Mode.DENSE in self.manifest.modes:
             self._dense = Dense(folder / made.vectors, kinds.KINDS[made.kind], count, made.dim, made.parameters, gpus)
 
-    def dense(self, vectors: np.ndarray, k: int) -> list[Ranking]:
-        """Returns up to k nearest rows by inner product for each row of `vectors`, float32 (queries, dim)."""
-        if self._dense is None:
-            raise ValueError(f"index {self.manifest.name} has no vectors")
-        return self._dense.search(vectors, k)
+    @property
+    def info(self) -> IndexInfo:
+        """What is told of it; the service knows the rest."""
+        made = self.manifest
+        return IndexInfo(
+            name=made.name, version=made.version, passages=made.count, dim=made.dim, kind=made.kind,
+            encoder=made.encoder, modes=made.modes, source=made.source, licence=made.licence, keys=self._columns.keys,
+        )  # fmt: skip
 
-    def bm25(self, queries: Sequence[str], k: int) -> list[Ranking]:
+    def dense(self, vectors: np.ndarray, k: int, filter: Filter = EVERYTHING) -> list[Ranking]:
+        """Returns up to k nearest rows by inner product for each row of `vectors`, float32 (queries, dim)."""
+        return self._dense.search(vectors, k, self._columns.select(filter)) if self._dense else [[] for _ in vectors]
+
+    def bm25(self, queries: Sequence[str], k: int, filter: Filter = EVERYTHING) -> list[Ranking]:
         """Returns for each query up to k rows that share a word with it."""
-        if self._bm25 is None:
-            raise ValueError(f"index {self.manifest.name} has no BM25")
-        return self._bm25.search(queries, k)
+        return self._bm25.search(queries, k, self._columns.select(filter)) if self._bm25 else [[] for _ in queries]
 
     def passages(self, rows: Sequence[int]) -> Mapping[int, Passage]:
         """Returns the passages of `rows` by row."""
-        return self._store.get(rows)
+        return self._store.get(rows) if self._store else {}
 
 
 def open_indexes(
@@ -64,7 +80,7 @@ def open_indexes(
 ) -> tuple[dict[str, Index], dict[str, Source], list[Path]]:
     """Returns every index in `folder` by name, those that are servers too, and the folders that hold none.
 
-    Folders of unfinished builds (*.building, *.old) are passed over. Raises IndexRefused.
+    Folders of unfinished builds and what is kept beside an index are passed over. Raises IndexRefused.
     """
     indexes: dict[str, Index] = {}
     sources: dict[str, Source] = {}
@@ -72,7 +88,7 @@ def open_indexes(
     if not folder.is_dir():
         raise IndexRefused(folder, "no such folder")
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if path.suffix in (".building", ".old"):
+        if path.suffix in WORKING:
             continue
         is_source = (path / SOURCE).is_file()
         if not is_source and not (path / manifests.MANIFEST).is_file():

@@ -10,15 +10,19 @@ import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from services.retriever.gpu import Device
+    import numpy as np
+
+    from services.retriever.columns import Selection
+    from services.retriever.gpu import Device, Table
     from services.retriever.rows import StoredRows
 
 VECTORS = "vectors.npy"  # float16 (passages, dim), rows of length 1
 FAISS = "vectors.faiss"  # a FAISS index whose metric is the inner product
 _TRAINED_ON = 65_536  # vectors
+_SCARCE = 0.1  # share of the rows; where fewer pass a filter, comparing all of those costs little and misses none
 _PER_LIST = 50  # vectors a list to train on; FAISS asks for 39 or more
 
 Parameters = Mapping[str, int]
@@ -62,12 +66,19 @@ class Kind:
         """Tells whether a FAISS index is one of this kind."""
         raise NotImplementedError
 
-    def search_parameters(self, given: Parameters, k: int) -> Any:
-        """Returns FAISS's parameters for a search of the `k` nearest, or None."""
-        return None
+    def search_parameters(self, given: Parameters, k: int, selector: Any = None) -> Any:
+        """Returns FAISS's parameters for a search of the `k` nearest among those that the `selector` lets pass."""
+        return _faiss().SearchParameters(sel=selector) if selector else None
 
-    def hold(self, stored: StoredRows, given: Parameters, gpus: Sequence[Device]) -> Any:
-        """Puts the vectors on `gpus` and returns what searches them there, as a FAISS index does.
+    def in_full(self, index: Any, given: Parameters, selector: Any) -> tuple[Any, Any]:
+        """Returns an index, and its parameters for a search that compares every vector that the `selector` lets pass.
+
+        That finds as many as there are. Kinds that compare all vectors anyway search as usual.
+        """
+        return index, self.search_parameters(given, 1, selector)
+
+    def hold(self, stored: StoredRows, given: Parameters, gpus: Sequence[Device]) -> Searched:
+        """Puts the vectors on `gpus` and returns what searches them there.
 
         Raises IndexRefused or LibraryMissing.
         """
@@ -106,13 +117,16 @@ class _Lists(Kind):
     def trained_on(self, given: Parameters) -> int:
         return max(_TRAINED_ON, _PER_LIST * given["nlist"])
 
-    def search_parameters(self, given: Parameters, k: int) -> Any:
-        return _faiss().SearchParametersIVF(nprobe=given["nprobe"])
+    def search_parameters(self, given: Parameters, k: int, selector: Any = None) -> Any:
+        return _faiss().SearchParametersIVF(nprobe=given["nprobe"], sel=selector)
 
-    def hold(self, stored: StoredRows, given: Parameters, gpus: Sequence[Device]) -> Any:
+    def in_full(self, index: Any, given: Parameters, selector: Any) -> tuple[Any, Any]:
+        return index, _faiss().SearchParametersIVF(nprobe=given["nlist"], sel=selector)
+
+    def hold(self, stored: StoredRows, given: Parameters, gpus: Sequence[Device]) -> Searched:
         from services.retriever.gpu_lists import GpuLists
 
-        return GpuLists(_faiss(), stored.faiss, given["nprobe"], gpus, stored.path)
+        return GpuLists(_faiss(), Held(self, stored.faiss, given), given["nprobe"], gpus, stored.path)
 
     @staticmethod
     def lists(count: int) -> int:
@@ -182,8 +196,41 @@ class _Hnsw(Kind):
     def recognises(self, index: Any) -> bool:
         return isinstance(index, _faiss().IndexHNSWSQ)
 
-    def search_parameters(self, given: Parameters, k: int) -> Any:
-        return _faiss().SearchParametersHNSW(efSearch=max(k, given["ef_search"]))
+    def search_parameters(self, given: Parameters, k: int, selector: Any = None) -> Any:
+        return _faiss().SearchParametersHNSW(efSearch=max(k, given["ef_search"]), sel=selector)
+
+    def in_full(self, index: Any, given: Parameters, selector: Any) -> tuple[Any, Any]:
+        faiss = _faiss()
+        return faiss.downcast_index(index.storage), faiss.SearchParameters(sel=selector)
+
+
+class Searched(Protocol):
+    """Vectors that can be searched."""
+
+    def search(self, vectors: np.ndarray, k: int, selection: Selection | None = None) -> Table:
+        """Returns the `k` nearest rows, -1 where there are fewer, among those of the `selection` if there is one."""
+        ...
+
+
+class Held:
+    """A FAISS `index` of a kind, searched on CPUs."""
+
+    def __init__(self, kind: Kind, index: Any, given: Parameters) -> None:
+        self.index = index
+        self._kind, self._given = kind, given
+
+    def search(self, vectors: np.ndarray, k: int, selection: Selection | None = None) -> Table:
+        if selection is None:
+            found: Table = self.index.search(vectors, k, params=self._kind.search_parameters(self._given, k))
+            return found
+        selector = _faiss().IDSelectorBitmap(selection.packed)
+        scores, rows = self.index.search(vectors, k, params=self._kind.search_parameters(self._given, k, selector))
+        # A graph or a few lists may not lead to all that pass.
+        short = (rows < 0).any(axis=1) | (selection.count < _SCARCE * len(selection.mask))
+        if short.any():
+            index, params = self._kind.in_full(self.index, self._given, selector)
+            scores[short], rows[short] = index.search(vectors[short], k, params=params)
+        return scores, rows
 
 
 def _faiss() -> Any:

@@ -16,6 +16,8 @@ from services.retriever.tokens import ENGLISH, ENGLISH_AND_NGRAMS, SPLITTERS
 if TYPE_CHECKING:
     from bm25s.tokenization import Tokenizer
 
+    from services.retriever.columns import Selection
+
 _ABSENT: Any = object()
 _FOLDER = "bm25"
 _ARRAYS = ("data", "indices", "indptr")
@@ -76,16 +78,18 @@ class _Opened:
             raise IndexRefused(folder, "its arrays do not fit each other")
         self._tokenizer = _tokenizer(SPLITTERS[tokenizer].query)
 
-    def search(self, queries: Sequence[str], k: int) -> list[Ranking]:
-        return [self._search(query, k) for query in queries]
+    def search(self, queries: Sequence[str], k: int, selection: Selection | None = None) -> list[Ranking]:
+        return [self._search(query, k, selection) for query in queries]
 
-    def _search(self, query: str, k: int) -> Ranking:
+    def _search(self, query: str, k: int, selection: Selection | None) -> Ranking:
         import numpy as np
 
         tokens = self._index.get_tokens_ids(self._words(query))
         if not tokens:
             return []
         scores = self._index.get_scores_from_ids(tokens)
+        if selection is not None:
+            scores = np.where(selection.mask, scores, 0)
         # All rows that tie with the k-th are sorted too: which of them are kept must not depend on k, or a
         # query's answer would depend on the queries that it is merged with.
         kth = np.partition(scores, -k)[-k] if k < len(scores) else 0

@@ -9,10 +9,13 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from services.retriever.errors import IndexRefused, LibraryMissing
 from services.retriever.fusion import Ranking
+
+if TYPE_CHECKING:
+    from services.retriever.columns import Selection
 
 _FOLDER = "lucene"
 _FILE = re.compile(rf"{_FOLDER}/[A-Za-z0-9_]+(\.[A-Za-z0-9]+)?")
@@ -63,8 +66,18 @@ class _Opened:
         if (indexed := self._searcher.get_total_num_docs()) != count:
             raise IndexRefused(folder, f"indexes {indexed} passages, not {count}")
 
-    def search(self, queries: Sequence[str], k: int) -> list[Ranking]:
-        return [[(int(hit.docid), float(hit.score)) for hit in self._searcher.search(query, k)] for query in queries]
+    def search(self, queries: Sequence[str], k: int, selection: Selection | None = None) -> list[Ranking]:
+        return [self._search(query, k, selection) for query in queries]
+
+    def _search(self, query: str, k: int, selection: Selection | None) -> Ranking:
+        """Looks deeper until k rows of the selection are found or there are no others."""
+        depth = k
+        while True:
+            ranked = [(int(hit.docid), float(hit.score)) for hit in self._searcher.search(query, depth)]
+            found = [hit for hit in ranked if selection is None or selection.mask[hit[0]]]
+            if selection is None or len(found) >= k or len(ranked) < depth:
+                return found[:k]
+            depth *= 4
 
 
 def _java(name: str) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from search_agent.types import Mode
 from services.retriever import bm25, kinds, passages
+from services.retriever.columns import COLUMNS
 from services.retriever.errors import IndexRefused
 from services.retriever.prefixes import unrecorded
 
@@ -91,8 +92,11 @@ def modes_of(has_dense: bool, has_bm25: bool) -> tuple[Mode, ...]:
 
 def file_names(vectors: str, backend: str, present: Iterable[str]) -> frozenset[str]:
     """Returns the files, beside the manifest, of an index whose `vectors` lie in that file (empty: it has none)."""
+    present = [*present]
+    if passages.BLOBS not in present:
+        return frozenset()  # of an index without passages
     names = {passages.BLOBS, passages.OFFSETS, vectors} | bm25.BACKENDS[backend].files(present)
-    return frozenset(names - {""})
+    return frozenset(names - {""}) | {COLUMNS}.intersection(present)
 
 
 def describe(path: Path) -> FileEntry:
@@ -122,8 +126,13 @@ def read(folder: Path, verify_checksums: bool) -> Manifest:
     has_dense = Mode.DENSE in manifest.modes
     if not manifest.modes or manifest.modes != modes_of(has_dense, bool(manifest.bm25)):
         raise IndexRefused(path, f"unknown set of modes {[*manifest.modes]} with BM25 by {manifest.bm25!r}")
-    if manifest.count < 1 or has_dense != (manifest.dim > 0) or has_dense != bool(manifest.encoder):
-        raise IndexRefused(path, "count, dim, encoder and modes do not fit each other")
+    if (
+        manifest.count < 0
+        or (manifest.count == 0) != (not manifest.files)
+        or has_dense != (manifest.dim > 0)
+        or has_dense != bool(manifest.encoder)
+    ):
+        raise IndexRefused(path, "dim, encoder and modes do not fit each other")
     names = file_names(manifest.vectors if has_dense else "", manifest.bm25, manifest.files)
     if manifest.files.keys() != names:
         raise IndexRefused(path, f"must list exactly {', '.join(sorted(names))}")

@@ -12,6 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from search_agent.types import Passage
+from services.retriever.columns import ColumnsWriter
 from services.retriever.errors import IndexRefused
 
 BLOBS, OFFSETS = "passages.bin", "passages.idx.npy"
@@ -25,14 +26,27 @@ def embedded_text(passage: Passage) -> str:
     return f"{passage.title}\n{passage.text}" if passage.title else passage.text
 
 
+def as_line(passage: Passage) -> str:
+    """Returns a passage as it is stored: a JSON array of id, title, text and, if there is any, metadata."""
+    parts = [passage.id, passage.title, passage.text, *([passage.metadata] if passage.metadata else [])]
+    return json.dumps(parts, ensure_ascii=False)
+
+
+def of_line(line: str | bytes) -> Passage:
+    """Returns the passage that `as_line` wrote."""
+    id, title, text, *more = json.loads(line)
+    return Passage(id, title, text, metadata=more[0] if more else {})
+
+
 class PassageWriter:
-    """Writes both files into a folder; the offsets only when it closes without an error."""
+    """Writes passages and their metadata into a folder; offsets and columns only when it closes without an error."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file = (folder / BLOBS).open("wb")
         self._lines: list[str] = []
         self._offsets = [0]
+        self._columns = ColumnsWriter()
 
     def __enter__(self) -> PassageWriter:
         return self
@@ -45,10 +59,11 @@ class PassageWriter:
         self._file.close()
         if kind is None:
             np.save(self._folder / OFFSETS, np.array(self._offsets, dtype=np.uint64))
+            self._columns.write(self._folder)
 
     def add(self, passage: Passage) -> None:
-        line = json.dumps([passage.id, passage.title, passage.text], ensure_ascii=False)
-        self._lines.append(line)
+        self._lines.append(as_line(passage))
+        self._columns.add(passage.metadata)
         if len(self._lines) == BLOCK:
             self._end_block()
 
@@ -91,7 +106,7 @@ class PassageStore:
         for block in range(start // BLOCK, len(self._offsets) - 1):
             skip = max(0, start - block * BLOCK)
             for line in self._block(block)[skip:]:
-                yield Passage(*json.loads(line))
+                yield of_line(line)
 
     def get(self, rows: Sequence[int]) -> dict[int, Passage]:
         """Returns the passages of `rows` by row; each block is opened once."""
@@ -102,7 +117,7 @@ class PassageStore:
                 block, line = divmod(row, BLOCK)
                 if block not in blocks:
                     blocks[block] = self._block(block)
-                found[row] = Passage(*json.loads(blocks[block][line]))
+                found[row] = of_line(blocks[block][line])
         return found
 
     def _block(self, number: int) -> list[bytes]:

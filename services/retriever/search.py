@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from common import metrics
 from search_agent.errors import Failure, RetrieverError
+from search_agent.filters import EVERYTHING, Filter
 from search_agent.types import QUESTION_CHARS, IndexInfo, Mode, Passage, Rankings, Retrieval
-from search_agent.world import index_named
 from services.retriever.batcher import Batcher
 from services.retriever.encoders import Encoder
 from services.retriever.fusion import DEPTH, Ranking, fuse
@@ -19,7 +19,9 @@ from services.retriever.index import Index
 from services.retriever.passages import embedded_text
 from services.retriever.rerankers import Reranker
 from services.retriever.settings import RetrieverSettings
-from services.retriever.sources import Source
+from services.retriever.shelf import Served, Shelf
+
+Ranked = dict[tuple[Served, Filter, str], Ranking]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +30,10 @@ class Query:
 
     text: str
     top_k: int
-    index: str
+    served: Served
     mode: Mode
     rerank: int = 0
+    filter: Filter = EVERYTHING
     candidates: tuple[Passage, ...] | None = None
 
     @property
@@ -45,19 +48,9 @@ class Query:
 
 
 class BatchSearch:
-    """Answers one merged batch: one encoding an encoder, one search an index and ranking, one reranking.
+    """Answers one merged batch: one encoding an encoder, one search an index, filter and ranking, one reranking."""
 
-    `encoders` holds the encoder of every index that has vectors, by its manifest's `encoding`.
-    """
-
-    def __init__(
-        self,
-        indexes: Mapping[str, Index],
-        encoders: Mapping[tuple[str, ...], Encoder],
-        reranker: Reranker | None = None,
-    ) -> None:
-        self._indexes = indexes
-        self._encoders = encoders
+    def __init__(self, reranker: Reranker | None = None) -> None:
         self._reranker = reranker
 
     def __call__(self, queries: Sequence[Query]) -> list[tuple[Passage, ...]]:
@@ -71,13 +64,13 @@ class BatchSearch:
                 if query.candidates is not None:
                     found.append(query.candidates)
                     continue
-                key = (query.index, query.text)
+                key = (query.served, query.filter, query.text)
                 rankings = [ranked[key][: query.depth] for ranked in (dense, bm25) if key in ranked]
                 if query.mode is Mode.HYBRID:
                     ranking = fuse(rankings, query.found)
                 else:
                     ranking = (dense if query.mode is Mode.DENSE else bm25)[key][: query.found]
-                passages = self._indexes[query.index].passages([row for row, _ in ranking])
+                passages = _index(query.served).passages([row for row, _ in ranking])
                 found.append(tuple(replace(passages[row], score=score) for row, score in ranking))
         return self._reranked(queries, found)
 
@@ -102,42 +95,49 @@ class BatchSearch:
             ranked.append(passages)
         return ranked
 
-    def _dense(self, queries: list[Query]) -> dict[tuple[str, str], Ranking]:
-        by_encoder: dict[tuple[str, ...], dict[str, int]] = {}
+    def _dense(self, queries: list[Query]) -> Ranked:
+        by_encoder: dict[Encoder, dict[str, int]] = {}
         for query in queries:
-            texts = by_encoder.setdefault(self._indexes[query.index].manifest.encoding, {})
+            texts = by_encoder.setdefault(_encoder(query.served), {})
             texts.setdefault(query.text, len(texts))
         with _stage("encode", used=bool(queries)):
-            vectors = {name: self._encoders[name].queries([*texts]) for name, texts in by_encoder.items()}
-        ranked: dict[tuple[str, str], Ranking] = {}
+            vectors = {encoder: encoder.queries([*texts]) for encoder, texts in by_encoder.items()}
+        ranked: Ranked = {}
         with _stage("dense", used=bool(queries)):
-            for name, (distinct, depth) in _by_index(queries).items():
-                index = self._indexes[name]
-                encoder = index.manifest.encoding
+            for (served, filter), (distinct, depth) in _grouped(queries).items():
+                encoder = _encoder(served)
                 wanted = vectors[encoder][[by_encoder[encoder][text] for text in distinct]]
-                ranked |= _keyed(name, distinct, index.dense(wanted, depth))
+                found = _index(served).dense(wanted, depth, filter)
+                ranked |= {(served, filter, text): each for text, each in zip(distinct, found, strict=True)}
         return ranked
 
-    def _bm25(self, queries: list[Query]) -> dict[tuple[str, str], Ranking]:
-        ranked: dict[tuple[str, str], Ranking] = {}
+    def _bm25(self, queries: list[Query]) -> Ranked:
+        ranked: Ranked = {}
         with _stage("bm25", used=bool(queries)):
-            for name, (distinct, depth) in _by_index(queries).items():
-                ranked |= _keyed(name, distinct, self._indexes[name].bm25(distinct, depth))
+            for (served, filter), (distinct, depth) in _grouped(queries).items():
+                found = _index(served).bm25(distinct, depth, filter)
+                ranked |= {(served, filter, text): each for text, each in zip(distinct, found, strict=True)}
         return ranked
 
 
-def _keyed(index: str, texts: list[str], rankings: list[Ranking]) -> dict[tuple[str, str], Ranking]:
-    return {(index, text): ranking for text, ranking in zip(texts, rankings, strict=True)}
+def _index(served: Served) -> Index:
+    assert served.index is not None  # other servers' passages come as candidates
+    return served.index
 
 
-def _by_index(queries: list[Query]) -> dict[str, tuple[list[str], int]]:
-    """Returns for each index its distinct texts and the greatest depth that one of them needs."""
-    groups: dict[str, tuple[dict[str, None], int]] = {}
+def _encoder(served: Served) -> Encoder:
+    assert served.encoder is not None  # the index has the mode
+    return served.encoder
+
+
+def _grouped(queries: list[Query]) -> dict[tuple[Served, Filter], tuple[list[str], int]]:
+    """Returns for each index and filter the distinct texts and the greatest depth that one of them needs."""
+    groups: dict[tuple[Served, Filter], tuple[dict[str, None], int]] = {}
     for query in queries:
-        texts, depth = groups.setdefault(query.index, ({}, 0))
+        texts, depth = groups.setdefault((query.served, query.filter), ({}, 0))
         texts[query.text] = None
-        groups[query.index] = (texts, max(depth, query.depth))
-    return {name: ([*texts], depth) for name, (texts, depth) in groups.items()}
+        groups[query.served, query.filter] = (texts, max(depth, query.depth))
+    return {group: ([*texts], depth) for group, (texts, depth) in groups.items()}
 
 
 @contextmanager
@@ -151,31 +151,17 @@ def _stage(name: str, used: bool = True) -> Iterator[None]:
 class BatchedRetriever:
     """The Retriever port over opened indexes and sources: checks requests and merges concurrent ones."""
 
-    def __init__(
-        self,
-        indexes: Mapping[str, Index],
-        encoders: Mapping[tuple[str, ...], Encoder],
-        default: str,
-        settings: RetrieverSettings,
-        reranker: Reranker | None = None,
-        sources: Mapping[str, Source] | None = None,
-    ) -> None:
-        self._sources = sources or {}
-        infos = [*map(_info, indexes.values()), *(source.info for source in self._sources.values())]
-        ranker = reranker.name if reranker else ""
-        self._indexes = [replace(info, is_default=info.name == default, reranker=ranker) for info in infos]
-        self._encoders = {
-            name: encoders[index.manifest.encoding] for name, index in indexes.items() if index.manifest.encoder
-        }
+    def __init__(self, shelf: Shelf, settings: RetrieverSettings, reranker: Reranker | None = None) -> None:
+        self._shelf = shelf
         self._embedding = asyncio.Lock()
         self._settings = settings
         self._batcher: Batcher[Query, tuple[Passage, ...]] = Batcher(
-            BatchSearch(indexes, encoders, reranker), settings.max_batch, settings.max_queued
+            BatchSearch(reranker), settings.max_batch, settings.max_queued
         )
 
     async def indexes(self) -> Sequence[IndexInfo]:
-        faults = {name: source.fault for name, source in self._sources.items()}
-        return [replace(index, fault=faults.get(index.name, "")) for index in self._indexes]
+        faults = {served: served.source.fault if served.source else "" for served in self._shelf}
+        return [replace(served.info, fault=fault) for served, fault in faults.items()]
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         """Returns up to `how.top_k` passages a query; BM25 finds fewer where fewer share a word with the query.
@@ -188,7 +174,8 @@ class BatchedRetriever:
             raise RetrieverError(Failure.INVALID, "at least one query is needed", "queries")
         if not 1 <= how.top_k <= limits.max_top_k:
             raise RetrieverError(Failure.INVALID, f"{how.top_k} is not between 1 and {limits.max_top_k}", "top_k")
-        index = index_named(self._indexes, how.index)
+        served = self._shelf.named(how.index)
+        index = served.info
         mode = index.mode(how.mode)
         if mode not in (index.modes or (Mode.AUTO,)):
             has = f"was built without {mode} search; it has {', '.join(index.modes)}"
@@ -208,7 +195,7 @@ class BatchedRetriever:
                 "rerank",
             )
         texts = [_cleaned(query) for query in queries]
-        asked = [Query(text, how.top_k, index.name, mode, how.rerank) for text in texts if text]
+        asked = [Query(text, how.top_k, served, mode, how.rerank, how.filter) for text in texts if text]
         found: list[tuple[Passage, ...]] = []
         size = min(limits.max_batch, limits.max_queued)  # a larger request takes turns with others
         for start in range(0, len(asked), size):
@@ -218,7 +205,7 @@ class BatchedRetriever:
 
     async def _ranked(self, queries: Sequence[Query], admitted: bool) -> list[tuple[Passage, ...]]:
         """Returns the passages of queries that differ in their text only."""
-        source, how = self._sources.get(queries[0].index), queries[0]
+        source, how = queries[0].served.source, queries[0]
         if source:
             ranked = await source.search([query.text for query in queries], how.found)
             if not how.rerank:
@@ -230,10 +217,10 @@ class BatchedRetriever:
         """Returns the vectors that the index's encoder makes of the texts, of which there may be any number."""
         if not texts:
             raise RetrieverError(Failure.INVALID, "at least one text is needed", "texts")
-        name = index_named(self._indexes, index).name
-        if name not in self._encoders:
-            raise RetrieverError(Failure.UNSUPPORTED, f"index {name!r} has no vectors", "index")
-        encoder, size = self._encoders[name], self._settings.max_batch
+        served = self._shelf.named(index)
+        if served.encoder is None:
+            raise RetrieverError(Failure.UNSUPPORTED, f"index {served.info.name!r} has no vectors", "index")
+        encoder, size = served.encoder, self._settings.max_batch
         vectors: list[bytes] = []
         for start in range(0, len(texts), size):  # a larger request takes turns with others
             some = [*texts[start : start + size]]
@@ -244,25 +231,11 @@ class BatchedRetriever:
 
     async def close(self) -> None:
         await self._batcher.close()
-        for source in self._sources.values():
-            await source.close()
+        for served in self._shelf:
+            if served.source:
+                await served.source.close()
 
 
 def _cleaned(query: str) -> str:
     """Returns what is searched for: no more characters than a question may have, which no encoder reads in full."""
     return query[:QUESTION_CHARS].replace("\0", " ").strip()
-
-
-def _info(index: Index) -> IndexInfo:
-    found = index.manifest
-    return IndexInfo(
-        name=found.name,
-        version=found.version,
-        passages=found.count,
-        dim=found.dim,
-        kind=found.kind,
-        encoder=found.encoder,
-        modes=found.modes,
-        source=found.source,
-        licence=found.licence,
-    )

@@ -8,18 +8,17 @@ from typing import Any
 import grpc
 import structlog
 
-from common import metrics
 from common.codecs import retriever as codec
 from contracts.v1 import retriever_pb2_grpc
-from search_agent.types import Mode
-from services.retriever.encoders import Encoder, encoder_of
-from services.retriever.errors import EncoderUnavailable, IndexRefused
+from services.retriever.encoders import Encoder, Encoders, encoder_of
+from services.retriever.errors import IndexRefused
 from services.retriever.gpu import Device, torch_devices
 from services.retriever.index import open_indexes
 from services.retriever.manifest import Manifest
 from services.retriever.rerankers import Reranker, load_reranker
 from services.retriever.search import BatchedRetriever
 from services.retriever.settings import RetrieverSettings
+from services.retriever.shelf import Served, Shelf
 
 log = structlog.get_logger()
 FULL_NAME = "v1.Retriever"
@@ -61,33 +60,22 @@ def assemble(
     for path in others:
         log.warning("not an index, skipped", path=str(path))
     default = _default(settings, [*indexes, *sources])
-    encoders: dict[tuple[str, ...], Encoder] = {}
+    reranker = load_ranker(settings.reranker) if settings.reranker else None
+    shelf = Shelf(default, reranker.name if reranker else "")
+    encoders = Encoders(load)
     for index in indexes.values():
-        manifest = index.manifest
-        if Mode.DENSE not in manifest.modes:
-            continue
-        if manifest.encoding not in encoders:
-            encoders[manifest.encoding] = load(manifest)
-        dim = encoders[manifest.encoding].dim
-        if dim != manifest.dim:
-            raise EncoderUnavailable(
-                f"index {manifest.name} has {manifest.dim} dimensions, its encoder {manifest.encoder} {dim}"
-            )
-    for encoder in encoders.values():
-        encoder.queries(["first call"])  # loads lazy parts before anyone waits for them
-    for manifest in (index.manifest for index in indexes.values()):
-        metrics.RETRIEVER_INDEX_PASSAGES.labels(manifest.name, manifest.version).set(manifest.count)
+        shelf.put(Served(index.info, index, encoders.of(index.manifest)))
+        made = index.manifest
         log.info(
-            "index opened", index=manifest.name, version=manifest.version, passages=manifest.count,
-            kind=manifest.kind, encoder=manifest.encoder, modes=[mode.value for mode in manifest.modes],
-            default=manifest.name == default,
+            "index opened", index=made.name, version=made.version, passages=made.count, kind=made.kind,
+            encoder=made.encoder, modes=[mode.value for mode in made.modes], default=made.name == default,
         )  # fmt: skip
     for source in sources.values():
+        shelf.put(Served(source.info, source=source))
         log.info(
             "server connected as an index", index=source.name, kind=source.info.kind, default=source.name == default
         )
-    reranker = load_ranker(settings.reranker) if settings.reranker else None
-    return BatchedRetriever(indexes, encoders, default, settings, reranker, sources)
+    return BatchedRetriever(shelf, settings, reranker)
 
 
 def _default(settings: RetrieverSettings, indexes: Sequence[str]) -> str:

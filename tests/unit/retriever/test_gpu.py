@@ -32,8 +32,10 @@ class FakeGpu:
         assert rows.dtype == np.float16
         self.table[start : start + len(rows)] = rows
 
-    def search(self, queries: np.ndarray, k: int) -> Table:
+    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Table:
         scores: np.ndarray = queries @ self.table.T.astype(np.float32)
+        if allowed is not None:
+            scores = np.where(allowed, scores, -np.inf)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, axis=1), best
 

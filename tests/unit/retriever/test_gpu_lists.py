@@ -13,7 +13,7 @@ from services.retriever.dense import Dense, write
 from services.retriever.errors import IndexRefused, LibraryMissing
 from services.retriever.gpu import SCRATCH_BYTES
 from services.retriever.gpu_lists import GpuLists
-from services.retriever.kinds import FAISS, KINDS
+from services.retriever.kinds import FAISS, KINDS, Held
 from tests.unit.retriever.test_gpu import FakeGpu, vectors
 
 PATH = Path("index")
@@ -53,7 +53,7 @@ class GpuFaiss:
 def opened(tmp_path: Path, kind: str, count: int = 2000, dim: int = 16, **changes: int) -> tuple[Any, dict[str, int]]:
     parameters = KINDS[kind].parameters(count, dim) | changes
     write(vectors(count, dim), KINDS[kind], parameters, tmp_path / FAISS)
-    return faiss.read_index(str(tmp_path / FAISS)), parameters
+    return Held(KINDS[kind], faiss.read_index(str(tmp_path / FAISS)), parameters), parameters
 
 
 @pytest.mark.parametrize("kind", [IVF, IVF_PQ])

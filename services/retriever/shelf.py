@@ -1,0 +1,61 @@
+"""The indexes that are served, by name. One takes another's place between two searches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from common import metrics
+from search_agent.types import IndexInfo
+from search_agent.world import index_named
+from services.retriever.encoders import Encoder
+from services.retriever.index import Index
+from services.retriever.sources import Source
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """An index, with its encoder if it has vectors, or a server. Searches hold it until they end."""
+
+    info: IndexInfo
+    index: Index | None = None
+    encoder: Encoder | None = None
+    source: Source | None = None
+
+
+class Shelf:
+    """Holds what is served; `default` is the index of requests that name none, and `reranker` the cross-encoder."""
+
+    def __init__(self, default: str = "", reranker: str = "") -> None:
+        self._default, self._reranker = default, reranker
+        self._served: dict[str, Served] = {}
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter([*self._served.values()])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._served
+
+    def put(self, served: Served) -> Served:
+        """Serves an index, in the place of one of its name if there is one."""
+        name = served.info.name
+        info = replace(served.info, is_default=name == self._default, reranker=self._reranker)
+        before = self._served.get(name)
+        self._served[name] = replace(served, info=info)
+        if before and before.info.version != info.version:
+            self._forget(before)
+        metrics.RETRIEVER_INDEX_PASSAGES.labels(name, info.version).set(info.passages)
+        return self._served[name]
+
+    def drop(self, name: str) -> None:
+        """Serves it no longer. Searches under way go on."""
+        if gone := self._served.pop(name, None):
+            self._forget(gone)
+
+    def named(self, name: str) -> Served:
+        """Returns the index of that name; the empty name means the default one. Raises RetrieverError."""
+        return self._served[index_named([each.info for each in self], name).name]
+
+    @staticmethod
+    def _forget(served: Served) -> None:
+        metrics.RETRIEVER_INDEX_PASSAGES.remove(served.info.name, served.info.version)
