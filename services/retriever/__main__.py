@@ -28,6 +28,7 @@ def main() -> None:
     servicer = RetrieverServicer(retriever)
 
     async def serve() -> None:
+        retriever.keeper.start()
         await server.run("retriever", FULL_NAME, settings, servicer.register)
         await retriever.close()
 

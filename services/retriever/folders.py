@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from search_agent.types import IndexVersion
 from services.retriever import dense, kinds
 from services.retriever import manifest as manifests
-from services.retriever.errors import BuildRefused
+from services.retriever.errors import BuildRefused, IndexRefused
 from services.retriever.kinds import Kind
 from services.retriever.manifest import Manifest
 
@@ -32,7 +33,7 @@ def new_index(out: Path, name: str, force: bool) -> Iterator[Path]:
     target = out / name
     work = out / f"{name}.building"
     try:
-        _undo_half_replacement(target)
+        undo_half_replacement(target)
         if target.exists() and not force:
             raise BuildRefused(f"{target} exists; --force replaces it")
         work.mkdir(parents=True, exist_ok=True)
@@ -40,13 +41,33 @@ def new_index(out: Path, name: str, force: bool) -> Iterator[Path]:
         raise BuildRefused(f"{work}: {error.strerror}") from error
     with _locked(work):
         yield work
-        _replace(target, work)
+        put_in_place(target, work, keep=0)
 
 
-def seal(work: Path, manifest: Manifest, vectors: str) -> None:
+@contextmanager
+def working(out: Path, name: str) -> Iterator[Path]:
+    """Yields the empty folder in which the next version of `out`/`name` is made. Raises BuildRefused."""
+    work = out / f"{name}.building"
+    try:
+        undo_half_replacement(out / name)
+        work.mkdir(exist_ok=True)
+    except OSError as error:
+        raise BuildRefused(f"{work}: {error.strerror}") from error
+    with _locked(work):
+        empty(work)
+        yield work
+
+
+def empty(folder: Path) -> None:
+    """Removes all that is in a folder."""
+    for left in folder.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def seal(work: Path, manifest: Manifest, vectors: str) -> Manifest:
     """Removes files that do not belong to the index, completes and writes the manifest, and syncs all to disk.
 
-    `vectors` is the name of the file with the vectors, empty if there is none.
+    `vectors` is the name of the file with the vectors, empty if there is none. Returns the manifest as written.
     """
     present = {path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file()}
     names = manifests.file_names(vectors, manifest.bm25, present)
@@ -56,10 +77,34 @@ def seal(work: Path, manifest: Manifest, vectors: str) -> None:
         elif path.is_dir() and not any(path.iterdir()):
             path.rmdir()
     files = {name: manifests.describe(work / name) for name in sorted(names)}
-    sealed = replace(manifest, files=files, modes=manifests.modes_of(bool(vectors), bool(manifest.bm25)))
-    manifests.write(work, replace(sealed, version=manifests.version_of(sealed)))
+    sealed = replace(manifest, files=files, modes=manifests.modes_of(bool(manifest.dim), bool(manifest.bm25)))
+    sealed = replace(sealed, version=manifests.version_of(sealed))
+    manifests.write(work, sealed)
     for path in [*work.rglob("*"), work]:
         _sync(path)
+    return sealed
+
+
+def versions_of(target: Path) -> Path:
+    """Returns the folder of an index's kept versions, each under its version."""
+    return target.with_name(f"{target.name}.versions")
+
+
+def versions(target: Path) -> tuple[IndexVersion, ...]:
+    """Returns the kept versions of an index that can be read, newest first."""
+    found = []
+    for path in versions_of(target).glob(f"*/{manifests.MANIFEST}"):
+        try:
+            made = manifests.read(path.parent, verify_checksums=False)
+            found.append(IndexVersion(made.version, made.count, path.stat().st_mtime))
+        except (IndexRefused, OSError):
+            continue
+    return tuple(sorted(found, key=lambda each: -each.built))
+
+
+def all_of(target: Path) -> list[Path]:
+    """Returns the folders of an index and of all that is kept beside it."""
+    return [target, *(target.with_name(target.name + ending) for ending in WORKING)]
 
 
 def convert(folder: Path, manifest: Manifest, kind: Kind, name: str, out: Path, force: bool) -> Path:
@@ -74,8 +119,7 @@ def convert(folder: Path, manifest: Manifest, kind: Kind, name: str, out: Path, 
     if (out / name).resolve() == folder.resolve():
         raise BuildRefused(f"{folder}: an index cannot be converted onto itself; choose another --name or --out")
     with new_index(out, name, force) as work:
-        for left in work.iterdir():  # of a killed build; nothing of it can be told from this index's files
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        empty(work)  # what a killed build left cannot be told from this index's files
         for file in manifest.files.keys() - {manifest.vectors}:
             _link(folder / file, work / file)
         parameters = kind.parameters(manifest.count, manifest.dim)
@@ -106,19 +150,34 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _replace(target: Path, work: Path) -> None:
-    """Puts the finished folder in place. Readers see the old index, for an instant no index, then the new one."""
+def put_in_place(target: Path, work: Path, keep: int) -> None:
+    """Puts a finished folder in place. Readers see the old index, for an instant no index, then the new one.
+
+    The old one is kept among the newest `keep` versions.
+    """
     old = target.with_name(f"{target.name}.old")
     if target.exists():
         target.rename(old)
     work.rename(target)
     _sync(target.parent)
-    if old.exists():
+    if old.exists() and keep:
+        kept = versions_of(target) / manifests.read(old, verify_checksums=False).version
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.parent.mkdir(exist_ok=True)
+        old.rename(kept)
+        for path in sorted(kept.parent.iterdir(), key=_built)[:-keep]:
+            shutil.rmtree(path)
+    elif old.exists():
         shutil.rmtree(old)
 
 
-def _undo_half_replacement(target: Path) -> None:
-    """Brings back the old index, where a kill between the two renames of `_replace` left it under its other name."""
+def _built(folder: Path) -> float:
+    path = folder / manifests.MANIFEST
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def undo_half_replacement(target: Path) -> None:
+    """Brings back the old index, where a kill between the two renames of a replacement left it under its other name."""
     old = target.with_name(f"{target.name}.old")
     if old.exists() and not target.exists():
         old.rename(target)

@@ -32,7 +32,9 @@ class Index:
     """
 
     def __init__(self, folder: Path, verify_checksums: bool = True, gpus: Sequence[Device] = ()) -> None:
+        self.folder = folder
         self.manifest: Manifest = manifests.read(folder, verify_checksums)
+        self.name = self.manifest.name
         self._store: PassageStore | None = None
         self._bm25: Bm25 | None = None
         self._dense: Dense | None = None
@@ -41,7 +43,6 @@ class Index:
             self._open(folder, gpus)
 
     def _open(self, folder: Path, gpus: Sequence[Device]) -> None:
-        self.name = self.manifest.name
         self._store = PassageStore(folder)
         count = self.manifest.count
         if len(self._store) != count:
@@ -76,7 +77,7 @@ class Index:
 
 
 def open_indexes(
-    folder: Path, verify_checksums: bool = True, gpus: Sequence[Device] = ()
+    folder: Path, verify_checksums: bool = True, gpus: Sequence[Device] = (), needed: bool = True
 ) -> tuple[dict[str, Index], dict[str, Source], list[Path]]:
     """Returns every index in `folder` by name, those that are servers too, and the folders that hold none.
 
@@ -101,6 +102,6 @@ def open_indexes(
             sources[opened.name] = opened
         else:
             indexes[opened.name] = opened
-    if not indexes and not sources:
+    if not indexes and not sources and needed:
         raise IndexRefused(folder, "holds no index; build one with: search-agent index build")
     return indexes, sources, others

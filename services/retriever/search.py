@@ -16,6 +16,7 @@ from services.retriever.batcher import Batcher
 from services.retriever.encoders import Encoder
 from services.retriever.fusion import DEPTH, Ranking, fuse
 from services.retriever.index import Index
+from services.retriever.keeper import Keeper
 from services.retriever.passages import embedded_text
 from services.retriever.rerankers import Reranker
 from services.retriever.settings import RetrieverSettings
@@ -151,8 +152,10 @@ def _stage(name: str, used: bool = True) -> Iterator[None]:
 class BatchedRetriever:
     """The Retriever port over opened indexes and sources: checks requests and merges concurrent ones."""
 
-    def __init__(self, shelf: Shelf, settings: RetrieverSettings, reranker: Reranker | None = None) -> None:
-        self._shelf = shelf
+    def __init__(
+        self, shelf: Shelf, settings: RetrieverSettings, keeper: Keeper, reranker: Reranker | None = None
+    ) -> None:
+        self._shelf, self.keeper = shelf, keeper
         self._embedding = asyncio.Lock()
         self._settings = settings
         self._batcher: Batcher[Query, tuple[Passage, ...]] = Batcher(
@@ -161,7 +164,7 @@ class BatchedRetriever:
 
     async def indexes(self) -> Sequence[IndexInfo]:
         faults = {served: served.source.fault if served.source else "" for served in self._shelf}
-        return [replace(served.info, fault=fault) for served, fault in faults.items()]
+        return [replace(self.keeper.info(served.info), fault=fault) for served, fault in faults.items()]
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         """Returns up to `how.top_k` passages a query; BM25 finds fewer where fewer share a word with the query.
@@ -230,6 +233,7 @@ class BatchedRetriever:
         return vectors
 
     async def close(self) -> None:
+        await self.keeper.close()
         await self._batcher.close()
         for served in self._shelf:
             if served.source:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
 import structlog
 
 from common.codecs import retriever as codec
+from common.indexes import Edit
+from contracts.v1 import retriever_pb2 as pb
 from contracts.v1 import retriever_pb2_grpc
+from search_agent.errors import Failure, RetrieverError
 from services.retriever.encoders import Encoder, Encoders, encoder_of
 from services.retriever.errors import IndexRefused
 from services.retriever.gpu import Device, torch_devices
 from services.retriever.index import open_indexes
+from services.retriever.keeper import Keeper
 from services.retriever.manifest import Manifest
 from services.retriever.rerankers import Reranker, load_reranker
 from services.retriever.search import BatchedRetriever
@@ -28,7 +32,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
     """The contract over the retriever."""
 
     def __init__(self, retriever: BatchedRetriever) -> None:
-        self._retriever = retriever
+        self._retriever, self._keeper = retriever, retriever.keeper
 
     def register(self, server: grpc.aio.Server) -> None:
         retriever_pb2_grpc.add_RetrieverServicer_to_server(self, server)
@@ -41,8 +45,38 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
     async def ListIndexes(self, request: Any, context: Any) -> Any:
         return codec.indexes_response(await self._retriever.indexes())
 
+    async def CreateIndex(self, request: Any, context: Any) -> Any:
+        return codec.index_message(await self._keeper.create_index(codec.new_index_of(request)))
+
+    async def DeleteIndex(self, request: Any, context: Any) -> Any:
+        await self._keeper.delete_index(request.index)
+        return pb.DeleteIndexResponse()
+
+    async def ChangePassages(self, requests: AsyncIterator[Any], context: Any) -> Any:
+        first = await anext(requests, pb.EditsRequest())
+        return codec.change_message(await self._keeper.change_passages(first.index, _edits(first, requests)))
+
+    async def ListChanges(self, request: Any, context: Any) -> Any:
+        return codec.changes_response(await self._keeper.changes(request.index))
+
+    async def RollBack(self, request: Any, context: Any) -> Any:
+        return codec.index_message(await self._keeper.roll_back(request.index, request.version))
+
     async def Embed(self, request: Any, context: Any) -> Any:
         return codec.embed_response(await self._retriever.embed(request.texts, request.index, request.as_passages))
+
+
+async def _edits(first: Any, requests: AsyncIterator[Any]) -> AsyncIterator[Edit]:
+    """Yields the edits of a stream of requests. Raises RetrieverError for one that cannot be read."""
+    number, request = 0, first
+    while request is not None:
+        for message in request.edits:
+            number += 1
+            try:
+                yield codec.edit_of(message)
+            except (ValueError, RecursionError) as error:
+                raise RetrieverError(Failure.INVALID, f"edit {number}: {error}", "metadata") from None
+        request = await anext(requests, None)
 
 
 def assemble(
@@ -56,14 +90,17 @@ def assemble(
     Raises RetrieverProblem.
     """
     gpus = find_gpus(settings.gpus) if settings.gpus else ()
-    indexes, sources, others = open_indexes(settings.indexes, settings.verify_checksums, gpus)
+    read_only = settings.writable is None
+    indexes, sources, others = open_indexes(settings.indexes, settings.verify_checksums, gpus, needed=read_only)
     for path in others:
         log.warning("not an index, skipped", path=str(path))
     default = _default(settings, [*indexes, *sources])
     reranker = load_ranker(settings.reranker) if settings.reranker else None
     shelf = Shelf(default, reranker.name if reranker else "")
     encoders = Encoders(load)
+    keeper = Keeper(shelf, encoders, settings, gpus)
     for index in indexes.values():
+        keeper.note(index.folder)
         shelf.put(Served(index.info, index, encoders.of(index.manifest)))
         made = index.manifest
         log.info(
@@ -75,7 +112,9 @@ def assemble(
         log.info(
             "server connected as an index", index=source.name, kind=source.info.kind, default=source.name == default
         )
-    return BatchedRetriever(shelf, settings, reranker)
+    keeper.recover()
+    keeper.look()
+    return BatchedRetriever(shelf, settings, keeper, reranker)
 
 
 def _default(settings: RetrieverSettings, indexes: Sequence[str]) -> str:
@@ -83,8 +122,8 @@ def _default(settings: RetrieverSettings, indexes: Sequence[str]) -> str:
     if not settings.default_index:
         if len(indexes) > 1:
             raise IndexRefused(settings.indexes, f"holds {names}; name one in RETRIEVER_DEFAULT_INDEX")
-        return indexes[0]
-    if settings.default_index not in indexes:
+        return indexes[0] if indexes else ""
+    if settings.default_index not in indexes and settings.writable is None:
         raise IndexRefused(
             settings.indexes,
             f"has {names}, not RETRIEVER_DEFAULT_INDEX={settings.default_index!r}",

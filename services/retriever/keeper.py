@@ -1,0 +1,340 @@
+"""Keeps the indexes of a writable folder: takes changes, builds them, swaps versions, and watches the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import AsyncIterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from common.indexes import Change, ChangeState, Edit, NewIndex, Removal
+from common.passages import BadPassage, read_metadata
+from common.problems import Problem
+from search_agent.errors import Failure, RetrieverError
+from search_agent.types import IndexInfo
+from services.retriever import bm25, folders, kinds
+from services.retriever import manifest as manifests
+from services.retriever.changes import Changes
+from services.retriever.encoders import Encoders
+from services.retriever.errors import BuildRefused
+from services.retriever.gpu import Device
+from services.retriever.index import Index
+from services.retriever.manifest import Manifest
+from services.retriever.rebuild import Progress, rebuild
+from services.retriever.settings import RetrieverSettings
+from services.retriever.shelf import Served, Shelf
+
+log = structlog.get_logger()
+_LOOK_S = 2.0  # between two looks at the folders, and before a failed build is tried again
+
+
+class Keeper:
+    """The IndexEditor port over a folder, and the watch over all folders that are served."""
+
+    def __init__(
+        self, shelf: Shelf, encoders: Encoders, settings: RetrieverSettings, gpus: Sequence[Device] = ()
+    ) -> None:
+        self._shelf, self._encoders, self._settings, self._gpus = shelf, encoders, settings, gpus
+        self._seen: dict[Path, tuple[int, ...]] = {}  # the manifest that was opened last, or could not be
+        self._swapping = threading.RLock()
+        self._building: dict[str, Change] = {}
+        self._progress = Progress()
+        self._failed: dict[str, str] = {}
+        self._changes: dict[str, Changes] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._wake = asyncio.Event()
+
+    def start(self) -> None:
+        """Begins to build what waits, and to watch."""
+        self._tasks = [asyncio.create_task(self._build_all()), asyncio.create_task(self._watch())]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def recover(self) -> None:
+        """Brings back what a kill between the two renames of a replacement left under its other name."""
+        for old in self._settings.writable.glob("*.old") if self._settings.writable else ():
+            folders.undo_half_replacement(old.with_suffix(""))
+
+    def look(self) -> None:
+        """Serves what is new or replaced on disk, and no longer what has gone. Logs what cannot be opened."""
+        roots = {root.resolve() for root in (self._settings.indexes, self._settings.writable) if root}
+        for root in sorted(roots):
+            for folder in sorted(root.iterdir()) if root.is_dir() else ():
+                if folder.is_dir() and folder.suffix not in folders.WORKING:
+                    self._refresh(folder)
+        for folder in [path for path in self._seen if not (path / manifests.MANIFEST).exists()]:
+            time.sleep(0.1)  # between the two renames of a replacement there is none either
+            if not (folder / manifests.MANIFEST).exists():
+                del self._seen[folder]
+                self._shelf.drop(folder.name)
+                log.info("index gone", index=folder.name)
+
+    def note(self, folder: Path) -> None:
+        """Remembers that the index in the folder has been opened."""
+        self._seen[folder.resolve()] = _signature(folder)
+
+    def _refresh(self, folder: Path) -> None:
+        try:
+            with self._swapping:
+                if self._seen.get(folder) == (found := _signature(folder)):
+                    return
+                self._seen[folder] = found
+                index = Index(folder, self._settings.verify_checksums, self._gpus)
+                self._serve(index)
+        except FileNotFoundError:
+            return
+        except Problem as problem:
+            log.error("index not opened, what was served stays", index=folder.name, error=str(problem))
+
+    def _serve(self, index: Index) -> IndexInfo:
+        served = self._shelf.put(Served(index.info, index, self._encoders.of(index.manifest)))
+        log.info("index opened", index=index.name, version=served.info.version, passages=served.info.passages)
+        return served.info
+
+    def info(self, info: IndexInfo) -> IndexInfo:
+        """Returns what is told of an index, with what is known of its folder."""
+        if not self._writable(info.name):
+            return info
+        return replace(info, writable=True, versions=folders.versions(self._folder(info.name)))
+
+    async def create_index(self, new: NewIndex) -> IndexInfo:
+        root = self._settings.writable
+        if root is None:
+            raise RetrieverError(Failure.UNSUPPORTED, "RETRIEVER_WRITABLE names no folder for new indexes", "name")
+        if new.name in self._shelf:
+            raise RetrieverError(Failure.INVALID, f"there is an index {new.name!r} already", "name")
+        try:
+            return await asyncio.to_thread(self._create, root, new)
+        except BuildRefused as problem:
+            raise RetrieverError(Failure.INVALID, str(problem).replace("--name ", ""), "name") from problem
+        except Problem as problem:
+            raise RetrieverError(Failure.UNSUPPORTED, str(problem), "encoder") from problem
+
+    def _create(self, root: Path, new: NewIndex) -> IndexInfo:
+        try:
+            kind, backend = kinds.named(new.kind or kinds.FLAT.name), bm25.named(_BM25.get(new.bm25, new.bm25))
+        except ValueError as error:
+            field = "kind" if new.kind not in ("", *kinds.KINDS) else "bm25"
+            raise RetrieverError(Failure.INVALID, str(error), field) from None
+        if not kind.exact:
+            raise RetrieverError(Failure.INVALID, f"{kind.name} does not keep vectors as changes need them", "kind")
+        encoding = self._encoding(new.encoder)
+        if not encoding.encoder and backend is bm25.NONE:
+            raise RetrieverError(Failure.INVALID, "without an encoder, BM25 is all there is", "bm25")
+        encoder = self._encoders.get(encoding) if encoding.encoder else None
+        made = replace(
+            encoding, name=new.name, dim=encoder.dim if encoder else 0, count=0, source=new.source,
+            licence=new.licence, kind=kind.name, parameters=kind.parameters(0, encoder.dim) if encoder else {},
+            bm25=backend.name, bm25_parameters=backend.parameters,
+            encoder_parameters=encoder.parameters if encoder else {},
+        )  # fmt: skip
+        with folders.new_index(root, new.name, force=False) as work:
+            folders.seal(work, made, "")
+        with self._swapping:
+            self.note(root / new.name)
+            return self.info(self._serve(Index(root / new.name)))
+
+    def _encoding(self, name: str | None) -> Manifest:
+        """Returns a manifest with the encoder that a request means. Raises RetrieverError if it may not name it."""
+        mades = [served.index.manifest for served in self._shelf if served.index]
+        if name is None:
+            default = self._shelf.named("").index if any(each.info.is_default for each in self._shelf) else None
+            name = default.manifest.encoder if default else next(iter(self._settings.encoders), "")
+        for made in mades:
+            if made.encoder == name:
+                return Manifest("", made.encoder, 0, 0, encoder_parameters=made.encoder_parameters)
+        if name and name not in self._settings.encoders:
+            raise RetrieverError(Failure.INVALID, f"no index has {name!r}, nor does RETRIEVER_ENCODERS", "encoder")
+        return Manifest("", name, 0, 0)
+
+    async def delete_index(self, index: str) -> None:
+        name = self._need(index)
+
+        def delete() -> None:
+            with self._swapping:
+                self._shelf.drop(name)
+                self._seen.pop(self._folder(name).resolve(), None)
+                for folder in folders.all_of(self._folder(name)):
+                    shutil.rmtree(folder, ignore_errors=True)
+                self._changes.pop(name, None)
+                self._failed.pop(name, None)
+
+        await asyncio.to_thread(delete)
+
+    async def change_passages(self, index: str, edits: AsyncIterable[Edit]) -> Change:
+        name, limits = self._need(index), self._settings
+        served = self._shelf.named(name).index
+        if served and not kinds.KINDS[served.manifest.kind].exact:
+            reason = f"index {name!r} is of kind {served.manifest.kind}, which does not keep the vectors"
+            raise RetrieverError(Failure.UNSUPPORTED, reason, "index")
+        try:
+            draft = self._of(name).draft()
+            try:
+                number = 0
+                async for edit in edits:
+                    number += 1
+                    if number > limits.max_edits:
+                        raise RetrieverError(Failure.INVALID, f"a change has at most {limits.max_edits} edits", "edits")
+                    draft.add(_checked(edit, number, limits.max_passage_chars))
+                if not number:
+                    raise RetrieverError(Failure.INVALID, "no edits", "edits")
+                change = await asyncio.to_thread(draft.commit)
+            finally:
+                draft.close()
+        except OSError as error:
+            raise RetrieverError(Failure.UNAVAILABLE, f"the change cannot be stored: {error.strerror}") from error
+        self._failed.pop(name, None)
+        self._wake.set()
+        return change
+
+    async def changes(self, index: str) -> Sequence[Change]:
+        name = self._need(index)
+        return [self._told(change) for change in await asyncio.to_thread(self._of(name).all)]
+
+    def _told(self, change: Change) -> Change:
+        building = self._building.get(change.index)
+        if change.state is ChangeState.DONE:
+            return change
+        if building and change.id <= building.id:
+            now = self._progress
+            return replace(
+                change, state=ChangeState.BUILDING, phase=now.phase, done=now.done, total=now.total,
+                started=building.started,
+            )  # fmt: skip
+        if error := self._failed.get(change.index):
+            return replace(change, state=ChangeState.FAILED, error=error)
+        return change
+
+    async def roll_back(self, index: str, version: str) -> IndexInfo:
+        name = self._need(index)
+
+        def swap() -> IndexInfo:
+            with self._swapping:
+                folder = self._folder(name)
+                kept = folders.versions_of(folder) / version
+                if not manifests.NAME.fullmatch(version) or not kept.is_dir():
+                    raise RetrieverError(Failure.NOT_FOUND, f"version {version!r} is not kept", "version")
+                opened = Index(kept, self._settings.verify_checksums, self._gpus)
+                folders.put_in_place(folder, kept, self._settings.keep_versions)
+                self.note(folder)
+                return self.info(self._serve(opened))
+
+        try:
+            return await asyncio.to_thread(swap)
+        except Problem as problem:
+            raise RetrieverError(Failure.BROKEN, f"version {version!r} cannot be opened", "version") from problem
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                await asyncio.to_thread(self.look)
+            except OSError as error:
+                log.error("folders not read", error=str(error))
+
+    async def _build_all(self) -> None:
+        while True:
+            self._wake.clear()
+            for served in self._shelf:
+                name = served.info.name
+                if self._writable(name) and self._of(name).waiting():
+                    await asyncio.to_thread(self._build, name)
+            if not self._anything_waits():
+                await self._wake.wait()
+            elif self._failed:
+                await asyncio.sleep(_LOOK_S)
+
+    def _anything_waits(self) -> bool:
+        return any(self._writable(each.info.name) and self._of(each.info.name).waiting() for each in self._shelf)
+
+    def _build(self, name: str) -> None:
+        """Builds all changes that wait into one version, and serves it. Never raises."""
+        changes, started = self._of(name), time.time()
+        waiting, known = changes.waiting(), {change.id: change for change in changes.all()}
+        self._progress = Progress()
+        self._building[name] = replace(known[max(waiting)], started=started)
+        try:
+            version = self._new_version(name, [*waiting.values()])
+            for id in waiting:
+                done = replace(known[id], done=self._progress.done, total=self._progress.total, version=version)
+                changes.finish(replace(done, state=ChangeState.DONE, started=started, finished=time.time()))
+            self._failed.pop(name, None)
+            log.info("changes built", index=name, version=version, changes=len(waiting))
+        except Exception as error:  # whatever it is, the version before goes on
+            self._failed[name] = str(error) or repr(error)
+            log.error("build failed, the version before it stays", index=name, error=repr(error))
+        finally:
+            del self._building[name]
+
+    def _new_version(self, name: str, changes: list[Path]) -> str:
+        """Returns the version that has the changes. Begins again if another version was put in place meanwhile."""
+        folder = self._folder(name)
+        with folders.working(folder.parent, name) as work:
+            while True:
+                before = manifests.read(folder, verify_checksums=False)
+                made = rebuild(folder, changes, work, self._encoders.of(before), self._progress)
+                if made is None:
+                    shutil.rmtree(work)
+                    return before.version
+                self._progress.phase = "verify"
+                opened = Index(work, self._settings.verify_checksums, self._gpus)
+                with self._swapping:
+                    if manifests.read(folder, verify_checksums=False).version == before.version:
+                        folders.put_in_place(folder, work, self._settings.keep_versions)
+                        self.note(folder)
+                        return self._serve(opened).version
+
+    def _writable(self, name: str) -> bool:
+        return self._settings.writable is not None and (self._folder(name) / manifests.MANIFEST).is_file()
+
+    def _folder(self, name: str) -> Path:
+        assert self._settings.writable is not None
+        return self._settings.writable / name
+
+    def _of(self, name: str) -> Changes:
+        if name not in self._changes:
+            folder = self._folder(name)
+            self._changes[name] = Changes(folder.with_name(f"{name}.changes"), name)
+        return self._changes[name]
+
+    def _need(self, index: str) -> str:
+        """Returns the name of an index that may be changed. Raises RetrieverError."""
+        name = self._shelf.named(index).info.name
+        if not self._writable(name):
+            raise RetrieverError(Failure.UNSUPPORTED, f"index {name!r} is read-only", "index")
+        return name
+
+
+_BM25 = {"": "bm25s", "none": ""}  # as requests call backends, where manifests say it otherwise
+
+
+def _checked(edit: Edit, number: int, longest: int) -> Edit:
+    """Returns the edit with metadata as it is stored. Raises RetrieverError, which names the edit."""
+
+    def refuse(field: str, reason: str) -> RetrieverError:
+        return RetrieverError(Failure.INVALID, f"edit {number}: {reason}", field)
+
+    if not edit.id.strip():
+        raise refuse("id", "the id is empty")
+    if isinstance(edit, Removal):
+        return edit
+    if not edit.text.strip():
+        raise refuse("text", "the text is empty")
+    if len(edit.id) + len(edit.title) + len(edit.text) > longest:
+        raise refuse("text", f"the passage is longer than {longest} characters")
+    try:
+        return replace(edit, score=0.0, metadata=read_metadata(dict(edit.metadata)))
+    except BadPassage as bad:
+        raise refuse(bad.field, str(bad)) from None
+
+
+def _signature(folder: Path) -> tuple[int, ...]:
+    found = (folder / manifests.MANIFEST).stat()
+    return found.st_mtime_ns, found.st_ino, found.st_size

