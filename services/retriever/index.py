@@ -56,7 +56,7 @@ class Index:
 
     @property
     def info(self) -> IndexInfo:
-        """What is told of it; the service knows the rest."""
+        """Returns what the folder tells of it; the service knows the rest."""
         made = self.manifest
         return IndexInfo(
             name=made.name, version=made.version, passages=made.count, dim=made.dim, kind=made.kind,
