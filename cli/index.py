@@ -120,6 +120,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--dir", type=Path, default=Path("indexes"), help="default: ./indexes")
     listing.set_defaults(run=_list)
 
+    rollback = commands.add_parser("rollback", help="put an earlier version in an index's place; services notice")
+    rollback.add_argument("path", type=Path, help="folder of the index")
+    rollback.add_argument("--version", help="a kept version, as `index info` shows them; default: the newest")
+    rollback.set_defaults(run=_rollback)
+
     info = commands.add_parser("info", help="check an index in full and show what it is")
     info.add_argument("path", type=Path, help="folder of the index")
     info.set_defaults(run=_info)
@@ -257,6 +262,22 @@ def _ladder(args: argparse.Namespace) -> int:
     return 0
 
 
+def _rollback(args: argparse.Namespace) -> int:
+    from services.retriever import folders
+    from services.retriever import manifest as manifests
+    from services.retriever.errors import BuildRefused
+
+    folder = args.path.resolve()
+    manifests.read(folder, verify_checksums=False)
+    kept = [each.version for each in folders.versions(folder)]
+    version = args.version or next(iter(kept), "")
+    if version not in kept:
+        raise BuildRefused(f"{args.path}: keeps no version {version}; it has {', '.join(kept) or 'none'}")
+    manifests.read(folders.versions_of(folder) / version, verify_checksums=True)
+    folders.put_in_place(folder, folders.versions_of(folder) / version, keep=len(kept))
+    return _show(folder, verify_checksums=False)
+
+
 def _info(args: argparse.Namespace) -> int:
     from services.retriever.sources.config import SOURCE
 
@@ -266,9 +287,11 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _show(folder: Path, verify_checksums: bool) -> int:
+    from services.retriever import folders
     from services.retriever.index import Index
 
-    manifest = Index(folder, verify_checksums).manifest
+    opened = Index(folder, verify_checksums)
+    manifest = opened.manifest
     size = sum(entry.bytes for entry in manifest.files.values())
     rows = {
         "index": f"{manifest.name} ({folder})",
@@ -282,6 +305,8 @@ def _show(folder: Path, verify_checksums: bool) -> int:
         "modes": ", ".join(manifest.modes),
         "source": manifest.source or "not stated",
         "licence": manifest.licence or "not stated",
+        "metadata": ", ".join(opened.info.keys) or "none",
+        "kept": ", ".join(f"{each.version} ({each.passages:,})" for each in folders.versions(folder)) or "none",
         "size": f"{size / 1e6:.1f} MB",
     }
     _print(rows)

@@ -25,9 +25,10 @@ ROOT = Path(__file__).parent.parent
 LOGS = ROOT / ".run"
 START_LIMIT_S = 120
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy
-# The environment may set any setting of a service; these are the ones that a service requires.
+# The environment may set any setting of a service; these are the ones that a service needs.
 DEFAULTS = {
     "RETRIEVER_INDEXES": str(ROOT / "data" / "demo" / "indexes"),
+    "RETRIEVER_WRITABLE": str(LOGS / "indexes"),
 }
 SERVICES = ("redis", "retriever", "generator", "trainer")  # in the order of their start
 # The services' own defaults, where run configurations look for retriever and generator.

@@ -19,7 +19,8 @@ COPY requirements/$LOCK.txt requirements.txt
 # The lock is complete and hashed; a package without a wheel would need a compiler, so it is an error.
 RUN python3 -m pip install --no-cache-dir --no-deps --only-binary :all: -r requirements.txt
 COPY --chown=app data/demo/indexes /var/lib/search-agent/indexes
-ENV RETRIEVER_INDEXES=/var/lib/search-agent/indexes
+RUN install -d -o app /var/lib/search-agent/changing
+ENV RETRIEVER_INDEXES=/var/lib/search-agent/indexes RETRIEVER_WRITABLE=/var/lib/search-agent/changing
 COPY contracts contracts
 COPY search_agent search_agent
 COPY services/__init__.py services/__init__.py

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import main
+from services.retriever.folders import put_in_place
 from tests.unit.retriever.helpers import build_index, write_corpus
 
 
@@ -31,6 +32,18 @@ def test_build_list_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     version = json.loads((tmp_path / "indexes/mine/manifest.json").read_text())["version"]
     for text in (version, "made up", "CC0", "bm25", "none"):
         assert text in shown
+
+
+def test_a_kept_version_is_put_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (build_index(tmp_path / where, count, "mine", dense=False) for where, count in (("a", 5), ("b", 9)))
+    put_in_place(first, second, keep=2)
+    assert main(["index", "info", str(first)]) == 0
+    assert "(5)" in (shown := capsys.readouterr().out)
+    assert "passages  9" in shown
+    assert main(["index", "rollback", str(first), "--version", "gone"]) == 1
+    assert "keeps no version gone" in capsys.readouterr().err
+    assert main(["index", "rollback", str(first)]) == 0
+    assert "passages  5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ MISTAKES = [
     ("index connect x --out FOLDER", 2, "--searxng"),
     ("index convert MISSING --kind sq8 --name x", 1, "MISSING"),
     ("index info FOLDER", 1, "FOLDER"),
+    ("index rollback FOLDER", 1, "FOLDER"),
     ("index list --dir MISSING", 1, "MISSING: no such folder"),
     ("index ladder MISSING", 1, "MISSING"),
     ("index download nothing", 2, "wiki-18"),
