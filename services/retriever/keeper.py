@@ -69,12 +69,13 @@ class Keeper:
             for folder in sorted(root.iterdir()) if root.is_dir() else ():
                 if folder.is_dir() and folder.suffix not in folders.WORKING:
                     self._refresh(folder)
-        for folder in [path for path in self._seen if not (path / manifests.MANIFEST).exists()]:
-            time.sleep(0.1)  # between the two renames of a replacement there is none either
-            if not (folder / manifests.MANIFEST).exists():
-                del self._seen[folder]
-                self._shelf.drop(folder.name)
-                log.info("index gone", index=folder.name)
+        with self._swapping:
+            for folder in [path for path in self._seen if not (path / manifests.MANIFEST).exists()]:
+                time.sleep(0.1)  # between another program's two renames there is none either
+                if not (folder / manifests.MANIFEST).exists():
+                    del self._seen[folder]
+                    self._shelf.drop(folder.name)
+                    log.info("index gone", index=folder.name)
 
     def note(self, folder: Path) -> None:
         """Remembers that the index in the folder has been opened."""
@@ -292,7 +293,8 @@ class Keeper:
                         return self._serve(opened).version
 
     def _writable(self, name: str) -> bool:
-        return self._settings.writable is not None and (self._folder(name) / manifests.MANIFEST).is_file()
+        root = self._settings.writable  # between the two renames of a swap there is no folder to look at
+        return root is not None and (root.resolve() / name) in self._seen
 
     def _folder(self, name: str) -> Path:
         assert self._settings.writable is not None
