@@ -21,6 +21,7 @@ _LATE_S = 1.5  # a place is kept for so long; Retry-After has whole seconds, and
 _SOON = 0.25  # a place that becomes free is kept for who comes before this share of a request's time is over
 _AFTER = 0.03  # callers are told to come so much after the place should be free
 _PROMISES = 256
+_RATE = 0.1  # the weight of the newest promise in the share of those that are taken up
 _OVERDUE = 0.1  # what a request that takes longer than expected still needs, in units of what was expected
 
 
@@ -59,6 +60,7 @@ class Capacity:
         self._pace = Pace(first_s, first_at_once)
         self._under_way: set[_Work] = set()
         self._promises: dict[Hashable, float] = {}  # when requests that were refused may come again
+        self._returning = 1.0  # the share of them that comes again
         self._area, self._area_at = 0.0, clock()  # request-seconds so far, and until when they are counted
         self._alone_at = clock()  # when a request last ran alone
         self._clears = False  # nothing is admitted until a request can run alone
@@ -102,7 +104,8 @@ class Capacity:
         if self._clears:
             at_once = 1
         if under_way + self._reserved(kind, who, now) < at_once:
-            self._promises.pop(who, None)
+            if self._promises.pop(who, None) is not None:
+                self._returning += _RATE * (1 - self._returning)
             return
         self._clears |= under_way < self._most and now - self._alone_at > _ALONE_EVERY_S
         wait_s = self._promise(kind, who, at_once, now)
@@ -114,7 +117,9 @@ class Capacity:
         """Returns how many places are kept for others, who were told to come about now and before this one."""
         takes_s = self._pace.expected(kind, 0)
         late_s, soon_s = min(_LATE_S, takes_s), _SOON * takes_s
-        self._promises = {each: due for each, due in self._promises.items() if due > now - late_s}
+        for each in [each for each, due in self._promises.items() if due <= now - late_s]:
+            del self._promises[each]
+            self._returning -= _RATE * self._returning
         before = min(self._promises.get(who, math.inf), now + soon_s)
         return sum(due < before for due in self._promises.values())
 
@@ -127,7 +132,8 @@ class Capacity:
         for _ in range(at_once - len(ends)):  # free places that are kept for others
             heapq.heappush(ends, now)
         takes_s, mine = self._pace.expected(kind, at_once - 1), self._promises.get(who, math.inf)
-        for due in sorted(due for due in self._promises.values() if due < mine):
+        before = sorted(due for due in self._promises.values() if due < mine)
+        for due in before[: math.ceil(self._returning * len(before) - 0.5)]:  # the others will not come
             heapq.heapreplace(ends, max(due, ends[0]) + takes_s)
         if not self._pace.knows(kind):
             return min(self._pace.alone(kind), ends[0] - now)
