@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -60,6 +62,41 @@ def web_address(text: str) -> str:
     if not good:
         raise argparse.ArgumentTypeError(f"{text!r} is not a URL as http://HOST:PORT")
     return text.rstrip("/")
+
+
+def conditions(text: str) -> dict[str, Any]:
+    """Parses a filter: JSON, or KEY, KEY=VALUE, KEY=VALUE,VALUE, KEY>=VALUE or KEY<=VALUE, where 1990 is a number."""
+    if text.lstrip().startswith("{"):
+        try:
+            return dict(json.loads(text))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    at = min((text.find(sign) for sign in (">=", "<=", "=") if sign in text), default=-1)
+    if at < 0:
+        return {text: {"exists": True}}
+    key, (sign, value) = text[:at].strip(), (text[at : at + 2], text[at + 2 :])
+    if sign in (">=", "<="):
+        return {key: {"gte" if sign == ">=" else "lte": _value(value)}}
+    return {key: {"in": [_value(each) for each in text[at + 1 :].split(",")]}}
+
+
+def merged(filters: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns one filter whose conditions are those of all."""
+    found: dict[str, Any] = {}
+    for each in filters:
+        for key, asked in each.items():
+            both = isinstance(asked, Mapping) and isinstance(found.get(key), Mapping)
+            found[key] = {**found[key], **asked} if both else asked
+    return found
+
+
+def _value(text: str) -> Any:
+    """Returns a number or a truth value as JSON writes it, and anything else as text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text.strip()
+    return value if isinstance(value, int | float | str) else text.strip()
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:

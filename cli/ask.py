@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli import gateway, plain
+from cli.arguments import conditions, merged
 
 if TYPE_CHECKING:
     from search_agent_client import Answer, Found, Piece, Turn
@@ -19,6 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question")
     parser.add_argument("--method", help="one of GET /v1/methods (default: the gateway's, s3)")
     parser.add_argument("--index", help="default: the retriever's default index")
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        type=conditions,
+        metavar="CONDITION",
+        help="on metadata: lang=en, lang=en,de, year>=1990, year<=1999, doi (has it), or JSON; all of them must hold",
+    )
     parser.add_argument("--json", action="store_true", help="print each event as a line of JSON")
     gateway.add_url(parser)
     parser.set_defaults(run=ask)
@@ -26,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def ask(args: argparse.Namespace) -> int:
     """Asks one question."""
-    parameters = {"index": args.index} if args.index else {}
+    parameters: dict[str, Any] = {"index": args.index} if args.index else {}
+    if args.filter:
+        parameters["filter"] = merged(args.filter)
     with gateway.client(args) as client:
         events = client.stream_answer(args.question, args.method, **parameters)
         (plain.show_json if args.json else show)(events)

@@ -21,7 +21,8 @@ _KINDS_HELP = "; ".join(f"{kind.name}: {kind.about}" for kind in KINDS.values())
 _EXACT = ", ".join(kind.name for kind in KINDS.values() if kind.exact)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction[argparse.ArgumentParser]:
+    """Adds the commands, and returns their parsers."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     build = commands.add_parser("build", help="build an index from a corpus", description=_BUILD)
@@ -128,6 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     info = commands.add_parser("info", help="check an index in full and show what it is")
     info.add_argument("path", type=Path, help="folder of the index")
     info.set_defaults(run=_info)
+    return commands
 
 
 _BUILD = """Reads {"id", "title", "text"} objects, BEIR's with "_id", MedCorp's with "content", or {"id", "contents"}

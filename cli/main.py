@@ -6,11 +6,16 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from cli import ask, base_model, cache, headroom, keys, supervised, teach, universe
+from cli import ask, base_model, cache, headroom, keys, served_index, supervised, teach, universe
 from cli import evaluate as evaluate_commands
 from cli import index as index_commands
 from cli import train as train_commands
 from cli.problems import told
+
+
+def _index(parser: argparse.ArgumentParser) -> None:
+    served_index.add_commands(index_commands.add_arguments(parser))
+
 
 # Each command: its name, one line of help, and what adds its arguments. A command's parser sets `run`,
 # a function of the parsed arguments that returns the exit status.
@@ -26,7 +31,7 @@ COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...]
     ("keys", "make, list and revoke API keys", keys.add_arguments),
     ("cache", "count or clear the naive-RAG cache", cache.add_arguments),
     ("universe", "make a corpus and questions from worlds of PhantomWiki", universe.add_arguments),
-    ("index", "build, list and check indexes", index_commands.add_arguments),
+    ("index", "build, list and check indexes, and change those that serve", _index),
 )
 
 

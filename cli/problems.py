@@ -12,7 +12,7 @@ from common.problems import Problem
 from search_agent.errors import BoundaryError
 
 
-def alone(name: str, add_arguments: Callable[[argparse.ArgumentParser], None]) -> int:
+def alone(name: str, add_arguments: Callable[[argparse.ArgumentParser], object]) -> int:
     """Runs one command where the libraries of the others may be missing: `python -m cli.NAME`, as images do."""
     parser = argparse.ArgumentParser(prog=f"search-agent {name}")
     add_arguments(parser)

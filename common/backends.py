@@ -37,7 +37,7 @@ _QUERIES_A_CALL = 128
 _TEXTS_A_CALL = 16  # to embed: passages take long on a CPU
 _PASSAGES_A_CALL = 8192  # which have 8 KiB each until the answer is too large a message
 _EDITS_A_MESSAGE = 16  # texts may be long, and a message has a limit
-_CHANGE_TIMEOUT_S = 600.0  # to send many passages
+_CHANGE_TIMEOUT_S = 600.0  # to send many passages, or to open a large index
 _LONGEST_GATE_S = 7 * 24 * 3600.0  # of a watch too; the trainer bounds a gate itself
 _LOAD_TIMEOUT_S = 1800.0  # a large model comes from a disk, and vLLM compiles it
 
@@ -83,7 +83,7 @@ class GrpcRetriever:
     async def change_passages(self, index: str, edits: AsyncIterable[Edit]) -> Change:
         """Sends the edits in several messages. Ends the call without a change if `edits` raises."""
         requests = _edits_requests(index, edits)
-        return retrieval.change_of(await self._link.once(self._stub.ChangePassages, requests, _CHANGE_TIMEOUT_S))
+        return retrieval.change_of(await self._link.upload(self._stub.ChangePassages, requests, _CHANGE_TIMEOUT_S))
 
     async def changes(self, index: str) -> Sequence[Change]:
         return retrieval.changes_of(
@@ -92,7 +92,7 @@ class GrpcRetriever:
 
     async def roll_back(self, index: str, version: str) -> IndexInfo:
         request = pb_retriever.RollBackRequest(index=index, version=version)
-        return retrieval.index_of(await self._call("RollBack", request))
+        return retrieval.index_of(await self._link.once(self._stub.RollBack, request, _CHANGE_TIMEOUT_S))
 
     async def close(self) -> None:
         await self._link.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -70,6 +72,24 @@ async def stream(
         raise _failed(error, boundary) from error
     finally:
         responses.cancel()
+
+
+async def upload(method: Any, requests: AsyncIterable[Any], timeout_s: float, boundary: type[BoundaryError]) -> Any:
+    """Sends a client stream and returns its answer. Raises `boundary`, as `call` does.
+
+    Where `requests` raises, the call is cancelled and the error goes on to the caller.
+    """
+    call = method(timeout=context.time_left(timeout_s), metadata=context.metadata())
+    try:
+        with suppress(asyncio.InvalidStateError):  # the server has answered before the end
+            async for request in requests:
+                await call.write(request)
+            await call.done_writing()
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise _failed(error, boundary) from error
+    finally:
+        call.cancel()
 
 
 def _failed(error: grpc.aio.AioRpcError, boundary: type[BoundaryError]) -> BoundaryError:

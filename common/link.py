@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from typing import Any
 
@@ -36,6 +36,11 @@ class Link:
         """Makes a unary call, which is not repeated."""
         with self._breaker.call(context.time_left(timeout_s) == timeout_s):
             return await client.call(method, request, timeout_s, self._boundary)
+
+    async def upload(self, method: Any, requests: AsyncIterable[Any], timeout_s: float) -> Any:
+        """Sends a client stream, which is not repeated, and returns its answer."""
+        with self._breaker.call(context.time_left(timeout_s) == timeout_s):
+            return await client.upload(method, requests, timeout_s, self._boundary)
 
     async def stream(self, method: Any, request: Any, timeout_s: float = 0.0) -> AsyncGenerator[Any, None]:
         """Reads a server stream. With patience, nothing is yielded before its end, so that it can be repeated."""

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from common import records
+from common.indexes import Edit, Removal
 from search_agent.filters import Scalar, problem_of
 from search_agent.types import Passage
 
@@ -29,11 +30,24 @@ def read_passage(record: bytes) -> Passage:
     return passage_of(_fields(record))
 
 
+def read_edit(record: bytes) -> Edit:
+    """Returns one JSON object as an edit of an index: a passage to add or replace, or {"id", "deleted": true}.
+
+    Raises BadPassage.
+    """
+    fields = _fields(record)
+    deleted = fields.get("deleted", False)
+    if not isinstance(deleted, bool):
+        raise BadPassage("deleted", '"deleted" is not true or false')
+    return Removal(_id(fields)) if deleted else passage_of(fields)
+
+
 def passage_of(fields: dict[str, object]) -> Passage:
     """Returns an object's fields as a passage. Raises BadPassage with the reason, NoText if the text is empty.
 
     The id is "id" or BEIR's "_id". The text is "text", MedCorp's "content", or "contents": the title on a line of its
-    own, in quotes or not, before the text, or the text alone. The title may be missing, null, NaN or empty.
+    own, in quotes or not, before the text, or the text alone. The title may be missing, null, NaN or empty. "metadata"
+    is a flat object of texts, numbers, truth values and lists of texts.
     """
     id = _id(fields)
     title = "" if fields.get("title") is None else _string(fields, "title")

@@ -93,7 +93,12 @@ class _Calls(grpc.aio.ServerInterceptor):
 
             async def uploaded(requests: AsyncIterator[bytes], call: grpc.aio.ServicerContext) -> Any:
                 async with self._watch(method, call):
-                    return await handler.stream_unary((decode(each) async for each in requests), call)
+                    try:
+                        return await handler.stream_unary((decode(each) async for each in requests), call)
+                    except Exception:
+                        async for _ in requests:  # gRPC's clients lose a status that comes while they send
+                            pass
+                        raise
 
             return grpc.stream_unary_rpc_method_handler(uploaded, None, handler.response_serializer)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from search_agent import prompts
 from search_agent.agents import Agent
-from search_agent.types import IndexInfo, Question
+from search_agent.types import IndexInfo, Question, Trajectory
 
 PREFIX = "rag:"
 
@@ -68,6 +68,10 @@ class RagKey:
             question=question.text,
             options=tuple(question.options.items()),
         )
+
+    def made(self, result: Trajectory) -> bool:
+        """Tells whether the key's index and generator are those that made the result."""
+        return f"{self.corpus}@{self.index_version}" in result.indexes and self.generator in result.models
 
     def digest(self) -> str:
         """Returns the Redis key. Corpus and version stand in front, so that a prefix finds the results of an index."""

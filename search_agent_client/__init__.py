@@ -14,6 +14,7 @@
 `AsyncClient` has the same methods, to be awaited.
 """
 
+from common.indexes import Change, ChangeState, Removal
 from common.training import GateProgress, Promotion, Run, RunState, TrainingStep
 from search_agent.types import FinishReason, Mode, Passage, Piece, StopReason, Timings, Usage
 from search_agent_client.client import AsyncClient, Client
@@ -23,6 +24,7 @@ from search_agent_client.values import (
     Cache,
     CachedIndex,
     Cleared,
+    Deleted,
     Document,
     Found,
     Index,
@@ -42,8 +44,11 @@ __all__ = [
     "AsyncClient",
     "Cache",
     "CachedIndex",
+    "Change",
+    "ChangeState",
     "Cleared",
     "Client",
+    "Deleted",
     "Document",
     "FieldError",
     "FinishReason",
@@ -61,6 +66,7 @@ __all__ = [
     "Piece",
     "Promotion",
     "Readiness",
+    "Removal",
     "Retrieved",
     "Revoked",
     "Run",

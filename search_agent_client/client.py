@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, Self, TypeVar
 
@@ -37,13 +38,15 @@ class _Connection(Generic[T]):
 
     def sent(self, sent: Sent, endless: bool = False) -> dict[str, Any]:
         """Returns the arguments of httpx's `request` and `stream`."""
-        timeout = httpx.Timeout(None if endless else self._timeout_s, connect=_CONNECT_S)
+        longest = None if endless or self._timeout_s is None else self._timeout_s + sent.patience_s
         return {
             "method": sent.method,
             "url": sent.path,
             "json": sent.given,
+            "content": sent.blocks,
+            "headers": {} if sent.blocks is None else {"content-type": "application/x-ndjson"},
             "params": sent.query,
-            "timeout": timeout,
+            "timeout": httpx.Timeout(longest, connect=_CONNECT_S),
         }
 
     @contextmanager
@@ -118,8 +121,11 @@ class AsyncClient(Api):
 
     async def send(self, request: Request[T]) -> T:
         """Sends an operation's request. Raises GatewayError."""
+        arguments = self._connection.sent(request.sent)
+        if request.sent.blocks is not None:
+            arguments["content"] = _awaitable(request.sent.blocks)
         with self._connection.reaching():
-            response = await self._connection.http.request(**self._connection.sent(request.sent))
+            response = await self._connection.http.request(**arguments)
         return request.read(response.status_code, response.headers, response.content)
 
     async def stream(self, stream: Stream[T]) -> AsyncGenerator[T, None]:
@@ -133,3 +139,10 @@ class AsyncClient(Api):
                     for event in reader.feed(chunk):
                         yield event
         reader.end()
+
+
+async def _awaitable(blocks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Yields the blocks; a thread makes them, as they may come from a slow source."""
+    source = iter(blocks)
+    while (block := await asyncio.to_thread(next, source, None)) is not None:
+        yield block

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+from common.indexes import Change, Edit, Removal
 from common.training import GateProgress, Promotion, Run, TrainingStep
-from search_agent.types import Mode, Piece
+from search_agent.types import Mode, Passage, Piece
 from search_agent_client.requests import Request, Sent, Stream
 from search_agent_client.values import (
     Answer,
     Cache,
     Cleared,
+    Deleted,
     Found,
     Index,
     Key,
@@ -26,6 +29,7 @@ from search_agent_client.values import (
     Turn,
 )
 
+_BLOCK_BYTES = 64_000
 ANSWER_EVENTS: Mapping[str, type] = {"turn": Turn, "documents": Found, "answer.delta": Piece, "done": Answer}
 
 
@@ -80,9 +84,12 @@ def retrieve(
     index: str | None = None,
     mode: Mode | str | None = None,
     rerank: int | None = None,
+    filter: Mapping[str, Any] | None = None,
 ) -> Request[Retrieved]:
-    """Returns the best passages for each query, best first."""
-    body = {"queries": list(queries), "top_k": top_k, "index": index, "mode": mode, "rerank": rerank}
+    """Returns the best passages for each query, best first; `filter` holds conditions on their metadata."""
+    body = {
+        "queries": list(queries), "top_k": top_k, "index": index, "mode": mode, "rerank": rerank, "filter": filter,
+    }  # fmt: skip
     return Request(Sent("POST", "/v1/retrieve", body), Retrieved)
 
 
@@ -92,8 +99,86 @@ def methods() -> Request[tuple[Method, ...]]:
 
 
 def indexes() -> Request[tuple[Index, ...]]:
-    """Returns the indexes that the retriever serves."""
+    """Returns the indexes that the retriever serves, with their versions and changes."""
     return Request(Sent("GET", "/v1/indexes"), tuple[Index, ...])
+
+
+def index(name: str) -> Request[Index]:
+    """Returns an index with its versions and changes."""
+    return Request(Sent("GET", _of_index(name)), Index)
+
+
+def create_index(
+    name: str,
+    encoder: str | None = None,
+    kind: str | None = None,
+    bm25: str | None = None,
+    source: str | None = None,
+    licence: str | None = None,
+) -> Request[Index]:
+    """Makes an index without passages. An empty `encoder` is none; without the argument it is the default index's."""
+    body = {"name": name, "encoder": encoder, "kind": kind, "bm25": bm25, "source": source, "licence": licence}
+    return Request(Sent("POST", "/v1/indexes", body), Index)
+
+
+def delete_index(name: str) -> Request[Deleted]:
+    """Removes an index with all its versions."""
+    return Request(Sent("DELETE", _of_index(name)), Deleted)
+
+
+def change_passages(
+    name: str, edits: Iterable[Edit | Mapping[str, Any]], wait_s: float | None = None
+) -> Request[Change]:
+    """Adds, replaces and removes passages by id: all of them, or none where one is wrong.
+
+    `edits` are values of Passage and Removal, or objects as in a corpus. They are sent while they are made. `wait_s` is
+    the longest time in seconds to wait for the version that has the change.
+    """
+    return Request(_waiting("POST", _of_index(name, "/passages"), wait_s, _blocks(edits)), Change)
+
+
+def index_change(name: str, change_id: int, wait_s: float | None = None) -> Request[Change]:
+    """Returns how far a change is, after waiting up to `wait_s` seconds for its end."""
+    return Request(_waiting("GET", _of_index(name, f"/changes/{change_id}"), wait_s), Change)
+
+
+def rollback_index(name: str, version: str) -> Request[Index]:
+    """Serves a kept version again."""
+    return Request(Sent("POST", _of_index(name, "/rollback"), {"version": version}), Index)
+
+
+def _of_index(name: str, what: str = "") -> str:
+    return f"/v1/indexes/{quote(name, safe='')}{what}"
+
+
+def _waiting(method: str, path: str, wait_s: float | None, blocks: Iterator[bytes] | None = None) -> Sent:
+    query = {} if wait_s is None else {"wait": f"{wait_s:g}"}
+    return Sent(method, path, query=query, blocks=blocks, patience_s=wait_s or 0.0)
+
+
+def _blocks(edits: Iterable[Edit | Mapping[str, Any]]) -> Iterator[bytes]:
+    """Yields the edits as lines, many at a time."""
+    block = bytearray()
+    for edit in edits:
+        block += _line(edit)
+        if len(block) >= _BLOCK_BYTES:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)
+
+
+def _line(edit: Edit | Mapping[str, Any]) -> bytes:
+    match edit:
+        case Passage():
+            told: Mapping[str, Any] = {
+                "id": edit.id, "title": edit.title, "text": edit.text, "metadata": dict(edit.metadata),
+            }  # fmt: skip
+        case Removal():
+            told = {"id": edit.id, "deleted": True}
+        case _:
+            told = edit
+    return json.dumps(told, ensure_ascii=False).encode() + b"\n"
 
 
 def cache() -> Request[Cache]:

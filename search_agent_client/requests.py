@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -16,12 +16,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """`path` is below the gateway's address. A body of None sends none; values of None are left out of it."""
+    """`path` is below the gateway's address. A body of None sends none; values of None are left out of it.
+
+    `blocks` are a body of JSON lines instead, which is sent while they are made. The answer may come `patience_s`
+    seconds later than others.
+    """
 
     method: str
     path: str
     body: Mapping[str, Any] | None = None
     query: Mapping[str, str] = field(default_factory=dict)
+    blocks: Iterable[bytes] | None = None
+    patience_s: float = 0.0
 
     @property
     def given(self) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.indexes import Change
 from search_agent.types import FinishReason, IndexInfo, Passage, StopReason, Timings, Usage
 from search_agent_client.decode import alias
 
@@ -79,9 +80,10 @@ class Answer(SearchResult):
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """The passages of each query, best first."""
+    """The passages of each query, best first. `index` is the one that was searched, as "name@version"."""
 
     results: tuple[tuple[Passage, ...], ...]
+    index: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +102,20 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Index(IndexInfo):
-    """An index that the retriever serves."""
+    """An index that the retriever serves.
+
+    `changes` are those that are not done and the latest that are, the newest first.
+    """
 
     is_default: bool = field(metadata=alias("default"), kw_only=True)
+    changes: tuple[Change, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """The name of an index that is gone."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
 
-from search_agent.errors import BoundaryError, Failure, GeneratorError
+from common.indexes import Change, ChangeState, Edit, NewIndex, Removal
+from search_agent.errors import BoundaryError, Failure, GeneratorError, RetrieverError
 from search_agent.testing import EchoGenerator, ListRetriever, ScriptedPolicy
 from search_agent.types import (
     UNTAUGHT,
     Completion,
     IndexInfo,
+    IndexVersion,
     Message,
     Mode,
     ModelInfo,
@@ -56,6 +59,90 @@ class Retriever(ListRetriever):
                 modes=(Mode.DENSE, Mode.BM25), is_default=True, reranker="ranker",
             )
         ]  # fmt: skip
+
+
+@dataclass
+class _Shelf:
+    """The versions of an index, oldest first, and its changes."""
+
+    versions: list[dict[str, Passage]] = field(default_factory=lambda: [{}])
+    served: int = 0
+    changes: list[Change] = field(default_factory=list)
+
+
+class Library(Retriever):
+    """Beside "demo", which is read-only, it serves indexes that change; a change waits while `busy`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shelves: dict[str, _Shelf] = {}
+        self.busy = False
+
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
+        shelf = self.shelves.get(how.index)
+        if not shelf:
+            return await super().search(queries, how)
+        held = ListRetriever([*shelf.versions[shelf.served].values()])
+        return Rankings(await held.search(queries, replace(how, index="")), f"{how.index}@v{shelf.served}")
+
+    async def indexes(self) -> Sequence[IndexInfo]:
+        return [*await super().indexes(), *map(self._info, self.shelves)]
+
+    def _info(self, name: str) -> IndexInfo:
+        shelf = self.shelves[name]
+        versions = [IndexVersion(f"v{at}", len(held), 1000.0 + at) for at, held in enumerate(shelf.versions)]
+        return IndexInfo(
+            name, f"v{shelf.served}", len(shelf.versions[shelf.served]), modes=(Mode.BM25,), writable=True,
+            versions=tuple(reversed(versions)),
+        )  # fmt: skip
+
+    async def create_index(self, new: NewIndex) -> IndexInfo:
+        if new.name in self.shelves:
+            raise RetrieverError(Failure.INVALID, f"there is an index {new.name!r}", "name")
+        self.shelves[new.name] = _Shelf()
+        return self._info(new.name)
+
+    async def delete_index(self, index: str) -> None:
+        self._shelf(index)
+        del self.shelves[index]
+
+    async def change_passages(self, index: str, edits: AsyncIterable[Edit]) -> Change:
+        shelf = self._shelf(index)
+        by_id = {edit.id: edit async for edit in edits}
+        removed = {id for id, edit in by_id.items() if isinstance(edit, Removal)}
+        kept = {id: edit for id, edit in by_id.items() if isinstance(edit, Passage)}
+        change = Change(index, len(shelf.changes) + 1, ChangeState.WAITING, len(kept), len(removed), stored=1000.0)
+        shelf.changes.append(change)
+        held = shelf.versions[shelf.served] | kept
+        shelf.versions.append({id: passage for id, passage in held.items() if id not in removed})
+        if self.busy:
+            return change
+        self.build(index)
+        return shelf.changes[-1]
+
+    def build(self, index: str) -> None:
+        """Lets the newest version answer."""
+        shelf = self.shelves[index]
+        shelf.served = len(shelf.versions) - 1
+        done = {"state": ChangeState.DONE, "version": f"v{shelf.served}"}
+        shelf.changes = [replace(each, **done) for each in shelf.changes]  # type: ignore[arg-type]
+
+    async def changes(self, index: str) -> Sequence[Change]:
+        return self._shelf(index).changes[::-1]
+
+    async def roll_back(self, index: str, version: str) -> IndexInfo:
+        shelf = self._shelf(index)
+        if version not in (f"v{at}" for at in range(len(shelf.versions))):
+            raise RetrieverError(Failure.NOT_FOUND, f"version {version!r} is not kept", "version")
+        shelf.served = int(version[1:])
+        return self._info(index)
+
+    def _shelf(self, index: str) -> _Shelf:
+        if index in self.shelves:
+            return self.shelves[index]
+        if index == "demo":
+            raise RetrieverError(Failure.UNSUPPORTED, "the index is read-only", "index")
+        raise RetrieverError(Failure.NOT_FOUND, f"no index {index!r}", "index")
 
 
 class Searcher(ScriptedPolicy):

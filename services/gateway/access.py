@@ -15,17 +15,20 @@ from common.keys import Scope
 class Access:
     """The keys that open a route: those with one of `scopes`, and those with `admin`. Without scopes it needs no key.
 
-    A route that is not `is_timed` may take longer than a question.
+    A route that is not `is_timed` may take longer than a question. The body of one that `takes_records` may be JSON
+    lines, has a limit of its own, and may take long as long as it keeps coming.
     """
 
     scopes: tuple[Scope, ...]
     is_timed: bool = True
+    takes_records: bool = False
 
 
 _OPEN = Access(())
 _ADMIN = Access((Scope.ADMIN,))
 _ASKING = Access((Scope.ASK, Scope.EVALUATE))
 _EVERY_KEY = Access(tuple(Scope))
+_INDEXING = Access((Scope.INDEX,))
 _TRAINING = Access((Scope.TRAIN,))
 
 # By verb and path, as the routers declare them. A mounted application is "* /path".
@@ -42,6 +45,12 @@ ACCESS: Mapping[str, Access] = {
     "GET /v1/models/{name:path}": _EVERY_KEY,
     "GET /v1/methods": _EVERY_KEY,
     "GET /v1/indexes": _EVERY_KEY,
+    "GET /v1/indexes/{name}": _EVERY_KEY,
+    "GET /v1/indexes/{name}/changes/{id}": Access(tuple(Scope), is_timed=False),
+    "POST /v1/indexes": _INDEXING,
+    "DELETE /v1/indexes/{name}": _INDEXING,
+    "POST /v1/indexes/{name}/passages": Access((Scope.INDEX,), is_timed=False, takes_records=True),
+    "POST /v1/indexes/{name}/rollback": _INDEXING,
     "GET /v1/cache": Access((Scope.EVALUATE, Scope.TRAIN)),
     "DELETE /v1/cache": _ADMIN,
     "POST /v1/runs": _TRAINING,

@@ -11,12 +11,12 @@ from services.gateway.asker import Asker
 from services.gateway.door import Door, Rules
 from services.gateway.observed import Observed
 from services.gateway.player import Backends
-from services.gateway.routes import cache, keys, mcp, operation, pages, questions, retrieval, training
+from services.gateway.routes import cache, indexes, keys, mcp, operation, pages, questions, retrieval, training
 from services.gateway.routes.openai import chat, embeddings, responses
 from services.gateway.routes.openai.shape import Citations
 
 # Response headers that pages of other sites may read.
-_EXPOSED = ("x-request-id", "retry-after", "ratelimit", "ratelimit-policy")
+_EXPOSED = ("location", "x-request-id", "retry-after", "ratelimit", "ratelimit-policy")
 
 
 def create_app(
@@ -60,6 +60,7 @@ def create_app(
         embeddings.routes(backends),
         mcp.routes(asker, backends),
         retrieval.routes(backends),
+        indexes.routes(backends),
         cache.routes(backends),
         training.routes(trainer),
         keys.routes(rules.keys),

@@ -71,6 +71,7 @@ class Rules:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     body_bytes: int = 1_000_000
+    records_bytes: int = 1_000_000_000
     body_timeout_s: float = 30
     time_limit_s: float = 300
 
@@ -100,7 +101,7 @@ class Door:
 
         try:
             await self._let_in(Headers(scope=scope), scope["method"], allowed, told)
-            await self._app(scope, self._bounded(receive), telling_send)
+            await self._app(scope, self._bounded(receive, allowed), telling_send)
         except Exception as error:
             if started:
                 raise
@@ -126,7 +127,7 @@ class Door:
             told.update(limits)
             if refused:
                 raise refused
-        self._check_body(headers)
+        self._check_body(headers, allowed)
 
     async def _caller(self, headers: Headers) -> Caller:
         keys = self._rules.keys
@@ -158,36 +159,40 @@ class Door:
         if not is_own:
             raise ForeignOrigin("pages of other sites may not ask this gateway (GATEWAY_CORS_ORIGINS)")
 
-    def _check_body(self, headers: Headers) -> None:
+    def _check_body(self, headers: Headers, allowed: Access) -> None:
         length = headers.get("content-length", "")
         if not length and "transfer-encoding" not in headers:
             return
-        if length.isdecimal() and int(length) > self._rules.body_bytes:
-            raise self._too_large()
+        longest = self._longest(allowed)
+        if length.isdecimal() and int(length) > longest:
+            raise _too_large(longest)
         sent = headers.get("content-type", "")
-        if length != "0" and not _is_json(sent):
-            raise WrongMedia(f"must be application/json, not {sent[:100] or 'left out'}")
+        if length != "0" and not (_is_json(sent) or (allowed.takes_records and _is_json_lines(sent))):
+            wanted = f"application/json{' or application/x-ndjson' * allowed.takes_records}"
+            raise WrongMedia(f"must be {wanted}, not {sent[:100] or 'left out'}")
 
-    def _too_large(self) -> HTTPException:
-        """Returns the error. FastAPI lets an HTTPException through while it reads a body."""
-        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-        return HTTPException(status, f"the body is longer than {self._rules.body_bytes:,} bytes")
+    def _longest(self, allowed: Access) -> int:
+        return self._rules.records_bytes if allowed.takes_records else self._rules.body_bytes
 
-    def _bounded(self, receive: Any) -> Any:
+    def _bounded(self, receive: Any, allowed: Access) -> Any:
         """Returns `receive`, which fails once the body is too long or has taken too long."""
-        received, is_whole, until = 0, False, time.monotonic() + self._rules.body_timeout_s
+        received, is_whole, longest = 0, False, self._longest(allowed)
+        until = time.monotonic() + self._rules.body_timeout_s
 
         async def bounded() -> Any:
-            nonlocal received, is_whole
+            nonlocal received, is_whole, until
             if is_whole:  # the next message tells that the caller has left
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), until - time.monotonic())
+                async with asyncio.timeout(until - time.monotonic()):
+                    message = await receive()
             except TimeoutError:
                 raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time") from None
             received += len(message.get("body", b""))
-            if received > self._rules.body_bytes:
-                raise self._too_large()
+            if received > longest:
+                raise _too_large(longest)
+            if allowed.takes_records:
+                until = time.monotonic() + self._rules.body_timeout_s
             is_whole = not message.get("more_body", False)
             return message
 
@@ -202,9 +207,22 @@ def _asked_time(headers: Headers) -> float:
     return float(sent or "inf")
 
 
+def _too_large(longest: int) -> HTTPException:
+    """Returns the error. FastAPI lets an HTTPException through while it reads a body."""
+    return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is longer than {longest:,} bytes")
+
+
 def _is_json(sent: str) -> bool:
-    kind = sent.partition(";")[0].strip().lower()
+    kind = _media(sent)
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _is_json_lines(sent: str) -> bool:
+    return _media(sent) in ("application/x-ndjson", "application/jsonl")
+
+
+def _media(sent: str) -> str:
+    return sent.partition(";")[0].strip().lower()
 
 
 def _name(host: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import replace
 
+from common.indexes import Change, Edit, NewIndex
 from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Rankings, Retrieval, Sampling, Span
 from search_agent.world import Generator, Searcher
 from services.gateway import caller
@@ -42,6 +43,26 @@ class GuardedRetriever:
             theirs[0] = replace(theirs[0], is_default=True)
         return theirs
 
+    async def create_index(self, new: NewIndex) -> IndexInfo:
+        caller.current().check_index(new.name)
+        return await self._retriever.create_index(new)
+
+    async def delete_index(self, index: str) -> None:
+        caller.current().check_index(index)
+        await self._retriever.delete_index(index)
+
+    async def change_passages(self, index: str, edits: AsyncIterable[Edit]) -> Change:
+        caller.current().check_index(index)
+        return await self._retriever.change_passages(index, edits)
+
+    async def changes(self, index: str) -> Sequence[Change]:
+        caller.current().check_index(index)
+        return await self._retriever.changes(index)
+
+    async def roll_back(self, index: str, version: str) -> IndexInfo:
+        caller.current().check_index(index)
+        return await self._retriever.roll_back(index, version)
+
     async def _allowed(self, index: str) -> str:
         """Returns the index to ask: for an empty name, the caller's default one."""
         who = caller.current()
@@ -52,22 +73,20 @@ class GuardedRetriever:
         return index
 
 
-class AdmittedRetriever:
-    """Takes on what callers ask of the retriever themselves only if it should end in time. Raises TooBusy."""
+class AdmittedRetriever(GuardedRetriever):
+    """Takes on what callers ask of the retriever themselves only if it should end in time. Raises TooBusy too."""
 
     def __init__(self, retriever: Retrieving, capacity: Capacity) -> None:
-        self._retriever, self._capacity = retriever, capacity
+        super().__init__(retriever)
+        self._capacity = capacity
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         with self._capacity.work("rerank" if how.rerank else "retrieve", (*queries, repr(how)), len(queries)):
-            return await self._retriever.search(queries, how)
+            return await super().search(queries, how)
 
     async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
         with self._capacity.work("embed", (*texts, index), len(texts)):
-            return await self._retriever.embed(texts, index, as_passages)
-
-    async def indexes(self) -> Sequence[IndexInfo]:
-        return await self._retriever.indexes()
+            return await super().embed(texts, index, as_passages)
 
 
 class MeteredSearcher:

@@ -14,6 +14,7 @@ from typing import Protocol
 import structlog
 
 from common import metrics
+from common.indexes import IndexEditor
 from search_agent.agents import Agent
 from search_agent.agents.naive_rag import NaiveRagParams
 from search_agent.rag_cache import RagKey
@@ -26,7 +27,7 @@ log = structlog.get_logger()
 _FRESH_S = 1.0
 
 
-class Retrieving(Retriever, Embedder, Protocol):
+class Retrieving(Retriever, Embedder, IndexEditor, Protocol):
     """A retriever service."""
 
 
@@ -111,8 +112,9 @@ class Player:
                             trajectory = event
                         else:
                             yield event
-            # A model that was loaded meanwhile has answered: the key is not this answer's. Another guard may drop less.
-            known = key and key.generator in trajectory.models and not trajectory.dropped
+            # Where a model was loaded or an index changed meanwhile, the key is not this answer's.
+            # Another guard may drop less.
+            known = key and key.made(trajectory) and not trajectory.dropped
             ours = cache and key and known and await cache.put(key, trajectory)
             finished = Finished(trajectory, cache_key=key.digest() if key and ours else "")
         _count(trajectory)

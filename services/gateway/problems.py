@@ -31,7 +31,8 @@ STATUSES = {
     HTTPStatus.REQUEST_TIMEOUT: "the body did not come in time",
     HTTPStatus.MISDIRECTED_REQUEST: "the gateway does not answer under this host name",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the body is not declared as JSON; send `content-type: application/json`",
-    HTTPStatus.BAD_REQUEST: "the headers are too long or wrong, or the body cannot be parsed",
+    HTTPStatus.BAD_REQUEST: "the headers are too long or wrong, or the body cannot be parsed; of passages, `line` and "
+    "`errors` name the line and its field",
     HTTPStatus.METHOD_NOT_ALLOWED: "the route does not take this HTTP method",
     HTTPStatus.NOT_FOUND: "the index, run, model or route does not exist, or the backend is not configured",
     HTTPStatus.SERVICE_UNAVAILABLE: "the gateway or a backend is overloaded or unreachable; `Retry-After` says when "
@@ -214,7 +215,7 @@ def _of_validation(error: RequestValidationError) -> Problem:
 def _fault(error: dict[str, Any]) -> dict[str, str]:
     if error["type"] == "json_invalid":  # its location is a place in the text
         return {"field": "body", "message": f"is not JSON: {error['ctx']['error']} at character {error['loc'][-1]}"}
-    return {"field": _field(error["loc"]), "message": error["msg"]}
+    return {"field": _field(error["loc"]), "message": error["msg"].removeprefix("Value error, ")}
 
 
 def _field(location: tuple[int | str, ...]) -> str:

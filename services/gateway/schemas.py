@@ -11,11 +11,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
 
 from common.codecs import fields_of
+from search_agent.filters import Filter
 from search_agent.grading import answers
 from search_agent.types import (
     QUESTION_CHARS,
@@ -23,6 +26,7 @@ from search_agent.types import (
     FinishReason,
     Mode,
     Passage,
+    Rankings,
     Retrieval,
     StopReason,
     Trajectory,
@@ -47,6 +51,19 @@ def _range(parameter: str) -> Any:
     """Returns the bounds and the meaning of a parameter of Retrieval."""
     (about,) = (each.metadata for each in fields(Retrieval) if each.name == parameter)
     return Field(ge=about["minimum"], le=about["maximum"], description=about["help"])
+
+
+def _about(parameter: str) -> str:
+    (about,) = (each.metadata for each in fields(Retrieval) if each.name == parameter)
+    return str(about["help"])
+
+
+Conditions = Annotated[
+    Filter,
+    PlainValidator(Filter.from_json),
+    WithJsonSchema({"type": "object", "examples": [{"year": {"gte": 1990}, "lang": {"in": ["en", "de"]}}]}),
+    Field(description=_about("filter")),
+]
 
 
 class Body(BaseModel):
@@ -111,6 +128,11 @@ class RetrieveRequest(Body):
     index: Name = ""
     mode: Mode = Mode.AUTO
     rerank: Annotated[int, _range("rerank")] = 0
+    filter: Conditions = Filter()
+
+    def how(self) -> Retrieval:
+        """Returns the search that is asked for."""
+        return Retrieval(self.top_k, self.index, self.mode, self.rerank, self.filter)
 
 
 class CompatibleRetrieveRequest(BaseModel):
@@ -119,6 +141,7 @@ class CompatibleRetrieveRequest(BaseModel):
     queries: list[Query]
     topk: Annotated[int, Field(ge=1, le=1000)] | None = None
     return_scores: bool = False
+    filter: Conditions = Filter()
 
 
 class Out(BaseModel):
@@ -275,36 +298,18 @@ class ClearedOut(Out):
 
 
 class RetrieveResponse(Out):
+    """`index` is the one that was searched, as "name@version"."""
+
     results: list[list[PassageOut]]
+    index: str
+
+    @classmethod
+    def of(cls, ranked: Rankings) -> Self:
+        """Returns the response that tells the rankings."""
+        return cls.model_validate({"results": [*ranked], "index": ranked.served})
 
 
 class MethodOut(Out):
     name: str
     summary: str
     parameters: dict[str, Any]
-
-
-class IndexVersionOut(Out):
-    """A version that is kept; `built` is in seconds since 1970."""
-
-    version: str
-    passages: int
-    built: float
-
-
-class IndexOut(Out):
-    name: str
-    version: str
-    passages: int
-    dim: int
-    kind: str
-    encoder: str
-    modes: list[Mode]
-    default: bool = Field(validation_alias="is_default")
-    source: str
-    licence: str
-    reranker: str
-    keys: list[str]
-    writable: bool
-    versions: list[IndexVersionOut]
-    fault: str

@@ -70,7 +70,10 @@ class GatewaySettings(KeySettings):
         "", pattern="^(/.*[^/])?$", description="path under which a proxy serves the gateway: /search-agent"
     )
     max_body_bytes: int = Field(1_000_000, ge=1, description="longest body of a request")
-    body_timeout_s: float = Field(30, gt=0, description="seconds that a request's body may take to come")
+    max_passages_bytes: int = Field(1_000_000_000, ge=1, description="longest body of passages for an index")
+    body_timeout_s: float = Field(
+        30, gt=0, description="seconds that a request's body may take to come; of passages, that it may pause"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     retriever: Target = Field(min_length=1, description="host:port of the retriever")
     searcher: ModelTarget = Field(

@@ -102,6 +102,7 @@ def wire(settings: GatewaySettings) -> FastAPI:
         settings.hosts,
         settings.cors_origins,
         settings.max_body_bytes,
+        settings.max_passages_bytes,
         settings.body_timeout_s,
         settings.question_timeout_s,
     )
@@ -110,7 +111,7 @@ def wire(settings: GatewaySettings) -> FastAPI:
     )
     retrieval = Capacity(_RETRIEVALS, _RETRIEVAL_SLOWDOWN, _FIRST_RETRIEVAL_S, _RETRIEVALS)
     asker = Asker(player, methods, capacity, rewrite, meter)
-    asked_for = replace(backends, retriever=AdmittedRetriever(backends.retriever, retrieval))
+    asked_for = replace(backends, retriever=AdmittedRetriever(retriever, retrieval))
     app = create_app(asked_for, asker, trainer, settings.citations, rules, settings.root_path, backends)
     service = guard if isinstance(guard, HttpGuard) else None
     parts = (retriever, *searchers.values(), *generators.values(), store, trainer, keys, counters, service)

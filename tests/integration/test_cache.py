@@ -1,12 +1,12 @@
 """The naive-RAG cache on a real Redis: hits, misses, and a Redis that goes and comes back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from common.rag_store import RagStore
 from search_agent.agents import AGENTS
-from search_agent.types import Mode, Question, Sampling, Trajectory
+from search_agent.types import IndexInfo, Mode, Question, Sampling, Trajectory
 from services.gateway.cache import RagCache
 from services.gateway.player import Backends, Finished, Player
 from tests.fakes import Generator, Retriever, Searcher
@@ -108,6 +108,21 @@ async def test_an_answer_of_another_model_than_the_key_names_is_not_stored(gatew
     await gateway.ask()
     _, was_cached = await gateway.ask()
     assert not was_cached
+
+
+async def test_an_answer_of_another_version_than_the_key_names_is_not_stored(gateway: Gateway) -> None:
+    seen = gateway.retriever.indexes
+
+    async def changing() -> Sequence[IndexInfo]:
+        told = await seen()
+        gateway.retriever.version = "v2"  # the version takes over between look-up and search
+        return told
+
+    gateway.retriever.indexes = changing  # type: ignore[method-assign]
+    first, _ = await gateway.ask()
+    assert first.indexes == ("demo@v2",)
+    assert not (await gateway.ask())[1]
+    assert (await gateway.ask())[1]
 
 
 async def test_redis_goes_and_comes_back(gateway: Gateway, redis_server: RedisServer) -> None:

@@ -306,12 +306,72 @@ async def test_state_of_the_system(browser: Browser) -> None:
     rest = Rest()
     async with page_of(browser, rest, "#/system") as page:
         await expect(page.locator("#state")).to_have_text("Ready")
-        await expect(page.locator(".index")).to_contain_text("demo")
-        await expect(page.locator(".index")).to_contain_text("dense, bm25")
         rest.generator.error = GeneratorError(Failure.UNAVAILABLE, "no connection")
         await page.reload()
         await expect(page.locator("#state")).to_have_text("Not ready")
         await expect(page.locator(".backends li[data-state='not ready']")).to_contain_text("unavailable")
+
+
+async def filled(rest: Rest) -> None:
+    """Makes the index "mine" with two versions and a change that waits."""
+    await rest.post("/v1/indexes", name="mine")
+    for busy in (False, True):
+        rest.retriever.busy = busy
+        await rest.post("/v1/indexes/mine/passages", passages=[{"id": "a", "text": f"an answer {busy}"}])
+
+
+async def test_passages_are_added_watched_and_rolled_back(browser: Browser, tmp_path: Path) -> None:
+    rest = Rest()
+    async with page_of(browser, rest, "#/indexes") as page:
+        demo, mine = page.locator(".index"), page.locator(".index", has_text="mine")
+        await expect(demo).to_contain_text("dense, bm25")
+        await expect(demo).to_contain_text("read-only")
+        await expect(demo.get_by_role("button")).to_have_count(0)
+        dialog = page.get_by_role("dialog")
+        await page.get_by_role("button", name="New index…").click()
+        await dialog.get_by_label("Name").fill("mine")
+        await dialog.get_by_role("button", name="Make it").click()
+        await expect(dialog).to_contain_text("mine serves now.")
+        await dialog.get_by_role("button", name="Close").click()
+        rest.retriever.busy = True
+        await mine.get_by_role("button", name="Add passages…").click()
+        await dialog.get_by_label("Or pasted").fill('{"id": "a", "text": "an answer"}\n{"id": "b"}')
+        await dialog.get_by_role("button", name="Add", exact=True).click()
+        await expect(dialog.get_by_role("alert")).to_contain_text('line 2: no "text"')
+        file = tmp_path / "passages.jsonl"
+        file.write_text('{"id": "a", "text": "an answer", "metadata": {"year": 1955}}\n{"id": "b", "text": "another"}')
+        await dialog.get_by_label("From a file").set_input_files(file)
+        await dialog.get_by_role("button", name="Add", exact=True).click()
+        await expect(dialog).to_contain_text("Accepted: 2 added or replaced.")
+        await dialog.get_by_role("button", name="Close").click()
+        await expect(mine.get_by_role("progressbar")).to_be_visible()
+        await expect(mine).to_contain_text("2 added or replaced · waiting")
+        rest.retriever.build("mine")
+        await expect(mine.get_by_role("progressbar")).to_have_count(0)
+        await expect(page.locator("#said")).to_have_text("mine: the change is done.")
+        await mine.get_by_text("Versions").click()
+        await mine.get_by_role("button", name="Roll back to v0").click()
+        await dialog.get_by_role("button", name="Roll back").click()
+        await expect(dialog).to_contain_text("v0 serves now.")
+        await dialog.get_by_role("button", name="Close").click()
+        await expect(mine.locator("dd").first).to_have_text("0")
+
+
+async def test_a_filter_is_typed_kept_in_the_link_and_told_when_it_is_none(browser: Browser) -> None:
+    rest = Rest()
+    await rest.post("/v1/indexes", name="mine")
+    passages = [{"id": str(year), "text": "an answer", "metadata": {"year": year}} for year in (1955, 1991)]
+    await rest.post("/v1/indexes/mine/passages", passages=passages)
+    async with page_of(browser, rest, "#/ask?method=naive_rag&index=mine") as page:
+        field = page.get_by_label("filter")
+        await field.fill('{"year": {"gte": 1990}}')
+        await ask(page)
+        await expect(page.locator(".card footer")).to_have_text("Search 1, rank 1 · 1991 · year: 1991")
+        await page.reload()
+        await expect(field).to_have_value('{"year":{"gte":1990}}')
+        await field.fill("year")
+        await ask(page)
+        await expect(page.get_by_role("alert")).to_contain_text("filter")
 
 
 async def test_a_key_is_asked_for_kept_in_the_tab_and_sent(browser: Browser, tmp_path: Path) -> None:
@@ -342,7 +402,7 @@ async def test_a_key_is_asked_for_kept_in_the_tab_and_sent(browser: Browser, tmp
 
 async def test_everything_by_keyboard(browser: Browser) -> None:
     async with page_of(browser, Rest(), "#/system") as page:
-        await expect(page.locator(".index")).to_be_visible()
+        await expect(page.locator(".backends li").first).to_be_visible()
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
         await page.keyboard.press("Enter")
@@ -413,7 +473,8 @@ VIEWS = {
     "ask": ("#/ask?method=s3", ".facts dt"),
     "compare": ("#/compare?methods=naive_rag,s3", ".column:nth-child(2) .facts .bar"),
     "training": ("#/training", ".plot path"),
-    "system": ("#/system", ".index"),
+    "system": ("#/system", ".backends li"),
+    "indexes": ("#/indexes", ".versions li"),
 }
 
 
@@ -422,9 +483,12 @@ VIEWS = {
 async def test_axe_finds_no_fault_and_a_phone_shows_all(browser: Browser, view: str, scheme: Any) -> None:
     fragment, complete = VIEWS[view]
     rest = Rest(trainer=Trainer())  # type: ignore[arg-type]
+    await filled(rest)
     async with page_of(browser, rest, fragment, color_scheme=scheme, reduced_motion="reduce", **PHONE) as page:
         if view in ("ask", "compare"):
             await ask(page)
+        if view == "indexes":
+            await page.locator(".index", has_text="mine").get_by_text("Versions").click()
         await expect(page.locator(complete).first).to_be_visible()
         found = await Axe().run(page)
         assert found.violations_count == 0, found.generate_report()

@@ -1,4 +1,4 @@
-"""Routes over the retriever: plain retrieval, in two protocols, and the indexes."""
+"""Routes of plain retrieval, in two protocols."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from search_agent.types import Retrieval
 from services.gateway.player import Backends
-from services.gateway.schemas import CompatibleRetrieveRequest, IndexOut, RetrieveRequest, RetrieveResponse
+from services.gateway.schemas import CompatibleRetrieveRequest, RetrieveRequest, RetrieveResponse
 
 
 def routes(backends: Backends) -> APIRouter:
@@ -18,9 +18,7 @@ def routes(backends: Backends) -> APIRouter:
     @router.post("/v1/retrieve", tags=["retrieval"])
     async def retrieve(body: RetrieveRequest) -> RetrieveResponse:
         """Returns the best passages for each query, best first."""
-        how = Retrieval(body.top_k, body.index, body.mode, body.rerank)
-        ranked = await backends.retriever.search(body.queries, how)
-        return RetrieveResponse.model_validate({"results": ranked})
+        return RetrieveResponse.of(await backends.retriever.search(body.queries, body.how()))
 
     @router.post("/retrieve", tags=["retrieval"])
     async def compatible_retrieve(body: CompatibleRetrieveRequest) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def routes(backends: Backends) -> APIRouter:
         A result a query, whatever the query. Contents are a line with the title in quotes, and the text, as in the
         corpora that those projects publish.
         """
-        ranked = await backends.retriever.search(body.queries, Retrieval(body.topk or 3))
+        ranked = await backends.retriever.search(body.queries, Retrieval(body.topk or 3, filter=body.filter))
         results: list[list[dict[str, Any]]] = []
         for passages in ranked:
             documents = [{"id": p.id, "contents": f'"{p.title}"\n{p.text}'} for p in passages]
@@ -39,11 +37,5 @@ def routes(backends: Backends) -> APIRouter:
             else:
                 results.append(documents)
         return {"result": results}
-
-    @router.get("/v1/indexes", tags=["about"])
-    async def indexes() -> list[IndexOut]:
-        """Returns the indexes that the retriever serves."""
-        served = await backends.retriever.indexes()
-        return [IndexOut.model_validate(index) for index in served]
 
     return router

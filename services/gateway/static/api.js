@@ -53,16 +53,18 @@ function authorization() {
   return key.value ? { authorization: `Bearer ${key.value}` } : {};
 }
 
-async function request(path, { body, signal, accept = "application/json" } = {}) {
+/** `body` is sent as JSON; `lines` are text or a file of JSON lines instead. */
+async function request(path, { body, lines, signal, accept = "application/json" } = {}) {
+  const sent = lines ?? (body === undefined ? undefined : JSON.stringify(body));
   for (;;) {
     const headers = { accept, ...authorization() };
-    if (body !== undefined) headers["content-type"] = "application/json";
+    if (sent !== undefined) headers["content-type"] = lines === undefined ? "application/json" : "application/x-ndjson";
     let response;
     try {
       response = await fetch(path, {
-        method: body === undefined ? "GET" : "POST",
+        method: sent === undefined ? "GET" : "POST",
         headers,
-        body: body === undefined ? undefined : JSON.stringify(body),
+        body: sent,
         signal,
         cache: "no-store",
       });

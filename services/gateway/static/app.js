@@ -4,12 +4,14 @@ import { json, key, onMissingKey, readiness } from "./api.js";
 import { ask } from "./ask.js";
 import { compare } from "./compare.js";
 import { failure, h } from "./dom.js";
+import { indexes } from "./indexes.js";
 import { system } from "./system.js";
 import { training } from "./training.js";
 
 const VIEWS = {
   ask: { title: "Ask", open: ask, methods: true },
   compare: { title: "Compare", open: compare, methods: true },
+  indexes: { title: "Indexes", open: indexes },
   training: { title: "Training", open: training },
   system: { title: "System", open: system },
 };
@@ -34,7 +36,7 @@ async function show() {
     else item.removeAttribute("aria-current");
   }
   const setLink = (values) => {
-    const query = new URLSearchParams(Object.entries(values).map(([field, value]) => [field, String(value)]));
+    const query = new URLSearchParams(Object.entries(values).map(([field, value]) => [field, typeof value === "object" ? JSON.stringify(value) : String(value)]));
     history.replaceState(null, "", `#/${name}?${query}`);
   };
   const page = h("div", { class: `view ${name}` });

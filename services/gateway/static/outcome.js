@@ -133,7 +133,7 @@ export class Outcome {
       h("header", {}, h("span", { class: "number", "aria-hidden": "true" }, String(number)), quoted(`h${this.level + 1}`, {}, title)),
       text,
       more,
-      h("footer", {}, `${origin} · `, quoted("span", { class: "id" }, document.id)),
+      h("footer", {}, `${origin} · `, quoted("span", { class: "id" }, document.id), metadata(document)),
     );
     const cut = () => text.scrollHeight > text.clientHeight + 1;
     const open = (opened = true) => {
@@ -213,6 +213,11 @@ export class Outcome {
   #ended(notice) {
     this.notes.replaceChildren(notice);
   }
+}
+
+function metadata(document) {
+  const told = Object.entries(document.metadata).map(([key, value]) => `${key}: ${[value].flat().join(", ")}`);
+  return told.length ? quoted("span", {}, ` · ${told.join(" · ")}`) : null;
 }
 
 /** Returns a bar of the stages' shares of the time, and its legend. */

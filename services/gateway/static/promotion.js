@@ -1,43 +1,14 @@
 /** The dialogs that put a checkpoint in the searcher's place, and that take it back. */
 
 import { events, json } from "./api.js";
-import { count, failure, h, quoted } from "./dom.js";
+import { dialogue } from "./dialogue.js";
+import { count, h, quoted } from "./dom.js";
 
 const OUTCOMES = {
   passed: "The gate was passed.",
   not_better: "The checkpoint is not better. The searcher stays.",
   inconclusive: "The gate was inconclusive. The searcher stays.",
 };
-
-/** Opens a dialog with a title, a text and one action, which closing it stops. */
-function dialogue(title, text, fields, action, act) {
-  const outcome = h("div", { class: "outcome", "aria-live": "polite" });
-  const go = h("button", { class: "primary", type: "submit" }, action);
-  const close = h("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
-  const form = h("form", {}, h("h2", { id: "dialogue-title" }, title), h("p", {}, text), fields, outcome, h("div", { class: "row end" }, close, go));
-  const dialog = h("dialog", { "aria-labelledby": "dialogue-title" }, form);
-  const acting = new AbortController();
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    go.disabled = true;
-    outcome.replaceChildren();
-    try {
-      await act(outcome, acting.signal);
-      go.hidden = true;
-    } catch (error) {
-      if (error.name === "AbortError") return;
-      outcome.replaceChildren(failure(error));
-      go.disabled = false;
-    }
-    close.textContent = "Close";
-  });
-  dialog.addEventListener("close", () => {
-    acting.abort();
-    dialog.remove();
-  });
-  document.body.append(dialog);
-  dialog.showModal();
-}
 
 /** Asks whether a checkpoint of the run may take the searcher's place if it passes the gate. */
 export function promote(id, checkpoints) {

@@ -2,6 +2,8 @@
 
 import { h } from "./dom.js";
 
+const EXAMPLE = '{"year": {"gte": 1990}}';
+
 /** Returns the form and its textarea. While `submit` runs, its button stops it, and so does Escape. */
 export function questionBox({ controls, submit, stop }) {
   const question = h("textarea", {
@@ -57,6 +59,15 @@ export function parametersOf(method, link) {
   return { elements, values };
 }
 
+/** Returns the value of JSON; text that is none goes on as it is, and the gateway says what is wrong with it. */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
 function input(name, schema, given) {
   const about = { id: `parameter-${name}`, name, "aria-describedby": `about-${name}` };
   const options = schema.enum ?? (schema.type === "boolean" ? [true, false] : null);
@@ -72,7 +83,7 @@ function input(name, schema, given) {
     min: schema.minimum,
     max: schema.maximum,
     step: schema.type === "integer" ? 1 : "any",
-    placeholder: String(schema.default ?? ""),
+    placeholder: schema.type === "object" ? EXAMPLE : String(schema.default ?? ""),
     value: given ?? "",
     spellcheck: "false",
   });
@@ -82,6 +93,7 @@ function input(name, schema, given) {
 function value(schema, field) {
   const text = field.value.trim();
   if (text === "" || text === String(schema.default)) return undefined;
+  if (schema.type === "object") return parsed(text);
   if (schema.type === "boolean") return text === "true";
   return schema.type === "integer" || schema.type === "number" ? Number(text) : text;
 }

@@ -22,12 +22,15 @@ from search_agent.types import Piece, StopReason
 from search_agent_client import (
     Answer,
     AsyncClient,
+    ChangeState,
     Client,
     Document,
     FieldError,
     Found,
     GatewayError,
     GatewayProblem,
+    Passage,
+    Removal,
     Turn,
     UnexpectedAnswer,
     Unreachable,
@@ -85,6 +88,26 @@ async def test_everything_else_of_the_gateway(client: AsyncClient) -> None:
     readiness = await client.readiness()
     assert readiness.ready
     assert readiness.backends["retriever"] == "ok"
+
+
+async def test_an_index_changes(client: AsyncClient) -> None:
+    made = await client.create_index("mine", encoder="")
+    assert (made.name, made.passages, made.writable, made.changes) == ("mine", 0, True, ())
+    many = [Passage(str(number), "T", "word " * 50, metadata={"year": number}) for number in range(1000)]
+    change = await client.change_passages("mine", many, wait_s=1)
+    assert (change.state, change.upserts, change.version) == (ChangeState.DONE, 1000, "v1")
+    change = await client.change_passages("mine", [Removal("1"), {"id": "2", "title": "", "text": "two"}])
+    assert (change.upserts, change.removals) == (1, 1)
+    assert await client.index_change("mine", change.id, wait_s=1) == change
+    found = await client.retrieve(["two"], top_k=1, index="mine", filter={"year": {"gte": 999}})
+    assert [(each.id, each.metadata) for each in found.results[0]] == [("999", {"year": 999})]
+    assert found.index == "mine@v2"
+    assert (await client.rollback_index("mine", "v1")).passages == 1000
+    assert [version.version for version in (await client.index("mine")).versions] == ["v2", "v1", "v0"]
+    with pytest.raises(GatewayProblem, match='line 2: no "text"') as raised:
+        await client.change_passages("mine", [Removal("1"), {"id": "2"}])
+    assert raised.value.errors == (FieldError("text", 'no "text"'),)
+    assert (await client.delete_index("mine")).name == "mine"
 
 
 async def test_a_problem_is_an_error_with_its_parts(client: AsyncClient) -> None:
@@ -176,7 +199,7 @@ def test_only_what_was_given_is_sent(ask: Ask) -> None:
 
     def server(request: httpx.Request) -> httpx.Response:
         bodies.append(json.loads(request.content))
-        return httpx.Response(200, json={"results": []})
+        return httpx.Response(200, json={"results": [], "index": "demo@1"})
 
     ask(server, "retrieve", ["a"], top_k=3)
     assert bodies == [{"queries": ["a"], "top_k": 3}]

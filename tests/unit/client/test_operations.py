@@ -6,9 +6,11 @@ import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
+from urllib.parse import unquote
 
 import pytest
 
+from common.indexes import Removal
 from search_agent_client import api, operations
 from search_agent_client.requests import Request, Stream
 from tests.unit.gateway.rest import Rest
@@ -18,9 +20,15 @@ CALLS: dict[str, Request[Any] | Stream[Any]] = {
     "search": operations.search("q", "s3", 3, top_k=2),
     "answer": operations.answer("q", "s3", 3, {"A": "a"}, "Be brief.", top_k=2),
     "stream_answer": operations.stream_answer("q", "s3", 3, {"A": "a"}, "Be brief.", top_k=2),
-    "retrieve": operations.retrieve(["q"], 3, "demo", "bm25", 2),
+    "retrieve": operations.retrieve(["q"], 3, "demo", "bm25", 2, {"year": {"gte": 1990}}),
     "methods": operations.methods(),
     "indexes": operations.indexes(),
+    "index": operations.index("{name}"),
+    "create_index": operations.create_index("mine", "", "flat", "bm25s", "me", "CC0"),
+    "delete_index": operations.delete_index("{name}"),
+    "change_passages": operations.change_passages("{name}", [Removal("a")], 1),
+    "index_change": operations.index_change("{name}", 1, 1),
+    "rollback_index": operations.rollback_index("{name}", "v1"),
     "cache": operations.cache(),
     "clear_cache": operations.clear_cache("demo", "v1"),
     "runs": operations.runs(),
@@ -49,7 +57,8 @@ def test_every_method_of_the_clients_is_checked() -> None:
 
 
 def route(call: Request[Any] | Stream[Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = CONTRACT["paths"][call.sent.path.replace("%7Bid%7D", "{id}")][call.sent.method.lower()]
+    path = unquote(call.sent.path).replace("changes/1", "changes/{id}")
+    found: Mapping[str, Any] = CONTRACT["paths"][path][call.sent.method.lower()]
     return found
 
 

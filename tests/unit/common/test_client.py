@@ -1,11 +1,19 @@
 """Outgoing calls end with the request that they serve."""
 
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
 import pytest
 
 from common import client, context
+from common.backends import GrpcRetriever
+from common.indexes import Edit, Removal
+from common.server import start
+from common.settings import ServiceSettings
+from contracts.v1 import retriever_pb2 as pb
+from contracts.v1.retriever_pb2_grpc import RetrieverServicer, add_RetrieverServicer_to_server
 from search_agent.errors import Failure, RetrieverError
 
 
@@ -42,3 +50,40 @@ async def test_whose_time_is_over_is_told_and_no_address(limit_s: float, said: s
         await client.call(method, "q", 7, RetrieverError)
     assert raised.value.failure is Failure.TIMEOUT
     assert "10.0.0.1" not in str(raised.value)
+
+
+class Accepting(RetrieverServicer):
+    """Counts the edits of changes that came whole; refuses those of the index "no" at once."""
+
+    def __init__(self) -> None:
+        self.whole: list[int] = []
+
+    async def ChangePassages(self, requests: Any, call: Any) -> pb.Change:
+        edits = 0
+        async for request in requests:
+            if request.index == "no":
+                raise RetrieverError(Failure.UNSUPPORTED, "it is read-only", "index")
+            edits += len(request.edits)
+        self.whole.append(edits)
+        return pb.Change(removals=edits)
+
+
+async def test_edits_are_sent_whole_or_not_at_all() -> None:
+    async def edits(count: int, fault: Exception | None = None) -> AsyncIterator[Edit]:
+        for number in range(count):
+            yield Removal(str(number))
+        if fault:
+            raise fault
+
+    service, settings = Accepting(), ServiceSettings(port=0, metrics_port=0)
+    server, port = await start("retriever", "v1.Retriever", settings, partial(add_RetrieverServicer_to_server, service))
+    retriever = GrpcRetriever(f"127.0.0.1:{port}", 10)
+    assert (await retriever.change_passages("yes", edits(100))).removals == 100
+    with pytest.raises(ValueError, match="line 50"):
+        await retriever.change_passages("yes", edits(50, ValueError("line 50")))
+    with pytest.raises(RetrieverError, match="index: it is read-only") as raised:
+        await retriever.change_passages("no", edits(10_000))
+    assert raised.value.failure is Failure.UNSUPPORTED
+    assert service.whole == [100]
+    await retriever.close()
+    await server.stop(None)

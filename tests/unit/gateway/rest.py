@@ -19,7 +19,7 @@ from services.gateway.door import Rules
 from services.gateway.guarded import GuardedRetriever, MeteredGenerator, MeteredSearcher
 from services.gateway.methods import Configuration, Methods
 from services.gateway.player import Backends, Player
-from tests.fakes import Generator, Retriever, Searcher
+from tests.fakes import Generator, Library, Searcher
 
 MOVES = [
     "<important_info>[2]</important_info>\n<search_complete>False</search_complete>\n"
@@ -46,7 +46,7 @@ class Rest:
         cache: RagCache | None = None,
         guard: Guard | None = None,
     ) -> None:
-        self.retriever, self.searcher = Retriever(), Searcher(MOVES)
+        self.retriever, self.searcher = Library(), Searcher(MOVES)
         self.generator = generator or Generator("an answer")
         self.rules = rules or Rules()
         meter = self.rules.meter

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from common import context
 from search_agent.agents import Agent
-from search_agent.types import Found, Retrieval, Turn
+from search_agent.types import Found, Turn
 from services.gateway import problems
 from services.gateway.asker import Ask, Asker
 from services.gateway.player import Backends, Finished
@@ -105,8 +105,7 @@ class Tools:
         return answered, told.answer(answered)
 
     async def _retrieve(self, body: RetrieveRequest, tell: Tell) -> tuple[BaseModel, str]:
-        how = Retrieval(body.top_k, body.index, body.mode, body.rerank)
-        ranked = RetrieveResponse.model_validate({"results": await self._backends.retriever.search(body.queries, how)})
+        ranked = RetrieveResponse.of(await self._backends.retriever.search(body.queries, body.how()))
         return ranked, told.retrieve(body.queries, ranked)
 
     async def _finished(self, ask: Ask, tell: Tell) -> Finished:
