@@ -80,6 +80,18 @@ def conditions(text: str) -> dict[str, Any]:
     return {key: {"in": [_value(each) for each in text[at + 1 :].split(",")]}}
 
 
+def add_filter(parser: argparse.ArgumentParser) -> None:
+    """Adds --filter, whose values `merged` puts together."""
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        type=conditions,
+        metavar="CONDITION",
+        help="on metadata: lang=en, lang=en,de, year>=1990, year<=1999, doi (has it), or JSON; all of them must hold",
+    )
+
+
 def merged(filters: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns one filter whose conditions are those of all."""
     found: dict[str, Any] = {}

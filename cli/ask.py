@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from cli import gateway, plain
-from cli.arguments import conditions, merged
+from cli.arguments import add_filter, merged
 
 if TYPE_CHECKING:
     from search_agent_client import Answer, Found, Piece, Turn
@@ -20,14 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question")
     parser.add_argument("--method", help="one of GET /v1/methods (default: the gateway's, s3)")
     parser.add_argument("--index", help="default: the retriever's default index")
-    parser.add_argument(
-        "--filter",
-        action="append",
-        default=[],
-        type=conditions,
-        metavar="CONDITION",
-        help="on metadata: lang=en, lang=en,de, year>=1990, year<=1999, doi (has it), or JSON; all of them must hold",
-    )
+    add_filter(parser)
     parser.add_argument("--json", action="store_true", help="print each event as a line of JSON")
     gateway.add_url(parser)
     parser.set_defaults(run=ask)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cli.arguments import positive, seconds, web_address
+from cli.arguments import add_filter, merged, positive, seconds, web_address
 from cli.gateway import add_url, api_key
 from search_agent.grading.answers import Scoring
 
@@ -38,6 +38,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget", type=positive, default=0, metavar="K", help="the same number of passages for every method"
     )
+    add_filter(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="rows and report; a run there goes on")
     parser.add_argument(
         "--price", type=float, nargs=2, metavar=("PROMPT", "COMPLETION"), help="of a million tokens, for the cost"
@@ -102,6 +103,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         out=args.out,
         budget=args.budget,
         index=args.index,
+        filter=merged(args.filter),
         concurrency=args.concurrency,
     )
 

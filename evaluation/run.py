@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Plan:
     """The questions and methods of a run.
 
     `source` names the question set and its contents; `budget` 0 leaves each method its own setting. A method is a name,
-    or a name with parameters, such as naive_rag:mode=bm25:top_k=8.
+    or a name with parameters, such as naive_rag:mode=bm25:top_k=8. Every method that searches takes `filter`.
     """
 
     source: str
@@ -34,6 +34,7 @@ class Plan:
     out: Path
     budget: int = 0
     index: str = ""
+    filter: Mapping[str, Any] = field(default_factory=dict)
     concurrency: int = 4
 
 
@@ -133,6 +134,8 @@ def _asked(question: Question, method: str, plan: Plan, parameters: dict[str, An
     name, given = _variant(method, parameters)
     if plan.index and "index" in parameters:
         given["index"] = plan.index
+    if plan.filter and "filter" in parameters:
+        given["filter"] = dict(plan.filter)
     if plan.budget and "top_k" in parameters and "max_turns" not in parameters:
         given.setdefault("top_k", plan.budget)  # one retrieval: it may fill the budget
     budget = {"max_documents": plan.budget} if plan.budget else {}
@@ -168,6 +171,7 @@ async def _facts(plan: Plan, gateway: Gateway, grading: Mapping[str, Any]) -> di
         "questions": plan.source,
         "asked": len(plan.questions),
         "index": await gateway.index(plan.index),
+        **({"filter": dict(plan.filter)} if plan.filter else {}),
         **grading,
         "parameters": parameters,
     }

@@ -191,6 +191,15 @@ async def test_a_variant_may_have_any_advertised_parameter(tmp_path: Path) -> No
     assert gateway.retriever.asked[0].mode is Mode.BM25
 
 
+async def test_a_filter_reaches_every_method_that_searches(tmp_path: Path) -> None:
+    gateway = Rest()
+    asked = {"filter": {"year": {"gte": 1990}}, "methods": ("naive_rag", "direct"), "questions": QUESTIONS[:1]}
+    outcome = await go(gateway, tmp_path, **asked)
+    assert len(outcome.rows) == 2
+    assert [how.filter.to_json() for how in gateway.retriever.asked] == [asked["filter"]]
+    assert outcome.facts["filter"] == asked["filter"]
+
+
 async def test_options_travel_apart_from_the_question(tmp_path: Path) -> None:
     fake = Fake()
     question = Question("m", "which?", ("B: no",), options={"A": "yes", "B": "no"}, choice="B")
