@@ -156,6 +156,7 @@ async def rolled_out(
         "smollm2-demo",
         {
             "base_model": str(write_model(run / "model")), "retriever": target, "generator": target,
+            "patience_s": 0,  # what fails has failed
             "reward": {"kind": "gain", "rag_documents": 1, "max_failed_share": max_failed_share},
             "agent_parameters.max_turns": 2, "agent_parameters.turn_tokens": 200,
             "agent_parameters.context_tokens": 8000,
