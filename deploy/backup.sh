@@ -8,8 +8,8 @@ usage="usage: deploy/backup.sh create|restore FOLDER"
 action=${1:?$usage}
 # From where it was called, which Bash still knows.
 folder=$(cd "$OLDPWD" && realpath -m "${2:?$usage}")
-# Training runs; indexes; which checkpoints were promoted; keys, limits and cached results.
-volumes=(runs indexes generator-state redis-data)
+# Training runs; indexes, and those that take changes; which checkpoints were promoted; keys, limits and cached results.
+volumes=(runs indexes changing generator-state redis-data)
 project=$(docker compose config | sed -n 's/^name: //p')
 image=$(docker compose config --images redis)
 

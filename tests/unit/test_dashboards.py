@@ -145,6 +145,11 @@ def _extended(service: dict[str, Any]) -> dict[str, Any]:
     return COMPOSE["services"].get(service.get("extends", {}).get("service"), {}) | service
 
 
+def test_a_backup_has_every_volume_but_those_of_metrics() -> None:
+    (saved,) = re.findall(r"(?m)^volumes=\((.+)\)$", (ROOT / "deploy/backup.sh").read_text(encoding="utf-8"))
+    assert {*saved.split(), "prometheus-data", "grafana-data"} == COMPOSE["volumes"].keys()
+
+
 def test_only_the_front_doors_are_published_and_to_this_machine_alone() -> None:
     ports = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
     assert ports.keys() == {"gateway", "prometheus", "grafana"}
