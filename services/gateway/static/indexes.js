@@ -81,6 +81,7 @@ class Entry {
       Metadata: index.keys.join(", "),
       Source: index.source,
       Licence: index.licence,
+      Fault: index.fault,
     };
     this.facts.replaceChildren(
       ...Object.entries(facts)
