@@ -19,7 +19,6 @@ import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
 
-from common.client import connect
 from common.errors import FIELD_KEY
 from common.server import start
 from contracts.v1 import generator_pb2 as pb
@@ -58,7 +57,8 @@ async def stub(engine: LlamaCpp) -> AsyncIterator[generator_pb2_grpc.GeneratorSt
         GeneratorSettings(port=0),
         lambda server: generator_pb2_grpc.add_GeneratorServicer_to_server(service, server),
     )
-    async with connect(f"127.0.0.1:{port}") as channel:
+    # Our own client would ask again while llama.cpp is away.
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
         yield generator_pb2_grpc.GeneratorStub(channel)
     await server.stop(None)
 

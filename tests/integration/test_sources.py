@@ -30,7 +30,7 @@ class Counted:
 
     def __init__(self, retriever: BatchedRetriever) -> None:
         self._retriever, self.calls = retriever, 0
-        self.indexes, self.close = retriever.indexes, retriever.close
+        self.indexes, self.close, self.keeper = retriever.indexes, retriever.close, retriever.keeper
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         self.calls += 1
