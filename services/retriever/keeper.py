@@ -258,10 +258,12 @@ class Keeper:
     def _build(self, name: str) -> None:
         """Builds all changes that wait into one version, and serves it. Never raises."""
         changes, started = self._of(name), time.time()
-        waiting, known = changes.waiting(), {change.id: change for change in changes.all()}
         self._progress = Progress()
-        self._building[name] = replace(known[max(waiting)], started=started)
         try:
+            waiting, known = changes.waiting(), {change.id: change for change in changes.all()}
+            if not waiting:  # the index was deleted meanwhile
+                return
+            self._building[name] = replace(known[max(waiting)], started=started)
             version = self._new_version(name, [*waiting.values()])
             for id in waiting:
                 done = replace(known[id], done=self._progress.done, total=self._progress.total, version=version)
@@ -272,7 +274,7 @@ class Keeper:
             self._failed[name] = str(error) or repr(error)
             log.error("build failed, the version before it stays", index=name, error=repr(error))
         finally:
-            del self._building[name]
+            self._building.pop(name, None)
 
     def _new_version(self, name: str, changes: list[Path]) -> str:
         """Returns the version that has the changes. Begins again if another version was put in place meanwhile."""

@@ -161,6 +161,25 @@ async def test_a_failed_build_leaves_the_version_before_and_is_tried_again(tmp_p
     await retriever.close()
 
 
+async def test_an_index_with_a_damaged_change_does_not_keep_others_from_being_built(tmp_path: Path) -> None:
+    retriever = opened(tmp_path)
+    for name in ("damaged", "mine"):
+        await retriever.keeper.create_index(NewIndex(name))
+    (tmp_path / "damaged.changes").mkdir()
+    (tmp_path / "damaged.changes" / "000000000001.edits").write_text("{")
+    retriever.keeper.start()
+    await built(retriever, await retriever.keeper.change_passages("mine", each([passage(1)])))
+    await retriever.close()
+
+
+async def test_nothing_is_built_for_an_index_whose_changes_were_deleted_meanwhile(tmp_path: Path) -> None:
+    retriever = opened(tmp_path)
+    made = await retriever.keeper.create_index(NewIndex("mine"))
+    retriever.keeper._build("mine")
+    assert (await retriever.indexes())[0].version == made.version
+    await retriever.close()
+
+
 async def test_bad_edits_are_named_and_change_nothing(tmp_path: Path) -> None:
     retriever = opened(tmp_path, max_edits=3, max_passage_chars=50)
     await retriever.keeper.create_index(NewIndex("mine"))
