@@ -123,8 +123,9 @@ def _versions(args: argparse.Namespace) -> int:
         built = f"{datetime.fromtimestamp(each.built, UTC):%Y-%m-%d %H:%M:%SZ}"
         serves = "  serves" * (each.version == index.version)
         print(f"{each.version:<18} {each.passages:>12,} passages  built {built}{serves}")
-    if not index.versions:
-        print(f"{index.version:<18} {index.passages:>12,} passages  serves; the index is read-only")
+    if all(each.version != index.version for each in index.versions):
+        note = "" if index.writable else "; the index is read-only"
+        print(f"{index.version:<18} {index.passages:>12,} passages  serves{note}")
     for change in index.changes:
         counts = f"{change.upserts:,} added or replaced, {change.removals:,} removed"
         about = change.version or one_line(change.error)

@@ -108,7 +108,7 @@ class Entry {
   }
 
   #versions({ version, versions }) {
-    this.versions.hidden = versions.length < 2;
+    this.versions.hidden = !versions.length;
     this.versions.lastChild.replaceChildren(
       ...versions.map((each) => {
         const again = each.version === version
