@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from uuid import uuid4
@@ -36,9 +37,14 @@ class Changes:
 
     def all(self) -> list[Change]:
         """Returns the changes that wait and the latest that are done, newest first."""
-        done = [stored.read(Change, path.read_bytes()) for path in self._files(_DONE).values()]
-        found = {change.id: change for change in done if change}
-        found |= {id: self._change(id, path) for id, path in self.waiting().items()}
+        found: dict[int, Change] = {}
+        for id, path in self.waiting().items():  # first, so that one that is finished meanwhile is found as done
+            with suppress(FileNotFoundError):
+                found[id] = self._change(id, path)
+        for path in self._files(_DONE).values():
+            with suppress(FileNotFoundError):  # the oldest are forgotten
+                if change := stored.read(Change, path.read_bytes()):
+                    found[change.id] = change
         return [found[id] for id in sorted(found, reverse=True)]
 
     def finish(self, change: Change) -> None:

@@ -13,6 +13,7 @@ from common.indexes import Change, ChangeState, Edit, NewIndex, Removal
 from search_agent.errors import Failure, RetrieverError
 from search_agent.filters import EVERYTHING, Filter
 from search_agent.types import Mode, Passage, Retrieval
+from services.retriever.changes import Changes
 from services.retriever.search import BatchedRetriever
 from services.retriever.service import assemble
 from services.retriever.settings import RetrieverSettings
@@ -252,3 +253,18 @@ async def test_what_others_put_on_disk_is_served(tmp_path: Path) -> None:
     keeper.look()
     assert [index.version for index in await retriever.indexes()] == [found["small"].version]
     await retriever.close()
+
+
+def test_a_change_that_is_finished_while_all_are_listed_is_among_them(tmp_path: Path) -> None:
+    class Raced(Changes):
+        def waiting(self) -> dict[int, Path]:
+            found = super().waiting()
+            for id in found:
+                self.finish(Change("mine", id, ChangeState.DONE))
+            return found
+
+    draft = Changes(tmp_path, "mine").draft()
+    draft.add(passage(1))
+    change = draft.commit()
+    draft.close()
+    assert [(each.id, each.state) for each in Raced(tmp_path, "mine").all()] == [(change.id, ChangeState.DONE)]
