@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any, Self
 
@@ -49,20 +50,20 @@ Name = Annotated[str, StringConstraints(max_length=200)]  # the bound also refus
 
 def _range(parameter: str) -> Any:
     """Returns the bounds and the meaning of a parameter of Retrieval."""
-    (about,) = (each.metadata for each in fields(Retrieval) if each.name == parameter)
+    about = _about(parameter)
     return Field(ge=about["minimum"], le=about["maximum"], description=about["help"])
 
 
-def _about(parameter: str) -> str:
+def _about(parameter: str) -> Mapping[str, Any]:
     (about,) = (each.metadata for each in fields(Retrieval) if each.name == parameter)
-    return str(about["help"])
+    return about
 
 
 Conditions = Annotated[
     Filter,
     PlainValidator(Filter.from_json),
     WithJsonSchema({"type": "object", "examples": [{"year": {"gte": 1990}, "lang": {"in": ["en", "de"]}}]}),
-    Field(description=_about("filter")),
+    Field(description=_about("filter")["help"]),
 ]
 
 
