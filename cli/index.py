@@ -360,15 +360,16 @@ def _with(name: str, parameters: Mapping[str, int | str]) -> str:
 def _list(args: argparse.Namespace) -> int:
     from services.retriever import manifest as manifests
     from services.retriever.errors import IndexRefused
-    from services.retriever.folders import WORKING
+    from services.retriever.folders import candidates
     from services.retriever.sources import config as sources
     from services.retriever.sources.config import SOURCE
 
     if not args.dir.is_dir():
         raise IndexRefused(args.dir, "no such folder")
-    paths = sorted(path.parent for name in (manifests.MANIFEST, SOURCE) for path in args.dir.glob(f"*/{name}"))
+    named = (manifests.MANIFEST, SOURCE)
+    paths = [path for path in candidates(args.dir) if any((path / name).exists() for name in named)]
     status = 0
-    for path in (path for path in paths if path.suffix not in WORKING):
+    for path in paths:
         try:
             if (path / SOURCE).is_file():
                 config = sources.read(path)

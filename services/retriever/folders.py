@@ -58,6 +58,11 @@ def working(out: Path, name: str) -> Iterator[Path]:
         yield work
 
 
+def candidates(root: Path) -> list[Path]:
+    """Returns the folders in `root` that may be indexes, in order, without those that are kept or made beside them."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.suffix not in WORKING)
+
+
 def empty(folder: Path) -> None:
     """Removes all that is in a folder."""
     for left in folder.iterdir():

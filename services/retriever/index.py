@@ -15,7 +15,7 @@ from services.retriever.bm25 import Bm25
 from services.retriever.columns import Columns
 from services.retriever.dense import Dense
 from services.retriever.errors import IndexRefused
-from services.retriever.folders import WORKING
+from services.retriever.folders import candidates
 from services.retriever.fusion import Ranking
 from services.retriever.gpu import Device
 from services.retriever.manifest import Manifest
@@ -88,9 +88,7 @@ def open_indexes(
     others: list[Path] = []
     if not folder.is_dir():
         raise IndexRefused(folder, "no such folder")
-    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if path.suffix in WORKING:
-            continue
+    for path in candidates(folder):
         is_source = (path / SOURCE).is_file()
         if not is_source and not (path / manifests.MANIFEST).is_file():
             others.append(path)

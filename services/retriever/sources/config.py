@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -101,8 +100,7 @@ def connect(out: Path, name: str, fields: dict[str, Any], force: bool) -> Path:
         raise IndexRefused(out / name, _fault(error)) from None
     key_of(out / name, config)
     with folders.new_index(out, name, force) as work:
-        for left in work.iterdir():  # of a killed build
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        folders.empty(work)  # of what a killed build left
         written = {"kind": config.kind, **config.model_dump(mode="json", exclude_defaults=True)}
         (work / SOURCE).write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return out / name
