@@ -40,6 +40,7 @@ class Keeper:
         self, shelf: Shelf, encoders: Encoders, settings: RetrieverSettings, gpus: Sequence[Device] = ()
     ) -> None:
         self._shelf, self._encoders, self._settings, self._gpus = shelf, encoders, settings, gpus
+        self._root = settings.writable.resolve() if settings.writable else None
         self._seen: dict[Path, tuple[int, ...]] = {}  # the manifest that was opened last, or could not be
         self._swapping = threading.RLock()
         self._building: dict[str, Change] = {}
@@ -59,17 +60,18 @@ class Keeper:
 
     def recover(self) -> None:
         """Brings back what a kill between the two renames of a replacement left under its other name."""
-        for old in self._settings.writable.glob("*.old") if self._settings.writable else ():
+        for old in self._root.glob("*.old") if self._root else ():
             folders.undo_half_replacement(old.with_suffix(""))
 
     def look(self) -> None:
         """Serves what is new or replaced on disk, and no longer what has gone. Logs what cannot be opened."""
-        roots = {root.resolve() for root in (self._settings.indexes, self._settings.writable) if root}
+        roots = {root for root in (self._settings.indexes.resolve(), self._root) if root}
         for root in sorted(roots):
-            for folder in sorted(root.iterdir()) if root.is_dir() else ():
-                if folder.is_dir() and folder.suffix not in folders.WORKING:
-                    self._refresh(folder)
+            for folder in folders.candidates(root) if root.is_dir() else ():
+                self._refresh(folder)
         with self._swapping:
+            for served in self._shelf:
+                self._shelf.put(replace(served, info=self._with_versions(served.info)))
             for folder in [path for path in self._seen if not (path / manifests.MANIFEST).exists()]:
                 time.sleep(0.1)  # between another program's two renames there is none either
                 if not (folder / manifests.MANIFEST).exists():
@@ -87,26 +89,30 @@ class Keeper:
                 if self._seen.get(folder) == (found := _signature(folder)):
                     return
                 self._seen[folder] = found
-                index = Index(folder, self._settings.verify_checksums, self._gpus)
-                self._serve(index)
+                self.serve(Index(folder, self._settings.verify_checksums, self._gpus))
         except FileNotFoundError:
             return
         except Problem as problem:
             log.error("index not opened, what was served stays", index=folder.name, error=str(problem))
 
-    def _serve(self, index: Index) -> IndexInfo:
-        served = self._shelf.put(Served(index.info, index, self._encoders.of(index.manifest)))
-        log.info("index opened", index=index.name, version=served.info.version, passages=served.info.passages)
-        return served.info
+    def serve(self, index: Index) -> IndexInfo:
+        """Serves an index that has been noted, in the place of one of its name. Raises EncoderUnavailable."""
+        encoder = self._encoders.of(index.manifest)
+        info = self._shelf.put(Served(self._with_versions(index.info), index, encoder)).info
+        log.info(
+            "index opened", index=info.name, version=info.version, passages=info.passages, kind=info.kind,
+            encoder=info.encoder, modes=[mode.value for mode in info.modes], default=info.is_default,
+        )  # fmt: skip
+        return info
 
-    def info(self, info: IndexInfo) -> IndexInfo:
-        """Returns what is told of an index, with what is known of its folder."""
+    def _with_versions(self, info: IndexInfo) -> IndexInfo:
+        """Returns what is told of an index, with what its folder keeps. Reads the disk."""
         if not self._writable(info.name):
             return info
         return replace(info, writable=True, versions=folders.versions(self._folder(info.name)))
 
     async def create_index(self, new: NewIndex) -> IndexInfo:
-        root = self._settings.writable
+        root = self._root
         if root is None:
             raise RetrieverError(Failure.UNSUPPORTED, "RETRIEVER_WRITABLE names no folder for new indexes", "name")
         if new.name in self._shelf:
@@ -140,7 +146,7 @@ class Keeper:
             folders.seal(work, made, "")
         with self._swapping:
             self.note(root / new.name)
-            return self.info(self._serve(Index(root / new.name)))
+            return self.serve(Index(root / new.name))
 
     def _encoding(self, name: str | None) -> Manifest:
         """Returns a manifest with the encoder that a request means. Raises RetrieverError if it may not name it."""
@@ -225,7 +231,7 @@ class Keeper:
                 opened = Index(kept, self._settings.verify_checksums, self._gpus)
                 folders.put_in_place(folder, kept, self._settings.keep_versions)
                 self.note(folder)
-                return self.info(self._serve(opened))
+                return self.serve(opened)
 
         try:
             return await asyncio.to_thread(swap)
@@ -243,17 +249,17 @@ class Keeper:
     async def _build_all(self) -> None:
         while True:
             self._wake.clear()
-            for served in self._shelf:
-                name = served.info.name
-                if self._writable(name) and self._of(name).waiting():
-                    await asyncio.to_thread(self._build, name)
-            if not self._anything_waits():
+            for name in self._waiting():
+                await asyncio.to_thread(self._build, name)
+            if not self._waiting():
                 await self._wake.wait()
             elif self._failed:
                 await asyncio.sleep(_LOOK_S)
 
-    def _anything_waits(self) -> bool:
-        return any(self._writable(each.info.name) and self._of(each.info.name).waiting() for each in self._shelf)
+    def _waiting(self) -> list[str]:
+        """Returns the indexes that have changes to build."""
+        names = [served.info.name for served in self._shelf]
+        return [name for name in names if self._writable(name) and self._of(name).waiting()]
 
     def _build(self, name: str) -> None:
         """Builds all changes that wait into one version, and serves it. Never raises."""
@@ -292,15 +298,15 @@ class Keeper:
                     if manifests.read(folder, verify_checksums=False).version == before.version:
                         folders.put_in_place(folder, work, self._settings.keep_versions)
                         self.note(folder)
-                        return self._serve(opened).version
+                        return self.serve(opened).version
 
     def _writable(self, name: str) -> bool:
-        root = self._settings.writable  # between the two renames of a swap there is no folder to look at
-        return root is not None and (root.resolve() / name) in self._seen
+        # Between the two renames of a swap there is no folder to look at.
+        return self._root is not None and (self._root / name) in self._seen
 
     def _folder(self, name: str) -> Path:
-        assert self._settings.writable is not None
-        return self._settings.writable / name
+        assert self._root is not None
+        return self._root / name
 
     def _of(self, name: str) -> Changes:
         if name not in self._changes:

@@ -163,8 +163,9 @@ class BatchedRetriever:
         )
 
     async def indexes(self) -> Sequence[IndexInfo]:
-        faults = {served: served.source.fault if served.source else "" for served in self._shelf}
-        return [replace(self.keeper.info(served.info), fault=fault) for served, fault in faults.items()]
+        return [
+            replace(served.info, fault=served.source.fault) if served.source else served.info for served in self._shelf
+        ]
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         """Returns up to `how.top_k` passages a query; BM25 finds fewer where fewer share a word with the query.

@@ -97,16 +97,10 @@ def assemble(
     default = _default(settings, [*indexes, *sources])
     reranker = load_ranker(settings.reranker) if settings.reranker else None
     shelf = Shelf(default, reranker.name if reranker else "")
-    encoders = Encoders(load)
-    keeper = Keeper(shelf, encoders, settings, gpus)
+    keeper = Keeper(shelf, Encoders(load), settings, gpus)
     for index in indexes.values():
         keeper.note(index.folder)
-        shelf.put(Served(index.info, index, encoders.of(index.manifest)))
-        made = index.manifest
-        log.info(
-            "index opened", index=made.name, version=made.version, passages=made.count, kind=made.kind,
-            encoder=made.encoder, modes=[mode.value for mode in made.modes], default=made.name == default,
-        )  # fmt: skip
+        keeper.serve(index)
     for source in sources.values():
         shelf.put(Served(source.info, source=source))
         log.info(
