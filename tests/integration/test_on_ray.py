@@ -89,7 +89,9 @@ def test_a_killed_run_goes_on_and_ends_as_it_would_here(cluster: Any, tmp_path: 
 
 def test_ctrl_c_stops_at_once(cluster: Any, tmp_path: Path) -> None:
     with stub_gateway(delay_s=0.5) as (url, asked):
+        ours = signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in the background of a shell, and by children too
         process = start(url, Path("data/demo/qa_dev.jsonl.gz"), tmp_path, "--ray", cluster.address)
+        signal.signal(signal.SIGINT, ours)
         for _ in range(3000):  # actors take long to start on a busy machine
             if asked:
                 break
