@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from search_agent.errors import Failure, GeneratorError
+from services.generator.engine import invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +22,15 @@ class Allowed:
         try:
             whole = Path(path).resolve()
             if not any(whole.is_relative_to(folder.resolve()) for folder in self.folders):
-                raise _invalid(field, "must lie below one of GENERATOR_FOLDERS")
+                raise invalid(field, "must lie below one of GENERATOR_FOLDERS")
             for file in _files(whole):
                 if file.exists() and not file.is_file() and not file.is_dir():  # opening a pipe waits for its other end
-                    raise _invalid(field, f"{file.name} is not a regular file")
+                    raise invalid(field, f"{file.name} is not a regular file")
         except (OSError, ValueError, RuntimeError) as error:  # NULs, names that are too long, loops of links
-            raise _invalid(field, f"is not a path: {error}") from None
+            raise invalid(field, f"is not a path: {error}") from None
 
 
 def _files(path: Path) -> Iterator[Path]:
     yield path
     if path.is_dir():
         yield from path.iterdir()
-
-
-def _invalid(field: str, message: str) -> GeneratorError:
-    return GeneratorError(Failure.INVALID, message, field)

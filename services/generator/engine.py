@@ -11,6 +11,11 @@ from search_agent.types import Completion, Message, ModelInfo, Sampling
 from services.generator.models import BASE, Models
 
 
+def invalid(field: str, message: str) -> GeneratorError:
+    """Returns the error of a request whose field is at fault."""
+    return GeneratorError(Failure.INVALID, message, field)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One text to write: after `messages`, or after `prompt` as it is. Exactly one of the two is set.

@@ -19,7 +19,7 @@ from search_agent import types
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import UNTAUGHT, Completion, ModelCard
 from services.generator.allowed import Allowed
-from services.generator.engine import Engine, Request
+from services.generator.engine import Engine, Request, invalid
 from services.generator.models import Models
 from services.generator.remembered import Remembered
 from services.generator.taught import card_of, warn
@@ -31,31 +31,27 @@ _MAX_STOPS = 16
 _NOTHING = Allowed()
 
 
-def _invalid(field: str, message: str) -> GeneratorError:
-    return GeneratorError(Failure.INVALID, message, field)
-
-
 def parse(request: pb.GenerateRequest, max_tokens: int, models: Models) -> Request:
     """Checks a request. Raises GeneratorError that names the first field at fault."""
     model = models.name(request.model)
     if request.messages and request.prompt:
-        raise _invalid("prompt", "give messages or a prompt, not both")
+        raise invalid("prompt", "give messages or a prompt, not both")
     if not request.messages and not request.prompt:
-        raise _invalid("messages", "give messages or a prompt")
+        raise invalid("messages", "give messages or a prompt")
     for number, message in enumerate(request.messages):
         if message.role not in _ROLES:
-            raise _invalid(f"messages[{number}].role", f"must be one of {', '.join(_ROLES)}")
+            raise invalid(f"messages[{number}].role", f"must be one of {', '.join(_ROLES)}")
     sampling = codec.sampling_of(request)
     if not 1 <= sampling.max_tokens <= max_tokens:
-        raise _invalid("sampling.max_tokens", f"must be 1 to {max_tokens}")
+        raise invalid("sampling.max_tokens", f"must be 1 to {max_tokens}")
     if not 0 <= sampling.temperature <= 2:
-        raise _invalid("sampling.temperature", "must be 0 to 2")
+        raise invalid("sampling.temperature", "must be 0 to 2")
     if not 0 < sampling.top_p <= 1:
-        raise _invalid("sampling.top_p", "must be above 0 and at most 1")
+        raise invalid("sampling.top_p", "must be above 0 and at most 1")
     if len(sampling.stop) > _MAX_STOPS:
-        raise _invalid("sampling.stop", f"at most {_MAX_STOPS} strings")
+        raise invalid("sampling.stop", f"at most {_MAX_STOPS} strings")
     if not all(sampling.stop):
-        raise _invalid("sampling.stop", "an empty string would end every text at once")
+        raise invalid("sampling.stop", "an empty string would end every text at once")
     return Request(sampling, codec.messages_of(request), request.prompt, model)
 
 
@@ -94,7 +90,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         models = self._engine.models
         name = models.name(request.model)
         if not request.path and not request.adapter:  # an unreadable message looks like this too
-            raise _invalid("path", "name the base model to load it without an adapter")
+            raise invalid("path", "name the base model to load it without an adapter")
         self._allowed.check("path", request.path, (models.path,))
         self._allowed.check("adapter", request.adapter, (*models.adapters.values(), *self._configured_adapters))
         loading = self._replace(name, request.path, request.adapter)
