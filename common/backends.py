@@ -49,7 +49,6 @@ class GrpcRetriever:
         """Asks again for up to `patience_s` what the service is too busy for, where that changes nothing."""
         self._link = Link(target, timeout_s, RetrieverError, patience_s=patience_s)
         self._stub = RetrieverStub(self._link.channel)
-        self._timeout_s = timeout_s
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         """Asks for a large batch in several calls, each with a deadline of its own; the last tells the version."""
@@ -75,10 +74,10 @@ class GrpcRetriever:
         return retrieval.indexes_of(await self._link.call(self._stub.ListIndexes, pb_retriever.ListIndexesRequest()))
 
     async def create_index(self, new: NewIndex) -> IndexInfo:
-        return retrieval.index_of(await self._call("CreateIndex", retrieval.create_request(new)))
+        return retrieval.index_of(await self._link.once(self._stub.CreateIndex, retrieval.create_request(new)))
 
     async def delete_index(self, index: str) -> None:
-        await self._call("DeleteIndex", pb_retriever.IndexRequest(index=index))
+        await self._link.once(self._stub.DeleteIndex, pb_retriever.IndexRequest(index=index))
 
     async def change_passages(self, index: str, edits: AsyncIterable[Edit]) -> Change:
         """Sends the edits in several messages. Ends the call without a change if `edits` raises."""
@@ -96,9 +95,6 @@ class GrpcRetriever:
 
     async def close(self) -> None:
         await self._link.close()
-
-    async def _call(self, name: str, request: Any) -> Any:
-        return await self._link.once(getattr(self._stub, name), request, self._timeout_s)
 
 
 async def _edits_requests(index: str, edits: AsyncIterable[Edit]) -> AsyncIterator[pb_retriever.EditsRequest]:
@@ -123,13 +119,12 @@ class _GrpcModel:
     def __init__(self, target: str, timeout_s: float, boundary: type[BoundaryError], patience_s: float) -> None:
         address, self._model = model_at(target)
         self._link = Link(address, timeout_s, boundary, self._model, patience_s)
-        self._timeout_s = timeout_s
         self._stub = GeneratorStub(self._link.channel)
 
     async def info(self) -> ModelInfo:
         """Returns the model that is served, without patience."""
         request = ModelInfoRequest(model=self._model)
-        return models.model_of(await self._link.once(self._stub.ModelInfo, request, self._timeout_s))
+        return models.model_of(await self._link.once(self._stub.ModelInfo, request))
 
     async def load(self, path: str, adapter: str) -> ModelInfo:
         """Puts another adapter (empty: none) and base model (empty: the same) in place; requests under way finish."""
@@ -174,7 +169,6 @@ class GrpcTrainer:
     def __init__(self, target: str, timeout_s: float) -> None:
         self._link = Link(target, timeout_s, TrainerError)
         self._stub = TrainerStub(self._link.channel)
-        self._timeout_s = timeout_s
 
     async def start(self, config: str, overrides: Mapping[str, Any]) -> Run:
         values = {field: json.dumps(value) for field, value in overrides.items()}
@@ -210,7 +204,7 @@ class GrpcTrainer:
         await self._link.close()
 
     async def _call(self, name: str, request: Any) -> Any:
-        return await self._link.once(getattr(self._stub, name), request, self._timeout_s)
+        return await self._link.once(getattr(self._stub, name), request)
 
     def _stream(self, name: str, request: Any) -> AsyncGenerator[Any, None]:
         return self._link.stream(getattr(self._stub, name), request, _LONGEST_GATE_S)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from common import client, context
@@ -18,7 +18,10 @@ class Link:
     def __init__(
         self, target: str, timeout_s: float, boundary: type[BoundaryError], model: str = "", patience_s: float = 0.0
     ) -> None:
-        """Each call may take `timeout_s`. A backend that is busy or away is asked again for up to `patience_s`."""
+        """A call may take `timeout_s`, unless it has a time of its own.
+
+        A backend that is busy or away is asked again for up to `patience_s`.
+        """
         self.channel = client.connect(target)
         self._timeout_s, self._boundary = timeout_s, boundary
         self._breaker = Breaker(f"{boundary.boundary}/{model}" if model else boundary.boundary, boundary)
@@ -28,39 +31,46 @@ class Link:
         """Makes a unary call that changes nothing."""
 
         async def ask() -> Any:
-            return await self.once(method, request, self._timeout_s)
+            return await self.once(method, request)
 
         return await (self._patience(ask) if self._patience else ask())
 
-    async def once(self, method: Any, request: Any, timeout_s: float) -> Any:
+    async def once(self, method: Any, request: Any, timeout_s: float = 0.0) -> Any:
         """Makes a unary call, which is not repeated."""
-        with self._breaker.call(context.time_left(timeout_s) == timeout_s):
-            return await client.call(method, request, timeout_s, self._boundary)
+        with self._held(timeout_s) as longest_s:
+            return await client.call(method, request, longest_s, self._boundary)
 
-    async def upload(self, method: Any, requests: AsyncIterable[Any], timeout_s: float) -> Any:
+    async def upload(self, method: Any, requests: AsyncIterable[Any], timeout_s: float = 0.0) -> Any:
         """Sends a client stream, which is not repeated, and returns its answer."""
-        with self._breaker.call(context.time_left(timeout_s) == timeout_s):
-            return await client.upload(method, requests, timeout_s, self._boundary)
+        with self._held(timeout_s) as longest_s:
+            return await client.upload(method, requests, longest_s, self._boundary)
 
     async def stream(self, method: Any, request: Any, timeout_s: float = 0.0) -> AsyncGenerator[Any, None]:
         """Reads a server stream. With patience, nothing is yielded before its end, so that it can be repeated."""
         if self._patience:
 
             async def ask() -> list[Any]:
-                return [response async for response in self._read(method, request, timeout_s or self._timeout_s)]
+                return [response async for response in self._read(method, request, timeout_s)]
 
             for response in await self._patience(ask):
                 yield response
             return
-        async with aclosing(self._read(method, request, timeout_s or self._timeout_s)) as responses:
+        async with aclosing(self._read(method, request, timeout_s)) as responses:
             async for response in responses:
                 yield response
 
     async def _read(self, method: Any, request: Any, timeout_s: float) -> AsyncGenerator[Any, None]:
-        with self._breaker.call(context.time_left(timeout_s) == timeout_s):
-            async with aclosing(client.stream(method, request, timeout_s, self._boundary)) as responses:
+        with self._held(timeout_s) as longest_s:
+            async with aclosing(client.stream(method, request, longest_s, self._boundary)) as responses:
                 async for response in responses:
                     yield response
+
+    @contextmanager
+    def _held(self, timeout_s: float) -> Iterator[float]:
+        """Holds a call, and yields the seconds that it may take: `timeout_s`, or those of the link for 0."""
+        longest_s = timeout_s or self._timeout_s
+        with self._breaker.call(counts_time=context.time_left(longest_s) == longest_s):
+            yield longest_s
 
     async def close(self) -> None:
         await self.channel.close()
