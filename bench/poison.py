@@ -24,6 +24,7 @@ from search_agent.grading.answers import span_match
 from search_agent.types import IndexInfo, Passage, Question, Rankings, Retrieval, Sampling
 from search_agent.world import World
 from services.gateway.guards import RuleGuard
+from services.retriever.passages import embedded_text
 
 POISONED = Path(__file__).parent.parent / "data" / "poisoned" / "passages.jsonl"
 METHODS = ("naive_rag", "s3")
@@ -84,7 +85,7 @@ async def measure(
     done = {(row.method, row.poisoned) for row in made}
     for record in records:
         passage = Passage(record["id"], record["title"], record["text"])
-        (vector,) = await _vectors(retriever, [f"{passage.title}\n{passage.text}"], as_passages=True)
+        (vector,) = await _vectors(retriever, [embedded_text(passage)], as_passages=True)
         world = World(
             PoisonedRetriever(retriever, passage, vector),
             searcher,

@@ -8,14 +8,13 @@ import httpx
 
 from common.control_tokens import neutralised
 from common.openai_endpoint import Dialect, answer_of
-from common.patience import Patience
+from common.patience import TEMPORARY_STATUSES, Patience
 from search_agent import prompts
 from search_agent.errors import Failure, JudgeError
 from search_agent.grading.judge import judge_prompt, verdict
 from search_agent.types import Question
 
 _MAX_TOKENS = (2048, 256, 16)  # one word is asked for; models that reason first need room, which small contexts lack
-_BUSY = (429, 503, 504)
 _PATIENCE_S = 120.0
 _ATTEMPTS = 6  # an endpoint may refuse several parameters, one at a time
 
@@ -87,7 +86,7 @@ class JudgeEndpoint:
 
     async def _sent(self, **request: Any) -> httpx.Response:
         response = await self._http.post(f"{self._url}/chat/completions", **request)
-        if response.status_code in _BUSY:
+        if response.status_code in TEMPORARY_STATUSES:
             raise _Busy(response)
         return response
 

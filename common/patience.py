@@ -15,6 +15,7 @@ from search_agent.errors import BoundaryError, Failure
 
 T = TypeVar("T")
 TEMPORARY = frozenset({Failure.OVERLOADED, Failure.UNAVAILABLE, Failure.TIMEOUT})
+TEMPORARY_STATUSES = frozenset({429, 503, 504})  # of HTTP
 _FIRST_S, _LONGEST_S = 0.25, 15.0
 _FEWER = 0.7  # the share of calls that go on at once after one that must come again
 

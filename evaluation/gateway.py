@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.patience import Patience
+from common.patience import TEMPORARY_STATUSES, Patience
 from evaluation.errors import EvaluateProblem, Failed
 from search_agent_client import Answer, AsyncClient, GatewayError, GatewayProblem, Unreachable
-
-_TEMPORARY = (429, 503, 504)
 
 
 class Gateway:
@@ -47,6 +45,6 @@ class Gateway:
 
 
 def _pause_of(error: Exception) -> float | None:
-    if isinstance(error, GatewayProblem) and error.status in _TEMPORARY:
+    if isinstance(error, GatewayProblem) and error.status in TEMPORARY_STATUSES:
         return error.retry_after_s or 0.0
     return 0.0 if isinstance(error, Unreachable) else None

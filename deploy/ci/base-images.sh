@@ -54,7 +54,6 @@ ENTRYPOINT ["prometheus"]
 EOF
 }
 
-
 have "$python" || make_python "$python"
 have "$redis" || make_redis "$redis"
 have "$prometheus" || make_prometheus "$prometheus"
