@@ -89,7 +89,7 @@ class StageConfig(_Part):
     """The mixture of questions from one step on. Questions whose value of the group has no share are not asked."""
 
     from_step: int = Field(1, ge=1, description="first step; the stage lasts until the next one's")
-    group: str = Field("hops", description="group of the questions that has shares, such as hops or dataset")
+    group: str = Field("hops", description="group of the questions that has shares: hops, dataset or chain")
     shares: dict[Annotated[str, BeforeValidator(str)], Annotated[float, Field(gt=0)]] = Field(
         min_length=1, description='weight by the group\'s value; "" stands for questions without the group'
     )

@@ -13,7 +13,7 @@ IDS = ("id", "_id", "qid", "question_id")
 GOLDS = ("golden_answers", "answers", "answer")
 OPTIONS = ("options", "choices")
 CHOICES = ("choice", "answer_idx", "answerKey", "answer", "golden_answers")
-GROUPS = ("dataset", "hops")  # the metadata that reports are divided by
+GROUPS = ("dataset", "hops", "chain")  # the metadata that reports are divided by
 
 
 def question_of(record: Mapping[str, Any], place: str) -> Question:

@@ -63,6 +63,18 @@ class _Path:
     people: tuple[str, ...]
     relations: tuple[str, ...]
 
+    def chain(self, world: World) -> str:
+        """Returns the number of people, with "-shortcut" if a passage names more of them than the next.
+
+        With a shortcut, searches for the names of an early passage find people that the path reaches later.
+        """
+        shortcut = any(
+            later in world[person].values()
+            for place, person in enumerate(self.people)
+            for later in self.people[place + 2 :]
+        )
+        return f"{len(self.people)}{'-shortcut' if shortcut else ''}"
+
 
 def _paths(world: World, hops: int) -> list[_Path]:
     """Returns all paths of `hops` different people who all have a passage."""
@@ -81,7 +93,7 @@ def questions(name: str, world: World, counts: Mapping[int, int], seed: int) -> 
     """Returns questions that need so many passages (`counts` by hops), or all there are, chosen by the seed.
 
     Each asks for a fact of the last person of a path, which no passage before it on the path states. The world's name
-    is the article of its questions, so that sets are divided by worlds.
+    is the article of its questions, so that sets are divided by worlds. The group `chain` tells paths with a shortcut.
     """
     order = random.Random(f"{seed} {name}")
     made: list[Question] = []
@@ -102,7 +114,7 @@ def questions(name: str, world: World, counts: Mapping[int, int], seed: int) -> 
                     golds=(world[path.people[-1]][what],),
                     gold_passages=tuple((_id(name, person),) for person in path.people),
                     article=name,
-                    groups={"dataset": "universe", "hops": str(hops)},
+                    groups={"dataset": "universe", "hops": str(hops), "chain": path.chain(world)},
                 )
             )
     return made

@@ -14,21 +14,25 @@ from search_agent.world import Retriever
 
 
 class Novice(Player):
-    """Moves at random: it keeps any passages, goes on or stops, and searches for any name that it has read."""
+    """Moves at random: it keeps any passages, goes on or stops, and searches for a name of the newest block.
+
+    Any name will do that is not the title of a passage it has read, and that it has not searched for; without one it
+    stops. If it drew from all names as often as they occur, it would mostly search for what it has just read.
+    """
 
     def __init__(self, retriever: Retriever, parameters: s3.S3Params, seed: str) -> None:
         super().__init__(retriever, parameters)
         self._order = random.Random(seed)
+        self._known: set[str] = set()
 
     async def move(self, block: Sequence[Passage], last: bool) -> tags.Move:
         count = self._order.randint(0, min(self._parameters.max_selected, len(block)))
         kept = tuple(self._order.sample(range(1, len(block) + 1), count))
-        if last or not block or self._order.random() < 0.5:
+        self._known.update(passage.title for passage in block)
+        new = dict.fromkeys(name for passage in block for name in names(passage.text) if " " in name)
+        unknown = [name for name in new if name not in self._known]
+        if last or not unknown or self._order.random() < 0.5:
             return tags.Move(kept, complete=True)
-        return tags.Move(kept, self._order.choice(_names(block)))
-
-
-def _names(block: Sequence[Passage]) -> list[str]:
-    """Returns the titles of a block, and the names of two and more words in its passages."""
-    found = [name for passage in block for name in names(passage.text) if " " in name]
-    return [*(passage.title for passage in block), *found]
+        query = self._order.choice(unknown)
+        self._known.add(query)
+        return tags.Move(kept, query)

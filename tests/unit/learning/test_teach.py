@@ -164,7 +164,7 @@ async def test_the_teacher_keeps_the_gold_passage_then_one_that_answers_then_the
 
 async def test_a_novice_writes_the_protocol_and_knows_nothing() -> None:
     parameters = S3Params(top_k=4, max_selected=2, max_turns=3)
-    passages = [*OTHERS, FILM, DIRECTOR]
+    passages = [*(replace(each, text=f"A text by Ann Poe{n} and Bob Poe{n}.") for n, each in enumerate(OTHERS)), FILM]
     players = [Novice(Titled(passages), parameters, str(seed)) for seed in range(60)]
     played = [await player.play(HOPS) for player in players]
     assert not any(turn.error for each in played for turn in each.turns)
@@ -173,6 +173,22 @@ async def test_a_novice_writes_the_protocol_and_knows_nothing() -> None:
     assert len({turn.query for each in played for turn in each.turns[1:]}) > 3
     again = await Novice(Titled(passages), parameters, "7").play(HOPS)
     assert again.spans == played[7].spans
+
+
+async def test_a_novice_searches_for_names_of_the_newest_block_that_it_knows_nothing_about() -> None:
+    people = ["Ann Lee", "Bea Lee", "Cleo Ray", "Dora Fox"]
+    chain = [
+        Passage(one, one, f"The hobby of {one} is chess. The mother of {one} is {two}.")
+        for one, two in zip(people, [*people[1:], "Eve Low"], strict=True)
+    ]
+    parameters = S3Params(top_k=1, max_turns=4)
+    question = Question("n", "what is the hobby of Ann Lee", ("chess",))
+    queries = [
+        [turn.query for turn in (await Novice(Titled(chain[::-1]), parameters, str(seed)).play(question)).turns[1:]]
+        for seed in range(40)
+    ]
+    assert max(queries, key=len) == people[1:]
+    assert all(found == people[1 : 1 + len(found)] for found in queries)
 
 
 def test_names_are_capitalised_runs_within_a_sentence() -> None:

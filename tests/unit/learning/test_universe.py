@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,10 @@ def test_questions_need_every_passage_of_their_path(tmp_path: Path) -> None:
     last = asked["What is the hobby of the mother of the mother of Ann Lee?"]
     assert last.golds == ("rowing",)
     assert last.gold_passages == (("w-Ann-Lee",), ("w-Cleo-Lee",), ("w-Eve-Ray",))
-    assert (last.article, last.groups) == ("w", {"dataset": "universe", "hops": "3"})
-    assert "What is the occupation of the husband of the mother of Ann Lee?" in asked
+    assert (last.article, last.groups) == ("w", {"dataset": "universe", "hops": "3", "chain": "3"})
+    named_early = asked["What is the occupation of the husband of the mother of Ann Lee?"]  # Ann's father too
+    assert named_early.groups["chain"] == "3-shortcut"
+    assert asked["What is the occupation of the mother of Ann Lee?"].groups["chain"] == "2"
     assert "Who is the father of Ann Lee?" in asked
     # its answer stands in the passage that the question names already
     assert "Who is the husband of the mother of Ann Lee?" not in asked
@@ -111,6 +114,11 @@ def test_the_shipped_universe() -> None:
     worlds = [{question.article for question in part} for part in parts]
     assert [len(each) for each in worlds] == [20, 2, 4]
     assert len(set().union(*worlds)) == 26
+    kinds = [Counter(question.groups["chain"] for question in part) for part in parts]
+    assert kinds[2] == {"1": 40, "2": 180, "3": 128, "3-shortcut": 52}
     for question in (each for part in parts for each in part):
         assert len(question.gold_passages) == int(question.groups["hops"])
+        if question.groups["chain"] == "3":
+            first, _, last = [passages[id] for (id,) in question.gold_passages]
+            assert not span_match(first, [last.partition(" is ")[0].rpartition(" of ")[2]])
         assert span_match(passages[question.gold_passages[-1][0]], question.golds)
