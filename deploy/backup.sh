@@ -18,16 +18,39 @@ beside() {
     docker run --rm -i --network none --user root --entrypoint "$2" -v "${project}_$1:/volume" "$image" "${@:3}"
 }
 
+# Writes a volume's archive. tar's status 1 says that a file changed while it was read, as those of a running stack do.
+save() {
+    beside "$1" tar --create --gzip --directory /volume . >"$folder/$1.part" || [[ $? == 1 ]]
+    gzip --test <"$folder/$1.part" # so that a disk that is full is noticed now
+}
+
+paused=
+clean_up() {
+    [[ -z $paused ]] || docker compose unpause redis
+    rm -f "$folder"/*.part
+}
+
 case $action in
 create)
+    umask 077 # archives hold digests of keys, questions and passages
     mkdir -p "$folder"
     for volume in "${volumes[@]}"; do
-        if [[ $volume == redis-data ]]; then # copied while Redis stands still, the files are as a crash would leave them
-            docker compose pause redis
-            trap 'docker compose unpause redis' EXIT
-        fi
-        beside "$volume" tar --create --gzip --directory /volume . >"$folder/$volume.tar.gz"
+        [[ ! -e $folder/$volume.tar.gz ]] || { echo "$folder holds a backup; name another folder" >&2; exit 1; }
     done
+    trap clean_up EXIT
+    running=$(docker compose ps --quiet --status running redis)
+    for volume in "${volumes[@]}"; do
+        if [[ $volume == redis-data && $running ]]; then
+            paused=yes # copied while Redis stands still, the files are as a crash would leave them
+            docker compose pause redis
+        fi
+        save "$volume"
+    done
+    for volume in "${volumes[@]}"; do
+        sync "$folder/$volume.part"
+        mv "$folder/$volume.part" "$folder/$volume.tar.gz"
+    done
+    sync "$folder"
     ;;
 restore)
     for volume in "${volumes[@]}"; do gzip --test "$folder/$volume.tar.gz"; done
