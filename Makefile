@@ -2,7 +2,7 @@
 PORT ?= 8080
 BIN := .venv/bin
 
-.PHONY: help demo up test venv-trainer test-torch test-compose check docs protos lock clean
+.PHONY: help demo up test venv-trainer test-torch test-compose check docs protos dashboards lock clean
 
 help: ## lists these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,18 +41,22 @@ test-torch: .venv-trainer/.done ## runs the tests that need torch, on a CPU: tra
 test-compose: .venv/.dev ## builds the images and tests the stack in containers
 	@deploy/ci/test-compose.sh
 
-check: .venv/.dev ## checks format, lint, types, and that stubs match their protos and tables the code
+check: .venv/.dev ## checks format, lint, types, and that stubs match their protos, tables and dashboards the code
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@deploy/ci/check-stubs.sh
 	@$(BIN)/python -m docs.generate --check
+	@$(BIN)/python -m deploy.grafana --check
 
 docs: .venv/.dev ## writes the generated tables of README.md, docs/ and bench/README.md
 	@$(BIN)/python -m docs.generate
 
 protos: .venv/.dev ## generates the stubs from contracts/v1/*.proto
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. contracts/v1/*.proto
+
+dashboards: .venv/.dev ## writes Grafana's dashboards from deploy/grafana/*.py
+	@$(BIN)/python -m deploy.grafana
 
 lock: .venv/.dev ## compiles requirements/*.txt from pyproject.toml
 	@deploy/lock.sh

@@ -49,7 +49,7 @@ def expressions() -> Iterator[Any]:
             for target in panel.get("targets", ()):
                 yield pytest.param(target["expr"], id=f"{name}: {panel['title']}")
         for variable in dashboard["templating"]["list"]:
-            yield pytest.param(variable["definition"], id=f"{name}: ${variable['name']}")
+            yield pytest.param(variable["query"]["query"], id=f"{name}: ${variable['name']}")
     for rule in RULES:
         yield pytest.param(rule["expr"], id=f"rules: {rule.get('alert') or rule['record']}")
 
