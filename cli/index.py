@@ -65,10 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
     server = connect.add_mutually_exclusive_group(required=True)
     server.add_argument("--retrieve", metavar="URL", help="a route that speaks /retrieve, as s3's and Search-R1's")
     server.add_argument("--searxng", metavar="URL", help="the base of a SearXNG instance, for the open web")
+    server.add_argument(
+        "--shards", type=_listed, metavar="A,B", help="retrievers that hold parts of an index: HOST:PORT/INDEX,…"
+    )
     connect.add_argument("--timeout", dest="timeout_s", type=float, metavar="S", help="of a request (default: 10)")
     connect.add_argument("--key-file", type=os.path.abspath, metavar="FILE", help="holds a bearer token")
     connect.add_argument("--version", metavar="TEXT", help="of what /retrieve searches; without it, nothing is cached")
-    connect.add_argument("--engines", type=lambda text: text.split(","), metavar="A,B", help="SearXNG's to ask")
+    connect.add_argument("--engines", type=_listed, metavar="A,B", help="SearXNG's to ask")
     connect.add_argument("--language", metavar="CODE", help="of results of SearXNG, such as en")
     connect.add_argument("--safesearch", type=int, metavar="N", help="SearXNG's filter: 0 none, 1 moderate, 2 strict")
     connect.add_argument("--pages", type=int, metavar="N", help="pages of SearXNG to read for a query (default: 3)")
@@ -173,12 +176,17 @@ def _build(args: argparse.Namespace) -> int:
     return _show(folder, verify_checksums=False)
 
 
+def _listed(text: str) -> list[str]:
+    return text.split(",")
+
+
 def _connect(args: argparse.Namespace) -> int:
     from services.retriever.sources.config import connect
 
-    kind = "retrieve" if args.retrieve else "searxng"
+    servers = {"retrieve": {"url": args.retrieve}, "searxng": {"url": args.searxng}, "shards": {"shards": args.shards}}
+    [(kind, where)] = [(kind, each) for kind, each in servers.items() if all(each.values())]
     given = {name: value for name in _FIELDS if (value := getattr(args, name)) is not None}
-    folder = connect(args.out, args.name, {"kind": kind, "url": args.retrieve or args.searxng, **given}, args.force)
+    folder = connect(args.out, args.name, {"kind": kind, **where, **given}, args.force)
     _show_source(folder)
     return 0
 
@@ -322,11 +330,13 @@ def _show_source(folder: Path) -> int:
     import asyncio
 
     from search_agent.errors import RetrieverError
+    from search_agent.types import Mode, Retrieval
     from services.retriever.sources import Source
 
     async def ask() -> str:
         try:
-            await source.ask(["water"], 1)
+            await source.described()
+            await source.ask(["water"], Retrieval(1, mode=next(iter(source.info.modes), Mode.AUTO)))
         except RetrieverError as error:
             return f"no: {error.message}"
         finally:
@@ -339,7 +349,7 @@ def _show_source(folder: Path) -> int:
         {
             "index": f"{info.name} ({folder})",
             "version": info.version or "none: its answers are not cached",
-            "kind": f"{info.kind} at {source.url}",
+            "kind": f"{info.kind} at {source.where}",
             "source": info.source or "not stated",
             "licence": info.licence or "not stated",
             "answers": answers,
@@ -373,7 +383,7 @@ def _list(args: argparse.Namespace) -> int:
         try:
             if (path / SOURCE).is_file():
                 config = sources.read(path)
-                print(f"{path.name:<20} {config.version or '-':<16}  a server: {config.kind} at {config.url}")
+                print(f"{path.name:<20} {config.version or '-':<16}  a server: {config.kind} at {config.where}")
                 continue
             manifest = manifests.read(path, verify_checksums=False)
         except IndexRefused as problem:

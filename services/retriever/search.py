@@ -163,9 +163,24 @@ class BatchedRetriever:
         )
 
     async def indexes(self) -> Sequence[IndexInfo]:
-        return [
-            replace(served.info, fault=served.source.fault) if served.source else served.info for served in self._shelf
-        ]
+        return [await self._told(served) for served in self._shelf]
+
+    async def _told(self, served: Served) -> IndexInfo:
+        """Returns what is known of an index, with the fault of one that is a server."""
+        if served.source is None:
+            return served.info
+        try:
+            served = await self._known(served)
+        except RetrieverError as error:
+            return replace(served.info, fault=error.message)
+        return replace(served.info, fault=served.source.fault if served.source else "")
+
+    async def _known(self, served: Served) -> Served:
+        """Returns the index with what its servers tell of it by now, if it has any. Raises RetrieverError."""
+        if served.source is None:
+            return served
+        info = await served.source.described()
+        return self._shelf.put(replace(served, info=info)) if info.name in self._shelf else served
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         """Returns up to `how.top_k` passages a query; BM25 finds fewer where fewer share a word with the query.
@@ -178,7 +193,7 @@ class BatchedRetriever:
             raise RetrieverError(Failure.INVALID, "at least one query is needed", "queries")
         if not 1 <= how.top_k <= limits.max_top_k:
             raise RetrieverError(Failure.INVALID, f"{how.top_k} is not between 1 and {limits.max_top_k}", "top_k")
-        served = self._shelf.named(how.index)
+        served = await self._known(self._shelf.named(how.index))
         index = served.info
         mode = index.mode(how.mode)
         if mode not in (index.modes or (Mode.AUTO,)):
@@ -200,28 +215,34 @@ class BatchedRetriever:
             )
         texts = [_cleaned(query) for query in queries]
         asked = [Query(text, how.top_k, served, mode, how.rerank, how.filter) for text in texts if text]
-        found: list[tuple[Passage, ...]] = []
+        found = Rankings(served=index.served)
         size = min(limits.max_batch, limits.max_queued)  # a larger request takes turns with others
         for start in range(0, len(asked), size):
-            found += await self._ranked(asked[start : start + size], admitted=start > 0)
+            some = await self._ranked(asked[start : start + size], admitted=start > 0)
+            found = Rankings([*found, *some], some.served)
         answers = iter(found)
-        return Rankings((next(answers) if text else () for text in texts), index.served)
+        return Rankings((next(answers) if text else () for text in texts), found.served)
 
-    async def _ranked(self, queries: Sequence[Query], admitted: bool) -> list[tuple[Passage, ...]]:
+    async def _ranked(self, queries: Sequence[Query], admitted: bool) -> Rankings:
         """Returns the passages of queries that differ in their text only."""
-        source, how = queries[0].served.source, queries[0]
-        if source:
-            ranked = await source.search([query.text for query in queries], how.found)
+        served, how = queries[0].served, queries[0]
+        answered = served.info.served
+        if served.source:
+            asked = Retrieval(how.found, mode=how.mode, filter=how.filter)
+            ranked = await served.source.search([query.text for query in queries], asked)
             if not how.rerank:
                 return ranked
+            answered = ranked.served
             queries = [replace(query, candidates=its) for query, its in zip(queries, ranked, strict=True)]
-        return await self._batcher.submit(queries, admitted)
+        return Rankings(await self._batcher.submit(queries, admitted), answered)
 
     async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
         """Returns the vectors that the index's encoder makes of the texts, of which there may be any number."""
         if not texts:
             raise RetrieverError(Failure.INVALID, "at least one text is needed", "texts")
-        served = self._shelf.named(index)
+        served = await self._known(self._shelf.named(index))
+        if served.source:
+            return await served.source.embed(texts, as_passages)
         if served.encoder is None:
             raise RetrieverError(Failure.UNSUPPORTED, f"index {served.info.name!r} has no vectors", "index")
         encoder, size = served.encoder, self._settings.max_batch

@@ -78,3 +78,37 @@ async def test_one_stack_searches_anothers_index_while_it_is_there(tmp_path: Pat
     await served.stop(None)
     await retriever.close()
     await direct.close()
+
+
+async def test_one_retriever_searches_the_parts_that_others_hold(tmp_path: Path) -> None:
+    front = tmp_path / "front"
+    build_index(front, count=5, name="own", dense=False)
+    parts, targets = [], []
+    for number in (0, 1):
+        folder = tmp_path / str(number)
+        build_index(folder, count=10 + number, name="words", dense=False)
+        settings = RetrieverSettings(indexes=folder, port=0)
+        part = assemble(settings)
+        parts.append((part, *await server.start("retriever", FULL_NAME, settings, RetrieverServicer(part).register)))
+        targets.append(f"127.0.0.1:{parts[-1][2]}/words")
+    connect(front, "all", {"kind": "shards", "shards": targets}, force=False)
+    retriever = assemble(RetrieverSettings(indexes=front, default_index="all", port=0))
+
+    info = next(index for index in await retriever.indexes() if index.name == "all")
+    assert (info.kind, info.modes, info.passages, info.is_default, info.fault) == ("shards", (Mode.BM25,), 21, True, "")
+    found = await retriever.search(["word10", " ", "word3 word4"], HOW)
+    assert [[passage.id for passage in passages] for passages in found] == [["p10"], [], ["p3", "p4"]]
+    assert found.served == info.served
+
+    part, service, port = parts[1]
+    await service.stop(None)
+    with pytest.raises(RetrieverError, match="shard 2 of index 'all'") as caught:
+        await retriever.search(["word3"], HOW)
+    assert (caught.value.failure, caught.value.field) == (Failure.UNAVAILABLE, "index")
+    assert str(port) not in caught.value.message
+    assert "shard 2" in next(index.fault for index in await retriever.indexes() if index.name == "all")
+    assert await retriever.search(["word3"], Retrieval(1, "own"))
+    await retriever.close()
+    await parts[0][1].stop(None)
+    for part, _, _ in parts:
+        await part.close()

@@ -1,4 +1,4 @@
-"""Indexes that are servers: others' /retrieve, and SearXNG for the open web."""
+"""Indexes that are servers: others' /retrieve, SearXNG for the open web, and retrievers that hold parts of an index."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import structlog
 from httpx import ProxyError
 
 from common import metrics
-from search_agent.errors import RetrieverError
-from search_agent.types import IndexInfo, Passage
+from search_agent.errors import Failure, RetrieverError
+from search_agent.types import IndexInfo, Rankings, Retrieval
 from services.retriever import manifest as manifests
 from services.retriever.errors import IndexRefused
 from services.retriever.sources import config as configs
-from services.retriever.sources.config import SOURCE, RetrieveConfig
+from services.retriever.sources.config import SOURCE, HttpConfig, RetrieveConfig, ShardsConfig
 from services.retriever.sources.retrieve import RetrieveSource
 from services.retriever.sources.searxng import SearxngSource
 from services.retriever.sources.server import Server
+from services.retriever.sources.shards import Shards
 
 log = structlog.get_logger()
 
@@ -29,27 +30,26 @@ class Source:
         self.name, config = folder.absolute().name, configs.read(folder)
         if not manifests.NAME.fullmatch(self.name):
             raise IndexRefused(folder, f"bad name {self.name!r}")
-        self.url = config.url
+        self.where = config.where
         self.fault = ""  # of the last search, empty if it was answered
-        key = configs.key_of(folder, config)
-        try:
-            self._server = Server(self.name, config, key)
-        except ProxyError as error:
-            raise IndexRefused(folder / SOURCE, f"url: {error}") from error
-        self._asked: RetrieveSource | SearxngSource
-        if isinstance(config, RetrieveConfig):
-            self._asked = RetrieveSource(self._server, config)
-        else:
-            self._asked = SearxngSource(self._server, config)
-        self.info = IndexInfo(self.name, config.version, kind=config.kind, source=config.source, licence=config.licence)
+        self._asked = Shards(self.name, config) if isinstance(config, ShardsConfig) else _Http(folder, config)
 
-    async def search(self, queries: Sequence[str], top_k: int) -> list[tuple[Passage, ...]]:
-        """Returns up to `top_k` passages for each query. Raises RetrieverError.
+    @property
+    def info(self) -> IndexInfo:
+        """Returns what is known of the index by now."""
+        return self._asked.info
+
+    async def described(self) -> IndexInfo:
+        """Returns what the servers tell of the index. Raises RetrieverError if they have told nothing yet."""
+        return await self._asked.described()
+
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
+        """Returns up to `how.top_k` passages for each query. Raises RetrieverError.
 
         Logs the first failure and the first answer after it.
         """
         try:
-            found = await self.ask(queries, top_k)
+            found = await self.ask(queries, how)
         except RetrieverError as error:
             self._became(error.message)
             log.debug("the cause", index=self.name, cause=repr(error.__cause__))  # it may hold the address
@@ -57,14 +57,19 @@ class Source:
         self._became("")
         return found
 
-    async def ask(self, queries: Sequence[str], top_k: int) -> list[tuple[Passage, ...]]:
+    async def ask(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         """Does what `search` does, and notes nothing."""
         distinct = [*dict.fromkeys(queries)]
-        found = dict(zip(distinct, await self._asked.search(distinct, top_k), strict=True))
-        return [found[query] for query in queries]
+        answer = await self._asked.search(distinct, how)
+        found = dict(zip(distinct, answer, strict=True))
+        return Rankings((found[query] for query in queries), answer.served)
+
+    async def embed(self, texts: Sequence[str], as_passages: bool) -> list[bytes]:
+        """Returns the vectors of the servers' encoder. Raises RetrieverError."""
+        return await self._asked.embed(texts, as_passages)
 
     async def close(self) -> None:
-        await self._server.close()
+        await self._asked.close()
 
     def _became(self, fault: str) -> None:
         if fault and not self.fault:
@@ -73,3 +78,32 @@ class Source:
             log.info("source answers again", index=self.name)
         self.fault = fault
         metrics.RETRIEVER_SOURCE_UP.labels(self.name).set(not fault)
+
+
+class _Http:
+    """A server that ranks by itself and tells nothing of its index."""
+
+    def __init__(self, folder: Path, config: HttpConfig) -> None:
+        name, key = folder.absolute().name, configs.key_of(folder, config)
+        try:
+            self._server = Server(name, config, key)
+        except ProxyError as error:
+            raise IndexRefused(folder / SOURCE, f"url: {error}") from error
+        self._asked: RetrieveSource | SearxngSource
+        if isinstance(config, RetrieveConfig):
+            self._asked = RetrieveSource(self._server, config)
+        else:
+            self._asked = SearxngSource(self._server, config)
+        self.info = IndexInfo(name, config.version, kind=config.kind, source=config.source, licence=config.licence)
+
+    async def described(self) -> IndexInfo:
+        return self.info
+
+    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
+        return Rankings(await self._asked.search(queries, how.top_k), self.info.served)
+
+    async def embed(self, texts: Sequence[str], as_passages: bool) -> list[bytes]:
+        raise RetrieverError(Failure.UNSUPPORTED, f"index {self.info.name!r} has no vectors", "index")
+
+    async def close(self) -> None:
+        await self._server.close()

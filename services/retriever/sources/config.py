@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from common.addresses import model_at, split
 from services.retriever import folders
 from services.retriever.errors import IndexRefused
 
@@ -27,22 +28,33 @@ def _url(value: str) -> str:
     return value
 
 
-class _Source(BaseModel):
-    """Fields that all kinds share. `key_file` holds a bearer token; a relative path starts at the folder.
+def _shard(value: str) -> str:
+    split(model_at(value)[0])  # raises ValueError
+    return value
 
-    `timeout_s` is for a query of SearXNG, or for a call of /retrieve with all its queries.
-    """
+
+class _Source(BaseModel):
+    """Fields that all kinds share. `timeout_s` is for a query of SearXNG, or for a call with all its queries."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    url: Annotated[str, AfterValidator(_url)]
     timeout_s: float = Field(10.0, gt=0, le=600)
-    key_file: str = ""
     source: str = ""
     licence: str = ""
 
 
-class RetrieveConfig(_Source):
+class _HttpSource(_Source):
+    """A server at `url`. `key_file` holds a bearer token; a relative path starts at the folder."""
+
+    url: Annotated[str, AfterValidator(_url)]
+    key_file: str = ""
+
+    @property
+    def where(self) -> str:
+        return self.url
+
+
+class RetrieveConfig(_HttpSource):
     """A server that speaks /retrieve; `url` is the route's. With a `version`, its answers may be cached."""
 
     kind: Literal["retrieve"] = "retrieve"
@@ -50,7 +62,7 @@ class RetrieveConfig(_Source):
     hints: ClassVar[Mapping[int, str]] = {}  # what to do about a status
 
 
-class SearxngConfig(_Source):
+class SearxngConfig(_HttpSource):
     """A SearXNG instance; `url` is its base. What is empty or None stays as the instance has it."""
 
     kind: Literal["searxng"] = "searxng"
@@ -62,7 +74,20 @@ class SearxngConfig(_Source):
     pages: int = Field(3, ge=1, le=10)
 
 
-Config = RetrieveConfig | SearxngConfig
+class ShardsConfig(_Source):
+    """Retrievers that hold an index in parts, each at HOST:PORT/INDEX, or at HOST:PORT with their default index."""
+
+    kind: Literal["shards"] = "shards"
+    version: ClassVar[str] = ""  # the shards tell it
+    shards: Annotated[tuple[Annotated[str, AfterValidator(_shard)], ...], Field(min_length=1, strict=False)]
+
+    @property
+    def where(self) -> str:
+        return ", ".join(self.shards)
+
+
+HttpConfig = RetrieveConfig | SearxngConfig
+Config = HttpConfig | ShardsConfig
 _CONFIG: TypeAdapter[Config] = TypeAdapter(Annotated[Config, Field(discriminator="kind")])
 
 
@@ -77,7 +102,7 @@ def read(folder: Path) -> Config:
         raise IndexRefused(path, _fault(error)) from None
 
 
-def key_of(folder: Path, config: Config) -> str:
+def key_of(folder: Path, config: HttpConfig) -> str:
     """Returns the content of the key file, empty if there is none. Raises IndexRefused."""
     if not config.key_file:
         return ""
@@ -98,7 +123,8 @@ def connect(out: Path, name: str, fields: dict[str, Any], force: bool) -> Path:
         config = _CONFIG.validate_json(json.dumps(fields))
     except ValidationError as error:
         raise IndexRefused(out / name, _fault(error)) from None
-    key_of(out / name, config)
+    if not isinstance(config, ShardsConfig):
+        key_of(out / name, config)
     with folders.new_index(out, name, force) as work:
         folders.empty(work)  # of what a killed build left
         written = {"kind": config.kind, **config.model_dump(mode="json", exclude_defaults=True)}

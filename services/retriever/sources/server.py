@@ -12,7 +12,7 @@ import httpx
 
 from common.http import client, through
 from search_agent.errors import Failure, RetrieverError
-from services.retriever.sources.config import Config
+from services.retriever.sources.config import HttpConfig
 
 MAX_BYTES = 16 * 1024 * 1024  # of an answer, unpacked
 _CONNECT_S = 3.0
@@ -27,7 +27,7 @@ class Server:
     A connection that fails is tried once more. Redirects are followed on the same host only.
     """
 
-    def __init__(self, index: str, config: Config, key: str) -> None:
+    def __init__(self, index: str, config: HttpConfig, key: str) -> None:
         self._index, self._timeout_s, self._hints = index, config.timeout_s, config.hints
         self._through = " through its proxy" if through(config.url) else ""
         self._http = client(

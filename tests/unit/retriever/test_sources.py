@@ -116,7 +116,7 @@ async def test_every_shape_of_a_document_is_a_passage(
     tmp_path: Path, remote: Remote, document: Any, expected: tuple[Any, ...]
 ) -> None:
     remote.answer = lambda handler, asked: {"result": [[document] for _ in asked["queries"]]}
-    [[passage]] = await retrieve(tmp_path, remote).search(["who?"], 3)
+    [[passage]] = await retrieve(tmp_path, remote).search(["who?"], Retrieval(3))
     assert (passage.id, passage.title, passage.text, passage.score) == expected
 
 
@@ -126,7 +126,7 @@ async def test_queries_go_in_one_call_and_come_back_in_order(tmp_path: Path, rem
 
     remote.answer = answer
     (tmp_path / "key").write_text(f"{KEY}\n")
-    found = await retrieve(tmp_path, remote, key_file="../key").search(["b", "a", "b"], 2)
+    found = await retrieve(tmp_path, remote, key_file="../key").search(["b", "a", "b"], Retrieval(2))
     assert [[passage.id for passage in passages] for passages in found] == [["b0", "b1"], ["a0", "a1"], ["b0", "b1"]]
     assert [passage.score for passage in found[0]] == [1, 1 / 2]
     assert remote.asked == [{"queries": ["b", "a"], "topk": 2, "return_scores": True}]
@@ -136,7 +136,7 @@ async def test_queries_go_in_one_call_and_come_back_in_order(tmp_path: Path, rem
 async def test_documents_without_a_text_are_left_out(tmp_path: Path, remote: Remote) -> None:
     documents = [{"contents": '"Only a title"\n'}, {"text": "\x00"}, {"contents": ""}, {"contents": "a text"}]
     remote.answer = lambda handler, asked: {"result": [documents]}
-    [found] = await retrieve(tmp_path, remote).search(["who?"], 4)
+    [found] = await retrieve(tmp_path, remote).search(["who?"], Retrieval(4))
     assert [passage.text for passage in found] == ["a text"]
 
 
@@ -160,7 +160,7 @@ async def test_documents_without_a_text_are_left_out(tmp_path: Path, remote: Rem
 async def test_another_answer_than_passages_is_a_failure(tmp_path: Path, remote: Remote, answer: Any) -> None:
     remote.answer = lambda handler, asked: answer
     with pytest.raises(RetrieverError, match="the server of index 'far'") as caught:
-        await retrieve(tmp_path, remote).search(["who?"], 3)
+        await retrieve(tmp_path, remote).search(["who?"], Retrieval(3))
     assert caught.value.failure is Failure.UNAVAILABLE
 
 
@@ -208,7 +208,7 @@ async def test_a_failure_has_its_kind_and_names_the_index_alone(
     remote.answer = answer
     asked = kind(tmp_path, remote, timeout_s=0.3 if answer is hang else 10)
     with pytest.raises(RetrieverError, match=said) as caught:
-        await asked.search(["who?"], 3)
+        await asked.search(["who?"], Retrieval(3))
     assert caught.value.failure is failure
     assert "'far'" in str(caught.value)
     assert not [each for each in ("127.0.0.1", "localhost", KEY) if each in str(caught.value)]
@@ -222,7 +222,7 @@ async def test_a_redirect_on_the_same_host_is_followed(tmp_path: Path, remote: R
         return {"result": [["a text"]]}
 
     remote.answer = answer
-    [[passage]] = await retrieve(tmp_path, remote).search(["who?"], 3)
+    [[passage]] = await retrieve(tmp_path, remote).search(["who?"], Retrieval(3))
     assert passage.text == "a text"
     assert remote.asked[0] == remote.asked[1]
 
@@ -235,7 +235,7 @@ async def test_a_broken_connection_is_tried_once_more(tmp_path: Path, remote: Re
         return {"result": [["a text"]]}
 
     remote.answer = answer
-    assert await retrieve(tmp_path, remote).search(["who?"], 3)
+    assert await retrieve(tmp_path, remote).search(["who?"], Retrieval(3))
     assert len(remote.asked) == 2
 
 
@@ -245,7 +245,7 @@ async def test_a_server_that_is_down_is_known_until_it_answers(tmp_path: Path, r
         down = source(tmp_path, kind="retrieve", url=f"http://127.0.0.1:{nobody.getsockname()[1]}/retrieve")
         assert down.fault == ""
         with pytest.raises(RetrieverError, match="cannot be reached") as caught:
-            await down.search(["who?"], 3)
+            await down.search(["who?"], Retrieval(3))
         assert caught.value.failure is Failure.UNAVAILABLE
         assert "cannot be reached" in down.fault
     await down.close()
@@ -253,9 +253,9 @@ async def test_a_server_that_is_down_is_known_until_it_answers(tmp_path: Path, r
     (tmp_path / "other").mkdir()
     again = retrieve(tmp_path / "other", remote)
     with pytest.raises(RetrieverError):
-        await again.search(["who?"], 3)
+        await again.search(["who?"], Retrieval(3))
     assert again.fault
-    assert await again.search(["who?"], 3) == [()]
+    assert await again.search(["who?"], Retrieval(3)) == [()]
     assert again.fault == ""
 
 
@@ -280,7 +280,7 @@ async def test_results_of_the_web_are_passages(tmp_path: Path, remote: Remote) -
         "no result",
     ]
     remote.answer = lambda handler, asked: {"results": results if asked["pageno"] == "1" else []}
-    found = await searxng(tmp_path, remote).search(["who is it?"], 8)
+    found = await searxng(tmp_path, remote).search(["who is it?"], Retrieval(8))
     told = [(passage.id, passage.title, passage.text, passage.score) for passage in found[0]]
     assert told == [("http://site/1", "Tom & Jerry", "café <b>", 1.0), ("http://site/5", "", "Text 5", 1 / 2)]
     assert found[0][0].metadata == {"url": "http://site/1", "engine": "bing", "published": "2026-01-01"}
@@ -292,7 +292,7 @@ async def test_results_of_the_web_are_passages(tmp_path: Path, remote: Remote) -
 async def test_a_query_gives_no_orders(tmp_path: Path, remote: Remote) -> None:
     remote.answer = lambda handler, asked: {"results": []}
     asked = searxng(tmp_path, remote)
-    assert await asked.search(["!!g who :de is <3 it!", "!! :"], 3) == [(), ()]
+    assert await asked.search(["!!g who :de is <3 it!", "!! :"], Retrieval(3)) == [(), ()]
     assert [each["q"] for each in remote.asked] == ["g who de is 3 it!"]
 
 
@@ -303,26 +303,26 @@ async def test_pages_are_read_until_there_are_enough(tmp_path: Path, remote: Rem
 
     remote.answer = answer
     asked = searxng(tmp_path, remote, engines=["bing", "wikipedia"], language="de", safesearch=0, pages=2)
-    assert [len(passages) for passages in await asked.search(["a"], 3)] == [3]
+    assert [len(passages) for passages in await asked.search(["a"], Retrieval(3))] == [3]
     assert len(remote.asked) == 1
     assert remote.asked[0].items() >= {"engines": "bing,wikipedia", "language": "de", "safesearch": "0"}.items()
-    assert [len(passages) for passages in await asked.search(["a", "b"], 50)] == [6, 6]
+    assert [len(passages) for passages in await asked.search(["a", "b"], Retrieval(50))] == [6, 6]
     assert len(remote.asked) == 1 + 4  # two pages for each
 
 
 async def test_many_queries_get_their_own_results(tmp_path: Path, remote: Remote) -> None:
     remote.answer = lambda handler, asked: {"results": [result(1, content=f"of {asked['q']}")]}
-    found = await searxng(tmp_path, remote, pages=1).search([f"query {n}" for n in range(30)], 1)
+    found = await searxng(tmp_path, remote, pages=1).search([f"query {n}" for n in range(30)], Retrieval(1))
     assert [passage.text for (passage,) in found] == [f"of query {n}" for n in range(30)]
 
 
 async def test_engines_that_are_all_silent_have_not_found_nothing(tmp_path: Path, remote: Remote) -> None:
     remote.answer = lambda handler, asked: {"results": [], "unresponsive_engines": [["bing", "timeout"]]}
     with pytest.raises(RetrieverError, match="bing: timeout"):
-        await searxng(tmp_path, remote).search(["who?"], 3)
+        await searxng(tmp_path, remote).search(["who?"], Retrieval(3))
     remote.answer = lambda handler, asked: {"results": []}
     (tmp_path / "other").mkdir()
-    assert await searxng(tmp_path / "other", remote).search(["who?"], 3) == [()]
+    assert await searxng(tmp_path / "other", remote).search(["who?"], Retrieval(3)) == [()]
 
 
 FAULTS = [
