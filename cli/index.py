@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
         metavar="FILE.npy",
         help="the encoder's vectors, in corpus order",
     )
+    build.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="I/N", help="one of N shards: every N-th passage from the I-th on"
+    )
     build.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="at a bad record")
     build.add_argument("--source", default="", help="where the corpus comes from, kept with the index")
     build.add_argument("--licence", default="", help="the corpus's licence, kept with the index")
@@ -170,10 +173,18 @@ def _build(args: argparse.Namespace) -> int:
         licence=args.licence,
         on_error=args.on_error,
         vectors=args.vectors,
+        part=args.part,
         force=args.force,
     )
     folder = build(plan, partial(load_encoder, given=given, every_gpu=True), lambda line: print(line, file=sys.stderr))
     return _show(folder, verify_checksums=False)
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with 1 ≤ I ≤ N, for example 2/4")
+    return int(number), int(parts)
 
 
 def _listed(text: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from search_agent.types import Passage
 from services.retriever import bm25, dense, folders, kinds
 from services.retriever import manifest as manifests
 from services.retriever.bm25 import Backend
@@ -50,6 +51,7 @@ class Plan:
     licence: str = ""
     on_error: Literal["stop", "skip"] = "stop"
     vectors: Path | None = None
+    part: tuple[int, int] = (1, 1)  # (i, n): every n-th passage from the i-th on, and its vector
     force: bool = False  # replace an index of that name
 
 
@@ -83,7 +85,7 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
         _, others = corpus_files(plan.corpus)
         if others:
             say(f"passed over {len(others)} in {plan.corpus}, not JSON files: {', '.join(map(str, others[:_SHOWN]))}")
-        skipped = store_passages(plan.corpus, plan.on_error, work)
+        skipped = store_passages(plan.corpus, plan.on_error, work, plan.part)
         store = PassageStore(work)
         encoder = load(plan.encoder) if plan.encoder else None
         parameters: dict[str, int] = {}
@@ -91,7 +93,7 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
         if encoder:
             _say_prefixes(encoder, say)
             if plan.vectors:
-                _copy_vectors(plan.vectors, encoder, store, work / kinds.VECTORS, skipped.count)
+                _copy_vectors(plan.vectors, plan.part, encoder, store, work / kinds.VECTORS, skipped.count)
             else:
                 _encode(encoder, store, work, say)
             vectors = plan.kind.files[0]
@@ -129,8 +131,10 @@ def index_words(backend: Backend, store: PassageStore, work: Path) -> None:
     backend.build(tqdm(map(embedded_text, store), "BM25", total=len(store), unit=" passages", disable=None), work)
 
 
-def store_passages(corpus: Path, on_error: Literal["stop", "skip"], work: Path) -> Skipped:
-    """Writes the passages of a corpus into `work`. Raises BadRecord, or BuildRefused where there are none."""
+def store_passages(
+    corpus: Path, on_error: Literal["stop", "skip"], work: Path, part: tuple[int, int] = (1, 1)
+) -> Skipped:
+    """Writes the passages of (part i of n of) a corpus into `work`. Raises BadRecord, or BuildRefused without any."""
     skipped = Skipped()
 
     def on_bad(bad: BadRecord) -> None:
@@ -140,12 +144,22 @@ def store_passages(corpus: Path, on_error: Literal["stop", "skip"], work: Path) 
 
     count = 0
     with PassageWriter(work) as writer:
-        passages = read_corpus(corpus, on_bad)
+        passages = _part(read_corpus(corpus, on_bad), part)
         for count, passage in enumerate(tqdm(passages, "read", unit=" passages", disable=None), start=1):  # noqa: B007
             writer.add(passage)
     if not count:
-        raise BuildRefused(f"{corpus}: no passages" + (f"; {skipped.first[0]}" if skipped.first else ""))
+        raise BuildRefused(f"{corpus}: no passages{_of(part)}" + (f"; {skipped.first[0]}" if skipped.first else ""))
     return skipped
+
+
+def _part(passages: Iterable[Passage], part: tuple[int, int]) -> Iterator[Passage]:
+    """Yields part i of n, which has every n-th passage. All of them are read, so that ids are unique across parts."""
+    number, parts = part
+    return (passage for row, passage in enumerate(passages) if row % parts == number - 1)
+
+
+def _of(part: tuple[int, int]) -> str:
+    return "" if part == (1, 1) else " in part {}/{}".format(*part)
 
 
 def _encode(encoder: Encoder, store: PassageStore, work: Path, say: Callable[[str], None]) -> None:
@@ -208,8 +222,10 @@ def _resumable(work: Path, owner: dict[str, object], batch: int, say: Callable[[
     return done
 
 
-def _copy_vectors(given: Path, encoder: Encoder, store: PassageStore, path: Path, skipped: int) -> None:
-    """Takes vectors made elsewhere, after comparing a few of them with the encoder's own."""
+def _copy_vectors(
+    given: Path, part: tuple[int, int], encoder: Encoder, store: PassageStore, path: Path, skipped: int
+) -> None:
+    """Takes vectors made elsewhere of all passages, after comparing a few of them with the encoder's own."""
     try:
         vectors = np.load(given, mmap_mode="r")
     except OSError as error:
@@ -218,8 +234,9 @@ def _copy_vectors(given: Path, encoder: Encoder, store: PassageStore, path: Path
         raise BuildRefused(f"{given}: not a .npy file: {error}") from error
     if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
         raise BuildRefused(f"{given}: {vectors.dtype} {vectors.shape}, not a table of floats")
+    vectors = vectors[part[0] - 1 :: part[1]]
     if len(vectors) != len(store):
-        reason = f"{len(vectors)} vectors for {len(store)} passages"
+        reason = f"{len(vectors)} vectors for {len(store)} passages{_of(part)}"
         raise BuildRefused(f"{given}: {reason}" + (f", {skipped} records were skipped" if skipped else ""))
     if vectors.shape[1] != encoder.dim:
         raise BuildRefused(f"{given}: {vectors.shape[1]} dimensions, {encoder.name} has {encoder.dim}")

@@ -9,20 +9,23 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from search_agent.errors import Failure, RetrieverError
 from search_agent.filters import Filter
 from search_agent.types import IndexInfo, Mode, Rankings, Retrieval
+from services.retriever import kinds
 from services.retriever.build import Plan, build
-from services.retriever.errors import IndexRefused
+from services.retriever.errors import BuildRefused, IndexRefused
+from services.retriever.index import Index
 from services.retriever.search import BatchedRetriever
 from services.retriever.service import assemble
 from services.retriever.settings import RetrieverSettings
 from services.retriever.sources import shards
 from services.retriever.sources.config import ShardsConfig, connect
 from services.retriever.sources.shards import Shards
-from tests.unit.retriever.helpers import FakeEncoder
+from tests.unit.retriever.helpers import FakeEncoder, write_corpus
 
 COUNT = 60
 PARTS = ("a:1/words", "b:1", "c:1/words")
@@ -84,6 +87,21 @@ async def whole(tmp_path: Path) -> AsyncIterator[BatchedRetriever]:
     made = retriever(tmp_path / "whole", range(COUNT), FakeEncoder())
     yield made
     await made.close()
+
+
+def test_parts_of_a_corpus_are_all_of_it(tmp_path: Path) -> None:
+    encoder = FakeEncoder()
+    corpus = write_corpus(tmp_path / "corpus.jsonl", 7)
+    whole = Index(build(Plan(corpus, "whole", tmp_path, "fake"), lambda _: encoder, lambda _: None))
+    np.save(tmp_path / "all.npy", np.load(whole.folder / kinds.VECTORS))
+    for number in (1, 2, 3):
+        plan = Plan(corpus, f"p{number}", tmp_path, "fake", vectors=tmp_path / "all.npy", part=(number, 3))
+        index = Index(build(plan, lambda _: encoder, lambda _: None))
+        passages = index.passages(range(index.manifest.count)).values()
+        assert [passage.id for passage in passages] == [f"p{n}" for n in range(number - 1, 7, 3)]
+        assert np.array_equal(np.load(index.folder / kinds.VECTORS), np.load(tmp_path / "all.npy")[number - 1 :: 3])
+    with pytest.raises(BuildRefused, match="no passages in part 8/8"):
+        build(Plan(corpus, "p8", tmp_path, "", part=(8, 8)), lambda _: encoder, lambda _: None)
 
 
 def sharded(parts: dict[str, Flaky]) -> Shards:
