@@ -68,6 +68,7 @@ class _Shelf:
     versions: list[dict[str, Passage]] = field(default_factory=lambda: [{}])
     served: int = 0
     changes: list[Change] = field(default_factory=list)
+    error: RetrieverError | None = None  # of its disk
 
 
 class Library(Retriever):
@@ -128,7 +129,10 @@ class Library(Retriever):
         shelf.changes = [replace(each, **done) for each in shelf.changes]  # type: ignore[arg-type]
 
     async def changes(self, index: str) -> Sequence[Change]:
-        return self._shelf(index).changes[::-1]
+        shelf = self._shelf(index)
+        if shelf.error:
+            raise shelf.error
+        return shelf.changes[::-1]
 
     async def roll_back(self, index: str, version: str) -> IndexInfo:
         shelf = self._shelf(index)

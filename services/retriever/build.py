@@ -246,8 +246,7 @@ def _copy_vectors(
     for row, vector in zip(sample, wanted, strict=True):
         if not float(vector @ vectors[row].astype(np.float32)) > 0.98:
             raise BuildRefused(f"{given}: row {row} is not the vector that {encoder.name} makes of that passage")
-    shape = vectors.shape
-    copy = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=shape, version=(1, 0))
+    copy = dense.new_rows(path, *vectors.shape)
     for start in range(0, len(vectors), 65_536):
         chunk = vectors[start : start + 65_536].astype(np.float32)
         lengths = np.linalg.norm(chunk, axis=1)

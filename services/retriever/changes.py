@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,10 +14,12 @@ from uuid import uuid4
 from common import stored
 from common.files import write_whole
 from common.indexes import Change, ChangeState, Edit, Removal
+from services.retriever.errors import IndexRefused
 from services.retriever.passages import as_line, of_line
 
 _EDITS, _DONE = ".edits", ".done"
 _REMEMBERED = 100  # changes that are done
+_ABANDONED_S = 3600.0  # the age of a draft that nobody fills any more
 
 
 class Changes:
@@ -25,6 +28,13 @@ class Changes:
     def __init__(self, folder: Path, index: str) -> None:
         self.folder, self._index = folder, index
         self._waiting: dict[int, Change] = {}
+
+    def recover(self) -> None:
+        """Removes the drafts that a kill left."""
+        for path in self.folder.glob(".*"):
+            with suppress(FileNotFoundError):  # another replica's, which ends
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
 
     def draft(self) -> Draft:
         """Returns a change to fill. Raises OSError."""
@@ -36,15 +46,26 @@ class Changes:
         return self._files(_EDITS)
 
     def all(self) -> list[Change]:
-        """Returns the changes that wait and the latest that are done, newest first."""
+        """Returns the changes that wait and the latest that are done, newest first.
+
+        A change whose edits cannot be read has failed; a damaged record of one that is done is left out. Raises
+        OSError.
+        """
         found: dict[int, Change] = {}
         for id, path in self.waiting().items():  # first, so that one that is finished meanwhile is found as done
-            with suppress(FileNotFoundError):
+            try:
                 found[id] = self._change(id, path)
+            except FileNotFoundError:
+                continue
+            except (IndexRefused, OSError) as problem:
+                found[id] = Change(self._index, id, ChangeState.FAILED, error=str(problem))
         for path in self._files(_DONE).values():
-            with suppress(FileNotFoundError):  # the oldest are forgotten
-                if change := stored.read(Change, path.read_bytes()):
-                    found[change.id] = change
+            try:
+                change = stored.read(Change, path.read_bytes())
+            except OSError:  # the oldest are forgotten
+                continue
+            if change:
+                found[change.id] = change
         return [found[id] for id in sorted(found, reverse=True)]
 
     def finish(self, change: Change) -> None:
@@ -104,16 +125,28 @@ class Draft:
 
     def close(self) -> None:
         """Removes the draft; a change that was committed stays."""
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._file.close()  # writes what is left, for which a full disk has no room
+        finally:
+            self._path.unlink(missing_ok=True)
 
 
 def edits_of(path: Path) -> Iterator[Edit]:
-    """Yields the edits of a change's file."""
+    """Yields the edits of a change's file. Raises OSError, and IndexRefused for a line that is no edit."""
     with path.open("rb") as lines:
-        for line in lines:
-            parts = json.loads(line)
-            yield Removal(parts[0]) if len(parts) == 1 else of_line(line)
+        for number, line in enumerate(lines, start=1):
+            yield _edit(path, number, line)
+
+
+def _edit(path: Path, number: int, line: bytes) -> Edit:
+    try:
+        parts = json.loads(line)
+        if not all(isinstance(part, str) for part in parts[:3]):
+            raise ValueError("not texts")
+        return Removal(parts[0]) if len(parts) == 1 else of_line(line)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        advice = "is damaged; nothing is built until the file is restored, or removed and its passages sent again"
+        raise IndexRefused(path, f"line {number} {advice}") from error
 
 
 def _counted(index: str, id: int, upserts: dict[str, bool], path: Path) -> Change:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,7 +98,7 @@ def write(rows: Rows, kind: Kind, parameters: Parameters, path: Path) -> None:
     """
     count, dim = rows.shape
     if path.name == VECTORS:
-        copy = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=(count, dim), version=(1, 0))
+        copy = new_rows(path, count, dim)
         for start in range(0, count, _CHUNK):
             copy[start : start + _CHUNK] = rows[start : start + _CHUNK]
         copy.flush()
@@ -108,6 +109,18 @@ def write(rows: Rows, kind: Kind, parameters: Parameters, path: Path) -> None:
     for start in range(0, count, _CHUNK):
         index.add(np.ascontiguousarray(rows[start : start + _CHUNK], dtype=np.float32))
     _faiss().write_index(index, str(path))
+
+
+def new_rows(path: Path, count: int, dim: int) -> np.memmap:
+    """Returns a mapped .npy file of float16 rows to fill.
+
+    Takes its room on the disk at once and raises OSError if there is too little: where a page of a mapped file finds no
+    room later, the system kills the process.
+    """
+    rows: np.memmap = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=(count, dim), version=(1, 0))
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return rows
 
 
 def shape_of(path: Path, kind: Kind) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -17,45 +18,62 @@ from services.retriever.errors import BuildRefused, IndexRefused
 from services.retriever.kinds import Kind
 from services.retriever.manifest import Manifest
 
-# Endings of folders beside an index NAME: one being built, one being replaced, changes that wait, versions kept.
-WORKING = (".building", ".old", ".changes", ".versions")
+# Endings of folders beside an index NAME: one being built, one being replaced, changes that wait, versions kept, and
+# all of these while they are removed.
+WORKING = (".building", ".old", ".changes", ".versions", ".gone")
+_FULL = 1 << 20  # bytes that are free on a disk on which there is no room
 
 
 @contextmanager
 def new_index(out: Path, name: str, force: bool) -> Iterator[Path]:
     """Yields the folder to work in, which becomes `out`/`name` at the end; after an error it stays as it is.
 
-    Raises BuildRefused if the name is malformed, is taken (unless `force`) or is being worked on, or if the folder
-    cannot be made.
+    A new index has neither changes nor versions of an earlier one of its name. Raises OSError, and BuildRefused if the
+    name is malformed, is taken (unless `force`) or is being worked on.
     """
     if not manifests.NAME.fullmatch(name) or name.endswith(WORKING):
         raise BuildRefused(f"--name {name!r}: letters, digits, dots, dashes and underscores only")
     target = out / name
     work = out / f"{name}.building"
-    try:
-        undo_half_replacement(target)
-        if target.exists() and not force:
-            raise BuildRefused(f"{target} exists; --force replaces it")
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BuildRefused(f"{work}: {error.strerror}") from error
-    with _locked(work):
+    undo_half_replacement(target)
+    if target.exists() and not force:
+        raise BuildRefused(f"{target} exists; --force replaces it")
+    work.mkdir(parents=True, exist_ok=True)
+    with _locked(work), _explained(work):
         yield work
+        if not target.exists():
+            remove(target, but=work)
         put_in_place(target, work, keep=0)
 
 
 @contextmanager
 def working(out: Path, name: str) -> Iterator[Path]:
-    """Yields the empty folder in which the next version of `out`/`name` is made. Raises BuildRefused."""
+    """Yields the empty folder in which the next version of `out`/`name` is made. After an error it is empty again.
+
+    Raises OSError, and BuildRefused if it is being worked on.
+    """
     work = out / f"{name}.building"
-    try:
-        undo_half_replacement(out / name)
-        work.mkdir(exist_ok=True)
-    except OSError as error:
-        raise BuildRefused(f"{work}: {error.strerror}") from error
-    with _locked(work):
+    undo_half_replacement(out / name)
+    work.mkdir(exist_ok=True)
+    with _locked(work), _explained(work):
         empty(work)
-        yield work
+        try:
+            yield work
+        except BaseException:  # on a full disk, others need the room
+            if work.is_dir():
+                empty(work)
+            raise
+
+
+@contextmanager
+def _explained(work: Path) -> Iterator[None]:
+    """Says that the disk is full where numpy says only that it wrote less than it should."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno or shutil.disk_usage(work).free > _FULL:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(work)) from error
 
 
 def candidates(root: Path) -> list[Path]:
@@ -107,9 +125,18 @@ def versions(target: Path) -> tuple[IndexVersion, ...]:
     return tuple(sorted(found, key=lambda each: -each.built))
 
 
-def all_of(target: Path) -> list[Path]:
-    """Returns the folders of an index and of all that is kept beside it."""
-    return [target, *(target.with_name(target.name + ending) for ending in WORKING)]
+def remove(target: Path, but: Path | None = None) -> None:
+    """Removes an index and all that is kept beside it, `but` one folder. The index itself goes at once.
+
+    Raises OSError, and the index is then still there.
+    """
+    gone = target.with_name(f"{target.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)  # of a kill
+    gone.mkdir(exist_ok=True)
+    for folder in (target, *(target.with_name(target.name + ending) for ending in WORKING)):
+        if folder.exists() and folder not in (gone, but):
+            folder.rename(gone / folder.name)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def convert(folder: Path, manifest: Manifest, kind: Kind, name: str, out: Path, force: bool) -> Path:
@@ -161,19 +188,32 @@ def put_in_place(target: Path, work: Path, keep: int) -> None:
     The old one is kept among the newest `keep` versions.
     """
     old = target.with_name(f"{target.name}.old")
+    if keep:
+        versions_of(target).mkdir(exist_ok=True)
     if target.exists():
         target.rename(old)
-    work.rename(target)
+    try:
+        work.rename(target)
+    except OSError:
+        undo_half_replacement(target)
+        raise
     _sync(target.parent)
-    if old.exists() and keep:
-        kept = versions_of(target) / manifests.read(old, verify_checksums=False).version
+    if version := _readable(old) if keep else "":
+        kept = versions_of(target) / version
         shutil.rmtree(kept, ignore_errors=True)
-        kept.parent.mkdir(exist_ok=True)
         old.rename(kept)
         for path in sorted(kept.parent.iterdir(), key=_built)[:-keep]:
             shutil.rmtree(path)
     elif old.exists():
         shutil.rmtree(old)
+
+
+def _readable(folder: Path) -> str:
+    """Returns the version of an index, empty if there is none that could be served again."""
+    try:
+        return manifests.read(folder, verify_checksums=False).version
+    except IndexRefused:
+        return ""
 
 
 def _built(folder: Path) -> float:

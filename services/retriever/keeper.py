@@ -6,8 +6,9 @@ import asyncio
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterable, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -21,16 +22,27 @@ from services.retriever import bm25, folders, kinds
 from services.retriever import manifest as manifests
 from services.retriever.changes import Changes
 from services.retriever.encoders import Encoders
-from services.retriever.errors import BuildRefused
+from services.retriever.errors import BuildRefused, IndexRefused
 from services.retriever.gpu import Device
 from services.retriever.index import Index
 from services.retriever.manifest import Manifest
 from services.retriever.rebuild import Progress, rebuild
 from services.retriever.settings import RetrieverSettings
 from services.retriever.shelf import Served, Shelf
+from services.retriever.sources import Source
+from services.retriever.sources.config import SOURCE
 
 log = structlog.get_logger()
 _LOOK_S = 2.0  # between two looks at the folders, and before a failed build is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A folder as it was opened last, or could not be: the file that describes it, its state, and the index's name."""
+
+    file: str
+    state: tuple[int, ...]
+    name: str
 
 
 class Keeper:
@@ -41,7 +53,7 @@ class Keeper:
     ) -> None:
         self._shelf, self._encoders, self._settings, self._gpus = shelf, encoders, settings, gpus
         self._root = settings.writable.resolve() if settings.writable else None
-        self._seen: dict[Path, tuple[int, ...]] = {}  # the manifest that was opened last, or could not be
+        self._seen: dict[Path, _Seen] = {}
         self._swapping = threading.RLock()
         self._building: dict[str, Change] = {}
         self._progress = Progress()
@@ -59,51 +71,77 @@ class Keeper:
             task.cancel()
 
     def recover(self) -> None:
-        """Brings back what a kill between the two renames of a replacement left under its other name."""
+        """Brings back what a kill left under another name, and removes what it left half-made."""
         for old in self._root.glob("*.old") if self._root else ():
             folders.undo_half_replacement(old.with_suffix(""))
+        for gone in self._root.glob("*.gone") if self._root else ():
+            shutil.rmtree(gone, ignore_errors=True)
+        for changes in self._root.glob("*.changes") if self._root else ():
+            Changes(changes, changes.stem).recover()
 
     def look(self) -> None:
         """Serves what is new or replaced on disk, and no longer what has gone. Logs what cannot be opened."""
         roots = {root for root in (self._settings.indexes.resolve(), self._root) if root}
+        with self._swapping:
+            for folder in [path for path in self._seen if not _described(path)]:
+                time.sleep(0.1)  # between another program's two renames there is none either
+                if not _described(folder):
+                    name = self._seen.pop(folder).name
+                    self._forget(name)
+                    log.info("index gone", index=name)
         for root in sorted(roots):
             for folder in folders.candidates(root) if root.is_dir() else ():
                 self._refresh(folder)
         with self._swapping:
             for served in self._shelf:
                 self._shelf.put(replace(served, info=self._with_versions(served.info)))
-            for folder in [path for path in self._seen if not (path / manifests.MANIFEST).exists()]:
-                time.sleep(0.1)  # between another program's two renames there is none either
-                if not (folder / manifests.MANIFEST).exists():
-                    del self._seen[folder]
-                    self._shelf.drop(folder.name)
-                    log.info("index gone", index=folder.name)
 
-    def note(self, folder: Path) -> None:
+    def note(self, folder: Path, name: str) -> None:
         """Remembers that the index in the folder has been opened."""
-        self._seen[folder.resolve()] = _signature(folder)
+        self._seen[folder.parent.resolve() / folder.name] = replace(_seen(folder), name=name)
 
     def _refresh(self, folder: Path) -> None:
         try:
             with self._swapping:
-                if self._seen.get(folder) == (found := _signature(folder)):
+                before, found = self._seen.get(folder), _seen(folder)
+                if before == (found := replace(found, name=before.name if before else folder.name)):
                     return
                 self._seen[folder] = found
-                self.serve(Index(folder, self._settings.verify_checksums, self._gpus))
+                opened = Source(folder) if found.file == SOURCE else self._open(folder)
+                if any(each.name == opened.name and path != folder for path, each in self._seen.items()):
+                    raise IndexRefused(folder, f"a second index called {opened.name!r}")
+                self._seen[folder] = replace(found, name=opened.name)
+                self.serve(opened)
         except FileNotFoundError:
             return
-        except Problem as problem:
+        except (Problem, OSError) as problem:
             log.error("index not opened, what was served stays", index=folder.name, error=str(problem))
 
-    def serve(self, index: Index) -> IndexInfo:
-        """Serves an index that has been noted, in the place of one of its name. Raises EncoderUnavailable."""
-        encoder = self._encoders.of(index.manifest)
-        info = self._shelf.put(Served(self._with_versions(index.info), index, encoder)).info
+    def _open(self, folder: Path) -> Index:
+        return Index(folder, self._settings.verify_checksums, self._gpus)
+
+    def serve(self, opened: Index | Source) -> IndexInfo:
+        """Serves an index that has been noted, in the place of one of its name. Raises EncoderUnavailable.
+
+        Searches under way keep the one before, which is closed with the last of them.
+        """
+        info = self._with_versions(opened.info)
+        if isinstance(opened, Source):
+            served = Served(info, source=opened)
+        else:
+            served = Served(info, opened, self._encoders.of(opened.manifest))
+        info = self._shelf.put(served).info
         log.info(
             "index opened", index=info.name, version=info.version, passages=info.passages, kind=info.kind,
             encoder=info.encoder, modes=[mode.value for mode in info.modes], default=info.is_default,
         )  # fmt: skip
         return info
+
+    def _forget(self, name: str) -> None:
+        """Serves an index no longer. A build of it that is under way then ends without an effect."""
+        self._shelf.drop(name)
+        self._changes.pop(name, None)
+        self._failed.pop(name, None)
 
     def _with_versions(self, info: IndexInfo) -> IndexInfo:
         """Returns what is told of an index, with what its folder keeps. Reads the disk."""
@@ -118,7 +156,8 @@ class Keeper:
         if new.name in self._shelf:
             raise RetrieverError(Failure.INVALID, f"there is an index {new.name!r} already", "name")
         try:
-            return await asyncio.to_thread(self._create, root, new)
+            with _on_disk():
+                return await asyncio.to_thread(self._create, root, new)
         except BuildRefused as problem:
             raise RetrieverError(Failure.INVALID, str(problem).replace("--name ", ""), "name") from problem
         except Problem as problem:
@@ -145,7 +184,8 @@ class Keeper:
         with folders.new_index(root, new.name, force=False) as work:
             folders.seal(work, made, "")
         with self._swapping:
-            self.note(root / new.name)
+            self._changes.pop(new.name, None)
+            self.note(root / new.name, new.name)
             return self.serve(Index(root / new.name))
 
     def _encoding(self, name: str | None) -> Manifest:
@@ -166,14 +206,12 @@ class Keeper:
 
         def delete() -> None:
             with self._swapping:
-                self._shelf.drop(name)
-                self._seen.pop(self._folder(name).resolve(), None)
-                for folder in folders.all_of(self._folder(name)):
-                    shutil.rmtree(folder, ignore_errors=True)
-                self._changes.pop(name, None)
-                self._failed.pop(name, None)
+                folders.remove(self._folder(name))
+                self._seen.pop(self._folder(name), None)
+                self._forget(name)
 
-        await asyncio.to_thread(delete)
+        with _on_disk():
+            await asyncio.to_thread(delete)
 
     async def change_passages(self, index: str, edits: AsyncIterable[Edit]) -> Change:
         name, limits = self._need(index), self._settings
@@ -181,7 +219,7 @@ class Keeper:
         if served and not kinds.KINDS[served.manifest.kind].exact:
             reason = f"index {name!r} is of kind {served.manifest.kind}, which does not keep the vectors"
             raise RetrieverError(Failure.UNSUPPORTED, reason, "index")
-        try:
+        with _on_disk():
             draft = self._of(name).draft()
             try:
                 number = 0
@@ -195,19 +233,18 @@ class Keeper:
                 change = await asyncio.to_thread(draft.commit)
             finally:
                 draft.close()
-        except OSError as error:
-            raise RetrieverError(Failure.UNAVAILABLE, f"the change cannot be stored: {error.strerror}") from error
         self._failed.pop(name, None)
         self._wake.set()
         return change
 
     async def changes(self, index: str) -> Sequence[Change]:
         name = self._need(index)
-        return [self._told(change) for change in await asyncio.to_thread(self._of(name).all)]
+        with _on_disk():
+            return [self._told(change) for change in await asyncio.to_thread(self._of(name).all)]
 
     def _told(self, change: Change) -> Change:
         building = self._building.get(change.index)
-        if change.state is ChangeState.DONE:
+        if change.state is not ChangeState.WAITING:
             return change
         if building and change.id <= building.id:
             now = self._progress
@@ -228,13 +265,14 @@ class Keeper:
                 kept = folders.versions_of(folder) / version
                 if not manifests.NAME.fullmatch(version) or not kept.is_dir():
                     raise RetrieverError(Failure.NOT_FOUND, f"version {version!r} is not kept", "version")
-                opened = Index(kept, self._settings.verify_checksums, self._gpus)
+                opened = self._open(kept)
                 folders.put_in_place(folder, kept, self._settings.keep_versions)
-                self.note(folder)
+                self.note(folder, name)
                 return self.serve(opened)
 
         try:
-            return await asyncio.to_thread(swap)
+            with _on_disk():
+                return await asyncio.to_thread(swap)
         except Problem as problem:
             raise RetrieverError(Failure.BROKEN, f"version {version!r} cannot be opened", "version") from problem
 
@@ -243,23 +281,29 @@ class Keeper:
             await asyncio.sleep(_LOOK_S)
             try:
                 await asyncio.to_thread(self.look)
-            except OSError as error:
-                log.error("folders not read", error=str(error))
+            except Exception as error:  # whatever it is, the next look may find it gone
+                log.error("folders not read", error=repr(error))
 
     async def _build_all(self) -> None:
         while True:
             self._wake.clear()
             for name in self._waiting():
                 await asyncio.to_thread(self._build, name)
-            if not self._waiting():
-                await self._wake.wait()
-            elif self._failed:
-                await asyncio.sleep(_LOOK_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _LOOK_S if self._failed else None)
 
     def _waiting(self) -> list[str]:
-        """Returns the indexes that have changes to build."""
-        names = [served.info.name for served in self._shelf]
-        return [name for name in names if self._writable(name) and self._of(name).waiting()]
+        """Returns the indexes that have changes to build. One whose folder cannot be read is among them."""
+        found = []
+        for name in [served.info.name for served in self._shelf if self._writable(served.info.name)]:
+            try:
+                if self._of(name).waiting():
+                    found.append(name)
+                else:
+                    self._failed.pop(name, None)
+            except OSError:
+                found.append(name)
+        return found
 
     def _build(self, name: str) -> None:
         """Builds all changes that wait into one version, and serves it. Never raises."""
@@ -270,39 +314,51 @@ class Keeper:
             if not waiting:  # the index was deleted meanwhile
                 return
             self._building[name] = replace(known[max(waiting)], started=started)
-            version = self._new_version(name, [*waiting.values()])
-            for id in waiting:
-                done = replace(known[id], done=self._progress.done, total=self._progress.total, version=version)
-                changes.finish(replace(done, state=ChangeState.DONE, started=started, finished=time.time()))
-            self._failed.pop(name, None)
+            version = self._new_version(name, changes, [*waiting.values()])
+            with self._swapping:
+                self._check_same(name, changes)
+                for id in waiting:
+                    done = replace(known[id], done=self._progress.done, total=self._progress.total, version=version)
+                    changes.finish(replace(done, state=ChangeState.DONE, started=started, finished=time.time()))
+                self._failed.pop(name, None)
             log.info("changes built", index=name, version=version, changes=len(waiting))
         except Exception as error:  # whatever it is, the version before goes on
+            if self._changes.get(name) is not changes:
+                log.info("build given up, the index was deleted", index=name)
+                return
             self._failed[name] = str(error) or repr(error)
             log.error("build failed, the version before it stays", index=name, error=repr(error))
         finally:
             self._building.pop(name, None)
 
-    def _new_version(self, name: str, changes: list[Path]) -> str:
+    def _check_same(self, name: str, changes: Changes) -> None:
+        """Raises IndexRefused if the index of those changes was deleted, even if there is a new one of its name."""
+        if self._changes.get(name) is not changes:
+            raise IndexRefused(self._folder(name), "was deleted")
+
+    def _new_version(self, name: str, changes: Changes, edits: list[Path]) -> str:
         """Returns the version that has the changes. Begins again if another version was put in place meanwhile."""
         folder = self._folder(name)
         with folders.working(folder.parent, name) as work:
             while True:
                 before = manifests.read(folder, verify_checksums=False)
-                made = rebuild(folder, changes, work, self._encoders.of(before), self._progress)
+                made = rebuild(folder, edits, work, self._encoders.of(before), self._progress)
                 if made is None:
                     shutil.rmtree(work)
                     return before.version
                 self._progress.phase = "verify"
-                opened = Index(work, self._settings.verify_checksums, self._gpus)
+                opened = self._open(work)
                 with self._swapping:
+                    self._check_same(name, changes)
                     if manifests.read(folder, verify_checksums=False).version == before.version:
                         folders.put_in_place(folder, work, self._settings.keep_versions)
-                        self.note(folder)
+                        self.note(folder, name)
                         return self.serve(opened).version
 
     def _writable(self, name: str) -> bool:
         # Between the two renames of a swap there is no folder to look at.
-        return self._root is not None and (self._root / name) in self._seen
+        seen = self._seen.get(self._root / name) if self._root else None
+        return seen is not None and seen.file == manifests.MANIFEST
 
     def _folder(self, name: str) -> Path:
         assert self._root is not None
@@ -345,6 +401,22 @@ def _checked(edit: Edit, number: int, longest: int) -> Edit:
         raise refuse(bad.field, str(bad)) from None
 
 
-def _signature(folder: Path) -> tuple[int, ...]:
-    found = (folder / manifests.MANIFEST).stat()
-    return found.st_mtime_ns, found.st_ino, found.st_size
+def _described(folder: Path) -> str:
+    """Returns the file that makes a folder an index, empty if there is none."""
+    return next((name for name in (SOURCE, manifests.MANIFEST) if (folder / name).is_file()), "")
+
+
+def _seen(folder: Path) -> _Seen:
+    """Returns what is there now. Raises FileNotFoundError if it is no index."""
+    file = _described(folder) or manifests.MANIFEST
+    found = (folder / file).stat()
+    return _Seen(file, (found.st_mtime_ns, found.st_ino, found.st_size), folder.name)
+
+
+@contextmanager
+def _on_disk() -> Iterator[None]:
+    """Raises RetrieverError for what the disk refuses. It is the index's fault, and other indexes are searched on."""
+    try:
+        yield
+    except OSError as error:
+        raise RetrieverError(Failure.UNAVAILABLE, f"the disk: {error.strerror or error}", "index") from error

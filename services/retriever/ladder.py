@@ -116,7 +116,7 @@ def random_rows(count: int, dim: int, queries: int, path: Path) -> tuple[Rows, n
         return drawn
 
     asked = draw(queries)
-    rows = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=(count, dim), version=(1, 0))
+    rows = dense.new_rows(path, count, dim)
     for start in range(0, count, _CHUNK):
         rows[start : start + _CHUNK] = draw(min(_CHUNK, count - start))
     return rows, asked

@@ -100,8 +100,7 @@ def _merge(old: Path, made: Manifest, changes: Iterable[Path], work: Path) -> _M
 def _write_vectors(
     merged: _Merged, stored: Rows | None, dim: int, encoder: SharedEncoder, path: Path, progress: Progress
 ) -> None:
-    shape = (len(merged.rows), dim)
-    written = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=shape, version=(1, 0))
+    written = dense.new_rows(path, len(merged.rows), dim)
     for start in range(0, len(merged.rows), _CHUNK):
         rows = merged.rows[start : start + _CHUNK]
         kept = np.flatnonzero(rows >= 0)

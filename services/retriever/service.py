@@ -16,13 +16,14 @@ from search_agent.errors import Failure, RetrieverError
 from services.retriever.encoders import Encoder, Encoders, encoder_of
 from services.retriever.errors import IndexRefused
 from services.retriever.gpu import Device, torch_devices
-from services.retriever.index import open_indexes
+from services.retriever.index import Index, open_indexes
 from services.retriever.keeper import Keeper
 from services.retriever.manifest import Manifest
 from services.retriever.rerankers import Reranker, load_reranker
 from services.retriever.search import BatchedRetriever
 from services.retriever.settings import RetrieverSettings
-from services.retriever.shelf import Served, Shelf
+from services.retriever.shelf import Shelf
+from services.retriever.sources import Source
 
 log = structlog.get_logger()
 FULL_NAME = "v1.Retriever"
@@ -98,14 +99,10 @@ def assemble(
     reranker = load_ranker(settings.reranker) if settings.reranker else None
     shelf = Shelf(default, reranker.name if reranker else "")
     keeper = Keeper(shelf, Encoders(load), settings, gpus)
-    for index in indexes.values():
-        keeper.note(index.folder)
-        keeper.serve(index)
-    for source in sources.values():
-        shelf.put(Served(source.info, source=source))
-        log.info(
-            "server connected as an index", index=source.name, kind=source.info.kind, default=source.name == default
-        )
+    every: list[Index | Source] = [*indexes.values(), *sources.values()]
+    for opened in every:
+        keeper.note(opened.folder, opened.name)
+        keeper.serve(opened)
     keeper.recover()
     keeper.look()
     return BatchedRetriever(shelf, settings, keeper, reranker)

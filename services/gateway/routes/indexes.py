@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -101,7 +101,9 @@ class ChangeOut(Out):
 
 
 class IndexOut(Out):
-    """An index that is served. `keys` are those of its passages' metadata. `fault` tells why its server failed last.
+    """An index that is served. `keys` are those of its passages' metadata.
+
+    `fault` tells why its server failed last, or why its changes cannot be told.
 
     One that is `writable` takes changes, and can be rolled back to its `versions`, the newest first. `changes` are
     those that are not done and the latest that are, the newest first.
@@ -135,10 +137,19 @@ def routes(backends: Backends) -> APIRouter:
 
     async def shown(indexes: Iterable[IndexInfo]) -> list[IndexOut]:
         async def one(index: IndexInfo) -> IndexOut:
-            changes = await backends.retriever.changes(index.name) if index.writable else ()
-            return IndexOut.model_validate(fields_of(index, changes=changes))
+            changes, fault = await told(index)
+            return IndexOut.model_validate(fields_of(index, changes=changes, fault=fault))
 
         return [*await asyncio.gather(*map(one, indexes))]
+
+    async def told(index: IndexInfo) -> tuple[Sequence[Change], str]:
+        """Returns the changes of an index and its fault. One that has a fault does not hide the others."""
+        try:
+            return await backends.retriever.changes(index.name) if index.writable else (), index.fault
+        except RetrieverError as error:
+            if not error.field:  # the retriever failed, and not this index
+                raise
+            return (), error.message
 
     @router.get("")
     async def list_indexes() -> list[IndexOut]:

@@ -27,7 +27,7 @@ class Source:
     """Opens the server that `folder` describes, which need not be there yet. Raises IndexRefused."""
 
     def __init__(self, folder: Path) -> None:
-        self.name, config = folder.absolute().name, configs.read(folder)
+        self.folder, self.name, config = folder, folder.absolute().name, configs.read(folder)
         if not manifests.NAME.fullmatch(self.name):
             raise IndexRefused(folder, f"bad name {self.name!r}")
         self.where = config.where

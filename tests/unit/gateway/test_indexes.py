@@ -11,6 +11,7 @@ import pytest
 
 from common.indexes import NewIndex
 from common.keys import FileKeys, Scope, make
+from search_agent.errors import Failure, RetrieverError
 from services.gateway.door import Rules
 from tests.unit.gateway.rest import Rest
 
@@ -56,6 +57,16 @@ async def test_an_index_is_made_and_removed(rest: Rest) -> None:
     assert (await rest.http.delete("/v1/indexes/other")).json() == {"name": "other"}
     assert (await rest.http.get("/v1/indexes/other")).status_code == 404
     assert (await rest.http.delete("/v1/indexes/demo")).status_code == 422  # it is read-only
+
+
+async def test_an_index_whose_changes_cannot_be_read_does_not_hide_the_others(rest: Rest) -> None:
+    await rest.post("/v1/indexes", name="other")
+    shelf = rest.retriever.shelves["mine"]
+    shelf.error = RetrieverError(Failure.UNAVAILABLE, "the disk: Input/output error", "index")
+    listed = (await rest.http.get("/v1/indexes")).json()
+    assert {each["name"]: each["fault"] for each in listed} == {"demo": "", "mine": shelf.error.message, "other": ""}
+    shelf.error = RetrieverError(Failure.UNAVAILABLE, "it cannot be reached")
+    assert (await rest.http.get("/v1/indexes")).status_code == 503
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_a_corpus_without_passages_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named_before_the_work(tmp_path: Path, out: str) -> None:
     (tmp_path / "file").touch()
     encoder = FakeEncoder()
-    with pytest.raises(BuildRefused, match=f"{out}/built.building: Not a directory"):
+    with pytest.raises(NotADirectoryError, match=f"{out}/built.building"):
         run(replace(plan(tmp_path), out=tmp_path / out), encoder)
     assert encoder.passages_encoded == 0
 

