@@ -174,6 +174,9 @@ class GateConfig(_Part):
     part: _Interval = Field((0.0, 1.0), description="part of the articles; a hash places each from 0 to 1")
     limit: int | None = Field(None, ge=1)
     margin: float = Field(1.0, ge=0, description="least gain in points of GenAcc over the current searcher")
+    group_fall: float | None = Field(
+        None, ge=0, description="points of GenAcc by which no group of the questions, such as hops, may fall"
+    )
     resamples: int = Field(1000, ge=100)
     seed: int = 0
     max_failed_share: float = Field(

@@ -1,7 +1,8 @@
 """The gate: a candidate and the searcher that serves answer the same held-out questions.
 
 The candidate passes if the mean difference of GenAcc, over the questions that both answered, reaches the margin, and
-the lower end of its 95 % paired bootstrap interval is above zero. A question that a service failed is counted and
+the lower end of its 95 % paired bootstrap interval is above zero. The run may also ask that no group of the questions
+falls: none may be worse by `group_fall` with an interval below zero. A question that a service failed is counted and
 never scored. If more failed than the configuration allows, the gate is inconclusive.
 """
 
@@ -11,7 +12,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from search_agent.agents import Agent
 from search_agent.errors import BoundaryError, Failure, TrainerError
 from search_agent.grading.answers import Scoring
 from search_agent.grading.judge import grade
-from search_agent.grading.statistics import compare
+from search_agent.grading.statistics import Comparison, compare
 from search_agent.types import Question, Sampling
 from search_agent.world import Policy, World
 
@@ -146,17 +147,19 @@ async def hold(
         for journal in journals.values():
             journal.close()
     candidate, current = (list(rows[side].values()) for side in (Side.CANDIDATE, Side.CURRENT))
-    return decide(candidate, current, len(contest.questions), terms)
+    return decide(candidate, current, contest.questions, terms)
 
 
 def _digest(question: Question) -> str:
     return hashlib.sha256(json.dumps(asdict(question), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def decide(candidate: Sequence[Answered], current: Sequence[Answered], asked: int, terms: GateConfig) -> Verdict:
-    """Returns the verdict over both sides' answers to `asked` questions."""
+def decide(
+    candidate: Sequence[Answered], current: Sequence[Answered], questions: Sequence[Question], terms: GateConfig
+) -> Verdict:
+    """Returns the verdict over both sides' answers to the questions."""
     found = compare(candidate, current, terms.seed, terms.resamples)
-    compared = found.count if found else 0
+    asked, compared = len(questions), found.count if found else 0
     failed = asked - compared
     verdict = Verdict(GateOutcome.INCONCLUSIVE, "", asked, compared, failed, terms.margin / 100)
     if found:
@@ -177,15 +180,38 @@ def decide(candidate: Sequence[Answered], current: Sequence[Answered], asked: in
             f"{terms.max_failed_share:g} allows"
         )
         return replace(verdict, reason=reason)
-    result = (
-        f"{verdict.difference * 100:+.1f} points [{verdict.low * 100:+.1f}, {verdict.high * 100:+.1f}] "
-        f"on {compared} questions"
-    )
+    result = _told(found)
     if verdict.difference < verdict.margin:
         return replace(verdict, outcome=GateOutcome.NOT_BETTER, reason=f"{result}; gate.margin is {terms.margin:g}")
     if verdict.low <= 0:
         return replace(verdict, outcome=GateOutcome.NOT_BETTER, reason=f"{result}; the interval includes zero")
+    if fallen := _fallen(candidate, current, questions, terms):
+        reason = f"{result}, but {', '.join(fallen)}; gate.group_fall is {terms.group_fall}"
+        return replace(verdict, outcome=GateOutcome.NOT_BETTER, reason=reason)
     return replace(verdict, outcome=GateOutcome.PASSED, reason=result)
+
+
+def _fallen(
+    candidate: Sequence[Answered], current: Sequence[Answered], questions: Sequence[Question], terms: GateConfig
+) -> list[str]:
+    """Returns the groups, with their figures, that are worse by `group_fall` with an interval below zero."""
+    if terms.group_fall is None:
+        return []
+    members: dict[tuple[str, str], set[str]] = {}
+    for question in questions:
+        for group in question.groups.items():
+            members.setdefault(group, set()).add(question.id)
+    fallen = []
+    for (name, value), ids in sorted(members.items()):
+        found = compare((row for row in candidate if row.id in ids), current, terms.seed, terms.resamples)
+        if found and found.difference.mean <= -terms.group_fall / 100 and found.difference.high < 0:
+            fallen.append(f"{name} {value}: {_told(found)}")
+    return fallen
+
+
+def _told(found: Comparison) -> str:
+    points = "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*(100 * share for share in astuple(found.difference)))
+    return f"{points} on {found.count} questions"
 
 
 def _mean(rows: Sequence[Answered], others: Sequence[Answered]) -> float:

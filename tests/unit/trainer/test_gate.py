@@ -24,8 +24,32 @@ def answers(scores: Sequence[float]) -> list[Answered]:
     return [Answered(f"q{number:03}", score, "", 1) for number, score in enumerate(scores)]
 
 
+def asked_of(count: int, hops: Sequence[int] = (2,)) -> list[Question]:
+    return [
+        Question(f"q{number:03}", "?", ("x",), groups={"hops": str(hops[number % len(hops)])})
+        for number in range(count)
+    ]
+
+
 def verdict_of(candidate: Sequence[float], current: Sequence[float], asked: int, terms: GateConfig = TERMS):
-    return decide(answers(candidate), answers(current), asked, terms)
+    return decide(answers(candidate), answers(current), asked_of(asked), terms)
+
+
+def test_no_group_may_fall() -> None:
+    def verdict(lost: int, **terms: float):
+        """The candidate wins 80 of 100 with 2 hops, and loses the first `lost` of 100 with 3."""
+        pairs = [pair for n in range(100) for pair in ((n < 80, False), (n >= lost, True))]
+        candidate, current = zip(*pairs, strict=True)
+        return decide(answers(candidate), answers(current), asked_of(200, (2, 3)), TERMS.model_copy(update=terms))
+
+    assert verdict(20).outcome is GateOutcome.PASSED  # nothing asks for groups
+    assert verdict(20, group_fall=25.0).outcome is GateOutcome.PASSED  # not by as much
+    assert verdict(2, group_fall=2.0).outcome is GateOutcome.PASSED  # 2 of 100 may be chance
+    fell = verdict(20, group_fall=20.0)
+    assert fell.outcome is GateOutcome.NOT_BETTER
+    assert "hops 3: -20.0 points" in fell.reason
+    assert "hops 2" not in fell.reason
+    assert fell.difference == pytest.approx(0.3)
 
 
 def test_better_by_the_margin_with_an_interval_above_zero_passes() -> None:
