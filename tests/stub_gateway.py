@@ -50,8 +50,13 @@ def answer_to(body: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def stub_gateway(delay_s: float) -> Iterator[tuple[str, Counter[tuple[str, str]]]]:
-    """Serves while the context is open. Gives its address, and the number of calls of each (question, method)."""
+def stub_gateway(
+    delay_s: float = 0.0, go_on: threading.Event | None = None, before: int = 0
+) -> Iterator[tuple[str, Counter[tuple[str, str]]]]:
+    """Serves while the context is open. Gives its address, and the number of calls of each (question, method).
+
+    The first `before` calls are answered, and the others wait for `go_on`.
+    """
     asked: Counter[tuple[str, str]] = Counter()
 
     class Handler(BaseHTTPRequestHandler):
@@ -65,6 +70,8 @@ def stub_gateway(delay_s: float) -> Iterator[tuple[str, Counter[tuple[str, str]]
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             asked[body["question"], body["method"]] += 1
             time.sleep(delay_s)
+            if go_on and asked.total() > before:
+                go_on.wait()
             self._send(answer_to(body))
 
         def _send(self, value: object) -> None:

@@ -18,6 +18,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folders = f"{tmp_path_factory.getbasetemp()},{ADAPTERS}"  # tests promote adapters that they write there
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("GENERATOR_FOLDERS", folders)
+        # Other tests run beside these, and threads of llama.cpp that wait for each other are slow then.
+        environment.setenv("GENERATOR_THREADS", "1")
         with Stack(free_port(), logs=tmp_path_factory.mktemp("logs")) as running:
             yield running
 

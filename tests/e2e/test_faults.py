@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -13,12 +12,17 @@ import pytest
 from common.backends import GrpcPolicy
 from deploy.local import Stack
 from tests.lora import write_peft
+from tests.waiting import until
 
-QUESTION = {"question": "Who was born in Warsaw?", "max_turns": 1}
+QUESTION = {"question": "Who was born in Warsaw?", "top_k": 1}
 
 
-def ask(stack: Stack, **more: object) -> httpx.Response:
-    return httpx.post(f"{stack.url}/v1/answer", json=QUESTION | more, timeout=120)
+def ask(stack: Stack, method: str, **more: object) -> httpx.Response:
+    return httpx.post(f"{stack.url}/v1/answer", json={**QUESTION, "method": method, **more}, timeout=120)
+
+
+def get(stack: Stack, path: str) -> httpx.Response:
+    return httpx.get(f"{stack.url}{path}", timeout=60)
 
 
 def kill(stack: Stack, name: str) -> None:
@@ -29,31 +33,32 @@ def kill(stack: Stack, name: str) -> None:
 
 def until_ok(stack: Stack) -> None:
     """Waits for every backend: one process may serve two, each with a channel and a breaker of its own."""
-    for _ in range(150):
+
+    def ready() -> bool:
         states = stack.readiness()
-        if states and all(state == "ok" for state in states.values()):
-            return
-        time.sleep(0.2)
-    pytest.fail(f"the stack did not come back: {stack.readiness()}")
+        return bool(states) and all(state == "ok" for state in states.values())
+
+    until(ready)
 
 
 @pytest.mark.parametrize(
-    ("service", "method", "backend"),
-    [("retriever", "s3", "retriever"), ("generator", "s3", "searcher"), ("generator", "naive_rag", "generator")],
+    ("service", "backends"),
+    [("retriever", {"s3": "retriever"}), ("generator", {"s3": "searcher", "naive_rag": "generator"})],
 )
-def test_a_backend_that_is_down_is_named_and_comes_back(stack: Stack, service: str, method: str, backend: str) -> None:
+def test_a_backend_that_is_down_is_named_and_comes_back(stack: Stack, service: str, backends: dict[str, str]) -> None:
     kill(stack, service)
-    response = httpx.post(f"{stack.url}/v1/answer", json={"question": "Who is asked?", "method": method}, timeout=120)
-    assert response.status_code == 503
-    assert response.json()["backend"] == backend
-    assert response.headers["retry-after"]
-    ready = httpx.get(f"{stack.url}/readyz")
+    for method, backend in backends.items():
+        response = ask(stack, method, question="Who is asked?")
+        assert response.status_code == 503
+        assert response.json()["backend"] == backend
+        assert response.headers["retry-after"]
+    ready = get(stack, "/readyz")
     assert ready.status_code == 503
-    assert ready.json()["backends"][backend] != "ok"
-    assert httpx.get(f"{stack.url}/healthz").status_code == 200
+    assert all(ready.json()["backends"][backend] != "ok" for backend in backends.values())
+    assert get(stack, "/healthz").status_code == 200
     stack.start(service)
     until_ok(stack)
-    assert ask(stack).status_code == 200
+    assert ask(stack, "s3", max_turns=1).status_code == 200
 
 
 async def test_a_restarted_searcher_serves_what_was_promoted(stack: Stack, tmp_path: Path) -> None:
@@ -66,24 +71,24 @@ async def test_a_restarted_searcher_serves_what_was_promoted(stack: Stack, tmp_p
     stack.start("generator")
     until_ok(stack)
     assert await searcher.info() == promoted
-    assert ask(stack).json()["models"][0] == promoted.model
+    assert ask(stack, "s3", max_turns=1).json()["models"][0] == promoted.model
     assert await searcher.load(base.path, base.adapter) == base
     await searcher.close()
 
 
 def test_without_redis_questions_are_answered_uncached(stack: Stack) -> None:
     kill(stack, "redis")
-    response = ask(stack, method="naive_rag", top_k=1, max_turns=None)
+    response = ask(stack, "naive_rag")
     assert response.status_code == 200
     assert response.json()["cached"] is False
-    ready = httpx.get(f"{stack.url}/readyz")
+    ready = get(stack, "/readyz")
     assert ready.status_code == 200
     assert "runs uncached" in ready.json()["backends"]["cache"]
-    assert 'cache_lookups_total{result="unavailable"}' in httpx.get(f"{stack.url}/metrics").text
+    assert 'cache_lookups_total{result="unavailable"}' in get(stack, "/metrics").text
     stack.start("redis")
     until_ok(stack)
-    ask(stack, method="naive_rag", top_k=1, max_turns=None)
-    assert ask(stack, method="naive_rag", top_k=1, max_turns=None).json()["cached"] is True
+    ask(stack, "naive_rag")
+    assert ask(stack, "naive_rag").json()["cached"] is True
 
 
 def test_a_port_in_use_is_said(stack: Stack) -> None:

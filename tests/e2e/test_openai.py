@@ -48,7 +48,12 @@ def test_a_conversation_is_searched_for(client: openai.OpenAI) -> None:
 
 
 def test_a_streamed_response_shows_the_searches(client: openai.OpenAI) -> None:
-    with client.responses.stream(model="s3", input=QUESTION, include=["file_search_call.results"]) as stream:
+    with client.responses.stream(
+        model="s3",
+        input=QUESTION,
+        include=["file_search_call.results"],
+        extra_body={"parameters": {"top_k": 3, "max_turns": 2}},
+    ) as stream:
         final = stream.get_final_response()
     first, *_, message = final.output
     assert first.type == "file_search_call"

@@ -58,7 +58,7 @@ def test_every_turn_of_several_questions_is_well_formed(rest: httpx.Client) -> N
     with gzip.open(Path("data/demo/qa_dev.jsonl.gz"), "rt", encoding="utf-8") as lines:
         questions = [json.loads(next(lines))["question"] for _ in range(3)]
     for question in questions:
-        body = rest.post("/v1/search", json={"question": question, "max_turns": 2}).json()
+        body = rest.post("/v1/search", json={"question": question, "max_turns": 2, "top_k": 3}).json()
         assert body["stop_reason"] in STOP_REASONS
         assert not any(turn["error"] for turn in body["turns"])
 
@@ -85,7 +85,10 @@ def test_direct_reads_nothing_and_asks_the_base_model(rest: httpx.Client) -> Non
 
 @pytest.mark.parametrize("method", ["cot", "ircot", "search_o1", "search_r1", "deep_retrieval"])
 def test_the_baselines_are_well_formed_and_answer(rest: httpx.Client, method: str) -> None:
-    body = answer(rest, method=method)
+    limits = {} if method == "cot" else {"top_k": 2}
+    if method not in ("cot", "deep_retrieval"):
+        limits["max_turns"] = 2
+    body = answer(rest, method=method, **limits)
     assert body["answer"]
     assert body["stop_reason"] in STOP_REASONS
     assert not any(turn["error"] for turn in body["turns"])
@@ -148,6 +151,8 @@ def test_problems_name_their_field(rest: httpx.Client, body: dict[str, Any], sta
 
 def test_what_happens_is_counted(rest: httpx.Client) -> None:
     answer(rest, method="direct")
+    for _ in range(2):
+        answer(rest, method="naive_rag", top_k=1)
     text = rest.get("/metrics").text
     assert 'search_agent_questions_total{method="direct",stop_reason="complete"}' in text
     assert "search_agent_stage_seconds_bucket" in text

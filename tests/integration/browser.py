@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
+from tests.waiting import LIMIT_S
+
+expect.set_options(timeout=LIMIT_S * 1000)
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -51,7 +54,7 @@ async def opened(browser: Browser, address: str, **options: Any) -> AsyncIterato
     faults: list[str] = []
     hosts: set[str] = set()
     async with await browser.new_context(**options) as context:
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(LIMIT_S * 1000)
         page = await context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text) if "Security Policy" in message.text else None)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import redis
 
 from common.addresses import free_port
+from tests.waiting import LIMIT_S, until
 
 
 class RedisServer:
@@ -26,17 +27,17 @@ class RedisServer:
         options = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
         self._process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
         client = redis.Redis.from_url(self.url)
-        for _ in range(100):
-            try:
-                client.ping()
-                return
-            except redis.ConnectionError:
-                time.sleep(0.05)
-        raise RuntimeError("redis-server did not start")
+
+        def answers() -> bool:
+            with suppress(redis.ConnectionError):
+                return bool(client.ping())
+            return False
+
+        until(answers)
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(LIMIT_S)
 
 
 @pytest.fixture

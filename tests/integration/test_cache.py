@@ -11,6 +11,7 @@ from services.gateway.cache import RagCache
 from services.gateway.player import Backends, Finished, Player
 from tests.fakes import Generator, Retriever, Searcher
 from tests.integration.conftest import RedisServer
+from tests.waiting import LIMIT_S
 
 
 class Gateway:
@@ -37,7 +38,7 @@ class Gateway:
 
 @pytest.fixture
 async def gateway(redis_server: RedisServer) -> AsyncIterator[Gateway]:
-    store = RagStore(redis_server.url, ttl_s=60, timeout_s=0.5)
+    store = RagStore(redis_server.url, ttl_s=60, timeout_s=LIMIT_S)
     yield Gateway(RagCache(store))
     await store.close()
 

@@ -21,6 +21,7 @@ from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
 from services.trainer.candidates import Files, at, own_process
 from tests.lora import write_lora
+from tests.waiting import LIMIT_S
 
 SAYS = [Span(Author.ENVIRONMENT, "What is the capital of France?")]
 
@@ -42,7 +43,7 @@ def serves(adapter: Path) -> bool:
 async def test_an_adapter_in_a_process_that_is_gone_afterwards(tmp_path: Path) -> None:
     lora = tmp_path / "lora.gguf"
     write_lora(lora)
-    async with own_process(60)(Files("", str(lora)), served(str(embedded_model()))) as candidate:
+    async with own_process(LIMIT_S)(Files("", str(lora)), served(str(embedded_model()))) as candidate:
         info = await candidate.info()
         assert (info.path, info.adapter) == (str(embedded_model()), str(lora))
         assert (await candidate.complete(SAYS, Sampling(max_tokens=4))).model == info.model
@@ -54,14 +55,14 @@ async def test_a_candidate_that_cannot_be_served_is_told(tmp_path: Path) -> None
     junk = tmp_path / "adapter.gguf"
     junk.write_bytes(b"GGUF and nothing more")
     with pytest.raises(TrainerError, match="cannot be served") as caught:
-        async with own_process(60)(Files("", str(junk)), served(str(embedded_model()))):
+        async with own_process(LIMIT_S)(Files("", str(junk)), served(str(embedded_model()))):
             pytest.fail("it is served")
     assert caught.value.failure is Failure.BROKEN
 
 
 async def test_a_base_model_of_another_machine_is_told(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="TRAINER_CANDIDATE") as caught:
-        async with own_process(60)(Files("", "/adapter.gguf"), served(str(tmp_path / "elsewhere.gguf"))):
+        async with own_process(LIMIT_S)(Files("", "/adapter.gguf"), served(str(tmp_path / "elsewhere.gguf"))):
             pytest.fail("it is served")
     assert caught.value.failure is Failure.UNSUPPORTED
 
@@ -71,7 +72,7 @@ async def test_a_searcher_on_vllm_needs_a_service_for_candidates(tmp_path: Path)
     whole.touch()
     for files in (Files("", str(tmp_path)), Files(str(whole), "")):
         with pytest.raises(TrainerError, match=r"engine is vllm.*GENERATOR_ENGINE=vllm.*TRAINER_CANDIDATE") as caught:
-            async with own_process(60)(files, served(str(tmp_path), "vllm")):
+            async with own_process(LIMIT_S)(files, served(str(tmp_path), "vllm")):
                 pytest.fail("it is served")
         assert caught.value.failure is Failure.UNSUPPORTED
 
@@ -117,7 +118,7 @@ async def spare() -> AsyncIterator[tuple[Loads, str]]:
 
 
 async def test_a_service_that_candidates_are_loaded_into(spare: tuple[Loads, str]) -> None:
-    async with at(spare[1], 5)(Files("", "/runs/a.gguf"), served("/models/base.gguf", "fake")) as candidate:
+    async with at(spare[1], LIMIT_S)(Files("", "/runs/a.gguf"), served("/models/base.gguf", "fake")) as candidate:
         said = await candidate.complete(SAYS, Sampling(max_tokens=4))
     assert said.text == "/models/base.gguf /runs/a.gguf"
 
@@ -126,7 +127,7 @@ async def test_a_service_with_another_engine_than_the_searchers_is_told(spare: t
     engine, target = spare
     before = engine.files
     with pytest.raises(TrainerError, match="TRAINER_CANDIDATE is fake and the searcher's vllm") as caught:
-        async with at(target, 5)(Files("", "/runs/a"), served("/models/base", "vllm")):
+        async with at(target, LIMIT_S)(Files("", "/runs/a"), served("/models/base", "vllm")):
             pytest.fail("it is served")
     assert caught.value.failure is Failure.UNSUPPORTED
     assert engine.files == before

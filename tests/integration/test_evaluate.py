@@ -4,11 +4,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
 from tests.stub_gateway import stub_gateway
+from tests.waiting import LIMIT_S, until
 
 CLI = "import sys; from cli.main import main; sys.exit(main())"
 
@@ -24,6 +25,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (row["id"], row["method"]))
 
 
+def written(folder: Path) -> int:
+    """Returns how many rows a run has written."""
+    path = folder / "rows.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     questions = tmp_path / "q.jsonl"
     # the same text twice: rows are keyed by id, never by text
@@ -31,24 +38,23 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> 
     lines = [json.dumps({"id": f"q{n}", "question": text, "golden_answers": ["gold"]}) for n, text in enumerate(texts)]
     questions.write_text("\n".join(lines))
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    with stub_gateway(delay_s=0.03) as (url, asked):
+    go_on = threading.Event()
+    with stub_gateway(go_on=go_on, before=20) as (url, asked):
         process = start(url, questions, killed, "--concurrency", "2")
-        for _ in range(400):
-            if (killed / "rows.jsonl").exists() and (killed / "rows.jsonl").read_bytes().count(b"\n") >= 10:
-                break
-            time.sleep(0.02)
+        until(lambda: written(killed) >= 10)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        go_on.set()
         before = rows(killed)
         assert 10 <= len(before) < 80
         with (killed / "rows.jsonl").open("ab") as file:
             file.write(b'{"id": "q39", "method": "s3", "answ')
         process = start(url, questions, killed, "--concurrency", "2")
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=LIMIT_S)
         assert process.returncode == 0, err
         assert sum(asked.values()) <= 80 + 2  # questions in flight when it was killed
         process = start(url, questions, whole)
-        process.communicate(timeout=60)
+        process.communicate(timeout=LIMIT_S)
     assert rows(killed) == rows(whole)
     assert len(rows(killed)) == 80
     assert all(row in rows(killed) for row in before)
@@ -62,7 +68,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> 
 
 def test_a_gateway_that_is_not_there_is_said(tmp_path: Path) -> None:
     process = start("http://127.0.0.1:9", Path("data/demo/qa_dev.jsonl.gz"), tmp_path)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1
     assert "is the gateway running there?" in err
     assert "Traceback" not in err

@@ -14,6 +14,7 @@ from services.generator.engine import Request
 from services.generator.llama_cpp import LlamaCpp
 from services.generator.settings import GeneratorSettings
 from tests.lora import write_lora, write_peft
+from tests.waiting import until_here
 
 SAID = (Message("user", "What is the capital of France? Answer in one sentence."),)
 
@@ -65,7 +66,5 @@ async def test_each_name_answers_as_if_it_were_alone(tmp_path: Path) -> None:
         # A process that dies is started again with the adapters that it served.
         died = engine.pid
         os.kill(died, signal.SIGKILL)
-        async with asyncio.timeout(30):
-            while engine.pid == died:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await until_here(lambda: engine.pid != died)
         assert (await asked(engine, "one")).text == alone["one"].text

@@ -12,6 +12,7 @@ import pytest
 from search_agent_client import Answer, AsyncClient, ChangeState, GatewayError, Passage, Removal
 from tests.integration.test_changing_indexes import Service
 from tests.unit.gateway.rest import Rest
+from tests.waiting import until_here
 
 MANY, CALLERS = 1000, 4
 
@@ -50,6 +51,11 @@ async def test_passages_come_change_and_go_while_four_callers_ask(client: AsyncC
 
     asking = [asyncio.create_task(ask(caller)) for caller in range(CALLERS)]
     versions = [first.version]
+
+    async def seen(version: str) -> None:
+        await until_here(lambda: any(f"mine@{version}" in answer.indexes for answer in answers))
+
+    await seen(first.version)
     for edits in (
         [passage(number, "later") for number in range(MANY, 2 * MANY)],
         [passage(number, "changed") for number in range(MANY)],
@@ -58,15 +64,15 @@ async def test_passages_come_change_and_go_while_four_callers_ask(client: AsyncC
         change = await client.change_passages("mine", edits, wait_s=60)
         assert (change.state, change.upserts + change.removals) == (ChangeState.DONE, MANY), change
         versions.append(change.version)
-        await asyncio.sleep(0.1)
+        await seen(change.version)
     stop.set()
     await asyncio.gather(*asking)
 
-    seen = Counter(name for answer in answers for name in answer.indexes)
-    print(f"\n{len(answers)} answers, {len(failed)} failed, by version: {dict(seen)}")
+    named = Counter(name for answer in answers for name in answer.indexes)
+    print(f"\n{len(answers)} answers, {len(failed)} failed, by version: {dict(named)}")
     assert failed == []
-    assert set(seen) == {f"mine@{version}" for version in versions}
-    assert seen.total() == len(answers)
+    assert set(named) == {f"mine@{version}" for version in versions}
+    assert named.total() == len(answers)
     found = await client.retrieve(["word7 changed", f"word{MANY + 7} later"], top_k=1, index="mine", mode="bm25")
     assert [each.text for each in found.results[0]] == ["common word7 changed"]
     assert f"p{MANY + 7}" not in [each.id for each in found.results[1]]

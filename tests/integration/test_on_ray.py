@@ -9,7 +9,7 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -28,10 +28,11 @@ from evaluation.errors import EvaluateProblem, Failed
 from evaluation.rows import Row
 from search_agent.types import Question
 from tests.integration.conftest import RedisServer
-from tests.integration.test_evaluate import rows, start
+from tests.integration.test_evaluate import rows, start, written
 from tests.integration.test_precompute import QUESTIONS as SCORED
 from tests.integration.test_precompute import Stack
 from tests.stub_gateway import stub_gateway
+from tests.waiting import LIMIT_S, until
 
 QUESTIONS = [Question(f"q{n}", f"question {n}", ("gold",)) for n in range(20)]
 Ask = Callable[[run.Task], Awaitable[Row]]
@@ -67,22 +68,21 @@ def test_a_killed_run_goes_on_and_ends_as_it_would_here(cluster: Any, tmp_path: 
     lines = [{"id": each.id, "question": each.text, "golden_answers": each.golds} for each in QUESTIONS]
     questions.write_text("\n".join(map(json.dumps, lines)))
     there, here = tmp_path / "there", tmp_path / "here"
-    with stub_gateway(delay_s=0.1) as (url, asked):
+    go_on = threading.Event()
+    with stub_gateway(go_on=go_on, before=12) as (url, asked):
         process = start(url, questions, there, "--ray", cluster.address)
-        for _ in range(600):
-            if (there / "rows.jsonl").exists() and (there / "rows.jsonl").read_bytes().count(b"\n") >= 5:
-                break
-            time.sleep(0.02)
+        until(lambda: written(there) >= 5)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        go_on.set()
         before = rows(there)
         assert 5 <= len(before) < 40
         process = start(url, questions, there, "--ray", cluster.address)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=LIMIT_S)
         assert process.returncode == 0, err
         assert sum(asked.values()) <= 40 + 4  # questions in flight when it was killed
         assert only_the_bar(err), err
-        start(url, questions, here).communicate(timeout=60)
+        start(url, questions, here).communicate(timeout=LIMIT_S)
     assert rows(there) == rows(here)
     assert all(row in rows(there) for row in before)
 
@@ -92,13 +92,9 @@ def test_ctrl_c_stops_at_once(cluster: Any, tmp_path: Path) -> None:
         ours = signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in the background of a shell, and by children too
         process = start(url, Path("data/demo/qa_dev.jsonl.gz"), tmp_path, "--ray", cluster.address)
         signal.signal(signal.SIGINT, ours)
-        for _ in range(3000):  # actors take long to start on a busy machine
-            if asked:
-                break
-            time.sleep(0.02)
-        assert asked
+        until(lambda: asked)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 130
     assert err.endswith("search-agent: interrupted\n")
     assert "Traceback" not in err
@@ -107,7 +103,7 @@ def test_ctrl_c_stops_at_once(cluster: Any, tmp_path: Path) -> None:
 async def test_a_failure_is_counted_as_it_is_here(cluster: Any, tmp_path: Path) -> None:
     from evaluation import on_ray
 
-    with stub_gateway(delay_s=0) as (url, _):
+    with stub_gateway() as (url, _):
         opening = partial(run.asking, Endpoints(url, 30, judge_url="http://127.0.0.1:9/v1", judge_model="judge-1"))
         async with opening() as ask:
             here = await go(url, tmp_path / "here", ask)
@@ -169,12 +165,9 @@ def test_a_node_that_dies(cluster: Any, tmp_path: Path) -> None:
     more = ("--ray", cluster.address, "--limit", "30", "--concurrency", "6")
     with stub_gateway(delay_s=0.2) as (url, asked):
         process = start(url, Path("data/demo/qa_dev.jsonl.gz"), tmp_path, *more)
-        for _ in range(600):
-            if len(asked) > 8:
-                break
-            time.sleep(0.02)
+        until(lambda: len(asked) > 8)
         cluster.remove_node(node, allow_graceful=False)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, err
     assert Counter((row["id"], row["method"]) for row in rows(tmp_path)).total() == 60
     assert len({(row["id"], row["method"]) for row in rows(tmp_path)}) == 60
@@ -227,9 +220,9 @@ async def test_actors_that_cannot_start(cluster: Any) -> None:
     ("address", "said"), [("127.0.0.1:9", "Connection refused"), ("here", "neither HOST:PORT"), ("h:1x", "Port")]
 )
 def test_a_cluster_that_is_not_there_is_said(address: str, said: str, tmp_path: Path) -> None:
-    with stub_gateway(delay_s=0) as (url, _):
+    with stub_gateway() as (url, _):
         process = start(url, Path("data/demo/qa_dev.jsonl.gz"), tmp_path, "--ray", address)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1
     assert err.startswith(f"search-agent: no Ray cluster at {address}: ")
     assert said in err

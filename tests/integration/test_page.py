@@ -23,6 +23,7 @@ from services.gateway.door import Rules
 from tests.fakes import Searcher
 from tests.integration.browser import chromium, opened, served
 from tests.unit.gateway.rest import MOVES, Rest
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}}
@@ -161,7 +162,7 @@ async def test_a_search_that_is_stopped_stops_the_models_too(browser: Browser, w
                 await page.get_by_role("button", name="Stop").click()
             case "leaving":
                 await page.get_by_role("link", name="System", exact=True).click()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_S):
             await searcher.stopped.wait()
         if way != "leaving":
             await expect(page.locator(".notes")).to_have_text("Stopped. What was found so far stays below.")
@@ -284,7 +285,7 @@ async def test_a_checkpoint_is_promoted_through_the_gate_and_taken_back(browser:
         await page.get_by_role("button", name="Start the gate").click()
         await expect(page.get_by_role("dialog")).to_contain_text("10 of 40 answers, 1 failed")
         await page.keyboard.press("Escape")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_S):
             await trainer.stopped.wait()
         trainer.asked.set()
         await page.get_by_role("button", name="Promote…").click()

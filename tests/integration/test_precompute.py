@@ -30,6 +30,7 @@ from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
 from tests.fakes import Generator, Retriever, Searcher
 from tests.integration.conftest import RedisServer
+from tests.waiting import LIMIT_S
 
 # the generator always says "an answer"
 QUESTIONS = [Question(f"q{n}", f"question {n}", ("answer",) if n % 3 else ("other",)) for n in range(12)]
@@ -41,8 +42,8 @@ class Stack:
 
     def __init__(self, url: str) -> None:
         self.retriever, self.generator = Retriever(), Generator("an answer")
-        self.gateway_store = RagStore(url, ttl_s=60, timeout_s=0.5)
-        self.store = RagStore(url, ttl_s=1, timeout_s=0.5)
+        self.gateway_store = RagStore(url, ttl_s=60, timeout_s=LIMIT_S)
+        self.store = RagStore(url, ttl_s=1, timeout_s=LIMIT_S)
         backends = Backends(self.retriever, Searcher([]), self.generator, RagCache(self.gateway_store))
         self.app = create_app(backends, Asker(Player(backends, Sampling(max_tokens=8)), Methods(backends), Capacity(8)))
         transport = httpx.ASGITransport(self.app)
@@ -51,7 +52,7 @@ class Stack:
 
     async def fill(self, questions: list[Question] = QUESTIONS, grader: Grader = PLAIN, **fields: Any) -> Outcome:
         steps: list[bool] = []
-        gateway = Gateway(self.client, 5)
+        gateway = Gateway(self.client, 0.5)
         scorer = Scorer(gateway, grader, self.store, fields)
         outcome = await precompute(questions, gateway, self.store, scorer, 3, steps.append)
         assert len(steps) == len(questions)
@@ -233,7 +234,7 @@ async def test_a_parquet_file_of_something_else_is_refused(
 async def test_a_redis_that_is_not_the_gateways_is_said(stack: Stack, tmp_path: Path) -> None:
     elsewhere = RedisServer(tmp_path)
     try:
-        stack.store = RagStore(elsewhere.url, ttl_s=1, timeout_s=0.5)
+        stack.store = RagStore(elsewhere.url, ttl_s=1, timeout_s=LIMIT_S)
         with pytest.raises(EvaluateProblem, match="another Redis"):
             await stack.fill()
     finally:

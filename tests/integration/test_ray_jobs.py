@@ -17,6 +17,7 @@ from search_agent.errors import Failure, TrainerError
 from services.trainer.jobs import JobState, RayJobs
 from services.trainer.monitor import Monitor
 from services.trainer.runs import Runs
+from tests.waiting import until_here
 
 # Not imported: Ray reads its token's variables when it is, and other tests here set them first.
 pytestmark = pytest.mark.skipif(
@@ -109,9 +110,9 @@ async def test_jobs_end_as_their_processes_do(address: str, tmp_path: Path) -> N
         assert (stopped.state, stopped.reason) == (RunState.STOPPED, "9 of 10 samples failed")
         assert failed.state is RunState.FAILED
         assert "status 1" in failed.reason
-        await asyncio.sleep(1)
-        assert "trained to 2 in where it starts" in (service.runs.path(finished.id) / "log.txt").read_text()
-        assert "no such GPU" in (service.runs.path(failed.id) / "log.txt").read_text()
+        for run, line in ((finished, "trained to 2 in where it starts"), (failed, "no such GPU")):
+            log = service.runs.path(run.id) / "log.txt"
+            await until_here(lambda log=log, line=line: log.exists() and line in log.read_text())
 
         resumed = await service.monitor.resume(failed.id)
         steps, last = await service.end_of(resumed)

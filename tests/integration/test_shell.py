@@ -16,6 +16,7 @@ from contracts.v1.trainer_pb2_grpc import TrainerServicer, TrainerStub
 from search_agent.errors import Failure, TrainerError
 from services.trainer.settings import TrainerSettings
 from tests.integration.served import Served
+from tests.waiting import LIMIT_S
 
 
 async def test_health_and_reflection(tmp_path: Path) -> None:
@@ -36,10 +37,12 @@ class Scripted(TrainerServicer):
 
     def __init__(self, error: Exception | None = None, wait: asyncio.Event | None = None) -> None:
         self._error, self._wait = error, wait
+        self.asked = asyncio.Event()
         self.seen: dict[str, object] = {}
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: grpc.aio.ServicerContext) -> pb.ListRunsResponse:
         self.seen = dict(structlog.contextvars.get_contextvars())
+        self.asked.set()
         if self._error:
             raise self._error
         if self._wait:
@@ -52,7 +55,7 @@ async def test_failures_cross_the_wire_as_they_are(tmp_path: Path, failure: Fail
     error = TrainerError(failure, "so it is", "runs[0]", 1.25)
     async with Served(tmp_path, Scripted(error)) as stub:
         with pytest.raises(TrainerError) as caught:
-            await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError)
+            await client.call(stub.ListRuns, pb.ListRunsRequest(), LIMIT_S, TrainerError)
     assert caught.value.args == (failure, "so it is", "runs[0]", 1.25)
 
 
@@ -64,7 +67,7 @@ def test_the_table_has_every_failure_once() -> None:
 async def test_a_crash_keeps_its_secrets(tmp_path: Path) -> None:
     async with Served(tmp_path, Scripted(RuntimeError("secret"))) as stub:
         with pytest.raises(TrainerError, match="its log has the details") as caught:
-            await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError)
+            await client.call(stub.ListRuns, pb.ListRunsRequest(), LIMIT_S, TrainerError)
     assert caught.value.failure is Failure.BROKEN
 
 
@@ -73,17 +76,18 @@ async def test_ids_travel_with_the_call(tmp_path: Path) -> None:
     trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
     async with Served(tmp_path, servicer) as stub:
         context.begin({"request-id": "mine", "traceparent": trace})
-        await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError)
+        await client.call(stub.ListRuns, pb.ListRunsRequest(), LIMIT_S, TrainerError)
     assert servicer.seen == {"request_id": "mine", "trace_id": "ab" * 16}
 
 
 async def test_deadlines_and_limits(tmp_path: Path) -> None:
     release = asyncio.Event()
-    async with Served(tmp_path, Scripted(wait=release), max_in_flight=1) as stub:
-        held = asyncio.create_task(client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError))
-        await asyncio.sleep(0.1)
+    servicer = Scripted(wait=release)
+    async with Served(tmp_path, servicer, max_in_flight=1) as stub:
+        held = asyncio.create_task(client.call(stub.ListRuns, pb.ListRunsRequest(), LIMIT_S, TrainerError))
+        await servicer.asked.wait()
         with pytest.raises(TrainerError) as caught:
-            await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError)
+            await client.call(stub.ListRuns, pb.ListRunsRequest(), LIMIT_S, TrainerError)
         assert caught.value.failure is Failure.OVERLOADED
         release.set()
         await held
@@ -101,14 +105,14 @@ class Large(TrainerServicer):
 async def test_a_message_above_the_limit_is_no_overload(tmp_path: Path) -> None:
     async with Served(tmp_path, Large()) as stub:
         with pytest.raises(TrainerError, match="too large; ask for less") as caught:
-            await client.call(stub.ListRuns, pb.ListRunsRequest(), 20, TrainerError)
+            await client.call(stub.ListRuns, pb.ListRunsRequest(), LIMIT_S, TrainerError)
     assert caught.value.failure is Failure.INVALID  # asked again, it would fail again
 
 
 async def test_nobody_there(tmp_path: Path) -> None:
     channel = client.connect("127.0.0.1:1")
     with pytest.raises(TrainerError) as caught:
-        await client.call(TrainerStub(channel).ListRuns, pb.ListRunsRequest(), 5, TrainerError)
+        await client.call(TrainerStub(channel).ListRuns, pb.ListRunsRequest(), LIMIT_S, TrainerError)
     assert caught.value.failure is Failure.UNAVAILABLE
     await channel.close()
 
@@ -120,7 +124,7 @@ async def test_every_kind_of_host_is_served_and_asked_past_a_proxy(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
     settings = TrainerSettings(runs=tmp_path, host=host, port=0, metrics_port=0)
     async with Served(tmp_path, Scripted(), settings=settings) as stub:
-        assert await client.call(stub.ListRuns, pb.ListRunsRequest(), 5, TrainerError) == pb.ListRunsResponse()
+        assert await client.call(stub.ListRuns, pb.ListRunsRequest(), LIMIT_S, TrainerError) == pb.ListRunsResponse()
 
 
 async def test_the_health_check_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:

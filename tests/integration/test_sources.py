@@ -21,6 +21,7 @@ from services.retriever.sources.config import connect
 from tests.integration.served import gateway
 from tests.unit.gateway.rest import Rest
 from tests.unit.retriever.helpers import build_index
+from tests.waiting import LIMIT_S
 
 HOW = Retrieval(3)
 
@@ -54,7 +55,7 @@ async def test_one_stack_searches_anothers_index_while_it_is_there(tmp_path: Pat
         settings = RetrieverSettings(indexes=ours, default_index="far", port=0)
         retriever = Counted(assemble(settings))
         served, grpc_port = await server.start("retriever", FULL_NAME, settings, RetrieverServicer(retriever).register)
-        asked = GrpcRetriever(f"127.0.0.1:{grpc_port}", timeout_s=10)
+        asked = GrpcRetriever(f"127.0.0.1:{grpc_port}", timeout_s=LIMIT_S)
         found = await asked.search(queries, HOW)
         assert found == await direct.search(queries, HOW)
         assert [len(passages) for passages in found] == [2, 1, 0]

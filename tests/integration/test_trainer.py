@@ -28,6 +28,7 @@ from services.trainer.service import TrainerService
 from tests.fakes import Generator, Retriever, Searcher
 from tests.integration.served import Served
 from tests.trainer_fakes import FakeJobs, Gates
+from tests.waiting import LIMIT_S
 
 
 class World:
@@ -43,7 +44,7 @@ class World:
     async def __aenter__(self) -> "World":
         self.stub: TrainerStub = await self.served.__aenter__()
         backends = Backends(Retriever(), Searcher([]), Generator("a"), None, {})
-        self._trainer = GrpcTrainer(f"127.0.0.1:{self.served.port}", 5)
+        self._trainer = GrpcTrainer(f"127.0.0.1:{self.served.port}", LIMIT_S)
         player = Player(backends, Sampling(max_tokens=8))
         self.app = create_app(backends, Asker(player, Methods(backends), Capacity(8)), self._trainer)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
@@ -75,7 +76,7 @@ class World:
         return str(path)
 
     async def call(self, name: str, request: Any) -> Any:
-        return await client.call(getattr(self.stub, name), request, 5, TrainerError)
+        return await client.call(getattr(self.stub, name), request, LIMIT_S, TrainerError)
 
     async def start(self, config: str = "smollm2-demo", **overrides: object) -> pb.Run:
         values = {field.replace("__", "."): json.dumps(value) for field, value in overrides.items()}

@@ -339,12 +339,14 @@ async def test_every_advertised_value_is_taken_and_no_other(method: str, paramet
         refused += [entry["minimum"] - 1, entry["maximum"] + 1, True]
     elif entry.get("type") == "string":
         allowed, refused = [entry["default"], "demo"], [None, 1]
+    searchers = {method: Searcher([])}
+    rest = Rest(searchers=searchers)
     for values, statuses in ((allowed, {200}), (refused, {422})):
         for value in values:
             for beside in (False, True):
                 if beside and value is None:
                     continue  # left out
-                rest = Rest(searchers={method: Searcher([*TEXTS.get(method, MOVES), *MOVES] * 20)})
+                searchers[method] = Searcher([*TEXTS.get(method, MOVES), *MOVES] * 20)
                 given = {parameter: value} if beside else {"parameters": {parameter: value}}
                 response = await rest.http.post(
                     "/v1/answer",
