@@ -35,8 +35,13 @@ QUESTIONS = [
 ]
 
 
-# One turn: greedy answers of random weights differ between batches, and every further turn adds to that.
-SHORT = {"agent_parameters.observation_chars": 1000, "agent_parameters.max_turns": 1}
+# One turn: greedy answers of random weights differ between batches, and every further turn adds to that. Short prompts,
+# because reading them takes most of the test's time.
+SHORT = {
+    "agent_parameters.observation_chars": 300,
+    "agent_parameters.max_selected": 1,
+    "agent_parameters.max_turns": 1,
+}
 
 
 @pytest.fixture(scope="module")
