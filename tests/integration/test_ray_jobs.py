@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
 import pytest
 
 from common.run_config import load
@@ -17,7 +18,7 @@ from search_agent.errors import Failure, TrainerError
 from services.trainer.jobs import JobState, RayJobs
 from services.trainer.monitor import Monitor
 from services.trainer.runs import Runs
-from tests.waiting import until_here
+from tests.waiting import LIMIT_S, until, until_here
 
 # Not imported: Ray reads its token's variables when it is, and other tests here set them first.
 pytestmark = pytest.mark.skipif(
@@ -64,9 +65,17 @@ def address() -> Iterator[str]:
     )
     assert cluster.stdin
     assert cluster.stdout
-    yield f"http://{cluster.stdout.readline().strip()}"
+    url = f"http://{cluster.stdout.readline().strip()}"
+
+    def takes_jobs() -> bool:  # it answers before the agent that starts jobs is there
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        probe = httpx.post(f"{url}/api/jobs/", json={"entrypoint": "true"}, headers=headers, timeout=LIMIT_S)
+        return probe.status_code == 200
+
+    until(takes_jobs)
+    yield url
     cluster.stdin.close()
-    cluster.wait(60)
+    cluster.wait(LIMIT_S)
 
 
 class Service:
@@ -93,7 +102,7 @@ class Service:
     async def end_of(self, run: Run) -> tuple[list[int], Run]:
         """Returns the steps and the last state of a run."""
         steps, last = [], run
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(LIMIT_S):
             async for event in self.monitor.watch(run.id):
                 if isinstance(event, TrainingStep):
                     steps.append(event.step)
@@ -123,7 +132,7 @@ async def test_a_restarted_service_finds_its_run_and_cancels_it(address: str, tm
     async with Service(tmp_path, address) as service:
         run = await service.monitor.start(load("smollm2-demo", {"seed": 4}))
         missing: set[RunState | int] = {RunState.RUNNING, 2}
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(LIMIT_S):
             async for event in service.monitor.watch(run.id):
                 missing.discard(event.step if isinstance(event, TrainingStep) else event.state)
                 if not missing:
