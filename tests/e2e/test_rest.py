@@ -20,6 +20,9 @@ from search_agent_client import Answer, Client, Found, GatewayProblem, Piece, Tu
 
 QUESTION = "What year was Casimir Pulaski born in Warsaw?"
 GOLD_PASSAGE = "sq-fb7bf09d07"
+# Reading prompts takes most of the time, so tests that need no whole search ask for a part of one.
+SHALLOW = {"max_turns": 1, "top_k": 3}
+SHORT = {"top_k": 2, "max_turns": 2, "observation_chars": 500}
 STOP_REASONS = {"complete", "max_turns", "budget"}
 
 
@@ -83,9 +86,6 @@ def test_direct_reads_nothing_and_asks_the_base_model(rest: httpx.Client) -> Non
     assert reader.startswith(f"{model}+")
 
 
-SHORT = {"top_k": 2, "max_turns": 2, "observation_chars": 500}  # reading prompts takes most of the time
-
-
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
@@ -107,9 +107,9 @@ def test_the_baselines_are_well_formed_and_answer(rest: httpx.Client, method: st
 
 
 def test_the_stream_and_the_whole_agree(rest: httpx.Client) -> None:
-    whole = answer(rest, max_turns=1)
+    whole = answer(rest, **SHALLOW)
     with Client(str(rest.base_url)) as client:
-        events = list(client.stream_answer(QUESTION, max_turns=1))
+        events = list(client.stream_answer(QUESTION, **SHALLOW))
     kinds = [type(event) for event in events]
     assert kinds[0] is Turn
     assert kinds.index(Found) < kinds.index(Piece)
@@ -171,7 +171,7 @@ def test_what_happens_is_counted(rest: httpx.Client) -> None:
 def test_the_command_line_shows_the_search(rest: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
     url = str(rest.base_url).rstrip("/")
     with Client(url) as client:
-        done = show(client.stream_answer(QUESTION, "s3", max_turns=1))
+        done = show(client.stream_answer(QUESTION, "s3", **SHALLOW))
         shown = capsys.readouterr().out
         assert f"turn 1  query: {QUESTION}" in shown
         assert GOLD_PASSAGE in shown
@@ -187,10 +187,10 @@ async def test_an_assistant_searches_over_mcp(rest: httpx.Client) -> None:
         told.append(message)
 
     async with MCP(str(rest.base_url.join("/mcp"))) as mcp:
-        found = await mcp.call_tool("search", {"question": QUESTION, "max_turns": 1}, progress_callback=hear)
+        found = await mcp.call_tool("search", {"question": QUESTION, **SHALLOW}, progress_callback=hear)
     first = found.structured_content["documents"][0]
     assert (first["turn"], first["query"]) == (1, QUESTION)
-    assert 1 <= first["rank"] <= 8
+    assert 1 <= first["rank"] <= SHALLOW["top_k"]
     assert told[0].startswith(f"searched for {QUESTION!r}: kept ")
 
 
