@@ -66,6 +66,12 @@ def run(stack: Stack) -> Run:
     return runs.move(run, RunState.FINISHED)
 
 
+def top_k(stack: Stack) -> int:
+    """Returns how many passages the gateway's s3 looks at."""
+    (s3,) = (each for each in httpx.get(f"{stack.url}/v1/methods", timeout=60).json() if each["name"] == "s3")
+    return int(s3["parameters"]["properties"]["top_k"]["default"])
+
+
 @pytest.fixture
 def taught(stack: Stack, run: Run, tmp_path: Path) -> Iterator[None]:
     """Serves the demo's searcher with a card that asks for short prompts, since the gate asks it as it was taught."""
@@ -80,15 +86,12 @@ def taught(stack: Stack, run: Run, tmp_path: Path) -> Iterator[None]:
         finally:
             await searcher.close()
 
+    before = top_k(stack)
     asyncio.run(serve(adapter))
+    until(lambda: top_k(stack) == 3)  # the gateway follows the searcher within a second
     yield
     asyncio.run(serve(ADAPTERS / "searcher"))
-
-
-def top_k(stack: Stack) -> int:
-    """Returns how many passages the gateway's s3 looks at."""
-    (s3,) = (each for each in httpx.get(f"{stack.url}/v1/methods", timeout=60).json() if each["name"] == "s3")
-    return int(s3["parameters"]["properties"]["top_k"]["default"])
+    until(lambda: top_k(stack) == before)
 
 
 class Asking:
@@ -150,7 +153,6 @@ def answers_of(stack: Stack, run: Run) -> dict[str, dict[str, str]]:
 
 
 def test_promotion_and_rollback_while_questions_go_on(stack: Stack, run: Run, taught: None) -> None:
-    until(lambda: top_k(stack) == 3)  # the gateway follows the searcher within a second
     hold_out(stack, {str(number): "no such answer" for number in range(len(QUESTIONS))})
     refused = promote(stack, run)
     base = refused["before"]
