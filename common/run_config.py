@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -38,17 +39,61 @@ _OURS = (
     "trainer.project_name",
     "trainer.resume_mode",
     "trainer.use_v1",
-    "trainer.v1.",
+    "trainer.v1",
 )
+_OPTION = re.compile(r"\+?\w[\w-]*(\.\w[\w-]*)*")  # of verl; a plus adds one that it does not have
+_DEEPEST = 20  # levels of a file
+_BIGGEST = 2**63  # what verl, numpy and torch take for a number
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")}
+_KEYS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int")}
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes no aliases: a few hundred bytes of them unfold to gigabytes."""
+    """Takes what JSON could say, and dates as text. Every other value is a YAMLError with its line.
+
+    It takes no aliases: a few hundred bytes of them unfold to gigabytes.
+    """
+
+    _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        mark = self.peek_event().start_mark
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases are not taken", self.peek_event().start_mark)
-        return super().compose_node(parent, index)
+            raise yaml.MarkedYAMLError(problem="aliases are not taken", problem_mark=mark)
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"more than {_DEEPEST} levels", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            if node.tag not in _TAGS:
+                raise ValueError(f"{node.tag} is not taken")
+            if isinstance(node, yaml.MappingNode):
+                self._check_keys(node)
+            value = super().construct_object(node, deep)
+            if isinstance(value, int | float) and not -_BIGGEST < value < _BIGGEST:
+                raise ValueError("the number is too large")
+        except ValueError as error:
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
+        return value
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        found = set()
+        for key, _ in node.value:
+            if key.tag not in _KEYS:
+                raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key.start_mark)
+            if key.value in found:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
+            found.add(key.value)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _TAGS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 class ConfigProblem(Problem, ValueError):
@@ -60,11 +105,32 @@ class ConfigProblem(Problem, ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else value
+
+
+def _dotted(value: object) -> object:
+    """Returns options of verl by their dotted names, whether they were nested or not."""
+    if not isinstance(value, Mapping):
+        return value
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        nested = _dotted(inner)
+        options = {f"{name}.{rest}": each for rest, each in nested.items()} if isinstance(nested, dict) else {}
+        for option, each in (options or {str(name): inner}).items():
+            if option in found:
+                raise ConfigProblem(f"verl.{option}", "is there twice")
+            found[option] = each
+    return found
+
+
+def _is_ours(option: str) -> bool:
+    """Returns whether an option of verl is one that the trainer sets, or has one of those inside it."""
+    asked = f"{option.removeprefix('+')}."
+    return any(asked.startswith(f"{ours}.") or f"{ours}.".startswith(asked) for ours in _OURS)
 
 
 def _share(value: object) -> object:
@@ -209,7 +275,7 @@ class RunConfig(_Part):
     )
     stop: StopConfig = StopConfig()
     gate: GateConfig
-    verl: dict[str, Any] = {}
+    verl: Annotated[dict[str, Any], BeforeValidator(_dotted)] = {}
 
     @property
     def trains_adapter(self) -> bool:
@@ -254,9 +320,13 @@ class RunConfig(_Part):
             raise ConfigProblem("reward.kind", "exact_match goes with search_r1's answerer: searcher, and only with it")
         if own_answer and self.data.keep != "all":
             raise ConfigProblem("data.keep", "must be all where naive RAG is not compared with")
-        for option in self.verl:
-            if any(option.removeprefix("+").startswith(ours) for ours in _OURS):
+        for option, value in self.verl.items():
+            if not _OPTION.fullmatch(option):
+                raise ConfigProblem(f"verl.{option}", "is not the dotted name of an option")
+            if _is_ours(option):
                 raise ConfigProblem(f"verl.{option}", "is set by the trainer")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigProblem(f"verl.{option}", "is not a finite number")
         if self.drop_even_groups and not str(self.verl.get("algorithm.adv_estimator")).startswith("grpo"):
             raise ConfigProblem("drop_even_groups", "only GRPO compares samples of one question")
         if self.drop_even_groups and self.verl.get("algorithm.filter_groups.enable"):
@@ -302,7 +372,7 @@ def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> RunCo
     except FileNotFoundError:
         names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
         raise ConfigProblem("", f"no configuration {name_or_path}; there are {names}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no text, or no name of a file
         raise ConfigProblem("", f"{path}: {error}") from None
     return read(text, overrides, str(path))
 
@@ -312,12 +382,23 @@ def read(text: str, overrides: Mapping[str, Any] | None = None, source: str = "t
     try:
         values = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ConfigProblem("", f"{source}: {error}") from None
+        raise ConfigProblem("", _fault(source, text, error)) from None
     if not isinstance(values, dict):
         raise ConfigProblem("", f"{source}: not a mapping")
     for field, value in (overrides or {}).items():
         _replace(values, field, value)
     return parse(values)
+
+
+def _fault(source: str, text: str, error: yaml.YAMLError) -> str:
+    """Returns what is wrong with YAML, with its line."""
+    if isinstance(error, yaml.reader.ReaderError):
+        line, reason = text.count("\n", 0, error.position), f"{chr(error.character)!r} is not text"
+    else:
+        assert isinstance(error, yaml.MarkedYAMLError)
+        mark = error.problem_mark or error.context_mark
+        line, reason = mark.line if mark else 0, error.problem or str(error)
+    return f"{source}:{line + 1}: {reason}"
 
 
 def parse(values: Mapping[str, Any]) -> RunConfig:

@@ -53,7 +53,7 @@ def test_fields_are_replaced_by_their_dotted_names() -> None:
         ("data.part", [0.9, 0.1], "data.part"),
         ("data.part", [0.5, 0.5], "data.part"),
         ("data.part", [0.0, 1.5], "data.part"),
-        ("data.part", [-0.1, float("nan")], "data.part"),
+        ("data.part", [-0.1, float("nan")], "data.part.1"),
         ("gate.part", [0.9, 0.1], "gate.part"),
         ("data.mixture", [{"shares": {"1": 0}}], "data.mixture.0.shares.1"),
         ("data.mixture", [{"shares": {}}], "data.mixture.0.shares"),
@@ -68,6 +68,20 @@ def test_fields_are_replaced_by_their_dotted_names() -> None:
         ("verl.algorithm.filter_groups.enable", True, "drop_even_groups"),
         ("verl.trainer.logger", ["wandb"], "verl.trainer.logger"),
         ("verl.+trainer.v1.sampler.custom_sampler.path", "x", "verl.+trainer.v1.sampler.custom_sampler.path"),
+        ("verl.++trainer.logger", ["wandb"], "verl.++trainer.logger"),
+        ("verl.~trainer.logger", None, "verl.~trainer.logger"),
+        ("verl.trainer[logger]", "x", "verl.trainer[logger]"),
+        ("verl.trainer", {"logger": ["wandb"]}, "verl.trainer.logger"),
+        ("verl.trainer", None, "verl.trainer"),
+        ("verl.+trainer.v1", {}, "verl.+trainer.v1"),
+        (
+            "verl.actor_rollout_ref.rollout.agent",
+            {"default_agent_loop": "x"},
+            "verl.actor_rollout_ref.rollout.agent.default_agent_loop",
+        ),
+        ("verl.trainer", {"total_training_steps": 3}, "verl.trainer.total_training_steps"),
+        ("stop.choice_entropy", float("inf"), "stop.choice_entropy"),
+        ("verl.algorithm.gamma", float("inf"), "verl.algorithm.gamma"),
         ("name.first", "x", "name.first"),
         ("colour", "red", "colour"),
     ],
@@ -111,6 +125,44 @@ def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigProblem, match=r"broken\.yaml"):
         load(str(path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "seed: !!binary aGk=", "seed: !!timestamp 2001-99-99", "seed: !!set {a}", "seed: !!int x", "seed: .inf",
+        "seed: " + "9" * 5000, "seed: 1.0e+400", "seed: 0b_", "seed: !!python/object:os.system {}", "1.5: x", "null: x",
+        "true: x", "? [a]\n: x", "seed: *here", "name: again", "seed: " + "[" * 50_000, "seed: @",
+        "seed: \x01", "seed: {a: [}",
+    ],
+)  # fmt: skip
+def test_a_line_that_no_configuration_has_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"name: demo\n{line}\n")
+    with pytest.raises(ConfigProblem, match=rf"^{path}:[23]: [^\n]+$"):
+        load(str(path))
+
+
+def test_a_name_may_look_like_a_date(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(load("smollm2-demo")).replace("name: smollm2-demo", "name: 2026-11-26"))
+    assert load(str(path)).name == "2026-11-26"
+
+
+def test_options_of_verl_may_be_nested() -> None:
+    values = yaml.safe_load(dump(load("smollm2-demo")))
+    lengths = {"max_prompt_length": 4000, "max_response_length": 2000}
+    values["verl"] = {
+        "algorithm": {"adv_estimator": "grpo"},
+        "actor_rollout_ref.model": {"lora_rank": 8},
+        "data": lengths,
+    }
+    run = parse(values)
+    assert run.trains_adapter
+    assert run.verl == {
+        "algorithm.adv_estimator": "grpo", "actor_rollout_ref.model.lora_rank": 8,
+        **{f"data.{name}": length for name, length in lengths.items()},
+    }  # fmt: skip
 
 
 def test_an_empty_mapping_names_its_first_field() -> None:
