@@ -27,11 +27,15 @@ _OVERDUE = 0.1  # what a request that takes longer than expected still needs, in
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """A request under way. `area` is the number of request-seconds before it started."""
+    """A request under way. `area` is the number of request-seconds before it started.
+
+    Work to spare has a function that ends it.
+    """
 
     kind: tuple[str, int]
     started: float
     area: float
+    give_up: Callable[[], object] | None = None
 
 
 class Capacity:
@@ -75,8 +79,27 @@ class Capacity:
         self._admit(kind, who)
         metrics.ADMISSIONS.labels(name, "admitted").inc()
         metrics.ADMISSION_WAIT_SECONDS.labels(name).set(0)
+        with self._hold(kind):
+            yield
+
+    @contextmanager
+    def spare(self, name: str, give_up: Callable[[], object]) -> Iterator[None]:
+        """Holds a place for work that nobody waits for, if that leaves room for a request.
+
+        `give_up` is called when a request needs the place. Raises TooBusy, and promises no place.
+        """
+        kind = (name, 1)
+        if len(self._under_way) + self._reserved(kind, object(), self._clock()) + 1 >= self._at_once(kind):
+            metrics.ADMISSIONS.labels(name, "refused").inc()
+            raise TooBusy("there is no room to spare", self._pace.alone(kind))
+        metrics.ADMISSIONS.labels(name, "admitted").inc()
+        with self._hold(kind, give_up):
+            yield
+
+    @contextmanager
+    def _hold(self, kind: tuple[str, int], give_up: Callable[[], object] | None = None) -> Iterator[None]:
         now = self._count()
-        work = _Work(kind, now, self._area)
+        work = _Work(kind, now, self._area, give_up)
         self._under_way.add(work)
         has_time = False
         try:
@@ -87,23 +110,22 @@ class Capacity:
             raise
         finally:
             now = self._count()
-            self._under_way.remove(work)
+            self._under_way.discard(work)
             if has_time:
                 self._learn(work, now)
 
     def _admit(self, kind: tuple[str, int], who: Hashable) -> None:
-        now, pace, under_way = self._clock(), self._pace, len(self._under_way)
+        now, pace = self._clock(), self._pace
         left_s = self._time_left(math.inf)
         if pace.fastest(kind) > left_s and now - pace.timed_at(kind) < _STALE_S:
             metrics.ADMISSIONS.labels(kind[0], "hopeless").inc()
             raise TooLittleTime(
                 f"it has {left_s:.3g} s, and takes about {pace.alone(kind):.3g} s where nothing else is under way"
             )
-        at_once = min(self._most, pace.at_once(kind, max(self._slowdown * pace.alone(kind), _PROMPT_S), left_s))
-        metrics.ADMISSION_AT_ONCE.labels(kind[0]).set(at_once)
-        if self._clears:
-            at_once = 1
-        if under_way + self._reserved(kind, who, now) < at_once:
+        at_once, reserved = self._at_once(kind, left_s), self._reserved(kind, who, now)
+        self._clear_spare(at_once - 1 - reserved)
+        under_way = len(self._under_way)
+        if under_way + reserved < at_once:
             if self._promises.pop(who, None) is not None:
                 self._returning += _RATE * (1 - self._returning)
             return
@@ -112,6 +134,21 @@ class Capacity:
         metrics.ADMISSIONS.labels(kind[0], "refused").inc()
         metrics.ADMISSION_WAIT_SECONDS.labels(kind[0]).set(wait_s)
         raise TooBusy(f"{under_way} requests are under way; there should be room in {wait_s:.2g} s", wait_s)
+
+    def _at_once(self, kind: tuple[str, int], left_s: float = math.inf) -> int:
+        """Returns how many requests may be under way, one of the kind among them."""
+        mean_s = max(self._slowdown * self._pace.alone(kind), _PROMPT_S)
+        at_once = min(self._most, self._pace.at_once(kind, mean_s, left_s))
+        metrics.ADMISSION_AT_ONCE.labels(kind[0]).set(at_once)
+        return 1 if self._clears else at_once
+
+    def _clear_spare(self, room: int) -> None:
+        """Ends work to spare that does not leave a place free out of `room`."""
+        self._count()
+        for work in [work for work in self._under_way if work.give_up]:
+            if len(self._under_way) >= room and work.give_up:
+                self._under_way.remove(work)
+                work.give_up()
 
     def _reserved(self, kind: tuple[str, int], who: Hashable, now: float) -> int:
         """Returns how many places are kept for others, who were told to come about now and before this one."""

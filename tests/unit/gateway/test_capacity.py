@@ -3,8 +3,8 @@
 import asyncio
 import math
 import random
-from collections.abc import Coroutine
-from contextlib import ExitStack, suppress
+from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -254,4 +254,49 @@ def test_a_busy_machine_is_measured_alone_again() -> None:
     with capacity.work("s3", 3):
         clock.now += 4
     with capacity.work("s3", 4), capacity.work("s3", 5):
+        pass
+
+
+@contextmanager
+def spare_work(capacity: Capacity) -> Iterator[list[str]]:
+    """Holds a place to spare, and tells whether it was given up."""
+    told: list[str] = []
+    with capacity.spare("shadow", lambda: told.append("given up")):
+        yield told
+
+
+def test_spare_work_leaves_room_for_a_request() -> None:
+    capacity = Capacity(3, clock=Clock())
+    with capacity.work("s3", 1):
+        with spare_work(capacity), pytest.raises(TooBusy), spare_work(capacity):
+            pass
+        with capacity.work("s3", 2), pytest.raises(TooBusy), spare_work(capacity):
+            pass
+
+
+def test_spare_work_is_given_up_where_a_request_would_leave_no_more_room() -> None:
+    capacity = Capacity(3, clock=Clock())
+    with spare_work(capacity) as told, capacity.work("s3", 1):
+        assert told == []
+        with capacity.work("s3", 2):
+            assert told == ["given up"]
+            with capacity.work("s3", 3):
+                pass
+        assert told == ["given up"]
+
+
+def test_spare_work_never_slows_a_machine_that_does_one_thing_at_a_time() -> None:
+    clock = Clock()
+    capacity = Capacity(64, clock=clock)
+    timed(capacity, clock, 4)
+    with spare_work(capacity) as told, capacity.work("s3", 1):
+        assert told == ["given up"]
+
+
+def test_refused_spare_work_is_promised_nothing() -> None:
+    capacity = Capacity(1, clock=Clock())
+    for _ in range(3):
+        with pytest.raises(TooBusy), spare_work(capacity):
+            pass
+    with capacity.work("s3", 1):
         pass
