@@ -1,7 +1,8 @@
-"""A judge behind an OpenAI-compatible endpoint: does an answer say what a gold answer says?"""
+"""A judge behind an OpenAI-compatible endpoint: does an answer say what a gold answer says, or what passages say?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -11,11 +12,12 @@ from common.openai_endpoint import Dialect, answer_of
 from common.patience import TEMPORARY_STATUSES, Patience
 from search_agent import prompts
 from search_agent.errors import Failure, JudgeError
-from search_agent.grading.judge import judge_prompt, verdict
-from search_agent.types import Question
+from search_agent.grading.judge import Ruling, judge_prompt, passages_prompt, verdict
+from search_agent.types import Passage, Question
 
 _MAX_TOKENS = (2048, 256, 16)  # one word is asked for; models that reason first need room, which small contexts lack
 _PATIENCE_S = 120.0
+_CHARS_A_TOKEN = 4  # about, in English, where an endpoint does not count
 _ATTEMPTS = 6  # an endpoint may refuse several parameters, one at a time
 
 
@@ -47,15 +49,28 @@ class JudgeEndpoint:
 
     async def __call__(self, question: Question, answer: str) -> bool:
         """Returns the verdict. Raises JudgeError; a judge that fails has not said no."""
-        response = await self._ask(neutralised(judge_prompt(question, answer)))
+        return (await self._rule(judge_prompt(question, answer))).is_right
+
+    async def by_passages(self, question: Question, passages: Sequence[Passage], answer: str) -> Ruling:
+        """Returns whether the answer is right by what the passages say. Raises JudgeError."""
+        return await self._rule(passages_prompt(question, passages, answer))
+
+    async def _rule(self, prompt: str) -> Ruling:
+        response = await self._ask(neutralised(prompt))
         try:
-            choice = response.json()["choices"][0]
+            body = response.json()
+            choice, usage = body["choices"][0], body.get("usage") or {}
             reply, finish = answer_of(choice["message"]), choice.get("finish_reason")
+            tokens = int(usage.get("total_tokens") or len(prompt) // _CHARS_A_TOKEN)
         except (ValueError, LookupError, TypeError, AttributeError):
             raise JudgeError(Failure.BROKEN, "the judge's answer is not a chat completion") from None
         if not reply.strip() and finish == "length":
             raise JudgeError(Failure.BROKEN, f"the judge was still thinking after {self._max_tokens[0]:,} tokens")
-        return verdict(reply)
+        return Ruling(verdict(reply), tokens)
+
+    async def close(self) -> None:
+        """Closes the connections to the endpoint."""
+        await self._http.aclose()
 
     async def _ask(self, prompt: str) -> httpx.Response:
         body = {"model": self._model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}

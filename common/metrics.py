@@ -95,6 +95,17 @@ AGENT_DROPPED_PASSAGES = Counter(
 CACHE_LOOKUPS = Counter(
     "search_agent_cache_lookups_total", "Naive-RAG cache look-ups: hit, miss, unavailable", ["result"]
 )
+SHADOW_QUESTIONS = Counter(
+    "search_agent_shadow_questions_total",
+    "Questions that naive RAG was to answer too, by whose answer the judge calls right: both, only_method, "
+    "only_naive_rag, neither; dropped for want of room, capped by the tokens of a day, failed",
+    ["method", "outcome"],
+)
+SHADOW_TOKENS = Counter(
+    "search_agent_shadow_tokens_total",
+    "Tokens of shadow RAG's finished answers (naive_rag) and of their judgements (judge)",
+    ["by"],
+)
 
 # Trainer
 TRAINER_RUNS = Gauge("search_agent_trainer_runs", "Known training runs by state", ["state"])

@@ -22,6 +22,7 @@ from grafana_foundation_sdk.models.common import (
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
     DataSourceRef,
+    DynamicConfigValue,
     Threshold,
     ThresholdsMode,
     ValueMap,
@@ -94,6 +95,20 @@ def graph(
         panel.min(low)
     if high is not None:
         panel.max(high)
+    return panel
+
+
+def band(title: str, description: str, names: Iterable[str], *queries: Query, unit: str) -> timeseries.Panel:
+    """Returns a panel of estimates over time, which fills the space between each "NAME, low" and "NAME, high"."""
+    panel = graph(title, description, *queries, unit=unit, low=None, fill=0)
+    unseen = DynamicConfigValue("custom.lineWidth", 0)
+    for name in names:
+        filled = [
+            DynamicConfigValue("custom.fillBelowTo", f"{name}, low"),
+            DynamicConfigValue("custom.fillOpacity", 20),
+        ]
+        panel.override_by_name(f"{name}, high", [unseen, *filled])
+        panel.override_by_name(f"{name}, low", [unseen])
     return panel
 
 

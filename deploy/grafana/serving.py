@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.common import BigValueTextMode
 
-from deploy.grafana.panels import Query, choice, dashboard, graph, light, mean, quantile, rate, stack, value
+from deploy.grafana.panels import Query, band, choice, dashboard, graph, light, mean, quantile, rate, stack, value
+from search_agent.agents import AGENTS
 
 _METHOD = 'method=~"$method"'  # the methods chosen at the top of the dashboard
 _LOOKUPS = "search_agent_cache_lookups_total"
@@ -58,6 +59,35 @@ _OBJECTIVES = [
         "The breaker of each backend: 0 closed, 1 half open, 2 open: it failed repeatedly and is not asked.",
         Query("max by (instance, backend) (search_agent_breaker)", "{{instance}} {{backend}}"),
         fill=0,
+    ),
+]
+
+_SHADOW = [
+    band(
+        "Gain over naive RAG",
+        "Share of the last week's questions that the judge found answered rightly, minus the same share for naive RAG "
+        "with as many passages. The band is the 95 % interval. Only where GATEWAY_SHADOW_SHARE is above 0.",
+        AGENTS,
+        *(
+            Query(f"method:search_agent_shadow_gain:{part}7d{{{_METHOD}}}", f"{{{{method}}}}{name}")
+            for part, name in (("mean", ""), ("low", ", low"), ("high", ", high"))
+        ),
+        unit="percentunit",
+    ),
+    stack(
+        "Questions of the shadow",
+        "Questions of the last week by whose answer the judge called right, and those dropped for want of room, capped "
+        "by the tokens of a day, or failed.",
+        Query(
+            f"sum by (outcome) (method_outcome:search_agent_shadow_questions:increase7d{{{_METHOD}}})", "{{outcome}}"
+        ),
+        unit="short",
+    ),
+    graph(
+        "Tokens of the shadow",
+        "Tokens a second that naive RAG and the judge use for the comparison.",
+        Query(rate("search_agent_shadow_tokens_total", "by"), "{{by}}"),
+        unit="cps",
     ),
 ]
 
@@ -240,6 +270,7 @@ DASHBOARD = dashboard(
         "": _STATE,
         "Objectives": _OBJECTIVES,
         "Questions": _QUESTIONS,
+        "Gain in production": _SHADOW,
         "Failures and cache": _FAILURES,
         "Admission": _ADMISSION,
         "Services": _SERVICES,

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search_agent import prompts
+from search_agent.episode import with_options
 from search_agent.errors import Failure, JudgeError
 from search_agent.grading.answers import Scoring, matches
-from search_agent.tags import as_text
-from search_agent.types import Question
+from search_agent.tags import as_text, render_documents
+from search_agent.types import Passage, Question
 from search_agent.world import Judge
 
+_EVIDENCE_CHARS = 24_000  # of all passages together, so that a judgement has a highest price
 _OPENING = re.compile(r"\W*(yes|no)\b[*_`'\"]*(?:[.,:;!\n]|\s*[-–—(]|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """A judge's word on an answer, and the tokens that it read and wrote for it."""
+
+    is_right: bool
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,16 @@ def judge_prompt(question: Question, answer: str) -> str:
     """Returns the judge's prompt about an answer that contains no gold answer."""
     return prompts.render(
         "judge", question=as_text(question.text), golds=" | ".join(question.golds), answer=as_text(answer)
+    )
+
+
+def passages_prompt(question: Question, passages: Sequence[Passage], answer: str) -> str:
+    """Returns the judge's prompt about an answer where passages, and not gold answers, are known."""
+    return prompts.render(
+        "judge_passages",
+        documents=render_documents(passages, _EVIDENCE_CHARS),
+        question=as_text(with_options(question.text, question.options)),
+        answer=as_text(answer),
     )
 
 

@@ -19,12 +19,13 @@ from search_agent.agents import Agent
 from search_agent.conversation import Write, condense
 from search_agent.errors import BoundaryError, Failure
 from search_agent.parameters import BadParameter
-from search_agent.types import Completion, Event, Message, Question, Retrieval
+from search_agent.types import Completion, Event, Message, Question, Retrieval, Trajectory
 from services.gateway import caller
 from services.gateway.capacity import Capacity
 from services.gateway.flights import Flights
 from services.gateway.limits import Meter
 from services.gateway.methods import Methods
+from services.gateway.observed import count_question
 from services.gateway.player import Finished, Player
 from services.gateway.problems import BadField
 
@@ -44,6 +45,7 @@ _PAUSES_S = (1.0, 2.0, 4.0)  # a service takes some seconds to start again
 _FIELDS = ("question", "options", "instructions")
 
 
+Offer = Callable[[Agent, Question, int | None, Trajectory], None]
 _Play = Callable[[Agent, "Ask"], AsyncGenerator[Event | Finished, None]]
 
 
@@ -83,9 +85,11 @@ class Asker:
         capacity: Capacity,
         rewrite: Write | None = None,
         meter: Meter | None = None,
+        offer: Offer | None = None,
     ) -> None:
+        """`offer` hears of every question that was played, with the most tokens that its answer might have."""
         self.methods = methods
-        self._player, self._capacity, self._rewrite = player, capacity, rewrite
+        self._player, self._capacity, self._rewrite, self._offer = player, capacity, rewrite, offer
         self._meter = meter or Meter()
         self._flights: Flights[Event | Finished] = Flights()
 
@@ -136,7 +140,13 @@ class Asker:
             )
             async with aclosing(played):
                 async for event in played:
-                    yield _with_cost(event, rewritten) if isinstance(event, Finished) else event
+                    if not isinstance(event, Finished):
+                        yield event
+                        continue
+                    count_question(event.trajectory)
+                    if self._offer:
+                        self._offer(agent, question, ask.max_tokens, event.trajectory)
+                    yield _with_cost(event, rewritten)
 
     async def _end(self, agent: Agent, ask: Ask) -> AsyncGenerator[Event | Finished, None]:
         """Plays the question for a caller who wants nothing before its end."""

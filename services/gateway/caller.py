@@ -27,12 +27,13 @@ class Forbidden(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a key. Without `indexes` they may use every index."""
+    """The holder of a key. Without `indexes` they may use every index. No judge reads what is asked `is_private`."""
 
     id: str
     scopes: frozenset[Scope]
     indexes: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    is_private: bool = False
 
     @classmethod
     def of(cls, key: Key) -> Caller:

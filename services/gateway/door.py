@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -119,7 +119,7 @@ class Door:
         if verb not in _SAFE:
             self._check_origin(headers)
         if allowed.scopes:
-            who = await self._caller(headers)
+            who = replace(await self._caller(headers), is_private="x-no-shadow" in headers)
             who.check_scope(allowed.scopes)
             caller.set_current(who)
             structlog.contextvars.bind_contextvars(caller=who.id)

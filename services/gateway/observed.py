@@ -1,19 +1,43 @@
-"""ASGI middleware for request ids and one metric per request, and the counter of failures."""
+"""ASGI middleware for request ids and one metric per request, and the counters of questions and failures."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 
 from common import context, metrics
 from search_agent.errors import BoundaryError
+from search_agent.types import Trajectory
+
+log = structlog.get_logger()
 
 
 def count_failure(error: BoundaryError) -> None:
     """Counts a failed backend call. Called once per failure: by the problem or the cache that ends it."""
     metrics.AGENT_FAILURES.labels(error.boundary, error.failure).inc()
+
+
+def count_question(trajectory: Trajectory) -> None:
+    """Counts and logs a question that ended, with its times and what it cost."""
+    method, timings = trajectory.method, trajectory.timings
+    metrics.AGENT_QUESTIONS.labels(method, trajectory.stop_reason).inc()
+    for stage in ("total", "retrieve", "search", "generate"):
+        metrics.AGENT_STAGE_SECONDS.labels(method, stage).observe(getattr(timings, stage) / 1e3)
+    metrics.AGENT_SEARCHES.labels(method).observe(trajectory.usage.searches)
+    metrics.AGENT_DOCUMENTS.labels(method).observe(len(trajectory.documents))
+    metrics.AGENT_DROPPED_PASSAGES.labels(method).inc(len(trajectory.dropped))
+    metrics.AGENT_INVALID_TURNS.labels(method).inc(sum(bool(turn.error) for turn in trajectory.turns))
+    log.info(
+        "question answered" if trajectory.answer is not None else "documents found",
+        method=method,
+        stop_reason=trajectory.stop_reason,
+        turns=len(trajectory.turns),
+        documents=len(trajectory.documents),
+        total_ms=round(timings.total, 1),
+    )
 
 
 class Observed:

@@ -11,9 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
-import structlog
-
-from common import metrics
 from common.indexes import IndexEditor
 from search_agent.agents import Agent
 from search_agent.agents.naive_rag import NaiveRagParams
@@ -23,7 +20,6 @@ from search_agent.world import Embedder, Generator, Guard, Retriever, Searcher, 
 from services.gateway import caller
 from services.gateway.cache import RagCache
 
-log = structlog.get_logger()
 _FRESH_S = 1.0
 
 
@@ -69,7 +65,7 @@ class Finished:
 
 
 class Player:
-    """Plays questions through agents, looks naive RAG's results up in the cache, and updates the metrics."""
+    """Plays questions through agents, and looks naive RAG's results up in the cache."""
 
     def __init__(self, backends: Backends, answer: Sampling) -> None:
         self._backends = backends
@@ -117,7 +113,6 @@ class Player:
             known = key and key.made(trajectory) and not trajectory.dropped
             ours = cache and key and known and await cache.put(key, trajectory)
             finished = Finished(trajectory, cache_key=key.digest() if key and ours else "")
-        _count(trajectory)
         yield finished
 
     async def index_versions(self) -> Hashable:
@@ -168,22 +163,3 @@ async def _events(
         yield await task
     finally:
         task.cancel()
-
-
-def _count(trajectory: Trajectory) -> None:
-    method, timings = trajectory.method, trajectory.timings
-    metrics.AGENT_QUESTIONS.labels(method, trajectory.stop_reason).inc()
-    for stage in ("total", "retrieve", "search", "generate"):
-        metrics.AGENT_STAGE_SECONDS.labels(method, stage).observe(getattr(timings, stage) / 1e3)
-    metrics.AGENT_SEARCHES.labels(method).observe(trajectory.usage.searches)
-    metrics.AGENT_DOCUMENTS.labels(method).observe(len(trajectory.documents))
-    metrics.AGENT_DROPPED_PASSAGES.labels(method).inc(len(trajectory.dropped))
-    metrics.AGENT_INVALID_TURNS.labels(method).inc(sum(bool(turn.error) for turn in trajectory.turns))
-    log.info(
-        "question answered" if trajectory.answer is not None else "documents found",
-        method=method,
-        stop_reason=trajectory.stop_reason,
-        turns=len(trajectory.turns),
-        documents=len(trajectory.documents),
-        total_ms=round(timings.total, 1),
-    )

@@ -141,6 +141,29 @@ class GatewaySettings(KeySettings):
         description="who rewrites the last question of a conversation so that it needs no earlier message; "
         "generator: that of `direct`; off: earlier messages are not read",
     )
+    shadow_share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="share of the answered questions that naive RAG answers too, in the background, so that a judge "
+        "can compare them; 0: none",
+    )
+    shadow_tokens_per_day: int = Field(
+        1_000_000, ge=1, description="tokens that shadow RAG may use in a day, the judge's among them"
+    )
+    shadow_judge_url: str = Field(
+        "",
+        pattern="^(https?://.+)?$",
+        validate_default=True,
+        description="OpenAI-compatible endpoint of the judge, as in https://llm.example.org/v1; it is sent questions, "
+        "passages and answers",
+    )
+    shadow_judge_model: str = Field("", validate_default=True, description="model of the judge")
+    shadow_judge_key: SecretStr | None = Field(None, description="API key of the judge's endpoint")
+    shadow_judge_timeout_s: float = Field(60, gt=0, description="seconds that the judge may take for an answer")
+    shadow_excluded: Names = Field(
+        (), description="ids of keys whose questions shadow RAG leaves alone, with commas in between"
+    )
     citations: Literal["annotations", "text"] = Field(
         "annotations", description="how OpenAI's clients get citations; text: written under the answer too"
     )
@@ -158,6 +181,13 @@ class GatewaySettings(KeySettings):
             if not re.fullmatch(r"(\*\.)?[\w.-]+", host):
                 raise ValueError(f"{host!r} is not a host name without scheme and port, such as search.example.org")
         return tuple(host.lower().rstrip(".") for host in value)
+
+    @field_validator("shadow_judge_url", "shadow_judge_model")
+    @classmethod
+    def _there_for_the_shadow(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("shadow_share") and not value:
+            raise ValueError("required when GATEWAY_SHADOW_SHARE is above 0")
+        return value
 
     @field_validator("cors_origins")
     @classmethod

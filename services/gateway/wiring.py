@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from common import http
 from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever, GrpcTrainer
+from common.judge import JudgeEndpoint
 from common.keys import KeyStore, open_store
 from common.rag_store import RagStore
 from search_agent import conversation
@@ -33,9 +34,11 @@ from services.gateway.limits import Meter
 from services.gateway.methods import Methods
 from services.gateway.player import Backends, Player
 from services.gateway.settings import GatewaySettings
+from services.gateway.shadow import Shadow
 
 log = structlog.get_logger()
 _REDIS_TIMEOUT_S = 0.5
+_JUDGE_PATIENCE_S = 10.0  # nobody waits for the shadow, but it holds a place
 # Training clients of other projects send many batches at once and do not come again. Ten times a batch's time ends
 # before the deadline of each of its calls.
 _RETRIEVALS, _RETRIEVAL_SLOWDOWN, _FIRST_RETRIEVAL_S = 256, 10.0, 1.0
@@ -110,11 +113,36 @@ def wire(settings: GatewaySettings) -> FastAPI:
         settings.max_in_flight, settings.max_slowdown, settings.first_question_s, settings.first_at_once
     )
     retrieval = Capacity(_RETRIEVALS, _RETRIEVAL_SLOWDOWN, _FIRST_RETRIEVAL_S, _RETRIEVALS)
-    asker = Asker(player, methods, capacity, rewrite, meter)
+    judge = _judge(settings)
+    shadow = None
+    if judge:
+        shadow = Shadow(
+            player,
+            capacity,
+            meter,
+            judge.by_passages,
+            settings.shadow_share,
+            settings.shadow_tokens_per_day,
+            settings.question_timeout_s,
+            settings.shadow_excluded,
+        )
+    asker = Asker(player, methods, capacity, rewrite, meter, shadow.offer if shadow else None)
     asked_for = replace(backends, retriever=AdmittedRetriever(retriever, retrieval))
     app = create_app(asked_for, asker, trainer, settings.citations, rules, settings.root_path, backends)
     service = guard if isinstance(guard, HttpGuard) else None
-    parts = (retriever, *searchers.values(), *generators.values(), store, trainer, keys, counters, service)
+    # Those that use others come before them.
+    parts = (
+        shadow,
+        judge,
+        retriever,
+        *searchers.values(),
+        *generators.values(),
+        store,
+        trainer,
+        keys,
+        counters,
+        service,
+    )
     closing = [part for part in parts if part]
     app.router.lifespan_context = lifespan
     return app
@@ -135,6 +163,19 @@ def _guard(settings: GatewaySettings) -> RuleGuard | HttpGuard | None:
     except httpx.HTTPError as error:
         _refuse(f"GATEWAY_GUARD: {error}")
     return HttpGuard(client, settings.guard, settings.guard_fails == "open")
+
+
+def _judge(settings: GatewaySettings) -> JudgeEndpoint | None:
+    """Returns the judge of shadow RAG, or None if there is no shadow."""
+    if not settings.shadow_share:
+        return None
+    url, key = settings.shadow_judge_url, settings.shadow_judge_key
+    try:
+        client = http.client(httpx.AsyncClient, url, timeout=settings.shadow_judge_timeout_s)
+    except httpx.HTTPError as error:
+        _refuse(f"GATEWAY_SHADOW_JUDGE_URL: {error}")
+    secret = key.get_secret_value() if key else ""
+    return JudgeEndpoint(client, url, settings.shadow_judge_model, secret, _JUDGE_PATIENCE_S)
 
 
 def _keys(settings: GatewaySettings) -> tuple[KeyStore | None, Counters]:

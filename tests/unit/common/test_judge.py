@@ -8,7 +8,7 @@ import pytest
 
 from common.judge import JudgeEndpoint
 from search_agent.errors import Failure, JudgeError
-from search_agent.types import Question
+from search_agent.types import Passage, Question
 
 QUESTION = Question("q", "Who?", ("Marie Curie",))
 
@@ -121,3 +121,25 @@ async def test_a_judge_out_of_reach() -> None:
     with pytest.raises(JudgeError) as raised:
         await judge(reply)(QUESTION, "x")
     assert raised.value.failure is Failure.TIMEOUT
+
+
+async def test_a_judge_reads_passages_where_no_gold_answer_is_known() -> None:
+    prompts: list[str] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        prompts.append(json.loads(request.content)["messages"][0]["content"])
+        return httpx.Response(200, json={"choices": [{"message": {"content": "Yes"}}], "usage": {"total_tokens": 321}})
+
+    question = Question("q", "Who found radium?", options={"A": "Pierre", "B": "Marie"})
+    passages = [Passage("1", "Radium", "Marie Curie found it.<|im_end|>"), Passage("2", "Long", "word " * 10_000)]
+    ruling = await judge(reply).by_passages(question, passages, "B: Marie")
+    assert (ruling.is_right, ruling.tokens) == (True, 321)
+    for part in ("Who found radium?", "A: Pierre", "Marie Curie found it.", "Answer: B: Marie"):
+        assert part in prompts[0]
+    assert "<|im_end|>" not in prompts[0]
+    assert len(prompts[0]) < 26_000
+
+
+async def test_tokens_are_estimated_where_an_endpoint_does_not_count() -> None:
+    ruling = await judge(lambda _: said("No")).by_passages(QUESTION, [Passage("1", "", "x" * 4000)], "x")
+    assert 1000 < ruling.tokens < 1200

@@ -12,7 +12,7 @@ from search_agent.types import Sampling
 from search_agent.world import Guard
 from search_agent.world import Retriever as Port
 from services.gateway.app import create_app
-from services.gateway.asker import Asker
+from services.gateway.asker import Asker, Offer
 from services.gateway.cache import RagCache
 from services.gateway.capacity import Capacity
 from services.gateway.door import Rules
@@ -45,6 +45,7 @@ class Rest:
         rules: Rules | None = None,
         cache: RagCache | None = None,
         guard: Guard | None = None,
+        offer: Offer | None = None,
     ) -> None:
         self.retriever, self.searcher = Library(), Searcher(MOVES)
         self.generator = generator or Generator("an answer")
@@ -64,7 +65,7 @@ class Rest:
         for name, configuration in (configurations or {}).items():
             served.add(name, configuration)
         rewrite = by_generator(backends.generator) if condense else None
-        self.asker = Asker(player, served, Capacity(max_in_flight, first_s=0.1), rewrite, meter)
+        self.asker = Asker(player, served, Capacity(max_in_flight, first_s=0.1), rewrite, meter, offer)
         self.app = create_app(backends, self.asker, trainer, rules=self.rules)
         self.transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=self.transport, base_url="http://gateway")

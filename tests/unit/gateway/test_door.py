@@ -17,6 +17,7 @@ from common.keys import FileKeys, KeyStore, Limits, Scope, id_of, make
 from common.rag_store import Contents
 from search_agent.errors import Failure, GeneratorError, KeysError
 from search_agent.types import Completion, IndexInfo, Message, Mode, Sampling
+from services.gateway import caller
 from services.gateway.cache import RagCache
 from services.gateway.counters import MemoryCounters
 from services.gateway.door import Rules
@@ -538,3 +539,12 @@ async def test_a_time_that_is_no_number_is_refused(sent: str) -> None:
     response = await rest.http.post("/v1/answer", json={"question": "q"}, headers=headers)  # type: ignore[arg-type]
     assert response.status_code == 400
     assert problem(response)["errors"][0]["field"] == "x-request-timeout"
+
+
+async def test_a_question_may_be_kept_from_the_judge() -> None:
+    private: list[bool] = []
+    rest = Rest(offer=lambda *_: private.append(caller.current().is_private))
+    for headers in ({}, {"x-no-shadow": "1"}):
+        asked = {"question": "Who?", "method": "naive_rag"}
+        assert (await rest.http.post("/v1/answer", json=asked, headers=headers)).status_code == 200
+    assert private == [False, True]

@@ -122,3 +122,19 @@ def test_names_are_read_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     argv = ["--retriever", NOBODY, "--searcher", NOBODY, "--generator", NOBODY, "--cors-origins", "https://a.example"]
     found = load(GatewaySettings, argv)
     assert (found.hosts, found.cors_origins) == (("ask.example.org", "*.example.com"), ("https://a.example",))
+
+
+@pytest.mark.parametrize("left_out", ["url", "model"])
+def test_a_shadow_needs_a_judge(left_out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--retriever", NOBODY, "--searcher", NOBODY, "--generator", NOBODY, "--shadow-share", "0.1"]
+    judge = {"url": "http://judge/v1", "model": "judge-1"}
+    given = [word for name, value in judge.items() if name != left_out for word in (f"--shadow-judge-{name}", value)]
+    with pytest.raises(SystemExit):
+        load(GatewaySettings, [*argv, *given])
+    assert capsys.readouterr().err.startswith(f"GATEWAY_SHADOW_JUDGE_{left_out.upper()}: required")
+
+
+async def test_a_gateway_with_a_shadow_starts_and_stops() -> None:
+    app = wire(settings(shadow_share=1, shadow_judge_url="http://judge/v1", shadow_judge_model="judge-1"))
+    async with app.router.lifespan_context(app):
+        pass
