@@ -1,9 +1,12 @@
 """Runs that no longer learn end by themselves, and say why."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common import run_config
 from common.run_config import StopConfig
 from learning.stopping import reason_to_stop
 
@@ -36,3 +39,22 @@ def test_rules(rules: dict[str, Any], name: str, values: list[float], broken: st
     reason = reason_to_stop(steps(name, *values), StopConfig(**rules, window=2, coverage_steps=4))
     assert broken in reason
     assert bool(reason) == bool(broken)
+
+
+@pytest.mark.parametrize(
+    ("config", "curves", "learned"),
+    [
+        ("universe", "universe-gpu.json", {"first": 77, "second, from step 20 of the first": 54}),
+        ("multihop", "multihop-reinforcement-gpu.json", {"seed 1": 80, "seed 2": 75}),
+    ],
+)
+def test_the_rules_of_a_run_would_not_have_ended_those_that_learned(
+    config: str, curves: str, learned: dict[str, int]
+) -> None:
+    rules = run_config.load(config).stop
+    runs = json.loads((Path("bench/results") / curves).read_bytes())["runs"]
+    for name, count in learned.items():
+        recorded = runs[name] if isinstance(runs[name], list) else runs[name]["steps"]
+        done = [{f"search/{figure}": value for figure, value in step.items()} for step in recorded[:count]]
+        assert len(done) == count
+        assert not any(reason_to_stop(done[:end], rules) for end in range(1, count + 1))
