@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-LIMIT_S, POLL_S = 120, 0.005
+LIMIT_S, POLL_S = 300, 0.005
 
 
 def until(done: Callable[[], object]) -> None:

@@ -12,17 +12,17 @@ import pytest
 from common.backends import GrpcPolicy
 from deploy.local import Stack
 from tests.lora import write_peft
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 QUESTION = {"question": "Who was born in Warsaw?", "top_k": 1}
 
 
 def ask(stack: Stack, method: str, **more: object) -> httpx.Response:
-    return httpx.post(f"{stack.url}/v1/answer", json={**QUESTION, "method": method, **more}, timeout=120)
+    return httpx.post(f"{stack.url}/v1/answer", json={**QUESTION, "method": method, **more}, timeout=LIMIT_S)
 
 
 def get(stack: Stack, path: str) -> httpx.Response:
-    return httpx.get(f"{stack.url}{path}", timeout=60)
+    return httpx.get(f"{stack.url}{path}", timeout=LIMIT_S)
 
 
 def kill(stack: Stack, name: str) -> None:
@@ -63,7 +63,7 @@ def test_a_backend_that_is_down_is_named_and_comes_back(stack: Stack, service: s
 
 async def test_a_restarted_searcher_serves_what_was_promoted(stack: Stack, tmp_path: Path) -> None:
     write_peft(tmp_path / "lora")
-    searcher = GrpcPolicy(stack.model("searcher"), timeout_s=60)
+    searcher = GrpcPolicy(stack.model("searcher"), timeout_s=LIMIT_S)
     base = await searcher.info()
     promoted = await searcher.load("", str(tmp_path / "lora"))
     assert promoted.model != base.model

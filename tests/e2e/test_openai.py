@@ -8,13 +8,15 @@ import httpx
 import openai
 import pytest
 
+from tests.waiting import LIMIT_S
+
 QUESTION = "What year was Casimir Pulaski born in Warsaw?"
 GOLD_PASSAGE = "sq-fb7bf09d07"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(rest: httpx.Client) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{rest.base_url}/v1", api_key="none", timeout=120, max_retries=0) as found:
+    with openai.OpenAI(base_url=f"{rest.base_url}/v1", api_key="none", timeout=LIMIT_S, max_retries=0) as found:
         yield found
 
 

@@ -22,7 +22,7 @@ from deploy.local import ADAPTERS, Stack
 from search_agent.grading import answers
 from services.trainer.runs import Runs
 from tests.lora import write_peft
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 # Enough of them that the gate does not turn on a greedy answer that depends on its batch.
 QUESTIONS = [
@@ -68,7 +68,7 @@ def run(stack: Stack) -> Run:
 
 def top_k(stack: Stack) -> int:
     """Returns how many passages the gateway's s3 looks at."""
-    (s3,) = (each for each in httpx.get(f"{stack.url}/v1/methods", timeout=60).json() if each["name"] == "s3")
+    (s3,) = (each for each in httpx.get(f"{stack.url}/v1/methods", timeout=LIMIT_S).json() if each["name"] == "s3")
     return int(s3["parameters"]["properties"]["top_k"]["default"])
 
 
@@ -80,7 +80,7 @@ def taught(stack: Stack, run: Run, tmp_path: Path) -> Iterator[None]:
     model_card.write(adapter, card)
 
     async def serve(adapter: Path) -> None:
-        searcher = GrpcPolicy(stack.model("searcher"), 60)
+        searcher = GrpcPolicy(stack.model("searcher"), LIMIT_S)
         try:
             await searcher.load("", str(adapter))
         finally:
@@ -105,7 +105,7 @@ class Asking:
     def ask(self) -> None:
         body = {"question": "Who was born in Warsaw?", "max_turns": 1, "top_k": 2}
         while not self._stop.is_set():
-            response = httpx.post(f"{self._url}/v1/answer", json=body, timeout=120)
+            response = httpx.post(f"{self._url}/v1/answer", json=body, timeout=LIMIT_S)
             if response.status_code == 200:
                 self.models.append(response.json()["models"])
             else:
@@ -128,7 +128,7 @@ class Asking:
 
 
 def promote(stack: Stack, run: Run) -> dict[str, Any]:
-    response = httpx.post(f"{stack.url}/v1/runs/{run.id}/promote", json={}, timeout=300)
+    response = httpx.post(f"{stack.url}/v1/runs/{run.id}/promote", json={}, timeout=LIMIT_S)
     assert response.status_code == 200, response.text
     return dict(response.json())
 
@@ -177,7 +177,7 @@ def test_promotion_and_rollback_while_questions_go_on(stack: Stack, run: Run, ta
         assert (done["promoted"], done["before"], done["model"]) == (True, base, noise), done
         asking.until(noise)
         until(lambda: top_k(stack) == 4)  # the parameters come and go with the model
-        back = httpx.post(f"{stack.url}/v1/rollback", json={}, timeout=120).json()
+        back = httpx.post(f"{stack.url}/v1/rollback", json={}, timeout=LIMIT_S).json()
         asking.until(base)
     assert done["gate"]["compared"] == len(golds)
     assert done["gate"]["low"] > 0
