@@ -11,6 +11,7 @@ from search_agent.errors import BoundaryError, Failure
 
 _FAILURES = 5
 _OPEN_S = 1.0
+_TRY_S = 10.0  # a call that tries and says nothing for so long, such as one that loads a model, lets another try
 CLOSED, HALF_OPEN, OPEN = range(3)
 
 
@@ -19,40 +20,56 @@ class Breaker:
 
     def __init__(self, name: str, boundary: type[BoundaryError], clock: Callable[[], float] = time.monotonic) -> None:
         self._name, self._boundary, self._clock = name, boundary, clock
-        self._failures, self._open_until = 0, 0.0
+        self._failures, self._next_try_at = 0, 0.0
+        self._trying: object = None  # the newest call that tries
         self._set(CLOSED)
 
     @contextmanager
     def call(self, counts_time: bool = True) -> Iterator[None]:
         """Holds a call to the backend. Raises UNAVAILABLE without calling while the breaker is open.
 
-        A timeout is a failure only if it `counts_time`, which a call does not that had little of it. An error with a
-        field is that of what the request names, such as an index on another server, and not the backend's.
+        A timeout is a failure only if it `counts_time`; that of a call that had little time says nothing. An error with
+        a field is that of what the request names, such as an index on another server, and not the backend's.
         """
-        if self._state is OPEN and self._clock() >= self._open_until:
+        trying = object()
+        if self._state is not CLOSED:
+            now = self._clock()
+            if now < self._next_try_at:
+                raise self._boundary(
+                    Failure.UNAVAILABLE, f"it failed {self._failures} times in a row; one call tries it"
+                )
+            self._trying, self._next_try_at = trying, now + _TRY_S
             self._set(HALF_OPEN)
-        elif self._state is not CLOSED:
-            raise self._boundary(Failure.UNAVAILABLE, f"it failed {self._failures} times in a row; one call tries it")
-        tries = self._state is HALF_OPEN
         try:
             yield
         except BoundaryError as error:
-            is_down = error.failure is Failure.UNAVAILABLE or (error.failure is Failure.TIMEOUT and counts_time)
-            if is_down and not error.field:
-                self._fail()
-            else:
+            is_late = error.failure is Failure.TIMEOUT
+            if error.field or not (is_late or error.failure is Failure.UNAVAILABLE):
                 self._succeed()
+            elif is_late and not counts_time:
+                self._learn_nothing(trying)
+            else:
+                self._fail()
             raise
-        except BaseException:  # the caller left: nothing is known
-            if tries:
-                self._set(OPEN)
+        except BaseException:  # the caller left
+            self._learn_nothing(trying)
             raise
         self._succeed()
+
+    def answers(self) -> None:
+        """Lets others call while a call that tries goes on, as a stream may for hours. The next failure opens again."""
+        if self._state is HALF_OPEN:
+            self._set(CLOSED)
+
+    def _learn_nothing(self, trying: object) -> None:
+        if self._state is HALF_OPEN and self._trying is trying:
+            self._next_try_at = self._clock()
+            self._set(OPEN)
 
     def _fail(self) -> None:
         self._failures += 1
         if self._failures >= _FAILURES:
-            self._open_until = self._clock() + _OPEN_S
+            self._next_try_at = self._clock() + _OPEN_S
             self._set(OPEN)
 
     def _succeed(self) -> None:

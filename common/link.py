@@ -63,6 +63,7 @@ class Link:
         with self._held(timeout_s) as longest_s:
             async with aclosing(client.stream(method, request, longest_s, self._boundary)) as responses:
                 async for response in responses:
+                    self._breaker.answers()
                     yield response
 
     @contextmanager

@@ -1,6 +1,7 @@
 """A backend that keeps failing is left alone for a moment."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 from prometheus_client import REGISTRY
@@ -75,6 +76,56 @@ def test_it_opens_again_if_the_call_that_tries_fails_or_leaves(breaker: Breaker,
     with breaker.call():
         pass
     assert state() == CLOSED
+
+
+def half_open(breaker: Breaker, clock: Clock) -> None:
+    """Opens the breaker and waits until a call may try."""
+    for _ in range(5):
+        fail(breaker)
+    clock.now += 1
+
+
+def test_a_call_that_had_little_time_says_nothing(breaker: Breaker, clock: Clock) -> None:
+    for _ in range(4):
+        fail(breaker)
+    fail(breaker, Failure.TIMEOUT, counts_time=False)
+    fail(breaker)
+    assert state() == OPEN  # the fifth failure
+    clock.now += 1
+    assert fail(breaker, Failure.TIMEOUT, counts_time=False) == "asked"
+    assert state() == OPEN
+    assert fail(breaker) == "asked"  # the next one tries at once
+    assert fail(breaker) != "asked"
+
+
+def test_a_call_that_tries_for_long_lets_another_try(breaker: Breaker, clock: Clock) -> None:
+    half_open(breaker, clock)
+    with breaker.call():
+        clock.now += 5
+        assert fail(breaker) != "asked"
+        clock.now += 5
+        with breaker.call():
+            pass
+        assert state() == CLOSED
+
+
+def test_a_call_that_leaves_does_not_open_what_another_has_closed(breaker: Breaker, clock: Clock) -> None:
+    half_open(breaker, clock)
+    with suppress(asyncio.CancelledError), breaker.call():
+        clock.now += 10
+        with breaker.call():
+            pass
+        raise asyncio.CancelledError
+    assert state() == CLOSED
+
+
+def test_an_answer_closes_it_before_the_call_that_tries_has_ended(breaker: Breaker, clock: Clock) -> None:
+    half_open(breaker, clock)
+    with breaker.call():
+        breaker.answers()
+        assert state() == CLOSED
+        assert fail(breaker) == "asked"  # which it does not forgive yet
+        assert state() == OPEN
 
 
 @pytest.mark.parametrize(
