@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 import structlog
 
@@ -19,7 +20,17 @@ _VALID = {
     TRACEPARENT: re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
 }
 _current: ContextVar[dict[str, str] | None] = ContextVar("request_context", default=None)
-_time: ContextVar[tuple[float, float]] = ContextVar("request_time", default=(math.inf, math.inf))  # limit, end
+
+
+@dataclass(slots=True)
+class Time:
+    """The time of a request, which all its calls share. `ends_at` is on the monotonic clock."""
+
+    ends_at: float = math.inf
+
+
+_ENDLESS = Time()
+_time: ContextVar[Time] = ContextVar("request_time", default=_ENDLESS)
 
 
 def begin(incoming: Mapping[str, str]) -> dict[str, str]:
@@ -45,16 +56,18 @@ def request_id() -> str:
     return (_current.get() or {}).get(REQUEST_ID, "")
 
 
-def begin_time(limit_s: float) -> None:
+def begin_time(limit_s: float) -> Time:
     """Gives the request being served that many seconds from now on, in all its calls together."""
-    _time.set((limit_s, time.monotonic() + limit_s))
+    time_ = Time(time.monotonic() + limit_s)
+    _time.set(time_)
+    return time_
 
 
-def time_limit() -> float:
-    """Returns the seconds that the request being served was given."""
-    return _time.get()[0]
+def ends_at() -> float:
+    """Returns when the time of the request being served is over, on the monotonic clock."""
+    return _time.get().ends_at
 
 
 def time_left(most_s: float) -> float:
     """Returns the seconds that a call may take: `most_s`, or what the request has left if that is less."""
-    return max(0.0, min(most_s, _time.get()[1] - time.monotonic()))
+    return max(0.0, min(most_s, ends_at() - time.monotonic()))

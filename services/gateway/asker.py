@@ -160,7 +160,7 @@ class Asker:
         searches = isinstance(agent.params, Retrieval)
         return (
             play, _who(agent, ask), ask.max_documents, ask.max_tokens, tuple(ask.options.items()), ask.with_answer,
-            caller.current().indexes, context.time_limit(), searches and await self._player.index_versions(),
+            caller.current().indexes, searches and await self._player.index_versions(),
         )  # fmt: skip
 
     async def _agent(self, ask: Ask) -> Agent:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import math
+import time
 from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import aclosing
 from typing import Generic, TypeVar
 
+from common import context
+from search_agent.errors import BoundaryError, Failure
+from services.gateway.problems import TooLittleTime
+
 T = TypeVar("T")
+_GRACE_S = 0.25  # the error of the work itself, which names the backend, comes first
 
 
 class _Flight(Generic[T]):
-    """Events as they come, kept for callers who join later. The work runs in the context of the first caller."""
+    """Events as they come, kept for callers who join later.
+
+    The work runs in the context of the first caller, except that it has the time of the last.
+    """
 
     def __init__(self, events: AsyncGenerator[T, None], ended: Callable[[], None]) -> None:
         self.followers = 0
@@ -20,7 +31,10 @@ class _Flight(Generic[T]):
         self._is_over = False
         self._ended = ended
         self._news = asyncio.Event()
-        self._task = asyncio.create_task(self._run(events))
+        self._first_ends_at = context.ends_at()
+        theirs = contextvars.copy_context()
+        self._time = theirs.run(context.begin_time, context.time_left(math.inf))
+        self._task = asyncio.create_task(self._run(events), context=theirs)
 
     async def _run(self, events: AsyncGenerator[T, None]) -> None:
         try:
@@ -40,7 +54,8 @@ class _Flight(Generic[T]):
         news.set()
 
     async def events(self) -> AsyncGenerator[T, None]:
-        """Yields all events, from the first on. Raises what the work raises."""
+        """Yields all events, from the first on. Raises what the work raises, and TooLittleTime."""
+        self._time.ends_at = max(self._time.ends_at, context.ends_at())
         told = 0
         while True:
             while told < len(self._seen):
@@ -50,7 +65,21 @@ class _Flight(Generic[T]):
                 raise self._error
             if self._is_over:
                 return
-            await self._news.wait()
+            try:
+                async with asyncio.timeout(context.time_left(math.inf) + _GRACE_S):
+                    await self._news.wait()
+            except TimeoutError:
+                raise TooLittleTime("the time for the whole request is over") from None
+
+    def lacked_time(self, error: Exception) -> bool:
+        """Returns whether the work failed for want of time that the request being served has and the first one had not.
+
+        A call under way keeps the deadline with which it began.
+        """
+        if error is not self._error or self._first_ends_at >= context.ends_at():
+            return False
+        is_late = isinstance(error, BoundaryError) and error.failure is Failure.TIMEOUT
+        return isinstance(error, TooLittleTime) or (is_late and time.monotonic() > self._first_ends_at - _GRACE_S)
 
     async def stop(self) -> None:
         """Stops the work and waits for its end."""
@@ -70,21 +99,33 @@ class Flights(Generic[T]):
     async def join(self, key: Hashable, start: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
         """Yields the events of the work with that key, which it starts if it is not under way.
 
-        The work stops when the last caller has closed this. Raises what the work raises.
+        A caller waits for as long as their own request has time, and the work goes on until the last one has closed
+        this. It starts again if it failed by the deadline of an earlier caller, before any event. Raises what the work
+        raises, and TooLittleTime.
         """
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight(start(), lambda: self._forget(key, flight))
-        flight.followers += 1
-        try:
-            async for event in flight.events():
-                yield event
-        finally:
-            flight.followers -= 1
-            if not flight.followers:
-                self._forget(key, flight)
-                await flight.stop()
+        told = False
+        while True:
+            flight = self._flights.get(key) or self._start(key, start)
+            flight.followers += 1
+            try:
+                async for event in flight.events():
+                    told = True
+                    yield event
+                return
+            except Exception as error:
+                if told or not flight.lacked_time(error):
+                    raise
+            finally:
+                flight.followers -= 1
+                if not flight.followers:
+                    self._forget(key, flight)
+                    await flight.stop()
 
-    def _forget(self, key: Hashable, flight: _Flight[T] | None) -> None:
+    def _start(self, key: Hashable, start: Callable[[], AsyncGenerator[T, None]]) -> _Flight[T]:
+        flight: _Flight[T] = _Flight(start(), lambda: self._forget(key, flight))
+        self._flights[key] = flight
+        return flight
+
+    def _forget(self, key: Hashable, flight: _Flight[T]) -> None:
         if self._flights.get(key) is flight:  # another may have taken its place
-            self._flights.pop(key, None)
+            del self._flights[key]

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 
+from common import context
 from common.keys import Limits
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Author, Message, Retrieval, Sampling, Span
@@ -43,6 +44,7 @@ class Probe:
 
     async def _run(self) -> None:
         caller.set_current(_NOBODY)
+        context.begin_time(_LONGEST_S)  # others wait for it than the one whose request began it
         await self._work()
         self._worked_at = self._clock()
 

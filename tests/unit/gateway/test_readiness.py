@@ -1,10 +1,12 @@
 """A backend is ready if it does real work, which it is not asked for all the time."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 import pytest
 
+from common import context
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import IndexInfo
 from services.gateway import readiness
@@ -81,3 +83,14 @@ async def test_another_server_behind_the_default_index_is_not_searched() -> None
     retriever = OnAnotherServer()
     await readiness.search(retriever).check(1)
     assert retriever.queries == []
+
+
+async def test_the_work_does_not_have_the_little_time_of_the_request_that_began_it() -> None:
+    left: list[float] = []
+
+    async def work() -> None:
+        left.append(context.time_left(math.inf))
+
+    context.begin_time(0.01)
+    await Probe(work).check(1)
+    assert left[0] > 1
