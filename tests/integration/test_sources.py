@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,7 +94,8 @@ async def test_one_retriever_searches_the_parts_that_others_hold(tmp_path: Path)
         parts.append((part, *await server.start("retriever", FULL_NAME, settings, RetrieverServicer(part).register)))
         targets.append(f"127.0.0.1:{parts[-1][2]}/words")
     connect(front, "all", {"kind": "shards", "shards": targets}, force=False)
-    retriever = assemble(RetrieverSettings(indexes=front, default_index="all", port=0))
+    front_settings = RetrieverSettings(indexes=front, default_index="all", port=0)
+    retriever = await asyncio.to_thread(assemble, front_settings)  # outside the loop, as the service does
 
     info = next(index for index in await retriever.indexes() if index.name == "all")
     assert (info.kind, info.modes, info.passages, info.is_default, info.fault) == ("shards", (Mode.BM25,), 21, True, "")

@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from common.addresses import model_at
@@ -35,8 +36,7 @@ class Shards:
 
     def __init__(self, name: str, config: ShardsConfig, connect: Connect = GrpcRetriever) -> None:
         self.info = IndexInfo(name, "", kind=config.kind, source=config.source, licence=config.licence)
-        targets = [model_at(shard) for shard in config.shards]
-        self._shards = [(connect(address, config.timeout_s), index) for address, index in targets]
+        self._connect, self._config = connect, config
         self._asked_at = -_FRESH_S
         self._asking: asyncio.Task[None] | None = None
 
@@ -71,6 +71,12 @@ class Shards:
             modes=modes,
             keys=tuple(sorted({key for part in parts for key in part.keys})),
         )
+
+    @cached_property
+    def _shards(self) -> list[tuple[Any, str]]:
+        """Returns each shard's client and index. A gRPC channel must be made in the loop that uses it."""
+        targets = map(model_at, self._config.shards)
+        return [(self._connect(address, self._config.timeout_s), index) for address, index in targets]
 
     async def _part(self, number: int) -> IndexInfo:
         retriever, index = self._shards[number]
@@ -126,7 +132,7 @@ class Shards:
     async def close(self) -> None:
         if self._asking:
             self._asking.cancel()
-        for retriever, _ in self._shards:
+        for retriever, _ in self.__dict__.get("_shards", ()):  # none was made if nothing was asked
             await retriever.close()
 
 
