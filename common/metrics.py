@@ -33,6 +33,16 @@ RETRIEVER_QUEUED_QUERIES = Gauge("search_agent_retriever_queued_queries", "Queri
 RETRIEVER_INDEX_PASSAGES = Gauge(
     "search_agent_retriever_index_passages", "Passages of a served index", ["index", "version"]
 )
+RETRIEVER_BUILDING = Gauge("search_agent_retriever_building", "Indexes whose changes are being built")
+RETRIEVER_BUILD_SECONDS = Histogram(
+    "search_agent_retriever_build_seconds",
+    "Time to build the changes that wait into a version, by outcome: built, failed",
+    ["outcome"],
+    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 10800),
+)
+RETRIEVER_ENCODED_PASSAGES = Counter(
+    "search_agent_retriever_encoded_passages_total", "Passages that builds of changes have encoded"
+)
 RETRIEVER_SOURCE_UP = Gauge(
     "search_agent_retriever_source_up", "An index that is a server: 1 if it answered its last search", ["index"]
 )

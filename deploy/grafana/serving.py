@@ -236,6 +236,23 @@ _RETRIEVER = [
         unit="s",
     ),
     graph("Queued queries", "Queries waiting for a batch.", Query("search_agent_retriever_queued_queries", "waiting")),
+    stack(
+        "Builds of changes",
+        "Builds a minute by outcome, and those under way. A failed build is tried again every few seconds.",
+        Query(f"60 * {rate('search_agent_retriever_build_seconds_count', 'outcome')}", "{{outcome}}"),
+        Query("sum(search_agent_retriever_building)", "under way"),
+    ),
+    graph(
+        "Time of a build",
+        "Mean time to build the changes that wait into a version.",
+        Query(mean("search_agent_retriever_build_seconds", "outcome"), "{{outcome}}"),
+        unit="s",
+    ),
+    graph(
+        "Passages encoded by builds",
+        "Passages a second.",
+        Query(rate("search_agent_retriever_encoded_passages_total"), "encoded"),
+    ),
 ]
 
 _MODELS = [

