@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from cli import gateway
 from cli.arguments import positive
 from cli.problems import alone
-from services.retriever.bm25 import BACKENDS, BM25S
+from services.retriever.bm25 import BM25S, CHOICES
 from services.retriever.kinds import FLAT, KINDS
 from services.retriever.published import PUBLISHED
 
-_BM25 = {backend.name or "none": backend for backend in BACKENDS.values()}
-_BM25_HELP = "; ".join(f"{name}: {backend.about}" for name, backend in _BM25.items())
+_BM25_HELP = "; ".join(f"{name}: {backend.about}" for name, backend in CHOICES.items())
 _KINDS_HELP = "; ".join(f"{kind.name}: {kind.about}" for kind in KINDS.values())
 _EXACT = ", ".join(kind.name for kind in KINDS.values() if kind.exact)
 
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
             help=f"what the encoder reads before a {texts}; default: as its configuration or its name says",
         )
     build.add_argument("--kind", choices=KINDS, default=FLAT.name, help=f"default: flat. {_KINDS_HELP}")
-    build.add_argument("--bm25", choices=_BM25, default=BM25S.name, help=f"default: bm25s. {_BM25_HELP}")
+    build.add_argument("--bm25", choices=CHOICES, default=BM25S.name, help=f"default: bm25s. {_BM25_HELP}")
     build.add_argument(
         "--vectors",
         type=Path,
@@ -117,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
     download.add_argument("--name", help="the index's name, and its folder's; default: as published")
     download.add_argument("--out", type=Path, metavar="DIR", help="default: ./indexes, or ./corpora for a corpus")
     download.add_argument(
-        "--bm25", choices=_BM25, default="none", help="BM25 index to make of the corpus; default: none"
+        "--bm25", choices=CHOICES, default="none", help="BM25 index to make of the corpus; default: none"
     )
     download.add_argument("--endpoint", default="", help="address of the hub; default: $HF_ENDPOINT or huggingface.co")
     download.add_argument("--force", action="store_true", help="replace an index of that name")
@@ -127,9 +127,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
     listing.add_argument("--dir", type=Path, default=Path("indexes"), help="default: ./indexes")
     listing.set_defaults(run=_list)
 
-    rollback = commands.add_parser("rollback", help="put an earlier version in an index's place; services notice")
-    rollback.add_argument("path", type=Path, help="folder of the index")
-    rollback.add_argument("--version", help="a kept version, as `index info` shows them; default: the newest")
+    rollback = commands.add_parser("rollback", help="serve an earlier version of an index again", description=_ROLLBACK)
+    rollback.add_argument("index", help="a running index's name, or a folder's path, which has a slash")
+    rollback.add_argument("--version", help="a kept version; default: the newest that does not serve")
+    gateway.add_url(rollback)
     rollback.set_defaults(run=_rollback)
 
     info = commands.add_parser("info", help="check an index in full and show what it is")
@@ -147,6 +148,9 @@ to see whether it answers, and need not be there yet."""
 
 # The fields of source.json that `index connect` takes.
 _FIELDS = ("timeout_s", "key_file", "version", "engines", "language", "safesearch", "pages", "source", "licence")
+
+_ROLLBACK = """Rolls back a running index by its name, or the folder of an index by its path, such as ./indexes/mine;
+services that serve the folder notice. `index versions` and `index info` show the versions."""
 
 _DOWNLOAD = """wiki-18 is an index of 21 million passages, 80 GB with its corpus; medcorp-… are corpora for
 `index build`. Run the same command again after an interruption: it resumes where it stopped."""
@@ -168,7 +172,7 @@ def _build(args: argparse.Namespace) -> int:
         out=args.out,
         encoder="" if args.no_dense else args.encoder,
         kind=KINDS[args.kind],
-        bm25=_BM25[args.bm25],
+        bm25=CHOICES[args.bm25],
         source=args.source,
         licence=args.licence,
         on_error=args.on_error,
@@ -221,7 +225,7 @@ def _download(args: argparse.Namespace) -> int:
     published, hub = PUBLISHED[args.what], Hub(args.endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT)
     name = args.name or args.what
     if published.index:
-        folder = download_index(published, hub, name, args.out or Path("indexes"), _BM25[args.bm25], args.force, say)
+        folder = download_index(published, hub, name, args.out or Path("indexes"), CHOICES[args.bm25], args.force, say)
         return _show(folder, verify_checksums=False)
     folder = download_corpus(published, hub, (args.out or Path("corpora")) / name, say)
     print(f"{folder}: next, search-agent index build --corpus {folder} --name {name}")
@@ -284,16 +288,18 @@ def _ladder(args: argparse.Namespace) -> int:
 
 
 def _rollback(args: argparse.Namespace) -> int:
+    from cli import served_index
     from services.retriever import folders
     from services.retriever import manifest as manifests
     from services.retriever.errors import BuildRefused
 
-    folder = args.path.resolve()
-    manifests.read(folder, verify_checksums=False)
+    if "/" not in args.index:
+        return served_index.roll_back(args)
+    folder = Path(args.index).resolve()
     kept = [each.version for each in folders.versions(folder)]
     version = args.version or next(iter(kept), "")
     if version not in kept:
-        raise BuildRefused(f"{args.path}: keeps no version {version}; it has {', '.join(kept) or 'none'}")
+        raise BuildRefused(f"{args.index}: keeps no version {version}; it has {', '.join(kept) or 'none'}")
     manifests.read(folders.versions_of(folder) / version, verify_checksums=True)
     folders.put_in_place(folder, folders.versions_of(folder) / version, keep=len(kept))
     return _show(folder, verify_checksums=False)

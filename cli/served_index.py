@@ -49,16 +49,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     versions.add_argument("name")
     versions.set_defaults(run=_versions)
 
-    serve = commands.add_parser("serve", help="serve a kept version of a running index again")
-    serve.add_argument("name")
-    serve.add_argument("version")
-    serve.set_defaults(run=_serve)
-
     delete = commands.add_parser("delete", help="remove a running index with all its versions")
     delete.add_argument("name")
     delete.set_defaults(run=_delete)
 
-    for command in (create, push, remove, versions, serve, delete):
+    for command in (create, push, remove, versions, delete):
         gateway.add_url(command)
 
 
@@ -133,9 +128,14 @@ def _versions(args: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(args: argparse.Namespace) -> int:
+def roll_back(args: argparse.Namespace) -> int:
+    """Serves a kept version of the running index `args.index` again."""
     with gateway.client(args) as client:
-        index = client.rollback_index(args.name, args.version)
+        index = client.index(args.index)
+        kept = [each.version for each in index.versions if each.version != index.version]
+        if not (version := args.version or next(iter(kept), "")):
+            raise Problem(f"{args.index}: keeps no other version")
+        index = client.rollback_index(args.index, version)
     print(f"{index.name}: version {index.version} serves, {index.passages:,} passages")
     return 0
 

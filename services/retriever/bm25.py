@@ -80,6 +80,17 @@ BM25S, LUCENE, NONE = Bm25s(), Lucene(), _Without()
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (BM25S, LUCENE, NONE)}
 
 
+# Backends as people choose them; manifests have no name for none.
+CHOICES: Mapping[str, Backend] = {backend.name or "none": backend for backend in BACKENDS.values()}
+
+
+def chosen(name: str) -> Backend:
+    """Returns the backend that a request names, bm25s for an empty name. Raises ValueError."""
+    if name and name not in CHOICES:
+        raise ValueError(f"BM25 is by {', '.join(CHOICES)}, not by {name!r}")
+    return CHOICES[name or BM25S.name]
+
+
 def named(name: str) -> Backend:
     """Returns the backend called `name` in a manifest. Raises ValueError."""
     if name not in BACKENDS:

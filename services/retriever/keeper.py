@@ -166,7 +166,7 @@ class Keeper:
 
     def _create(self, root: Path, new: NewIndex) -> IndexInfo:
         try:
-            kind, backend = kinds.named(new.kind or kinds.FLAT.name), bm25.named(_BM25.get(new.bm25, new.bm25))
+            kind, backend = kinds.named(new.kind or kinds.FLAT.name), bm25.chosen(new.bm25)
         except ValueError as error:
             field = "kind" if new.kind not in ("", *kinds.KINDS) else "bm25"
             raise RetrieverError(Failure.INVALID, str(error), field) from None
@@ -378,9 +378,6 @@ class Keeper:
         if not self._writable(name):
             raise RetrieverError(Failure.UNSUPPORTED, f"index {name!r} is read-only", "index")
         return name
-
-
-_BM25 = {"": "bm25s", "none": ""}  # as requests call backends, where manifests say it otherwise
 
 
 def _checked(edit: Edit, number: int, longest: int) -> Edit:

@@ -62,7 +62,9 @@ def test_an_index_is_made_filled_changed_and_rolled_back(
     assert out.splitlines()[0].startswith("v4 ")
     assert out.splitlines()[0].endswith("serves")
     assert "0 added or replaced, 2 removed  v4" in out
-    assert "version v3 serves, 5 passages" in run(capsys, address, "serve", "mine", "v3")[0]
+    assert "version v3 serves, 5 passages" in run(capsys, address, "rollback", "mine", "--version", "v3")[0]
+    assert "version v4 serves, 3 passages" in run(capsys, address, "rollback", "mine")[0]
+    assert "version v3 serves, 5 passages" in run(capsys, address, "rollback", "mine")[0]
     assert found(address) == {"0", "1", "2", "3", "4"}
     assert run(capsys, address, "delete", "mine")[0] == "mine: removed\n"
 
