@@ -131,7 +131,7 @@ def _precompute(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from common.files import check_writable
+    from common.files import check_writable, write_whole
     from evaluation import precompute, questions, scored_file
     from evaluation.question_records import line_of
 
@@ -161,7 +161,7 @@ def _precompute(args: argparse.Namespace) -> int:
     outcome = asyncio.run(fill())
     failed = sum(outcome.failures.values())
     if args.failed:
-        args.failed.write_text("".join(f"{line_of(each)}\n" for each in outcome.wrong), encoding="utf-8")
+        write_whole(args.failed, "".join(f"{line_of(each)}\n" for each in outcome.wrong))
     print(
         f"{outcome.right + len(outcome.wrong):,} questions scored, {outcome.known:,} of them before; "
         f"naive RAG gets {outcome.right:,} right and {len(outcome.wrong):,} wrong"

@@ -238,6 +238,7 @@ def _ladder(args: argparse.Namespace) -> int:
 
     import numpy as np
 
+    from common.files import write_whole
     from services.retriever import dense, ladder
     from services.retriever import manifest as manifests
     from services.retriever.encoders import encoder_of
@@ -282,7 +283,7 @@ def _ladder(args: argparse.Namespace) -> int:
         found = ladder.report(
             rungs, args.argv, vectors=about, count=count, dim=dim, queries=len(queries), top_k=args.top_k
         )
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_whole(args.json, json.dumps(found, indent=2) + "\n")
     print(ladder.table(rungs, args.top_k))
     return 0
 

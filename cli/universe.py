@@ -57,4 +57,7 @@ def _write(path: Path, lines: list[str]) -> None:
     """Writes the same bytes for the same lines."""
     import gzip
 
-    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
+    from common.files import draft_of
+
+    with draft_of(path) as draft:
+        draft.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))

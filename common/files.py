@@ -1,19 +1,65 @@
-"""Writing files in whole or not at all, and checking that they can be written."""
+"""Writes files in whole or not at all, also where the disk fills up."""
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
+
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+def refusal(error: BaseException | None) -> str:
+    """Returns what a disk said that takes no more, or nothing at all; empty for any other error."""
+    code = error.errno if isinstance(error, OSError) else None
+    return os.strerror(code) if code in _REFUSALS else ""
+
+
+@contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """Yields a file to write, which takes the place of `path` at the end, and goes after an error.
+
+    A reader finds the old content or the new, even after a crash. Links and permissions stay. A pipe or a device is
+    written to as it is. Raises OSError.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()
+    draft = path.with_name(f"{path.name}.draft")
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            if path.exists():
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replaces the file's text. A reader finds the old or the new text, even after a crash. Raises OSError."""
-    draft = path.with_suffix(".draft")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    """Replaces the file's text as `draft_of` does. Raises OSError."""
+    with draft_of(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def append_whole(file: FileIO, line: bytes) -> None:
+    """Appends to a file that is open without a buffer. A disk that fills up gets all of the line or nothing of it.
+
+    Raises OSError.
+    """
+    size = os.fstat(file.fileno()).st_size
+    try:
+        while line:  # a disk that fills up takes a part, and only then refuses
+            line = line[file.write(line) :]
+    except OSError:
+        os.ftruncate(file.fileno(), size)
+        raise
 
 
 def check_writable(path: Path) -> None:

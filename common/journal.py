@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from common import lines, stored
+from common.files import append_whole
 
 T = TypeVar("T")
 
@@ -31,9 +32,8 @@ class Journal(Generic[T]):
         self.found = _values(path, kind, whole)
 
     def append(self, value: Mapping[str, Any]) -> None:
-        line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
-        while line:  # a disk that fills up takes a part, and only then refuses
-            line = line[self._file.write(line) :]
+        """Raises OSError, and the file is then as it was."""
+        append_whole(self._file, json.dumps(value, ensure_ascii=False).encode() + b"\n")
 
     def close(self) -> None:
         self._file.close()

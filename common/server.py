@@ -19,6 +19,7 @@ from prometheus_client import start_http_server
 from common import context, metrics
 from common.addresses import join
 from common.errors import EXCESS_KEY, FIELD_KEY, GRPC_CODE
+from common.files import refusal
 from common.settings import ServiceSettings
 from search_agent.errors import BoundaryError
 
@@ -60,7 +61,11 @@ class _Calls(grpc.aio.ServerInterceptor):
         except DecodeError:
             code = grpc.StatusCode.INVALID_ARGUMENT
             await call.abort(code, "the message cannot be decoded", OURS)
-        except Exception:
+        except Exception as error:
+            if said := refusal(error):
+                code = grpc.StatusCode.UNAVAILABLE
+                log.error("the disk refused", method=method, error=said)
+                await call.abort(code, f"the disk of the {self._service}: {said}", OURS)
             code = grpc.StatusCode.INTERNAL
             log.exception("call crashed", method=method)
             await call.abort(code, f"{self._service} failed; its log has the details", OURS)

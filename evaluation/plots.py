@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.files import draft_of
 from evaluation.report import Report
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def draw(report: Report, folder: Path) -> list[str]:
             f"Accuracy against {name}: {questions:,} questions, index {index}", color=_INK, x=0.01, ha="left"
         )
         names.append(f"accuracy-{name}.png")
-        figure.savefig(folder / names[-1], dpi=150)
+        with draft_of(folder / names[-1]) as draft:
+            figure.savefig(draft, dpi=150, format="png")
         pyplot.close(figure)
     return names
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common.files import write_whole
 from evaluation.rows import RECALL_AT, Row, Summary, summarise
 from evaluation.run import Outcome
 from search_agent.grading.statistics import Comparison, Estimate, compare
@@ -92,8 +93,8 @@ class Report(Figures):
             for (method, budget, what), count in self.failures.items()
         ]
         document = {"run": self.facts, "results": results, "groups": groups, "failures": failures}
-        (folder / "report.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        (folder / "report.md").write_text("\n".join(self._markdown(plots)) + "\n", "utf-8")
+        write_whole(folder / "report.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        write_whole(folder / "report.md", "\n".join(self._markdown(plots)) + "\n")
 
     def _markdown(self, plots: Sequence[str]) -> list[str]:
         index, judge, price = self.facts["index"], self.facts["judge"], self.facts["price"]

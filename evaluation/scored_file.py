@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common import stored
+from common.files import draft_of
 from common.rag_store import RagStore, Score, Scored
 from evaluation.errors import EvaluateProblem
 from search_agent.rag_cache import PREFIX
@@ -31,7 +32,7 @@ async def save(store: RagStore, path: Path, index: str = "") -> int:
         + [("question", text), ("golds", pa.list_(text)), ("answer", text), ("gen_acc", pa.float64())]
     )
     count, rows = 0, []
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    with draft_of(path) as draft, parquet.ParquetWriter(draft, schema, compression="zstd") as writer:
         async for scored in store.dump(index):
             if not (shown := stored.read(Score, scored.score)):
                 continue  # damaged or from another version: precompute makes it again

@@ -17,6 +17,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.logging_utils import configure_verl_logging
 
 from common import run_config
+from common.files import append_whole
 from learning.samples import RunStopped, settle
 from learning.stopping import reason_to_stop
 
@@ -70,8 +71,8 @@ class MetricsFile:
 
     def log(self, data: dict[str, Any], step: int) -> None:
         numbers = {name: float(value) for name, value in data.items() if _is_number(value)}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "data": numbers}) + "\n")
+        with self._path.open("ab", buffering=0) as file:
+            append_whole(file, json.dumps({"step": step, "data": numbers}).encode() + b"\n")
 
     def steps(self) -> list[dict[str, float]]:
         """Returns the metrics of the training steps so far, in order; a step that was done again has its latest.

@@ -12,10 +12,12 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import run_config, run_services
+from common.files import refusal, write_whole
 from common.run_config import ConfigProblem, RunConfig
 from common.training import STOPPED_BY_ITSELF
 from evaluation.errors import EvaluateProblem
@@ -222,6 +224,8 @@ def _run(chosen: DictConfig, folder: Path) -> None:
     except RayTaskError as error:
         if isinstance(error.cause, RunStopped):
             raise error.cause from None
+        if isinstance(error.cause, OSError):
+            raise error.cause from error
         raise
 
 
@@ -234,10 +238,13 @@ def main(argv: list[str]) -> int:
     reason.unlink(missing_ok=True)
     try:
         train(folder)
-    except RunStopped as stopped:
+    except (RunStopped, OSError) as stopped:
+        if isinstance(stopped, OSError) and not refusal(stopped):
+            raise
         line = " ".join(str(stopped).split())
-        reason.write_text(line + "\n", encoding="utf-8")
         print(line, file=sys.stderr)
+        with suppress(OSError):  # on a full disk
+            write_whole(reason, line + "\n")
         return STOPPED
     return FINISHED
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import lines, model_card, stored
+from common.files import write_whole
 from common.run_config import RunConfig
 
 _ATTENTION = "learning.attention"
@@ -64,7 +65,7 @@ def _forget_attention(config: Path) -> None:
     """Takes the attention that trained the model out of its configuration: only this project knows it."""
     values = json.loads(config.read_bytes())
     values = {name: value for name, value in values.items() if name.strip("_") != "attn_implementation"}
-    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_whole(config, json.dumps(values, indent=2) + "\n")
 
 
 def _figures(log: Path, checkpoint: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from common.files import write_whole
 from common.pool import each
 from evaluation.errors import EvaluateProblem
 from learning.warm_start import reading
@@ -171,4 +172,4 @@ def write(examples: Sequence[Sequence[Span]], out: Path, taught: ModelCard = UNT
     """Writes the file that `search-agent supervised` reads; `taught` says what the examples teach."""
     spans = ({"spans": [[span.author, span.text] for span in example]} for example in examples)
     lines = ({"card": asdict(taught)}, *spans)
-    out.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), encoding="utf-8")
+    write_whole(out, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))

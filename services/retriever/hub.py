@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from tqdm import tqdm
 
+from common.files import append_whole, write_whole
 from services.retriever.errors import DownloadFailed
 
 ENDPOINT = "https://huggingface.co"
@@ -65,10 +66,10 @@ class Hub:
         wanted = json.dumps([asdict(part) for part in parts])
         if not (beside.exists() and beside.read_text() == wanted):
             target.unlink(missing_ok=True)
-            beside.write_text(wanted)
+            write_whole(beside, wanted)
         total = sum(part.size for part in parts)
         with (
-            target.open("a+b") as file,
+            target.open("a+b", buffering=0) as file,
             tqdm(desc=target.name, total=total, unit="B", unit_scale=True, disable=None) as progress,
         ):
             done = file.seek(0, os.SEEK_END)
@@ -98,7 +99,7 @@ class Hub:
                     if have and response.status != http.client.PARTIAL_CONTENT:
                         raise DownloadFailed(f"{url}: the server cannot resume")
                     while chunk := response.read1(min(_CHUNK, part.size - have)):
-                        file.write(chunk)
+                        self._write(file, chunk)
                         digest.update(chunk)
                         progress.update(len(chunk))
                         have += len(chunk)
@@ -111,12 +112,16 @@ class Hub:
                 failed = self._again(failed, url, error)
             except _BROKEN as error:
                 failed = self._again(failed, url, error)
-            finally:
-                file.flush()
         if digest.hexdigest() != part.digest:
             file.truncate(start)
             raise DownloadFailed(f"{url}: its checksum is not the hub's, {part.digest}; the received file was removed")
         os.fsync(file.fileno())
+
+    def _write(self, file: Any, chunk: bytes) -> None:
+        try:
+            append_whole(file, chunk)
+        except OSError as error:
+            raise DownloadFailed(f"{file.name}: {error.strerror}; the same command resumes where it stopped") from error
 
     def _again(self, failed: int, url: str, error: Exception) -> int:
         if failed + 1 >= _TRIES:

@@ -175,7 +175,13 @@ class Promoter:
         promotion = Promotion(
             attempt.name, loaded.model, current.model, self._clock(), attempt.run, attempt.step, verdict
         )
-        self._record("promote" if passed else "refused", promotion, loaded, current)
+        try:
+            self._record("promote" if passed else "refused", promotion, loaded, current)
+        except OSError as error:
+            if passed:  # without a record it could not be rolled back
+                await target.load(current.path, current.adapter)
+            message = f"nothing was promoted, because it cannot be recorded: {error.strerror}"
+            raise TrainerError(Failure.UNAVAILABLE, message) from error
         return promotion
 
     async def _restore(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -45,10 +46,13 @@ class Runs:
         while not self._made(id):
             number += 1
             id = f"{first}-{number}"
-        write_whole(self.path(id) / "config.yaml", run_config.dump(settings))
         run = Run(id, RunState.QUEUED, at, at)
-        self._write(run)
-        return run
+        try:
+            self._put(id, "config.yaml", run_config.dump(settings))
+            return self._write(run)
+        except TrainerError:
+            shutil.rmtree(self.path(id), ignore_errors=True)
+            raise
 
     def path(self, id: str) -> Path:
         """Returns the run's folder, whether it exists or not."""
@@ -125,5 +129,11 @@ class Runs:
 
     def _write(self, run: Run) -> Run:
         record = {name: value for name, value in asdict(run).items() if name not in _NOT_RECORDED}
-        write_whole(self.path(run.id) / "run.json", json.dumps(record, indent=1) + "\n")
+        self._put(run.id, "run.json", json.dumps(record, indent=1) + "\n")
         return run
+
+    def _put(self, id: str, name: str, text: str) -> None:
+        try:
+            write_whole(self.path(id) / name, text)
+        except OSError as error:
+            raise TrainerError(Failure.UNAVAILABLE, f"run {id} cannot be recorded: {error.strerror}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,6 +23,8 @@ class Settings(ServiceSettings):
 
 class Echo(GeneratorServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
+        if request.prompt == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/path/of/this/machine")
         return pb.GenerateResponse(text=request.prompt)
 
     async def GenerateStream(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
@@ -54,3 +58,10 @@ async def test_a_message_that_cannot_be_decoded_is_an_invalid_argument(channel: 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await called(channel, method, message)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, message
+
+
+async def test_a_full_disk_is_told_without_its_paths(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await called(channel, "Generate", pb.GenerateRequest(prompt="full").SerializeToString())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.details() == "the disk of the generator: No space left on device"

@@ -24,6 +24,7 @@ from services.retriever.index import Index
 from services.retriever.published import PUBLISHED
 from services.retriever.service import assemble
 from services.retriever.settings import RetrieverSettings
+from tests.full_disk import full_disk
 from tests.unit.retriever.helpers import FakeEncoder
 from tests.unit.retriever.hub_server import FakeHub, serve
 
@@ -94,6 +95,15 @@ async def test_the_published_index_is_downloaded_joined_and_served(
     convert = ["index", "convert", str(out / "wiki-18"), "--kind", "sq8", "--name", "small", "--out", str(out)]
     assert main(convert) == 0
     assert Index(out / "small").manifest.encoder == ENCODER
+
+
+def test_a_download_onto_a_full_disk_goes_on_once_there_is_room(endpoint: str, hub: FakeHub, tmp_path: Path) -> None:
+    out = tmp_path / "indexes"
+    with full_disk(100_001), pytest.raises(DownloadFailed, match=r"vectors\.faiss: File too large; the same command"):
+        fetch(endpoint, out)
+    assert (out / "wiki-18.building/vectors.faiss").stat().st_size > 50_000
+    fetch(endpoint, out)
+    assert (out / "wiki-18/vectors.faiss").read_bytes() == (tmp_path / "whole.index").read_bytes()
 
 
 def test_a_killed_download_goes_on_where_it_stopped(endpoint: str, hub: FakeHub, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from search_agent.agents import AGENTS
 from search_agent.errors import Failure, RetrieverError, TrainerError
 from search_agent.types import ModelCard
 from services.trainer.promotion import GateLimits, Promoter
+from tests.full_disk import full_disk
 from tests.trainer_fakes import FakeSearcher, Gates
 
 
@@ -116,6 +117,18 @@ async def test_what_is_not_better_is_recorded_and_not_loaded(gates: Gates, run: 
     assert (record["kind"], record["run"], record["gate"]["asked"]) == ("refused", run, 8)
     with pytest.raises(TrainerError, match="no promotion to roll back"):
         await gates.promoter().rollback("")
+
+
+async def test_a_promotion_that_cannot_be_recorded_is_undone(gates: Gates, run: str) -> None:
+    gates.save(run, 20)
+    await promoted(gates.promoter(), run)
+    await gates.searcher.load("/models/base.gguf", "")
+    records = gates.runs.path("") / "promotions.jsonl"
+    before = records.read_bytes()
+    with full_disk(len(before) + 10), pytest.raises(TrainerError, match="cannot be recorded") as caught:
+        await promoted(gates.promoter(), run)
+    assert caught.value.failure is Failure.UNAVAILABLE
+    assert (gates.searcher.adapter, records.read_bytes()) == ("", before)
 
 
 async def test_too_many_failures_promote_nothing(gates: Gates, run: str) -> None:

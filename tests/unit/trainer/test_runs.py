@@ -9,6 +9,7 @@ from common.run_config import load
 from common.training import Run, RunState
 from search_agent.errors import Failure, TrainerError
 from services.trainer.runs import Runs
+from tests.full_disk import full_disk
 from tests.trainer_fakes import clock
 
 DEMO = load("smollm2-demo")
@@ -26,6 +27,20 @@ def test_a_run_is_found_again_as_it_was(tmp_path: Path) -> None:
     again = runs.again(moved)
     assert (again.state, again.reason, again.job) == (RunState.QUEUED, "", f"{made.id}-2")
     assert Runs(tmp_path).get(made.id) == again
+
+
+def test_a_full_disk_takes_no_run_and_keeps_those_there_are(tmp_path: Path) -> None:
+    runs = Runs(tmp_path, clock())
+    made = runs.create(DEMO)
+    for room in (10, 1500):  # for nothing, and for the record only
+        with full_disk(room), pytest.raises(TrainerError) as caught:
+            runs.create(DEMO)
+        assert caught.value.failure is Failure.UNAVAILABLE
+    with full_disk(10), pytest.raises(TrainerError):
+        runs.move(made, RunState.FAILED, "it broke")
+    assert [path.name for path in tmp_path.iterdir()] == [made.id]
+    assert Runs(tmp_path).get(made.id) == made
+    assert runs.move(made, RunState.FAILED, "it broke").state is RunState.FAILED
 
 
 def test_two_runs_of_one_second_are_two(tmp_path: Path) -> None:

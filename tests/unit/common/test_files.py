@@ -1,0 +1,61 @@
+"""Files are written in whole or not at all, and a full disk loses nothing."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from common.files import draft_of, refusal, write_whole
+from common.journal import Journal, read
+from tests.full_disk import full_disk
+
+
+def test_a_full_disk_leaves_the_text_before_and_no_draft(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    write_whole(path, "before")
+    with full_disk(1000), pytest.raises(OSError, match="too large") as caught:
+        write_whole(path, "after" * 1000)
+    assert refusal(caught.value)
+    assert not refusal(FileNotFoundError(2, "x"))
+    assert (path.read_text(), os.listdir(tmp_path)) == ("before", ["report.json"])
+    write_whole(path, "after" * 1000)
+    assert path.read_text() == "after" * 1000
+
+
+def test_links_and_permissions_stay(tmp_path: Path) -> None:
+    secret, link = tmp_path / "keys.json", tmp_path / "link.json"
+    secret.touch(mode=0o600)
+    link.symlink_to(secret)
+    write_whole(link, "changed")
+    assert link.is_symlink()
+    assert (secret.read_text(), secret.stat().st_mode & 0o777) == ("changed", 0o600)
+
+
+def test_a_draft_that_is_given_up_goes(tmp_path: Path) -> None:
+    with suppress(KeyError), draft_of(tmp_path / "table") as draft:
+        draft.write_text("half")
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    write_whole(Path(f"/dev/fd/{writer}"), "said")
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        assert pipe.read() == "said"
+
+
+def test_a_full_disk_tears_no_line_of_a_journal(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    journal = Journal(path, dict)
+    journal.append({"row": 1})
+    with full_disk(50), pytest.raises(OSError, match="too large"):
+        journal.append({"row": 2, "text": "x" * 100})
+    journal.append({"row": 3})
+    journal.close()
+    assert path.read_text() == '{"row": 1}\n{"row": 3}\n'
+    assert read(path, dict) == [{"row": 1}, {"row": 3}]
