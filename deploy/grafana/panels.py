@@ -101,14 +101,10 @@ def graph(
 def band(title: str, description: str, names: Iterable[str], *queries: Query, unit: str) -> timeseries.Panel:
     """Returns a panel of estimates over time, which fills the space between each "NAME, low" and "NAME, high"."""
     panel = graph(title, description, *queries, unit=unit, low=None, fill=0)
-    unseen = DynamicConfigValue("custom.lineWidth", 0)
+    panel.override_by_regexp("/, (low|high)$/", [DynamicConfigValue("custom.lineWidth", 0)])
     for name in names:
-        filled = [
-            DynamicConfigValue("custom.fillBelowTo", f"{name}, low"),
-            DynamicConfigValue("custom.fillOpacity", 20),
-        ]
-        panel.override_by_name(f"{name}, high", [unseen, *filled])
-        panel.override_by_name(f"{name}, low", [unseen])
+        below, opacity = ("custom.fillBelowTo", f"{name}, low"), ("custom.fillOpacity", 20)
+        panel.override_by_name(f"{name}, high", [DynamicConfigValue(*below), DynamicConfigValue(*opacity)])
     return panel
 
 
