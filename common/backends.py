@@ -135,19 +135,24 @@ class _GrpcModel:
         await self._link.close()
 
 
+def dialogue(spans: Sequence[Span]) -> list[Message]:
+    """Returns a dialogue as messages: its first span is the user's, all later ones are the assistant's, continued."""
+    first, *rest = spans
+    assert first.author is Author.ENVIRONMENT
+    messages = [Message("user", first.text)]
+    if rest:
+        messages.append(Message("assistant", "".join(span.text for span in rest)))
+    return messages
+
+
 class GrpcPolicy(_GrpcModel):
-    """Policy port: the first span is the user's message, all later ones are the assistant's, continued."""
+    """Policy port."""
 
     def __init__(self, target: str, timeout_s: float, patience_s: float = 0.0) -> None:
         super().__init__(target, timeout_s, SearcherError, patience_s)
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
-        first, *rest = spans
-        assert first.author is Author.ENVIRONMENT
-        messages = [Message("user", first.text)]
-        if rest:
-            messages.append(Message("assistant", "".join(span.text for span in rest)))
-        request = models.generate_request(messages, sampling, self._model)
+        request = models.generate_request(dialogue(spans), sampling, self._model)
         return models.completion_of(await self._link.call(self._stub.Generate, request))
 
 
