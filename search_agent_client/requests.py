@@ -110,7 +110,7 @@ def _problem(content: bytes) -> Mapping[str, Any]:
     """Returns a problem's body; of another server's page, the beginning."""
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     return body if isinstance(body, dict) else {"detail": " ".join(content.decode("utf-8", "replace").split())[:500]}
 

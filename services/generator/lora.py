@@ -109,7 +109,7 @@ def _decode(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
 def _config(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterProblem(f"{file}: {error}") from error
     if not isinstance(found, dict):
         raise AdapterProblem(f"{file}: not a JSON object")

@@ -18,7 +18,7 @@ from common.run_config import ConfigProblem, RunConfig
 from common.training import Run, RunState
 from search_agent.errors import Failure, TrainerError
 
-_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,254}")  # as long as a file's name may be
 _STEP = re.compile(r"global_step_(\d+)")
 _RECORD = TypeAdapter(Run)
 _NOT_RECORDED = {"id", "config", "checkpoints"}  # the folder has them
@@ -69,7 +69,7 @@ class Runs:
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             return _RECORD.validate_python({**record, "id": id})
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             at = _rfc3339(datetime.fromtimestamp(self.path(id).stat().st_mtime, UTC))
             advice = (
                 "its run.json cannot be read: restore the file, or remove the run's folder on the trainer's machine"

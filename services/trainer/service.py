@@ -70,5 +70,5 @@ class TrainerService(TrainerServicer):
 def _json(field: str, value: str) -> Any:
     try:
         return json.loads(value)
-    except ValueError:
-        raise ConfigProblem(field, f"{value!r} is not JSON") from None
+    except (ValueError, RecursionError):
+        raise ConfigProblem(field, f"{value[:100]!r} is not JSON") from None

@@ -123,7 +123,7 @@ def _step(line: bytes) -> TrainingStep | None:
         return TrainingStep(
             int(record["step"]), {name: value for name, value in numbers.items() if math.isfinite(value)}
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

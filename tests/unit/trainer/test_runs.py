@@ -57,7 +57,7 @@ def test_newest_first(tmp_path: Path) -> None:
     assert [run.id for run in runs.all()] == [second.id, first.id]
 
 
-@pytest.mark.parametrize("id", ["missing", "", "..", "../x", "a/b", "A"])
+@pytest.mark.parametrize("id", ["missing", "", "..", "../x", "a/b", "A", "a" * 300])
 def test_what_is_no_run_is_not_found(tmp_path: Path, id: str) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(TrainerError) as caught:
