@@ -42,7 +42,7 @@ ACCESS: Mapping[str, Access] = {
     "POST /v1/embeddings": _ASKING,
     "POST /mcp": _ASKING,
     "GET /v1/models": _EVERY_KEY,
-    "GET /v1/models/{name:path}": _EVERY_KEY,
+    "GET /v1/models/{name:text}": _EVERY_KEY,
     "GET /v1/methods": _EVERY_KEY,
     "GET /v1/indexes": _EVERY_KEY,
     "GET /v1/indexes/{name}": _EVERY_KEY,
@@ -90,6 +90,12 @@ def names(route: BaseRoute) -> list[str]:
     """Returns the names that the route has in the table, one a verb."""
     path, verbs = getattr(route, "path", ""), getattr(route, "methods", None) or {"*"}
     return [f"{verb} {path}" for verb in sorted(verbs - {"HEAD"})]
+
+
+def verbs(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> list[str]:
+    """Returns the verbs that the request's path takes, in order; none if it has no route."""
+    matching = (route for route in leaves(routes) if route.matches(dict(scope))[0] is not Match.NONE)
+    return sorted({verb for route in matching for verb in getattr(route, "methods", None) or ()})
 
 
 def find(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> tuple[BaseRoute | None, Access]:

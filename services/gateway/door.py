@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -57,6 +57,16 @@ class WrongMedia(Refused):
         return Problem(self.status, f"content-type: {self}", [{"field": "content-type", "message": str(self)}])
 
 
+class WrongVerb(Refused):
+    """The path takes other HTTP methods only. A router would name those of its first route."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+
+    def __init__(self, verbs: Sequence[str]) -> None:
+        super().__init__(f"the path takes {', '.join(verbs)}")
+        self.headers = {"Allow": ", ".join(verbs)}
+
+
 @dataclass(frozen=True)
 class Rules:
     """The rules that every request must keep. Without `keys` it lets anybody in, but no page of another site.
@@ -100,6 +110,8 @@ class Door:
             await send(message)
 
         try:
+            if not route and (verbs := access.verbs(scope["app"].routes, scope)):
+                raise WrongVerb(verbs)
             await self._let_in(Headers(scope=scope), scope["method"], allowed, told)
             await self._app(scope, self._bounded(receive, allowed), telling_send)
         except Exception as error:

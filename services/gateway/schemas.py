@@ -13,6 +13,8 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    StrictBool,
+    StrictInt,
     StringConstraints,
     WithJsonSchema,
     model_validator,
@@ -88,7 +90,7 @@ class SearchRequest(BaseModel):
         description="parameters of the method, as GET /v1/methods shows them",
         examples=[{"top_k": 5, "mode": "hybrid"}],
     )
-    max_documents: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+    max_documents: Annotated[StrictInt, Field(ge=1, le=1000)] | None = Field(
         None,
         description="passage budget: the generator reads at most that many of the passages kept, the first ones",
     )
@@ -108,7 +110,7 @@ class SearchRequest(BaseModel):
 class AnswerRequest(SearchRequest):
     """A question to answer. `stream` returns Server-Sent Events: turn, documents, answer.delta, done, error."""
 
-    stream: bool = False
+    stream: StrictBool = False
     options: dict[Annotated[str, Field(pattern="^[A-Z]$")], Text] = Field(
         default_factory=dict,
         description="texts by letter, of which the generator chooses one; the search does not see them",
@@ -125,11 +127,11 @@ class RetrieveRequest(Body):
     """
 
     queries: Annotated[list[Query], Field(min_length=1)]
-    top_k: Annotated[int, Field(ge=1, le=1000)] = 8
+    top_k: Annotated[StrictInt, Field(ge=1, le=1000)] = 8
     index: Name = ""
     mode: Mode = Mode.AUTO
-    rerank: Annotated[int, _range("rerank")] = 0
-    filter: Conditions = Filter()
+    rerank: Annotated[StrictInt, _range("rerank")] = 0
+    filter: Conditions = Field(default_factory=Filter)
 
     def how(self) -> Retrieval:
         """Returns the search that is asked for."""
@@ -140,9 +142,9 @@ class CompatibleRetrieveRequest(BaseModel):
     """A request in the protocol of s3, Search-R1 and verl's search tool."""
 
     queries: list[Query]
-    topk: Annotated[int, Field(ge=1, le=1000)] | None = None
-    return_scores: bool = False
-    filter: Conditions = Filter()
+    topk: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
+    return_scores: StrictBool = False
+    filter: Conditions = Field(default_factory=Filter)
 
 
 class Out(BaseModel):

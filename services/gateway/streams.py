@@ -35,6 +35,17 @@ def sse(name: str, data: Any) -> str:
     return f"{named}data: {json.dumps(data, default=plain, ensure_ascii=False)}\n\n"
 
 
+def with_events(*names: str) -> dict[int | str, dict[str, Any]]:
+    """Returns what OpenAPI says of a route that can stream events of these names, if they have any.
+
+    The schema is that of one event.
+    """
+    data: dict[str, Any] = {"data": {"type": "string", "description": "JSON"}}
+    told = data | ({"event": {"enum": [*names]}} if names else {})
+    schema = {"type": "object", "properties": told, "required": [*told]}
+    return {HTTPStatus.OK.value: {"content": {"text/event-stream": {"schema": schema}}}}
+
+
 def error_event(problem: problems.Problem) -> str:
     """Returns the event `error`."""
     return sse("error", problem.body())

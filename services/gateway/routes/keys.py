@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import Field, StringConstraints
+from pydantic import Field, StrictInt, StringConstraints
 
 from common import keys
 from common.codecs import fields_of
@@ -17,7 +17,7 @@ from services.gateway.problems import NotConfigured
 from services.gateway.schemas import Body, Out
 
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-_Limit = Annotated[int, Field(ge=0)] | None
+_Limit = Annotated[StrictInt, Field(ge=0)] | None
 
 
 class KeyLimits(Out):
@@ -34,7 +34,7 @@ class KeyRequest(Body):
     name: _Name
     scopes: Annotated[list[Scope], Field(min_length=1)]
     indexes: list[_Name] = Field(default_factory=list)
-    days: Annotated[int, Field(ge=1, le=36500)] | None = None
+    days: Annotated[StrictInt, Field(ge=1, le=36500)] | None = None
     limits: KeyLimits = Field(default_factory=KeyLimits)
 
 

@@ -21,11 +21,9 @@ from services.gateway.schemas import (
     SearchResponse,
     TurnOut,
 )
-from services.gateway.streams import sse, streamed, unless_caller_leaves
+from services.gateway.streams import sse, streamed, unless_caller_leaves, with_events
 
-_STREAMED_TOO: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
-}
+_EVENTS = with_events("turn", "documents", "answer.delta", "done", "error")
 
 
 def routes(asker: Asker) -> APIRouter:
@@ -38,7 +36,7 @@ def routes(asker: Asker) -> APIRouter:
         finished = await unless_caller_leaves(request, asker.ask(search_of(body)))
         return SearchResponse.of(context.request_id(), finished.trajectory)
 
-    @router.post("/answer", tags=["questions"], response_model=AnswerResponse, responses=_STREAMED_TOO)
+    @router.post("/answer", tags=["questions"], response_model=AnswerResponse, responses=_EVENTS)
     async def answer(body: AnswerRequest, request: Request) -> Any:
         """Answers a question from the passages that a method keeps; `stream` returns Server-Sent Events."""
         ask = answer_of(body)

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from pydantic import Field, StringConstraints
+from pydantic import Field, StrictBool, StrictInt, StringConstraints
 
 from common.backends import GrpcTrainer
 from common.training import GateOutcome, GateProgress, Promotion, Run, RunState, TrainingStep
 from search_agent.errors import Failure, TrainerError
 from services.gateway import caller, problems
 from services.gateway.schemas import Body, Name, Out
-from services.gateway.streams import sse, streamed
+from services.gateway.streams import sse, streamed, with_events
 
 
 class StartRequest(Body):
@@ -32,9 +32,9 @@ class PromoteRequest(Body):
     """`checkpoint` is its step, the newest if left out. `searcher` is who is replaced: the one that the run's
     method asks if left out. With `stream`, Server-Sent Events: progress, done, error."""
 
-    checkpoint: Annotated[int, Field(ge=1, lt=2**32)] | None = None
+    checkpoint: Annotated[StrictInt, Field(ge=1, lt=2**32)] | None = None
     searcher: Name = ""
-    stream: bool = False
+    stream: StrictBool = False
 
 
 class RollbackRequest(Body):
@@ -151,12 +151,12 @@ def routes(trainer: GrpcTrainer | None) -> APIRouter:
         """Continues an interrupted run from its newest checkpoint."""
         return await backend().resume(id)
 
-    @router.get("/runs/{id}/events")
+    @router.get("/runs/{id}/events", response_class=StreamingResponse, responses=with_events("run", "step", "error"))
     async def events(id: str, request: Request) -> StreamingResponse:
         """Streams the events `run` and `step`: all so far, then new ones until the run has ended."""
         return await streamed(request, _text(backend().watch(id)))
 
-    @router.post("/runs/{id}/promote", response_model=PromotionOut)
+    @router.post("/runs/{id}/promote", response_model=PromotionOut, responses=with_events("progress", "done", "error"))
     async def promote(id: str, body: PromoteRequest, request: Request) -> Any:
         """Puts a checkpoint in the searcher's place if it passes the gate.
 

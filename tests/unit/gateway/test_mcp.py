@@ -177,6 +177,12 @@ async def test_no_session_is_needed_so_that_any_replica_can_answer(stack: Rest) 
     assert response.headers["x-request-id"]
 
 
+async def test_a_request_without_a_body_is_a_problem(stack: Rest) -> None:
+    for headers in (HEADERS, {}):
+        response = await stack.http.post("/mcp", headers=headers)
+        assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "body")
+
+
 async def test_there_is_no_stream_to_open_and_no_session_to_end(stack: Rest) -> None:
     for response in (await stack.http.get("/mcp", headers=HEADERS), await stack.http.delete("/mcp", headers=HEADERS)):
         assert response.status_code == 405

@@ -398,6 +398,22 @@ async def test_what_is_not_there(rest: Rest) -> None:
         assert response.headers["content-type"] == "application/problem+json"
 
 
+async def test_a_wrong_verb_is_told_all_that_the_path_takes(rest: Rest) -> None:
+    for path, verbs in (("/v1/indexes/mine", "DELETE, GET"), ("/v1/runs", "GET, POST"), ("/v1/answer", "POST")):
+        response = await rest.http.put(path, content=b"x")
+        assert (response.status_code, response.headers["allow"]) == (405, verbs)
+
+
+async def test_a_value_of_another_type_is_not_taken_for_the_right_one(rest: Rest) -> None:
+    for path, body, field in (
+        ("/v1/answer", {"question": "q", "stream": 0}, "stream"),
+        ("/v1/retrieve", {"queries": ["q"], "top_k": True}, "top_k"),
+        ("/v1/retrieve", {"queries": ["q"], "rerank": "1"}, "rerank"),
+    ):
+        response = await rest.post(path, **body)
+        assert (response.status_code, response.json()["errors"][0]["field"]) == (422, field)
+
+
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "application/jsonlines"])
 async def test_a_body_of_another_type_is_named_by_its_header(rest: Rest, kind: str) -> None:
     response = await rest.http.post("/v1/search", content=b'{"question": "q"}', headers={"content-type": kind})
@@ -616,8 +632,10 @@ async def test_ids_are_adopted_or_made(rest: Rest) -> None:
 
 async def test_openapi_tells_the_errors_of_every_route_in_its_own_shape(rest: Rest) -> None:
     paths = (await rest.http.get("/openapi.json")).json()["paths"]
+    problem, own = "application/problem+json", "application/json"
+    shapes = {"openai": [own], "mcp": [problem, own]}  # MCP's own errors, and those that all routes have
     for path, operations in paths.items():
         for operation in operations.values():
-            shape = "application/json" if operation.get("tags") == ["openai"] else "application/problem+json"
             assert operation["responses"].keys() >= {"4XX", "5XX"}, path
-            assert [*operation["responses"]["4XX"]["content"]] == [shape], path
+            [tag] = operation["tags"]
+            assert [*operation["responses"]["4XX"]["content"]] == shapes.get(tag, [problem]), path

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from mcp.server import Server, ServerRequestContext
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
 
+from services.gateway import problems
 from services.gateway.asker import Asker
 from services.gateway.player import Backends
+from services.gateway.problems import BadField
 from services.gateway.routes.mcp.tools import Tools
+from services.gateway.streams import with_events
 
 _ABOUT = (
     "Finds passages in the indexes that this gateway serves. `search` lets a searcher model search in turns and keep "
     "the passages that answer a question; `answer` also answers from them; `retrieve` ranks passages for plain queries."
 )
+
+_ANY = {"content": {"application/json": {"schema": {"type": "object"}}}}
+_BODY = {"required": True, **_ANY}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **with_events(),
+    HTTPStatus.ACCEPTED.value: {"description": "The message was a notification."},
+    "4XX": {"content": problems.RESPONSES["4XX"]["content"] | _ANY["content"]},  # the protocol tells its own errors
+}
 
 
 def routes(asker: Asker, backends: Backends) -> APIRouter:
@@ -25,9 +38,11 @@ def routes(asker: Asker, backends: Backends) -> APIRouter:
     server = server_of(Tools(asker, backends))
 
     # POST alone: there is no session to open a stream for, or to end.
-    @router.post("/mcp")
-    async def mcp() -> Response:
+    @router.post("/mcp", response_class=JSONResponse, openapi_extra={"requestBody": _BODY}, responses=_RESPONSES)
+    async def mcp(request: Request) -> Response:
         """Speaks the Model Context Protocol (streamable HTTP, stateless)."""
+        if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+            raise BadField("body", "holds no message")
         return _Spoken(server)
 
     return router

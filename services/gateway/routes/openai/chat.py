@@ -8,7 +8,8 @@ from contextlib import aclosing
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool, StrictInt
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from common import context
 from search_agent.types import Event, Piece, Trajectory
@@ -26,13 +27,13 @@ from services.gateway.routes.openai.shape import (
     known,
     with_citations,
 )
-from services.gateway.streams import sse, streamed, unless_caller_leaves
+from services.gateway.streams import sse, streamed, unless_caller_leaves, with_events
 
 _END = "data: [DONE]\n\n"
 
 
 class StreamOptions(BaseModel):
-    include_usage: bool = False
+    include_usage: StrictBool = False
 
 
 class ChatRequest(QuestionRequest):
@@ -79,10 +80,12 @@ class ChatRequest(QuestionRequest):
         min_length=1, description="system, user and assistant messages of text; the last one is the question"
     )
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = Field(
+    max_tokens: Annotated[StrictInt, Field(ge=1)] | None = Field(
         None, description="longest answer; GATEWAY_ANSWER_MAX_TOKENS bounds it too"
     )
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="another name of max_tokens")
+    max_completion_tokens: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="another name of max_tokens"
+    )
 
     def ask(self, asker: Asker) -> Ask:
         """Returns the question for the Asker. Raises BadField and UnknownModel."""
@@ -101,6 +104,15 @@ class ChatRequest(QuestionRequest):
         )
 
 
+class _Text(PathConvertor):
+    """Takes line breaks too, so that this route refuses a name that has some."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("text", _Text())
+
+
 def routes(asker: Asker, citations: Citations) -> APIRouter:
     """Returns the routes; `citations` is how requests get them that do not say it."""
     router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute, responses=RESPONSES)
@@ -114,12 +126,12 @@ def routes(asker: Asker, citations: Citations) -> APIRouter:
         """Returns the methods and configurations as OpenAI's models."""
         return {"object": "list", "data": [model(name) for name in asker.methods.names]}
 
-    @router.get("/models/{name:path}")
+    @router.get("/models/{name:text}")
     async def one_model(name: str) -> dict[str, Any]:
         """Returns a method or configuration as one of OpenAI's models."""
         return model(known(name, asker.methods))
 
-    @router.post("/chat/completions", response_model=None)
+    @router.post("/chat/completions", response_model=None, responses=with_events())
     async def chat_completions(body: ChatRequest, request: Request) -> Any:
         """Answers the last message as OpenAI's chat completions do; `stream` returns its chunks."""
         ask, how = body.ask(asker), body.citations or citations

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, StrictInt
 
 from common import context
 from search_agent.types import Event, FinishReason, Passage, Piece, Trajectory, Turn
@@ -26,7 +26,7 @@ from services.gateway.routes.openai.shape import (
     url_of,
     with_citations,
 )
-from services.gateway.streams import sse, streamed, unless_caller_leaves
+from services.gateway.streams import sse, streamed, unless_caller_leaves, with_events
 
 _RESULTS = "file_search_call.results"
 _LOGPROBS = "message.output_text.logprobs"
@@ -83,7 +83,7 @@ class ResponsesRequest(QuestionRequest):
         description="the question, or messages of text and earlier output; the last message is the question"
     )
     instructions: str | None = Field(None, description="the system message")
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = Field(
+    max_output_tokens: Annotated[StrictInt, Field(ge=1)] | None = Field(
         None, description="longest answer; GATEWAY_ANSWER_MAX_TOKENS bounds it too"
     )
     include: Annotated[list[str], AfterValidator(_without_logprobs)] | None = Field(
@@ -120,7 +120,7 @@ def routes(asker: Asker, citations: Citations) -> APIRouter:
     """Returns the route; `citations` is how requests get them that do not say it."""
     router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute, responses=RESPONSES)
 
-    @router.post("/responses", response_model=None)
+    @router.post("/responses", response_model=None, responses=with_events())
     async def responses(body: ResponsesRequest, request: Request) -> Any:
         """Answers as OpenAI's responses do, with the searches as tool calls; `stream` returns its events."""
         events = asker.events(body.ask(asker))

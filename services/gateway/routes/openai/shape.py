@@ -11,7 +11,7 @@ from urllib.parse import quote
 from fastapi import Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from search_agent.types import Passage, Trajectory
 from services.gateway.methods import Methods
@@ -101,11 +101,11 @@ class OpenAIRequest(BaseModel):
 class QuestionRequest(OpenAIRequest):
     """A request that asks a question."""
 
-    stream: bool = False
+    stream: StrictBool = False
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="parameters of the method, as GET /v1/methods shows them"
     )
-    max_documents: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+    max_documents: Annotated[StrictInt, Field(ge=1, le=1000)] | None = Field(
         None, description="passage budget of the answer, as in /v1/answer"
     )
     citations: Citations | None = Field(
