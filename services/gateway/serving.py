@@ -12,6 +12,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _HEADER_BYTES = 16_384
 _HEADERS_S = 15.0
+# Longer than clients keep an idle connection, for a request that crosses the close is lost: httpx 5 s, proxies 60 s.
+_IDLE_S = 75
 
 
 class ImpatientProtocol(H11Protocol):
@@ -86,6 +88,7 @@ def server(
         log_config=None,
         access_log=False,  # every question is logged once, with its request id
         server_header=False,
+        timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=1,  # what is under way had its time before
     )
     return DrainingServer(config, app.state, drain_s, grace_s)

@@ -39,6 +39,13 @@ async def served(rest: Rest) -> AsyncIterator[int]:
         await task
 
 
+def test_an_idle_connection_is_kept_for_longer_than_clients_use_it() -> None:
+    """A request that is sent while the server closes the connection would be lost."""
+    kept = server(Rest().app, "127.0.0.1", 0, 1).config.timeout_keep_alive
+    assert kept > (httpx.Limits().keepalive_expiry or 0) + 1
+    assert kept > 60  # proxies
+
+
 async def test_a_gateway_that_stops_says_so_first_and_ends_what_is_under_way() -> None:
     generator = Slow()
     rest, port = Rest(generator), free_port()
