@@ -12,7 +12,7 @@ import grpc
 
 from common import context
 from common.errors import from_rpc
-from common.server import MAX_MESSAGE_BYTES
+from common.server import MAX_MESSAGE_BYTES, PING_S
 from search_agent.errors import BoundaryError, Failure
 
 # gRPC asks again, with jitter and within the deadline, what changes nothing; a stream, before its first answer.
@@ -39,7 +39,12 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # our services are on our own network
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 30_000),
+    # A peer that is gone without a word is noticed within a call's usual time, also while the call waits for it.
+    ("grpc.keepalive_time_ms", PING_S * 1000),
+    ("grpc.keepalive_timeout_ms", PING_S * 1000),
+    # It may come back at another address, and one that nobody has any more takes no connection and tells nothing.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # this bounds an attempt too, which may take 20 s otherwise
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 

@@ -25,6 +25,7 @@ from search_agent.errors import BoundaryError
 
 log = structlog.get_logger()
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+PING_S = 10  # between the pings of a client's channel to ours
 _TOLD_CHARS = 1000  # a message may quote a text of any length, and clients take 8 KB of metadata
 OURS = ((FIELD_KEY, ""),)
 _NOT_AGAIN = (("grpc-retry-pushback-ms", "-1"),)  # what a field names is at fault; no client repeats the call by itself
@@ -131,6 +132,8 @@ async def start(
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            # Calls may be silent for longer, and a server would take more than two pings meanwhile for an attack.
+            ("grpc.http2.min_ping_interval_without_data_ms", PING_S * 1000 // 2),
             ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server
         ],
     )
