@@ -115,7 +115,7 @@ class Callers:
             found = await request
             self.asked.append(found)
             wait = found.outcome.retry_after_s or _PAUSE_S
-            await asyncio.sleep(0.01 if found.outcome.answered and found.question else min(wait, 2))
+            await asyncio.sleep(0.01 if found.outcome.answered and found.question else min(wait, 10))
 
     async def _ask(self, method: str, question: str) -> Asked:
         body = {"question": question, **BODIES[method]}

@@ -39,9 +39,10 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # our services are on our own network
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # A peer that is gone without a word is noticed within a call's usual time, also while the call waits for it.
+    # A peer that is gone without a word is noticed while a call waits for it. The timeout is TCP's too: what it has not
+    # acknowledged by then was lost with the network between.
     ("grpc.keepalive_time_ms", PING_S * 1000),
-    ("grpc.keepalive_timeout_ms", PING_S * 1000),
+    ("grpc.keepalive_timeout_ms", 5_000),
     # It may come back at another address, and one that nobody has any more takes no connection and tells nothing.
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
     ("grpc.min_reconnect_backoff_ms", 2_000),  # this bounds an attempt too, which may take 20 s otherwise
