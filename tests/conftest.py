@@ -1,4 +1,4 @@
-"""Sets what must be set before any test imports gRPC, and tells which tests stay together on one worker."""
+"""Settings of all tests: of gRPC before any test imports it, of Hypothesis, and of the workers that tests run on."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import os
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Ray forks this process, and gRPC's fork handlers abort one child in twenty while calls are in flight. No child here
 # uses gRPC.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+# A busy machine is no fault of the code, so no example has a deadline.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(optionalhook=True)  # tests also run where xdist is not installed

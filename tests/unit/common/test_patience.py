@@ -70,7 +70,7 @@ async def test_where_nothing_works_only_the_first_call_waits() -> None:
     for _ in range(50):
         with pytest.raises(GeneratorError, match="full"):
             await patience(service.do)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 50 * 0.3 / 2
     service = Service(1)
     assert await patience(service.do) == "done"
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from search_agent import tags
@@ -59,7 +59,7 @@ def test_deep_retrieval_reads_back_what_it_writes(thought: str, query: str) -> N
 
 
 @given(st.data())
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # long lines are slow to draw
+@settings(max_examples=50)
 def test_what_the_grammars_allow_is_parsed_without_error(data: st.DataObject) -> None:
     def text(grammar: str) -> str:
         return data.draw(st.from_regex(regex_of(grammar), fullmatch=True))

@@ -17,6 +17,7 @@ from services.gateway.problems import HTTP_STATUS
 from services.gateway.schemas import AnswerRequest
 from tests.fakes import Generator, Searcher
 from tests.unit.gateway.rest import MOVES, Rest
+from tests.waiting import LIMIT_S
 
 JSON = {"content-type": "application/json"}
 
@@ -617,7 +618,7 @@ async def test_the_work_stops_when_the_caller_leaves(stream: bool) -> None:
     call = asyncio.create_task(app(scope, inbox.get, send))
     await slow.started.wait()
     inbox.put_nowait({"type": "http.disconnect"})
-    await asyncio.wait_for(asyncio.gather(call, return_exceptions=True), 5)
+    await asyncio.wait_for(asyncio.gather(call, return_exceptions=True), LIMIT_S)
     assert slow.cancelled
     slow.release.set()
     assert (await rest.post("/v1/answer", question="q", method="direct")).status_code == 200

@@ -31,6 +31,7 @@ from services.generator.models import Models
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService, parse
 from services.generator.settings import GeneratorSettings
+from tests.waiting import LIMIT_S, until_here
 
 PIECES = (
     Completion("The ", None, model="fake@1"),
@@ -255,7 +256,7 @@ async def test_an_engine_that_just_ends_is_broken():
 async def test_pieces_come_as_they_are_written():
     async with serving(FakeEngine(patience=30)) as stub:
         call = stub.GenerateStream(request())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_S):
             assert (await call.read()).text == "The "
         call.cancel()
 
@@ -268,11 +269,10 @@ async def test_cancelling_stops_the_engine_and_is_counted(method):
         call = getattr(stub, method)(request())
         if method == "GenerateStream":
             await call.read()
-        await asyncio.wait_for(engine.started.wait(), 5)
+        await asyncio.wait_for(engine.started.wait(), LIMIT_S)
         call.cancel()
-        await asyncio.wait_for(engine.stopped.wait(), 5)
-        await asyncio.sleep(0.05)  # the count follows
-    assert metric("finished_total", reason="cancelled") == before + 1
+        await asyncio.wait_for(engine.stopped.wait(), LIMIT_S)
+        await until_here(lambda: metric("finished_total", reason="cancelled") == before + 1)
 
 
 async def test_leaving_between_pieces_stops_the_engine():
@@ -283,15 +283,15 @@ async def test_leaving_between_pieces_stops_the_engine():
         await asyncio.sleep(0.2)
         assert not engine.stopped.is_set()
         call.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_S):
             await engine.stopped.wait()
 
 
 async def test_the_deadline_stops_the_engine():
     engine = FakeEngine(patience=30)
     async with serving(engine) as stub:
-        assert await stub.Generate(request(), timeout=0.2).code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        async with asyncio.timeout(5):
+        assert await stub.Generate(request(), timeout=1).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        async with asyncio.timeout(LIMIT_S):
             await engine.stopped.wait()
 
 
@@ -371,15 +371,12 @@ async def test_a_load_is_remembered_when_its_caller_goes_away(tmp_path: Path) ->
     engine.may_load.clear()
     async with serving(engine, remembered) as stub:
         call = stub.LoadModel(pb.LoadModelRequest(adapter="a"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_S):
             await engine.loading.wait()
             call.cancel()
             await asyncio.sleep(0.05)  # the service notices
             engine.may_load.set()
-            await asyncio.sleep(0.05)  # the file follows
-    served = remembered.read()
-    assert served
-    assert served.adapter("searcher") == "a"
+        await until_here(lambda: (served := remembered.read()) and served.adapter("searcher") == "a")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from services.generator.engine import Request
 from services.generator.settings import GeneratorSettings
 from services.generator.vllm_engine import VllmEngine
 from services.generator.vllm_model import Dead, Delta, tokens
+from tests.waiting import LIMIT_S
 
 ASK = Request(Sampling(max_tokens=8), messages=(Message("user", "Hi"),), model="default")
 
@@ -33,6 +34,7 @@ class FakeModel:
         self.fails: Exception | None = None
         self.finish = "stop"
         self.is_dead = self.closed = self.left_early = self.silent = False
+        self.waits = asyncio.Event()
 
     def tokens(self, request: Request) -> list[int]:
         if request.messages and request.messages[0].content == "no template":
@@ -58,6 +60,7 @@ class FakeModel:
         if "bad" in path:
             raise ValueError("rank 128 is above 64")
         if self.silent:
+            self.waits.set()
             await asyncio.Event().wait()
         self.adapters.add(adapter)
 
@@ -336,10 +339,10 @@ async def test_a_model_that_dies_while_it_loads_an_adapter_is_started_again(engi
     (old,) = engine.launcher.models
     old.silent = True
     loading = asyncio.create_task(engine.load("default", "", folders["b"]))
-    await asyncio.sleep(0.05)
+    await old.waits.wait()
     old.is_dead = True
     with pytest.raises(GeneratorError, match="vLLM died when it was to take") as caught:
-        await asyncio.wait_for(loading, 5)
+        await asyncio.wait_for(loading, LIMIT_S)
     assert caught.value.failure is Failure.UNAVAILABLE
     with pytest.raises(GeneratorError, match="started again"):
         await engine.info("default")

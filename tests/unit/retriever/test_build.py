@@ -19,6 +19,7 @@ from services.retriever.index import Index
 from services.retriever.kinds import VECTORS
 from services.retriever.manifest import MANIFEST
 from tests.unit.retriever.helpers import FakeEncoder, build_index, write_corpus
+from tests.waiting import LIMIT_S
 
 
 def run(plan: Plan, encoder: FakeEncoder | None = None) -> tuple[Path, list[str]]:
@@ -46,7 +47,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path: Path) -> None:
         [sys.executable, "-m", "tests.unit.retriever.helpers", corpus, tmp_path], stderr=subprocess.DEVNULL
     )
     vectors = tmp_path / "killed.building" / VECTORS
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + LIMIT_S
     while not vectors.exists() or vectors.stat().st_size < 5 * FakeEncoder.at_once * 16 * 2:
         assert time.monotonic() < deadline
         assert process.poll() is None

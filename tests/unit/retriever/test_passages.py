@@ -23,7 +23,7 @@ def store(folder: Path, passages: list[Passage]) -> PassageStore:
 
 
 @given(PASSAGES, st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_written_is_read_back(passages: list[Passage], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         stored = store(Path(folder), passages)

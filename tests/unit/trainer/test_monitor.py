@@ -14,6 +14,7 @@ from services.trainer.jobs import Job, JobState
 from services.trainer.monitor import Monitor
 from services.trainer.runs import Runs
 from tests.trainer_fakes import FakeJobs, clock
+from tests.waiting import LIMIT_S, until_here
 
 DEMO = load("smollm2-demo")
 
@@ -137,7 +138,7 @@ async def test_watching_replays_then_follows_to_the_end(world: World) -> None:
     await world.monitor.refresh(run)
     following = asyncio.create_task(world.monitor.follow())
     seen: list[object] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         async for event in world.monitor.watch(run.id):
             seen.append(event if isinstance(event, TrainingStep) else event.state)
             if len(seen) == 3:
@@ -152,8 +153,8 @@ async def test_watching_replays_then_follows_to_the_end(world: World) -> None:
         *(TrainingStep(number, {"reward/gain": gain}) for number, gain in ((1, 0.15), (2, 0.2), (3, 0.3), (4, 0.4))),
         RunState.FINISHED,
     ]
-    await asyncio.sleep(0.05)
-    assert REGISTRY.get_sample_value("search_agent_training_reward", {"run": run.id, "part": "gain"}) == 0.4
+    part = {"run": run.id, "part": "gain"}
+    await until_here(lambda: REGISTRY.get_sample_value("search_agent_training_reward", part) == 0.4)
     following.cancel()
 
 
@@ -163,7 +164,7 @@ async def test_a_broken_record_hides_no_other_run(world: World) -> None:
     run = await world.monitor.start(DEMO)
     world.cluster.jobs[run.job] = Job(JobState.RUNNING)
     following = asyncio.create_task(world.monitor.follow())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         await until(world, run, RunState.RUNNING)
     following.cancel()
 
@@ -173,7 +174,7 @@ async def test_a_restarted_service_follows_what_was_under_way(world: World) -> N
     world.cluster.jobs[run.job] = Job(JobState.RUNNING)
     world.restart()
     following = asyncio.create_task(world.monitor.follow())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         await until(world, run, RunState.RUNNING)
         world.cluster.down = True
         await asyncio.sleep(0.05)
