@@ -128,7 +128,7 @@ class Asking:
 
 
 def promote(stack: Stack, run: Run) -> dict[str, Any]:
-    response = httpx.post(f"{stack.url}/v1/runs/{run.id}/promote", json={}, timeout=LIMIT_S)
+    response = httpx.post(f"{stack.url}/v1/runs/{run.id}/promote", json={}, timeout=4 * LIMIT_S)
     assert response.status_code == 200, response.text
     return dict(response.json())
 
