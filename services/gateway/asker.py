@@ -128,7 +128,8 @@ class Asker:
                 raise _placed(error, agent, ask) from error.__cause__
 
     async def _played(self, agent: Agent, ask: Ask) -> AsyncGenerator[Event | Finished, None]:
-        admit = partial(self._capacity.work, agent.name, _who(agent, ask))
+        index = agent.params.index if isinstance(agent.params, Retrieval) else ""
+        admit = partial(self._capacity.work, agent.name, _who(agent, ask), index=index)
         rewrite = self._rewrite if ask.history else None
         with admit() if rewrite else nullcontext(), metrics.HTTP_IN_FLIGHT.track_inprogress():
             rewritten = await condense(ask.history, ask.question, rewrite) if rewrite else Completion(ask.question)

@@ -81,11 +81,12 @@ class AdmittedRetriever(GuardedRetriever):
         self._capacity = capacity
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
-        with self._capacity.work("rerank" if how.rerank else "retrieve", (*queries, repr(how)), len(queries)):
+        name, who = "rerank" if how.rerank else "retrieve", (*queries, repr(how))
+        with self._capacity.work(name, who, len(queries), how.index):
             return await super().search(queries, how)
 
     async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
-        with self._capacity.work("embed", (*texts, index), len(texts)):
+        with self._capacity.work("embed", (*texts, index), len(texts), index):
             return await super().embed(texts, index, as_passages)
 
 

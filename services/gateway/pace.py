@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+ALONE = 0.3  # fewer others, in the mean, are none
 _RATE = 0.15  # the weight of the newest request in the means
 _RECENT = 50  # requests of a kind whose times the quantiles are taken from
 _MANY = 0.95  # a request is expected to end by this quantile
@@ -15,9 +16,14 @@ _GROWTH = 2  # how many times as many requests as have been timed may be tried a
 
 @dataclass(slots=True)
 class _Kind:
-    """`alone_s` is the mean time alone; `ratios` are recent times in units of what was expected."""
+    """`alone_s` is the mean time alone; `ratios` are recent times in units of what was expected.
+
+    Until a request `ran_alone`, the former is a guess that may confirm itself: n requests that do not slow each other
+    down look like n that each take an n-th of the time alone.
+    """
 
     alone_s: float
+    ran_alone: bool = False
     ratios: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     timed_at: float = -math.inf
 
@@ -43,6 +49,8 @@ class Pace:
         """Learns from a request that took `seconds` beside `others` requests in the mean."""
         slowdown = 1 + self._share * others
         known = self._kinds.setdefault(kind, _Kind(seconds / slowdown))
+        if others < ALONE and not known.ran_alone:
+            self._kinds[kind] = known = _Kind(seconds / slowdown, ran_alone=True)
         known.timed_at = now
         known.ratios.append(seconds / max(known.alone_s * slowdown, 1e-9))
         if others > 0:

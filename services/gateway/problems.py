@@ -146,7 +146,7 @@ class TooBusy(Refused):
         self.headers = {"Retry-After": str(max(1, math.ceil(wait_s)))}
 
     def problem(self) -> Problem:
-        more = {"retry_after_s": round(float(self.wait_s), 3)}  # the header has whole seconds
+        more = {"retry_after_s": math.ceil(self.wait_s * 1e3) / 1e3}  # the header has whole seconds
         return Problem(self.status, str(self), more=more, headers=self.headers)
 
 
