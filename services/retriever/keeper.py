@@ -84,9 +84,9 @@ class Keeper:
         """Serves what is new or replaced on disk, and no longer what has gone. Logs what cannot be opened."""
         roots = {root for root in (self._settings.indexes.resolve(), self._root) if root}
         with self._swapping:
-            for folder in [path for path in self._seen if not _described(path)]:
+            for folder in filter(_is_gone, [*self._seen]):
                 time.sleep(0.1)  # between another program's two renames there is none either
-                if not _described(folder):
+                if _is_gone(folder):
                     name = self._seen.pop(folder).name
                     self._forget(name)
                     log.info("index gone", index=name)
@@ -403,6 +403,14 @@ def _checked(edit: Edit, number: int, longest: int) -> Edit:
 def _described(folder: Path) -> str:
     """Returns the file that makes a folder an index, empty if there is none."""
     return next((name for name in (SOURCE, manifests.MANIFEST) if (folder / name).is_file()), "")
+
+
+def _is_gone(folder: Path) -> bool:
+    """Returns whether a folder is no index any more. One that cannot be read is still served."""
+    try:
+        return not _described(folder)
+    except OSError:
+        return False
 
 
 def _seen(folder: Path) -> _Seen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from common import metrics
@@ -59,3 +60,6 @@ class Shelf:
     @staticmethod
     def _forget(served: Served) -> None:
         metrics.RETRIEVER_INDEX_PASSAGES.remove(served.info.name, served.info.version)
+        if served.source:
+            with suppress(KeyError):  # of one that was never asked
+                metrics.RETRIEVER_SOURCE_UP.remove(served.info.name)

@@ -1,4 +1,4 @@
-"""What earlier commits stored is read by this one, or its error says what to do.
+"""This commit reads the files and values of earlier ones, or its error says what to do.
 
 `releases/` holds indexes that those commits built of three passages.
 """

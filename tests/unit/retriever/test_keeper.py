@@ -393,15 +393,20 @@ async def test_servers_that_others_put_on_disk_are_served(tmp_path: Path) -> Non
         "small": ("flat", True),
         "web": ("searxng", False),
     }
-    fields = {"kind": "retrieve", "url": "http://nobody:1/retrieve", "version": "2"}
+    fields = {"kind": "retrieve", "url": "http://127.0.0.1:1/retrieve", "version": "2"}
     connect(tmp_path, "web", fields, force=True)
     retriever.keeper.look()
     assert {index.name: index.version for index in await retriever.indexes()}["web"] == "2"
     (tmp_path / "web" / "source.json").write_text("{")
     retriever.keeper.look()
     assert len(await retriever.indexes()) == 2
+    with pytest.raises(RetrieverError):
+        await retriever.search(["x"], Retrieval(1, "web", Mode.AUTO))
+    up = ("search_agent_retriever_source_up", {"index": "web"})
+    assert REGISTRY.get_sample_value(*up) == 0
     shutil.rmtree(tmp_path / "web")
     retriever.keeper.look()
+    assert REGISTRY.get_sample_value(*up) is None  # or its alert would never end
     assert [index.name for index in await retriever.indexes()] == ["small"]
     await retriever.close()
 
