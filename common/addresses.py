@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
+from contextlib import suppress
 from ipaddress import ip_address
 
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_PORTS = range(20_000, 32_768)  # by default, connections get those from 32,768 on
 _OUR_DOMAINS = (".localhost", ".local", ".internal", ".svc")
 
 
@@ -15,10 +18,12 @@ def bare(host: str) -> str:
 
 
 def free_port() -> int:
-    """Returns a TCP port of this machine that nothing uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Returns a TCP port of this machine that nothing uses now, and that Linux gives to no outgoing connection."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def join(host: str, port: int) -> str:

@@ -1,5 +1,7 @@
 """Addresses as people write them."""
 
+import socket
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
@@ -7,6 +9,12 @@ from common import addresses
 from common.settings import ModelTarget, load
 from services.generator.settings import GeneratorSettings
 from services.trainer.settings import TrainerSettings
+
+
+def test_a_free_port_is_one_that_no_connection_gets() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", addresses.free_port()))
+        assert 20_000 <= server.getsockname()[1] < 32_768
 
 
 @pytest.mark.parametrize(
