@@ -33,7 +33,7 @@ class GeneratorSettings(ServiceSettings):
     model: str = Field(
         "",
         validate_default=True,
-        description="llama.cpp: a GGUF file; not set: the embedded SmolLM2-135M-Instruct. "
+        description="llama.cpp: a GGUF file; not set: the embedded SmolLM2-135M-Instruct, with weights in Q8_0. "
         "vllm: a folder or a hub id; required",
     )
     adapters: dict[Annotated[str, Field(pattern=MODEL_NAME)], str] = Field(
