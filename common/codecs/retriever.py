@@ -49,8 +49,11 @@ def passage_message(passage: Passage) -> pb.Passage:
 
 
 def passage_of(message: pb.Passage) -> Passage:
-    """Raises ValueError for metadata that is not JSON."""
-    return value_of(Passage, message, metadata=json.loads(message.metadata or "{}"))
+    """Raises ValueError for metadata that is no JSON object."""
+    metadata = json.loads(message.metadata or "{}")
+    if not isinstance(metadata, dict):
+        raise ValueError("is no JSON object")
+    return value_of(Passage, message, metadata=metadata)
 
 
 def indexes_response(indexes: Iterable[IndexInfo]) -> pb.ListIndexesResponse:

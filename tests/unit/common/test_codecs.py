@@ -79,6 +79,12 @@ def test_edits(edits: list[Edit]) -> None:
     assert (request.index, [*map(retriever.edit_of, request.edits)]) == ("demo", edits)
 
 
+@pytest.mark.parametrize("metadata", ["1", "[]", "null", "{"])
+def test_metadata_that_is_no_object_is_refused(metadata: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        retriever.passage_of(retriever_pb2.Passage(id="a", metadata=metadata))
+
+
 @given(st.builds(NewIndex, TEXT, st.none() | TEXT, TEXT, TEXT, TEXT, TEXT))
 def test_new_indexes(new: NewIndex) -> None:
     assert retriever.new_index_of(sent(retriever.create_request(new))) == new
