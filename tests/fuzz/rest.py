@@ -19,10 +19,10 @@ CONFIG = """
 hooks = "tests.fuzz.hooks"
 [[operations]]
 include-path = "/v1/indexes/{{name}}/changes/{{id}}"
-parameters = {{ name = "by-rest", id = 1 }}
+parameters = {{ name = "{index}", id = 1 }}
 [[operations]]
 include-path-regex = "^/v1/indexes/"
-parameters = {{ name = "by-rest" }}
+parameters = {{ name = "{index}" }}
 [[operations]]
 include-path-regex = "^/v1/runs/"
 parameters = {{ id = {run} }}
@@ -34,14 +34,15 @@ def fuzz(stack: Stack, folder: Path, examples: int, timeout_s: float, seed: int 
 
     Some are about a run and an index that exist; the run's events end, since its job does at once.
     """
+    index = f"by-rest-{seed}"
     with httpx.Client(base_url=stack.gateway, trust_env=False, timeout=20) as http:
         run = http.post("/v1/runs", json={"config": "smollm2-demo"}).raise_for_status().json()["id"]
         http.post(f"/v1/runs/{run}/cancel", json={}).raise_for_status()
-        http.post("/v1/indexes", json={"name": "by-rest", "encoder": ""}).raise_for_status()
+        http.post("/v1/indexes", json={"name": index, "encoder": ""}).raise_for_status()
         passages = [{"id": f"p{number}", "text": f"common word{number}"} for number in range(3)]
-        http.post("/v1/indexes/by-rest/passages", params={"wait": 20}, json=passages).raise_for_status()
+        http.post(f"/v1/indexes/{index}/passages", params={"wait": 20}, json=passages).raise_for_status()
     config = folder / "schemathesis.toml"
-    config.write_text(CONFIG.format(run=json.dumps(run)))
+    config.write_text(CONFIG.format(run=json.dumps(run), index=index))
     flags = ["--phases", "examples,coverage,fuzzing", "--checks", "all", "--exclude-checks", NO_CHECK]
     flags += ["--max-examples", str(examples), "--continue-on-failure", "--seed", str(seed)]
     flags += ["--request-timeout", "20", "--no-color", "--generation-database", "none"]
