@@ -1,7 +1,8 @@
-"""HTTP clients: no proxy stands before this machine and private networks, whatever the environment says."""
+"""HTTP clients: no proxy stands before this machine and private networks, and answers are bounded in time and bytes."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -12,6 +13,39 @@ import httpx
 from common.addresses import is_near
 
 C = TypeVar("C")
+MAX_BYTES = 16 * 1024 * 1024  # of an answer, unpacked
+
+
+class TooLarge(httpx.HTTPError):
+    """The answer is longer than it may be."""
+
+
+async def fetch(
+    http: httpx.AsyncClient, method: str, url: str, most_bytes: int = MAX_BYTES, **request: Any
+) -> httpx.Response:
+    """Sends a request and returns its whole answer.
+
+    All of it may take as long as the client's `timeout` lets a read take. Raises httpx.HTTPError: ReadTimeout and
+    TooLarge too.
+    """
+    try:
+        async with asyncio.timeout(http.timeout.read), http.stream(method, url, **request) as response:
+            body = await whole(response, most_bytes)
+    except TimeoutError:
+        raise httpx.ReadTimeout(f"no whole answer within {http.timeout.read:g} s") from None
+    headers = httpx.Headers(response.headers)
+    headers.pop("content-encoding", None)  # the body is unpacked
+    return httpx.Response(response.status_code, headers=headers, content=body, request=response.request)
+
+
+async def whole(response: httpx.Response, most_bytes: int = MAX_BYTES) -> bytes:
+    """Reads the body of a response that was sent for with `stream`. Raises TooLarge and httpx.HTTPError."""
+    body = bytearray()
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > most_bytes:
+            raise TooLarge(f"more than {most_bytes >> 20} MiB")
+    return bytes(body)
 
 
 def client(make: Callable[..., C], url: str, **options: Any) -> C:

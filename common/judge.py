@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from common.control_tokens import neutralised
+from common.http import TooLarge, fetch
 from common.openai_endpoint import Dialect, answer_of
 from common.patience import TEMPORARY_STATUSES, Patience
 from search_agent import prompts
@@ -96,11 +97,13 @@ class JudgeEndpoint:
             return busy.response
         except httpx.TimeoutException:
             raise JudgeError(Failure.TIMEOUT, "the judge did not answer in time") from None
+        except TooLarge as error:
+            raise JudgeError(Failure.BROKEN, f"the judge's answer is too long: {error}") from None
         except httpx.HTTPError as error:
             raise JudgeError(Failure.UNAVAILABLE, f"the judge cannot be reached: {error}") from None
 
     async def _sent(self, **request: Any) -> httpx.Response:
-        response = await self._http.post(f"{self._url}/chat/completions", **request)
+        response = await fetch(self._http, "POST", f"{self._url}/chat/completions", **request)
         if response.status_code in TEMPORARY_STATUSES:
             raise _Busy(response)
         return response

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import httpx
 import structlog
 
-from common import stored
+from common import http, stored
 from common.control_tokens import has_control_tokens
 from search_agent import tags
 from search_agent.errors import Failure, GuardError
@@ -66,7 +66,7 @@ class HttpGuard:
     pass if it `fails_open`, which is logged and counted; otherwise the question fails.
     """
 
-    http: httpx.AsyncClient
+    client: httpx.AsyncClient
     url: str
     fails_open: bool
     reads_answers: bool = True
@@ -84,9 +84,11 @@ class HttpGuard:
 
     async def _ask(self, body: dict[str, object]) -> Verdict:
         try:
-            response = await self.http.post(self.url, json=body)
+            response = await http.fetch(self.client, "POST", self.url, json=body)
         except httpx.TimeoutException:
             raise GuardError(Failure.TIMEOUT, "it did not answer in time") from None
+        except http.TooLarge:
+            raise GuardError(Failure.BROKEN, "its answer is too long") from None
         except httpx.HTTPError as error:
             raise GuardError(Failure.UNAVAILABLE, "it cannot be reached") from error
         if response.status_code != 200:
@@ -97,4 +99,4 @@ class HttpGuard:
         return verdict
 
     async def close(self) -> None:
-        await self.http.aclose()
+        await self.client.aclose()

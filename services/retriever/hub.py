@@ -25,6 +25,7 @@ ENDPOINT = "https://huggingface.co"
 PARTS = ".parts.json"  # ending of the file beside a download that says what it is made of
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT_S = 60.0
+_JSON_BYTES = 64 << 20
 _TRIES = 5  # in a row that bring no byte
 _BROKEN = (OSError, http.client.HTTPException)  # a connection that fails, stalls or ends early
 
@@ -141,6 +142,9 @@ class Hub:
             with self._open(url) as response:
                 link = response.headers.get("Link", "")
                 following = link.partition("<")[2].partition(">")[0] if 'rel="next"' in link else ""
-                return json.load(response), following
+                body = response.read(_JSON_BYTES + 1)
+                if len(body) > _JSON_BYTES:
+                    raise ValueError(f"the answer has more than {_JSON_BYTES >> 20} MiB")
+                return json.loads(body), following
         except (*_BROKEN, ValueError) as error:
             raise DownloadFailed(f"{url}: {error}") from error

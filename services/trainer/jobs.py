@@ -10,9 +10,11 @@ from typing import Any, Protocol
 
 import httpx
 
+from common.http import TooLarge, fetch
 from search_agent.errors import Failure, TrainerError
 
-_TIMEOUT_S = 15.0
+_TIMEOUT_S = 15.0  # of a whole answer
+_LOG_BYTES = 256 * 1024 * 1024
 
 
 class JobState(StrEnum):
@@ -99,7 +101,7 @@ class RayJobs:
         await self._ask("POST", f"/api/jobs/{job}/stop", accept=404)
 
     async def log(self, job: str) -> str:
-        response = await self._ask("GET", f"/api/jobs/{job}/logs", accept=404)
+        response = await self._ask("GET", f"/api/jobs/{job}/logs", accept=404, most_bytes=_LOG_BYTES)
         return str(response.json().get("logs") or "") if response.status_code == 200 else ""
 
     async def close(self) -> None:
@@ -107,7 +109,9 @@ class RayJobs:
 
     async def _ask(self, method: str, path: str, accept: int = 200, **request: Any) -> httpx.Response:
         try:
-            response = await self._http.request(method, path, **request)
+            response = await fetch(self._http, method, path, **request)
+        except TooLarge as error:
+            raise TrainerError(Failure.BROKEN, f"Ray's answer is too long: {error}") from None
         except httpx.HTTPError as error:
             said = str(error) or type(error).__name__
             raise TrainerError(Failure.UNAVAILABLE, f"the Ray cluster does not answer: {said}") from error

@@ -10,11 +10,10 @@ from typing import Any
 
 import httpx
 
-from common.http import client, through
+from common.http import TooLarge, client, through, whole
 from search_agent.errors import Failure, RetrieverError
 from services.retriever.sources.config import HttpConfig
 
-MAX_BYTES = 16 * 1024 * 1024  # of an answer, unpacked
 _CONNECT_S = 3.0
 AT_ONCE = 8  # calls; others wait, and their time runs
 _REDIRECTS = 3
@@ -94,9 +93,7 @@ class Server:
         if status != 200:
             hint = f"; {self._hints[status]}" if status in self._hints else ""
             raise self.failed(f"answered with status {status}{hint}", _FAILURES.get(status, Failure.UNAVAILABLE))
-        body = bytearray()
-        async for piece in response.aiter_bytes():
-            body += piece
-            if len(body) > MAX_BYTES:
-                raise self.failed(f"answered with more than {MAX_BYTES >> 20} MiB")
-        return bytes(body)
+        try:
+            return await whole(response)
+        except TooLarge as error:
+            raise self.failed(f"answered with {error}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import httpx
 import pytest
 
@@ -50,3 +52,14 @@ def test_a_proxy_that_cannot_be_used_is_named_where_it_would_be(monkeypatch: pyt
 def test_a_caller_who_says_what_to_verify_is_heard() -> None:
     for url in ("https://127.0.0.1:8443", "https://gateway.example.org"):
         assert http.client(dict, url, verify=False)["verify"] is False
+
+
+async def test_a_packed_answer_is_bounded_by_what_it_unpacks_to() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        text = b"x" * (1 << 20) if request.url.path == "/large" else b'{"a": 1}'
+        return httpx.Response(200, headers={"content-encoding": "gzip"}, content=gzip.compress(text))
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://server") as client:
+        assert (await http.fetch(client, "GET", "/", most_bytes=8)).json() == {"a": 1}
+        with pytest.raises(http.TooLarge):
+            await http.fetch(client, "GET", "/large", most_bytes=1 << 19)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,28 @@ async def test_a_service_that_fails_stops_the_question_or_is_not_heard(
         await guard_of(answer).check("q", [])
     assert failed.value.failure is failure
     assert await guard_of(answer, fails_open=True).check("q", []) == Verdict()
+
+
+class Dripping(httpx.AsyncByteStream):
+    """A body that comes in pieces and does not end."""
+
+    def __init__(self, piece: bytes, pause_s: float) -> None:
+        self._piece, self._pause_s = piece, pause_s
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield self._piece
+            await asyncio.sleep(self._pause_s)
+
+
+@pytest.mark.parametrize(
+    ("body", "failure"),
+    [(Dripping(b" ", 0.01), Failure.TIMEOUT), (Dripping(b" " * (1 << 20), 0), Failure.BROKEN)],
+)
+async def test_an_answer_without_end_is_not_waited_for(body: Dripping, failure: Failure) -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, stream=body))
+    guard = HttpGuard(httpx.AsyncClient(transport=transport, timeout=0.3), "http://guard/check", False)
+    async with asyncio.timeout(9):
+        with pytest.raises(GuardError) as failed:
+            await guard.check("q", [])
+    assert failed.value.failure is failure

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
+from common.http import MAX_BYTES
 from search_agent.errors import Failure, RetrieverError
 from search_agent.filters import Filter
 from search_agent.types import Mode, Retrieval
@@ -24,7 +25,6 @@ from services.retriever.service import assemble
 from services.retriever.settings import RetrieverSettings
 from services.retriever.sources import Source
 from services.retriever.sources.config import SOURCE, connect
-from services.retriever.sources.server import MAX_BYTES
 from tests.unit.retriever.helpers import build_index
 
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, Any]], Any]  # (handler, what was asked) -> JSON, or None if sent
