@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import model_card
 from services.generator.engine import invalid
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Allows regular files, and folders of them, below `folders`; links count as what they lead to."""
+    """Allows regular files, and folders of them, below `folders`.
+
+    Links count as what they lead to, those inside a folder too.
+    """
 
     folders: tuple[Path, ...] = ()
 
@@ -20,10 +25,10 @@ class Allowed:
         if not path or path in known:
             return
         try:
-            whole = Path(path).resolve()
-            if not any(whole.is_relative_to(folder.resolve()) for folder in self.folders):
-                raise invalid(field, "must lie below one of GENERATOR_FOLDERS")
-            for file in _files(whole):
+            folders = [folder.resolve() for folder in self.folders]
+            for file in _files(Path(path).resolve()):
+                if not any(file.resolve().is_relative_to(folder) for folder in folders):
+                    raise invalid(field, f"{file.name} must lie below one of GENERATOR_FOLDERS")
                 if file.exists() and not file.is_file() and not file.is_dir():  # opening a pipe waits for its other end
                     raise invalid(field, f"{file.name} is not a regular file")
         except (OSError, ValueError, RuntimeError) as error:  # NULs, names that are too long, loops of links
@@ -31,6 +36,9 @@ class Allowed:
 
 
 def _files(path: Path) -> Iterator[Path]:
+    """Yields what is opened: a file and the card beside it, or a folder and everything below it."""
     yield path
-    if path.is_dir():
-        yield from path.iterdir()
+    if not path.is_dir():
+        yield path.with_name(model_card.FILE)
+    for folder, folders, files in os.walk(path):
+        yield from (Path(folder, name) for name in (*folders, *files))

@@ -110,8 +110,11 @@ class Admission:
             raise ConfigProblem(field, "must be a path")
         if field == "base_model" and not path.startswith(("/", ".")):
             raise ConfigProblem(field, "a hub id cannot be overridden by a request; set it in a configuration's file")
-        whole = Path(os.path.normpath(self.start / path))
-        if not any(whole.is_relative_to(folder) for folder in (self.start, *self.folders)):
+        try:  # links count as what they lead to, where this machine has them
+            whole = Path(os.path.normpath(self.start / path)).resolve()
+        except (OSError, RuntimeError):  # a loop of links
+            raise ConfigProblem(field, "must be a path") from None
+        if not any(whole.is_relative_to(folder.resolve()) for folder in (self.start, *self.folders)):
             raise ConfigProblem(field, "must lie below the folder where runs start, or below one of TRAINER_FOLDERS")
 
 

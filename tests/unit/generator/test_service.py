@@ -444,9 +444,14 @@ async def test_a_card_that_this_version_cannot_follow_is_refused_before_the_load
 
 async def test_nothing_outside_of_the_folders_is_loaded_and_an_empty_message_changes_nothing(tmp_path: Path) -> None:
     inside, outside = tmp_path / "inside", tmp_path / "outside"
-    for folder in (inside, outside, inside / "adapter", inside / "piped"):
+    leaking, nested, carded = inside / "leaking", inside / "nested", inside / "carded"
+    for folder in (inside, outside, inside / "adapter", inside / "piped", leaking, nested, nested / "below", carded):
         folder.mkdir()
     (outside / "a.gguf").touch()
+    for link in (leaking / "adapter_model.safetensors", nested / "below" / "config.json", carded / "search_agent.json"):
+        link.symlink_to(outside / "a.gguf")
+    (carded / "a.gguf").touch()
+    (inside / "adapter" / "adapter_model.safetensors").symlink_to(inside / "weights")
     (inside / "link").symlink_to(outside)
     (inside / "loop").symlink_to(inside / "loop")
     for pipe in (inside / "pipe", inside / "piped" / "adapter_config.json"):
@@ -456,7 +461,7 @@ async def test_nothing_outside_of_the_folders_is_loaded_and_an_empty_message_cha
     paths = [
         outside / "a.gguf", inside / "link" / "a.gguf", inside / ".." / "outside" / "a.gguf", inside / "loop",
         inside / "pipe", inside / "piped", inside / ("n" * 300), inside / "a\0b", "/etc/passwd", "owner/model",
-        "/dev/zero",
+        "/dev/zero", leaking, nested, carded / "a.gguf",
     ]  # fmt: skip
     async with serving(engine, folder=inside) as stub:
         refused = [pb.LoadModelRequest()] + [

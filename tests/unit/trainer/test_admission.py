@@ -119,6 +119,19 @@ def test_an_installation_has_configurations_of_its_own(tmp_path: Path) -> None:
         admission.config("theirs", {})
 
 
+def test_a_link_counts_as_what_it_leads_to(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "out").symlink_to("/etc")
+    (models / "in").symlink_to(models)
+    (models / "loop").symlink_to(models / "loop")
+    admission = Admission(Path("/work"), None, (models,))
+    admission.config("universe", {"adapter": str(models / "in" / "a")})
+    for path in (models / "out" / "a", models / "loop"):
+        with pytest.raises(ConfigProblem, match="adapter"):
+            admission.config("universe", {"adapter": str(path)})
+
+
 def test_no_option_of_verl_that_a_request_may_set_names_a_module_or_a_file() -> None:
     suspicious = ("path", "lib", "impl", "cls", "class", "dir", "file", "code", "module", "name", "url", "host")
     assert [option for option in _VERL if any(part in option.rpartition(".")[2] for part in suspicious)] == []
