@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 LOCAL = "http://127.0.0.1:8080"
 _CONNECT_S = 5.0
+_LONGEST_S = 1e9  # that the gateway can be told
 
 
 class _Connection(Generic[T]):
@@ -36,15 +37,21 @@ class _Connection(Generic[T]):
         with self.reaching():
             self.http = http.client(make, url, base_url=url, **options | {"headers": headers})
 
-    def sent(self, sent: Sent, endless: bool = False) -> dict[str, Any]:
-        """Returns the arguments of httpx's `request` and `stream`."""
+    def sent(self, sent: Sent, is_whole: bool = True, endless: bool = False) -> dict[str, Any]:
+        """Returns the arguments of httpx's `request` and `stream`.
+
+        The time for an answer that `is_whole` is that of the request, and not of each event.
+        """
         longest = None if endless or self._timeout_s is None else self._timeout_s + sent.patience_s
+        headers = {} if sent.blocks is None else {"content-type": "application/x-ndjson"}
+        if is_whole and longest is not None and sent.blocks is None and longest < _LONGEST_S:
+            headers["x-request-timeout"] = f"{longest:.3f}"  # the gateway does not work on for who has given up
         return {
             "method": sent.method,
             "url": sent.path,
             "json": sent.given,
             "content": sent.blocks,
-            "headers": {} if sent.blocks is None else {"content-type": "application/x-ndjson"},
+            "headers": headers,
             "params": sent.query,
             "timeout": httpx.Timeout(longest, connect=_CONNECT_S),
         }
@@ -94,7 +101,7 @@ class Client(Api):
         reader = stream.reader()
         with (
             self._connection.reaching(),
-            self._connection.http.stream(**self._connection.sent(stream.sent, stream.endless)) as response,
+            self._connection.http.stream(**self._connection.sent(stream.sent, False, stream.endless)) as response,
         ):
             if not response.is_success:
                 check(stream.sent, response.status_code, response.headers, response.read())
@@ -132,7 +139,9 @@ class AsyncClient(Api):
         """Sends an operation's request and yields its events. Raises GatewayError."""
         reader = stream.reader()
         with self._connection.reaching():
-            async with self._connection.http.stream(**self._connection.sent(stream.sent, stream.endless)) as response:
+            async with self._connection.http.stream(
+                **self._connection.sent(stream.sent, False, stream.endless)
+            ) as response:
                 if not response.is_success:
                     check(stream.sent, response.status_code, response.headers, await response.aread())
                 async for chunk in response.aiter_bytes():

@@ -154,6 +154,24 @@ def _ask(server: Server, name: str, *args: Any, url: str = "http://gateway", api
         return list(found) if isinstance(found, Iterator) else found
 
 
+def test_the_gateway_is_told_how_long_an_answer_is_waited_for() -> None:
+    told: list[str | None] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        told.append(request.headers.get("x-request-timeout"))
+        return httpx.Response(503, json={"status": 503})
+
+    for timeout_s in (2.5, None, 1e12):
+        with (
+            Client("http://gateway", "", timeout_s, transport=httpx.MockTransport(server)) as client,
+            pytest.raises(GatewayProblem),
+        ):
+            client.answer("Who?")
+    with Client("http://gateway", transport=httpx.MockTransport(server)) as client, pytest.raises(GatewayProblem):
+        next(client.stream_answer("Who?"))  # whose time limit is for each event
+    assert told == ["2.500", None, None, None]
+
+
 def _ask_async(
     server: Server, name: str, *args: Any, url: str = "http://gateway", api_key: str = "", **fields: Any
 ) -> Any:
