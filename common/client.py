@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from common import context
+from common import context, tracing
 from common.errors import from_rpc
 from common.server import MAX_MESSAGE_BYTES, PING_S
 from search_agent.errors import BoundaryError, Failure
@@ -60,24 +60,28 @@ async def call(method: Any, request: Any, timeout_s: float, boundary: type[Bound
 
     Raises `boundary` with the failure that the status code stands for.
     """
-    try:
-        return await method(request, timeout=context.time_left(timeout_s), metadata=context.metadata())
-    except grpc.aio.AioRpcError as error:
-        raise _failed(error, boundary) from error
+    with _calling(method) as span:
+        try:
+            metadata = context.metadata(span.traceparent)
+            return await method(request, timeout=context.time_left(timeout_s), metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise _failed(error, boundary, span) from error
 
 
 async def stream(
     method: Any, request: Any, timeout_s: float, boundary: type[BoundaryError]
 ) -> AsyncGenerator[Any, None]:
     """Reads a server stream. Leaving it early cancels the call at the server. Raises `boundary`, as `call` does."""
-    responses = method(request, timeout=context.time_left(timeout_s), metadata=context.metadata())
-    try:
-        async for response in responses:
-            yield response
-    except grpc.aio.AioRpcError as error:
-        raise _failed(error, boundary) from error
-    finally:
-        responses.cancel()
+    with _calling(method) as span:
+        metadata = context.metadata(span.traceparent)
+        responses = method(request, timeout=context.time_left(timeout_s), metadata=metadata)
+        try:
+            async for response in responses:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise _failed(error, boundary, span) from error
+        finally:
+            responses.cancel()
 
 
 async def upload(method: Any, requests: AsyncIterable[Any], timeout_s: float, boundary: type[BoundaryError]) -> Any:
@@ -85,20 +89,28 @@ async def upload(method: Any, requests: AsyncIterable[Any], timeout_s: float, bo
 
     Where `requests` raises, the call is cancelled and the error goes on to the caller.
     """
-    call = method(timeout=context.time_left(timeout_s), metadata=context.metadata())
-    try:
-        with suppress(asyncio.InvalidStateError):  # the server has answered before the end
-            async for request in requests:
-                await call.write(request)
-            await call.done_writing()
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise _failed(error, boundary) from error
-    finally:
-        call.cancel()
+    with _calling(method) as span:
+        call = method(timeout=context.time_left(timeout_s), metadata=context.metadata(span.traceparent))
+        try:
+            with suppress(asyncio.InvalidStateError):  # the server has answered before the end
+                async for request in requests:
+                    await call.write(request)
+                await call.done_writing()
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise _failed(error, boundary, span) from error
+        finally:
+            call.cancel()
 
 
-def _failed(error: grpc.aio.AioRpcError, boundary: type[BoundaryError]) -> BoundaryError:
+def _calling(method: Any) -> tracing.Span:
+    """Returns the span of a call of a stub's method."""
+    name = getattr(method, "_method", b"").decode().lstrip("/")
+    return tracing.span(name, {"rpc.system.name": "grpc", "rpc.method": name}, "client")
+
+
+def _failed(error: grpc.aio.AioRpcError, boundary: type[BoundaryError], span: tracing.Span) -> BoundaryError:
+    span.set({"rpc.response.status_code": error.code().name})
     failure = from_rpc(error, boundary)
     if failure.failure is Failure.TIMEOUT and not context.time_left(1):
         failure.message = "the time for the whole request is over"

@@ -33,11 +33,21 @@ _ENDLESS = Time()
 _time: ContextVar[Time] = ContextVar("request_time", default=_ENDLESS)
 
 
-def begin(incoming: Mapping[str, str]) -> dict[str, str]:
-    """Adopts the caller's ids where they are well formed, makes new ones where not."""
+def traceparent_of(incoming: Mapping[str, str]) -> str:
+    """Returns the caller's trace context, empty if there is none or it is malformed."""
+    return value if _VALID[TRACEPARENT].fullmatch(value := incoming.get(TRACEPARENT, "")) else ""
+
+
+def begin(incoming: Mapping[str, str], traceparent: str = "") -> dict[str, str]:
+    """Adopts the caller's ids where they are well formed, makes new ones where not.
+
+    `traceparent` is that of the request's own span, if it has one.
+    """
+    if traceparent:
+        incoming = {**incoming, TRACEPARENT: traceparent}
     made = {
         REQUEST_ID: secrets.token_hex(8),
-        TRACEPARENT: f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01",
+        TRACEPARENT: f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00",  # nobody records it
     }
     ids = {key: value if _VALID[key].fullmatch(value := incoming.get(key, "")) else made[key] for key in made}
     _current.set(ids)
@@ -46,14 +56,20 @@ def begin(incoming: Mapping[str, str]) -> dict[str, str]:
     return ids
 
 
-def metadata() -> tuple[tuple[str, str], ...]:
-    """Returns the metadata that an outgoing call carries."""
-    return tuple((_current.get() or {}).items())
+def metadata(traceparent: str = "") -> tuple[tuple[str, str], ...]:
+    """Returns the metadata that an outgoing call carries. `traceparent` is that of its span, if it has one."""
+    ids = _current.get() or {}
+    return tuple({**ids, TRACEPARENT: traceparent}.items() if traceparent else ids.items())
 
 
 def request_id() -> str:
     """Returns the id of the request being served, empty outside one."""
     return (_current.get() or {}).get(REQUEST_ID, "")
+
+
+def trace_id() -> str:
+    """Returns the id of the trace that the request being served belongs to, empty outside one."""
+    return (_current.get() or {}).get(TRACEPARENT, "--").split("-")[1]
 
 
 def begin_time(limit_s: float) -> Time:

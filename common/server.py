@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from common import context, metrics
+from common import context, metrics, tracing
 from common.addresses import join
 from common.errors import FIELD_KEY, GRPC_CODE, trailing
 from common.files import refusal
@@ -30,6 +30,8 @@ _TOLD_CHARS = 1000  # a message may quote a text of any length, and clients take
 OURS = ((FIELD_KEY, ""),)
 _NOT_AGAIN = (("grpc-retry-pushback-ms", "-1"),)  # what a field names is at fault; no client repeats the call by itself
 
+_NO_FAULT = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)
+
 
 class _Calls(grpc.aio.ServerInterceptor):
     """Wraps each call: ids in, time and code out, typed errors to status codes, a bound on calls at once."""
@@ -40,8 +42,16 @@ class _Calls(grpc.aio.ServerInterceptor):
         self._in_flight = 0
 
     @asynccontextmanager
-    async def _watch(self, method: str, call: grpc.aio.ServicerContext) -> AsyncIterator[None]:
-        context.begin(dict(call.invocation_metadata() or ()))
+    async def _serve(self, full_name: str, call: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        incoming = dict(call.invocation_metadata() or ())
+        attributes = {"rpc.system.name": "grpc", "rpc.method": full_name}
+        with tracing.serve(full_name, context.traceparent_of(incoming), attributes) as span:
+            context.begin(incoming, span.traceparent)
+            async with self._watch(full_name.rpartition("/")[2], call, span):
+                yield
+
+    @asynccontextmanager
+    async def _watch(self, method: str, call: grpc.aio.ServicerContext, span: tracing.Span) -> AsyncIterator[None]:
         started, code = time.perf_counter(), grpc.StatusCode.OK
         self._in_flight += 1
         metrics.RPC_IN_FLIGHT.labels(self._service).set(self._in_flight)
@@ -74,7 +84,10 @@ class _Calls(grpc.aio.ServerInterceptor):
             self._in_flight -= 1
             metrics.RPC_IN_FLIGHT.labels(self._service).set(self._in_flight)
             elapsed = time.perf_counter() - started
-            metrics.RPC_SECONDS.labels(self._service, method, code.name).observe(elapsed)
+            metrics.RPC_SECONDS.labels(self._service, method, code.name).observe(elapsed, tracing.exemplar())
+            span.set({"rpc.response.status_code": code.name})
+            if code not in _NO_FAULT:
+                span.fail(code.name)
 
     async def intercept_service(
         self,
@@ -82,15 +95,15 @@ class _Calls(grpc.aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
         handler = await continuation(details)
-        package, _, method = details.method.rpartition("/")
-        if handler is None or not package.startswith("/v1."):  # health and reflection stay as they are
+        method = details.method.lstrip("/")
+        if handler is None or not method.startswith("v1."):  # health and reflection stay as they are
             return handler
         # Messages are decoded here, because gRPC itself calls one that cannot be decoded an INTERNAL error.
         decode = handler.request_deserializer
         if handler.unary_unary:
 
             async def unary(request: bytes, call: grpc.aio.ServicerContext) -> Any:
-                async with self._watch(method, call):
+                async with self._serve(method, call):
                     return await handler.unary_unary(decode(request), call)
 
             return grpc.unary_unary_rpc_method_handler(unary, None, handler.response_serializer)
@@ -98,7 +111,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         if handler.stream_unary:
 
             async def uploaded(requests: AsyncIterator[bytes], call: grpc.aio.ServicerContext) -> Any:
-                async with self._watch(method, call):
+                async with self._serve(method, call):
                     try:
                         return await handler.stream_unary((decode(each) async for each in requests), call)
                     except Exception:
@@ -109,7 +122,7 @@ class _Calls(grpc.aio.ServerInterceptor):
             return grpc.stream_unary_rpc_method_handler(uploaded, None, handler.response_serializer)
 
         async def stream(request: bytes, call: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            async with self._watch(method, call), aclosing(handler.unary_stream(decode(request), call)) as responses:
+            async with self._serve(method, call), aclosing(handler.unary_stream(decode(request), call)) as responses:
                 async for response in responses:
                     yield response
 

@@ -65,6 +65,38 @@ class ServiceSettings(BaseSettings):
     shutdown_grace_s: float = Field(10.0, ge=0, description="seconds that calls in flight get at stop")
 
 
+class TracingSettings(BaseSettings):
+    """Read from the variables that OpenTelemetry names, the same for each service."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore", env_prefix="OTEL_")
+
+    exporter_otlp_endpoint: str = Field(
+        "",
+        pattern="^(https?://[^/]+/?)?$",
+        description="where traces go, as http://HOST:4317; without it none are made",
+    )
+    exporter_otlp_protocol: Literal["grpc"] = "grpc"
+    exporter_otlp_headers: SecretStr | None = Field(
+        None, description="what the endpoint wants to be sent, with commas in between: authorization=Bearer%20…"
+    )
+    traces_sampler: Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ] = Field(
+        "parentbased_always_on",
+        description="the requests that are traced; parentbased_…: where the caller sends a `traceparent`, that decides",
+    )
+    traces_sampler_arg: float = Field(1.0, ge=0, le=1, description="share of the requests, for …traceidratio")
+    service_name: str = Field("", description="a service's name in its traces; not set: gateway, retriever, …")
+    instrumentation_genai_capture_message_content: bool = Field(
+        False, description="traces hold questions, queries, passages and answers too"
+    )
+
+
 S = TypeVar("S", bound=BaseSettings)
 
 

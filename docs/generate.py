@@ -17,6 +17,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from bench import scoreboard
 from common import metrics
 from common.run_config import RunConfig
+from common.settings import TracingSettings
 from search_agent.agents import AGENTS
 from search_agent_client.api import Api, Call, Events
 from services.gateway.app import create_app
@@ -39,6 +40,7 @@ _SETTINGS = {
     "generator": GeneratorSettings,
     "gateway": GatewaySettings,
     "trainer": TrainerSettings,
+    "tracing": TracingSettings,
 }
 
 _OPENAI = (ChatRequest, ResponsesRequest)

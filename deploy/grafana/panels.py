@@ -189,7 +189,9 @@ def _value(title: str, description: str, query: Query, text: BigValueTextMode) -
 
 
 def _target(query: Query, letter: str) -> Dataquery:
-    return Dataquery().ref_id(letter).expr(query.expr).legend_format(query.legend)
+    """Returns the query; those of histograms show exemplars, which lead to traces."""
+    made = Dataquery().ref_id(letter).expr(query.expr).legend_format(query.legend)
+    return made.exemplar(True) if "_bucket" in query.expr else made
 
 
 def _steps(steps: list[Threshold]) -> ThresholdsConfig:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
-from common.settings import load
+from common.settings import TracingSettings, load
 from services.gateway.settings import GatewaySettings
 
 
 def main() -> None:
-    settings = load(GatewaySettings)
+    settings, traced = load(GatewaySettings), load(TracingSettings, [])
 
-    from common import logs
+    from common import logs, tracing
     from services.gateway.serving import server
     from services.gateway.wiring import wire
 
     logs.configure("gateway", settings.log_level)
+    tracing.configure("gateway", traced)
 
     async def serve() -> None:
         app = wire(settings)  # inside the loop, which gRPC channels are bound to

@@ -16,7 +16,7 @@ from services.gateway.routes.openai import chat, embeddings, responses
 from services.gateway.routes.openai.shape import Citations
 
 # Response headers that pages of other sites may read.
-_EXPOSED = ("location", "x-request-id", "retry-after", "ratelimit", "ratelimit-policy")
+_EXPOSED = ("location", "x-request-id", "x-trace-id", "retry-after", "ratelimit", "ratelimit-policy")
 
 
 def create_app(

@@ -20,7 +20,7 @@ from search_agent.conversation import Write, condense
 from search_agent.errors import BoundaryError, Failure
 from search_agent.parameters import BadParameter
 from search_agent.types import Completion, Event, Message, Question, Retrieval, Trajectory
-from services.gateway import caller
+from services.gateway import caller, traced
 from services.gateway.capacity import Capacity
 from services.gateway.flights import Flights
 from services.gateway.limits import Meter
@@ -131,7 +131,11 @@ class Asker:
         index = agent.params.index if isinstance(agent.params, Retrieval) else ""
         admit = partial(self._capacity.work, agent.name, _who(agent, ask), index=index)
         rewrite = self._rewrite if ask.history else None
-        with admit() if rewrite else nullcontext(), metrics.HTTP_IN_FLIGHT.track_inprogress():
+        with (
+            admit() if rewrite else nullcontext(),
+            metrics.HTTP_IN_FLIGHT.track_inprogress(),
+            traced.asked(agent.name, ask.question) as span,
+        ):
             rewritten = await condense(ask.history, ask.question, rewrite) if rewrite else Completion(ask.question)
             question = Question(
                 context.request_id(), rewritten.text, options=ask.options, instructions=ask.instructions
@@ -147,7 +151,9 @@ class Asker:
                     count_question(event.trajectory)
                     if self._offer:
                         self._offer(agent, question, ask.max_tokens, event.trajectory)
-                    yield _with_cost(event, rewritten)
+                    finished = _with_cost(event, rewritten)
+                    traced.finished(span, finished.trajectory, finished.cached)
+                    yield finished
 
     async def _end(self, agent: Agent, ask: Ask) -> AsyncGenerator[Event | Finished, None]:
         """Plays the question for a caller who wants nothing before its end."""

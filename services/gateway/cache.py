@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from common import metrics
+from common import metrics, tracing
 from common.rag_store import RagStore
 from search_agent.errors import CacheError
 from search_agent.rag_cache import RagKey
@@ -23,15 +23,19 @@ class RagCache:
 
     async def get(self, key: RagKey) -> Trajectory | None:
         """Returns the stored result, or None if there is none or Redis does not answer."""
-        try:
-            found = await self.store.get(key.digest())
-        except CacheError as error:
-            self._failed(error)
-            metrics.CACHE_LOOKUPS.labels("unavailable").inc()
-            return None
-        self._failing = False
-        metrics.CACHE_LOOKUPS.labels("hit" if found else "miss").inc()
-        return found
+        with tracing.span("cache get", {"db.system.name": "redis", "db.operation.name": "GET"}, "client") as span:
+            try:
+                found = await self.store.get(key.digest())
+            except CacheError as error:
+                self._failed(error)
+                metrics.CACHE_LOOKUPS.labels("unavailable").inc()
+                span.fail(f"{error.boundary}.{error.failure}")
+                return None
+            self._failing = False
+            result = "hit" if found else "miss"
+            metrics.CACHE_LOOKUPS.labels(result).inc()
+            span.set({"search_agent.cache.result": result})
+            return found
 
     async def put(self, key: RagKey, result: Trajectory) -> bool:
         """Stores an answered trajectory. Returns False if Redis did not take it."""

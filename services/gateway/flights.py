@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import aclosing
 from typing import Generic, TypeVar
 
-from common import context
+from common import context, tracing
 from search_agent.errors import BoundaryError, Failure
 from services.gateway.problems import TooLittleTime
 
@@ -26,6 +26,7 @@ class _Flight(Generic[T]):
 
     def __init__(self, events: AsyncGenerator[T, None], ended: Callable[[], None]) -> None:
         self.followers = 0
+        self.traceparent = tracing.current().traceparent
         self._seen: list[T] = []
         self._error: Exception | None = None
         self._is_over = False
@@ -105,7 +106,11 @@ class Flights(Generic[T]):
         """
         told = False
         while True:
-            flight = self._flights.get(key) or self._start(key, start)
+            flight = self._flights.get(key)
+            if flight:
+                tracing.current().link(flight.traceparent)
+            else:
+                flight = self._start(key, start)
             flight.followers += 1
             try:
                 async for event in flight.events():

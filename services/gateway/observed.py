@@ -1,18 +1,20 @@
-"""ASGI middleware for request ids and one metric per request, and the counters of questions and failures."""
+"""ASGI middleware for ids, one metric and one span per request, and the counters of questions and failures."""
 
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 
-from common import context, metrics
+from common import context, metrics, tracing
 from search_agent.errors import BoundaryError
 from search_agent.types import Trajectory
 
 log = structlog.get_logger()
+_CHECKS = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
 
 
 def count_failure(error: BoundaryError) -> None:
@@ -25,7 +27,7 @@ def count_question(trajectory: Trajectory) -> None:
     method, timings = trajectory.method, trajectory.timings
     metrics.AGENT_QUESTIONS.labels(method, trajectory.stop_reason).inc()
     for stage in ("total", "retrieve", "search", "generate"):
-        metrics.AGENT_STAGE_SECONDS.labels(method, stage).observe(getattr(timings, stage) / 1e3)
+        metrics.AGENT_STAGE_SECONDS.labels(method, stage).observe(getattr(timings, stage) / 1e3, tracing.exemplar())
     metrics.AGENT_SEARCHES.labels(method).observe(trajectory.usage.searches)
     metrics.AGENT_DOCUMENTS.labels(method).observe(len(trajectory.documents))
     metrics.AGENT_DROPPED_PASSAGES.labels(method).inc(len(trajectory.dropped))
@@ -53,23 +55,35 @@ class Observed:
         if scope["method"] == "HEAD":  # answered as GET is; the server leaves the body out
             scope = {**scope, "method": "GET"}
         headers = Headers(scope=scope)
-        ids = context.begin(
-            {
-                context.REQUEST_ID: headers.get("x-request-id", ""),
-                context.TRACEPARENT: headers.get("traceparent", ""),
-            }
-        )
-        started, status = time.perf_counter(), 499  # the caller left before the response began
+        incoming = {
+            context.REQUEST_ID: headers.get("x-request-id", ""),
+            context.TRACEPARENT: headers.get("traceparent", ""),
+        }
+        with _span(scope, context.traceparent_of(incoming)) as span:
+            ids = context.begin(incoming, span.traceparent)
+            started, status = time.perf_counter(), 499  # the caller left before the response began
 
-        async def observed_send(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = ids[context.REQUEST_ID]
-            await send(message)
+            async def observed_send(message: Any) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    given = {"x-request-id": ids[context.REQUEST_ID], "x-trace-id": context.trace_id()}
+                    MutableHeaders(scope=message).update(given)
+                await send(message)
 
-        try:
-            await self._app(scope, receive, observed_send)
-        finally:
-            route = getattr(scope.get("route"), "path", "unknown")  # a template, so that labels stay few
-            metrics.HTTP_SECONDS.labels(route, status).observe(time.perf_counter() - started)
+            try:
+                await self._app(scope, receive, observed_send)
+            finally:
+                route = getattr(scope.get("route"), "path", "unknown")  # a template, so that labels stay few
+                elapsed = time.perf_counter() - started
+                metrics.HTTP_SECONDS.labels(route, status).observe(elapsed, tracing.exemplar())
+                span.rename(f"{scope['method']} {route}")
+                span.set({"http.route": route, "http.response.status_code": status})
+                if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    span.fail(str(status))
+
+
+def _span(scope: Any, traceparent: str) -> tracing.Span:
+    if scope["path"] in _CHECKS:
+        return tracing.NOBODY
+    return tracing.serve(scope["method"], traceparent, {"http.request.method": scope["method"]})

@@ -17,7 +17,7 @@ from search_agent.agents.naive_rag import NaiveRagParams
 from search_agent.rag_cache import RagKey
 from search_agent.types import Event, Found, Piece, Question, Sampling, Timings, Trajectory
 from search_agent.world import Embedder, Generator, Guard, Retriever, Searcher, World
-from services.gateway import caller
+from services.gateway import caller, traced
 from services.gateway.cache import RagCache
 
 _FRESH_S = 1.0
@@ -100,7 +100,7 @@ class Player:
             finished = Finished(trajectory, cached=True, cache_key=key.digest())
         else:
             answer = sampling if with_answer else None
-            play = partial(agent.play, question, world, answer, max_documents)
+            play = partial(traced.play, agent, question, world, answer, max_documents)
             with admit():
                 async with aclosing(_events(play)) as events:
                     async for event in events:
@@ -130,9 +130,9 @@ class Player:
         if not guard:
             return True
         answer = (stored.answer or "") if guard.reads_answers else ""
-        verdicts = [await guard.check(stored.question, turn.retrieved) for turn in stored.turns]
+        verdicts = [await traced.check(guard, stored.question, turn.retrieved) for turn in stored.turns]
         if answer:
-            verdicts.append(await guard.check(stored.question, stored.passages, answer))
+            verdicts.append(await traced.check(guard, stored.question, stored.passages, answer))
         return not any(verdict.dropped or verdict.refused for verdict in verdicts)
 
     async def _rag_key(

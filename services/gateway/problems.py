@@ -56,10 +56,10 @@ _ERROR = {"type": "object", "properties": {"field": _TEXT, "message": _TEXT}}
 _PROBLEM = {
     "type": "object",
     "properties": {
-        "type": _TEXT, "title": _TEXT, "status": _STATUS, "detail": _TEXT, "request_id": _TEXT,
+        "type": _TEXT, "title": _TEXT, "status": _STATUS, "detail": _TEXT, "request_id": _TEXT, "trace_id": _TEXT,
         "errors": {"type": "array", "items": _ERROR},
     },
-    "required": ["type", "title", "status", "detail", "request_id"],
+    "required": ["type", "title", "status", "detail", "request_id", "trace_id"],
 }  # fmt: skip
 
 
@@ -103,6 +103,7 @@ class Problem:
             "status": int(self.status),
             "detail": self.detail,
             "request_id": context.request_id(),
+            "trace_id": context.trace_id(),
             **self.more,
             **({"errors": [*self.errors]} if self.errors else {}),
         }

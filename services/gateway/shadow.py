@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 
 import structlog
 
-from common import context, metrics
+from common import context, metrics, tracing
 from common.keys import Limits
 from search_agent.agents import AGENTS, Agent
 from search_agent.agents.naive_rag import NaiveRagParams
@@ -94,7 +94,7 @@ class Shadow:
         try:
             await asyncio.sleep(_PAUSE_S)
             async with self._meter.question(me):
-                with self._capacity.spare("shadow", task.cancel):
+                with self._capacity.spare("shadow", task.cancel), tracing.span("shadow", {}):
                     outcome = await self._compare(agent, question, max_tokens, answered)
         except TooMany:
             outcome = "capped"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from common.settings import load
+from common.settings import TracingSettings, load
 from services.generator.settings import GeneratorSettings
 
 
@@ -49,11 +49,12 @@ async def serve(settings: GeneratorSettings) -> None:
 
 
 def main() -> None:
-    settings = load(GeneratorSettings)
-    from common import logs
+    settings, traced = load(GeneratorSettings), load(TracingSettings, [])
+    from common import logs, tracing
     from search_agent.errors import GeneratorError
 
     logs.configure("generator", settings.log_level)
+    tracing.configure("generator", traced)
     try:
         asyncio.run(serve(settings))
     except GeneratorError as error:

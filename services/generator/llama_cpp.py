@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -21,6 +22,7 @@ from typing import Any
 
 import httpx
 
+from common import tracing
 from common.control_tokens import ControlTokens
 from common.lines import EventStream
 from search_agent.errors import Failure, GeneratorError
@@ -360,6 +362,14 @@ def _refusal(status: int, text: str, field: str) -> GeneratorError:
     return GeneratorError(Failure.UNAVAILABLE if status == 503 else Failure.BROKEN, message)
 
 
+def _stages(last: dict[str, Any], took_s: float) -> None:
+    """Adds to the trace how long a text waited, its prompt was read and it was written, by llama.cpp's times."""
+    span, timings = tracing.current(), last["timings"]
+    read_s, wrote_s = timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3
+    span.stages(queue=max(0.0, took_s - read_s - wrote_s), prompt=read_s, decode=wrote_s)
+    span.set({"gen_ai.usage.cache_read.input_tokens": timings["cache_n"]})
+
+
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
     """Yields the data of the response's Server-Sent Events."""
     stream = EventStream()
@@ -391,7 +401,7 @@ class LlamaCpp:
     async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         with self._swap.use() as server, _unreachable():
             self._check(server)
-            model = server.identities[request.model]
+            model, began = server.identities[request.model], time.perf_counter()
             async with server.completion(request) as response:
                 if response.status_code != 200:
                     text = (await response.aread()).decode(errors="replace")
@@ -405,6 +415,7 @@ class LlamaCpp:
                         continue
                     if event["stop_type"] not in _FINISH:
                         break
+                    _stages(event, time.perf_counter() - began)
                     yield Completion(
                         text=event["content"],
                         model=model,

@@ -11,7 +11,7 @@ from dataclasses import replace
 import grpc
 import structlog
 
-from common import metrics
+from common import metrics, tracing
 from common.codecs import generator as codec
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
@@ -148,21 +148,40 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         request = parse(message, self._max_tokens, self._engine.models)
         name = request.model
         started, waiting, ended = time.perf_counter(), True, False
-        try:
-            async with aclosing(self._engine.stream(request)) as pieces:
-                async for piece in pieces:
-                    if waiting:
-                        metrics.GENERATOR_FIRST_TOKEN_SECONDS.labels(name).observe(time.perf_counter() - started)
-                        waiting = False
-                    if piece.finish_reason:
-                        ended = True
-                        metrics.GENERATOR_TOKENS.labels(name, "prompt").inc(piece.prompt_tokens)
-                        metrics.GENERATOR_TOKENS.labels(name, "completion").inc(piece.completion_tokens)
-                        metrics.GENERATOR_FINISHED.labels(name, piece.finish_reason).inc()
-                    yield piece
-        except (asyncio.CancelledError, GeneratorExit):
+        with tracing.span(f"engine {name}", _asked_for(request)) as span:
+            try:
+                async with aclosing(self._engine.stream(request)) as pieces:
+                    async for piece in pieces:
+                        if waiting:
+                            first = time.perf_counter() - started
+                            metrics.GENERATOR_FIRST_TOKEN_SECONDS.labels(name).observe(first, tracing.exemplar())
+                            span.set({"gen_ai.response.time_to_first_chunk": first})
+                            waiting = False
+                        if piece.finish_reason:
+                            ended = True
+                            metrics.GENERATOR_TOKENS.labels(name, "prompt").inc(piece.prompt_tokens)
+                            metrics.GENERATOR_TOKENS.labels(name, "completion").inc(piece.completion_tokens)
+                            metrics.GENERATOR_FINISHED.labels(name, piece.finish_reason).inc()
+                            span.set(_used(piece))
+                        yield piece
+            except (asyncio.CancelledError, GeneratorExit):
+                if not ended:
+                    metrics.GENERATOR_FINISHED.labels(name, "cancelled").inc()
+                raise
             if not ended:
-                metrics.GENERATOR_FINISHED.labels(name, "cancelled").inc()
-            raise
-        if not ended:
-            raise GeneratorError(Failure.BROKEN, "the engine ended without a finish reason")
+                raise GeneratorError(Failure.BROKEN, "the engine ended without a finish reason")
+
+
+def _asked_for(request: Request) -> tracing.Attributes:
+    """Returns what a span tells of a text that is to be written."""
+    return {"gen_ai.request.model": request.model, "gen_ai.request.max_tokens": request.sampling.max_tokens}
+
+
+def _used(last: Completion) -> tracing.Attributes:
+    """Returns what a span tells of a text that is written."""
+    return {
+        "gen_ai.response.model": last.model,
+        "gen_ai.response.finish_reasons": [str(last.finish_reason)],
+        "gen_ai.usage.input_tokens": last.prompt_tokens,
+        "gen_ai.usage.output_tokens": last.completion_tokens,
+    }

@@ -6,21 +6,22 @@ import asyncio
 import os
 import sys
 
-from common.settings import load
+from common.settings import TracingSettings, load
 from services.retriever.settings import RetrieverSettings
 
 
 def main() -> None:
-    settings = load(RetrieverSettings)
+    settings, traced = load(RetrieverSettings), load(TracingSettings, [])
     if settings.threads:
         # The encoder reads it, and so does the OpenMP of FAISS and torch when they are loaded, below.
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
 
-    from common import logs, server
+    from common import logs, server, tracing
     from services.retriever.errors import RetrieverProblem
     from services.retriever.service import FULL_NAME, RetrieverServicer, assemble
 
     logs.configure("retriever", settings.log_level)
+    tracing.configure("retriever", traced)
     try:
         retriever = assemble(settings)
     except RetrieverProblem as problem:

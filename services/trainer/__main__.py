@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-from common.settings import load
+from common.settings import TracingSettings, load
 from services.trainer.settings import TrainerSettings
 
 
 def main() -> None:
-    settings = load(TrainerSettings)
+    settings, traced = load(TrainerSettings), load(TracingSettings, [])
 
-    from common import logs
+    from common import logs, tracing
     from services.trainer.wiring import serve
 
     logs.configure("trainer", settings.log_level)
+    tracing.configure("trainer", traced)
     asyncio.run(serve(settings))
 
 

@@ -13,7 +13,7 @@ from tests.compose.conftest import run
 ROOT = Path(__file__).parents[2]
 COMPOSES = [("docker", "compose"), ("docker-compose",)]
 GPU = ("-f", "docker-compose.yml", "-f", "deploy/compose.gpu.yml", "--profile", "train")
-LAYOUTS = {"cpu": (), "gpu": GPU} | {
+LAYOUTS = {"cpu": (), "tracing": ("--profile", "tracing"), "gpu": GPU} | {
     env.stem: ("--env-file", str(env), *GPU) for env in sorted((ROOT / "deploy").glob("gpu-*.env"))
 }
 

@@ -13,6 +13,7 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from common import metrics, run_config
+from common.settings import TracingSettings
 from services.gateway.settings import GatewaySettings
 from services.generator.settings import GeneratorSettings
 from services.retriever.settings import RetrieverSettings
@@ -146,6 +147,21 @@ def _extended(service: dict[str, Any]) -> dict[str, Any]:
     return COMPOSE["services"].get(service.get("extends", {}).get("service"), {}) | service
 
 
+def test_exemplars_lead_to_the_service_that_keeps_traces() -> None:
+    sources = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text())
+    by_uid = {source["uid"]: source for source in sources["datasources"]}
+    (where,) = by_uid["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
+    assert where["name"] == "trace_id"  # as in common/tracing.py
+    (host,) = re.findall(r"http://(\w+):16686", by_uid[where["datasourceUid"]]["url"])
+    kept = COMPOSE["services"][host]
+    assert set(kept["networks"]) & set(COMPOSE["services"]["grafana"]["networks"])
+    sending = [
+        each for each in COMPOSE["services"].values() if "OTEL_EXPORTER_OTLP_ENDPOINT" in each.get("environment", {})
+    ]
+    assert len(sending) == 4
+    assert all(set(kept["networks"]) & set(each["networks"]) for each in sending)
+
+
 def test_a_backup_has_every_volume_but_those_of_metrics() -> None:
     (saved,) = re.findall(r"(?m)^volumes=\((.+)\)$", (ROOT / "deploy/backup.sh").read_text(encoding="utf-8"))
     assert {*saved.split(), "prometheus-data", "grafana-data"} == COMPOSE["volumes"].keys()
@@ -153,13 +169,13 @@ def test_a_backup_has_every_volume_but_those_of_metrics() -> None:
 
 def test_only_the_front_doors_are_published_and_to_this_machine_alone() -> None:
     ports = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
-    assert ports.keys() == {"gateway", "prometheus", "grafana"}
+    assert ports.keys() == {"gateway", "prometheus", "grafana", "jaeger"}
     assert all("_PUBLISH:-127.0.0.1:" in port for published in ports.values() for port in published)
 
 
 @pytest.mark.parametrize("compose", [COMPOSE, GPU], ids=["cpu", "gpu"])
 def test_compose_sets_what_services_read(compose: dict[str, Any]) -> None:
-    settings = [GatewaySettings, GeneratorSettings, RetrieverSettings, TrainerSettings]
+    settings = [GatewaySettings, GeneratorSettings, RetrieverSettings, TrainerSettings, TracingSettings]
     known = {f"{each.model_config['env_prefix']}{name}".upper() for each in settings for name in each.model_fields}
     prefixes = tuple(str(each.model_config["env_prefix"]) for each in settings)
     given = {name for service in compose["services"].values() for name in service.get("environment", {})}

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import choose_encoder
 
 from common.backends import GrpcTrainer
 from common.keys import KeyStore
@@ -66,8 +67,9 @@ def routes(backends: Backends, trainer: GrpcTrainer | None, keys: KeyStore | Non
         return JSONResponse({"status": status, "backends": states}, 200 if ready else 503)
 
     @router.get("/metrics", include_in_schema=False)
-    async def exposition() -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    async def exposition(request: Request) -> Response:
+        encode, media = choose_encoder(request.headers.get("accept", ""))  # OpenMetrics has exemplars too
+        return Response(encode(REGISTRY), media_type=media)
 
     return router
 
