@@ -24,6 +24,7 @@ _FAILURE = {code: failure for failure, code in GRPC_CODE.items()}
 FIELD_KEY = "error-field"
 EXCESS_KEY = "error-excess"  # beside it: how many times as long as its room a prompt is
 _FIELD_CHARS = 200
+_MESSAGE_BYTES = 1000  # clients take 8 KB of metadata, in which three bytes stand for one that is not ASCII
 _VISIBLE = string.punctuation.replace("%", "")
 # What gRPC itself reports. It runs out of resources for a message above the limit, which no later call would help.
 _TRANSPORT = {
@@ -32,6 +33,11 @@ _TRANSPORT = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: (Failure.INVALID, "the request or its answer is too large; ask for less"),
     grpc.StatusCode.UNIMPLEMENTED: (Failure.UNSUPPORTED, "it does not have this call"),
 }
+
+
+def details(error: BoundaryError) -> str:
+    """Returns the error's message, which may quote a text of any length, cut to what metadata holds."""
+    return error.message.encode(errors="replace")[:_MESSAGE_BYTES].decode(errors="ignore")
 
 
 def trailing(error: BoundaryError) -> tuple[tuple[str, str], ...]:

@@ -18,7 +18,7 @@ from prometheus_client import start_http_server
 
 from common import context, metrics, tracing
 from common.addresses import join
-from common.errors import FIELD_KEY, GRPC_CODE, trailing
+from common.errors import FIELD_KEY, GRPC_CODE, details, trailing
 from common.files import refusal
 from common.settings import ServiceSettings
 from search_agent.errors import BoundaryError
@@ -26,7 +26,6 @@ from search_agent.errors import BoundaryError
 log = structlog.get_logger()
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 PING_S = 10  # between the pings of a client's channel to ours
-_TOLD_CHARS = 1000  # a message may quote a text of any length, and clients take 8 KB of metadata
 OURS = ((FIELD_KEY, ""),)
 _NOT_AGAIN = (("grpc-retry-pushback-ms", "-1"),)  # what a field names is at fault; no client repeats the call by itself
 
@@ -63,7 +62,7 @@ class _Calls(grpc.aio.ServerInterceptor):
         except BoundaryError as error:
             code = GRPC_CODE[error.failure]
             log.warning("call failed", method=method, code=code.name, error=str(error))
-            await call.abort(code, error.message[:_TOLD_CHARS], trailing(error) + _NOT_AGAIN * bool(error.field))
+            await call.abort(code, details(error), trailing(error) + _NOT_AGAIN * bool(error.field))
         except (asyncio.CancelledError, GeneratorExit):
             code = grpc.StatusCode.CANCELLED
             raise

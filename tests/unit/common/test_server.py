@@ -10,10 +10,12 @@ from typing import Any
 import grpc
 import pytest
 
+from common.errors import from_rpc
 from common.server import start
 from common.settings import ServiceSettings
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
+from search_agent.errors import Failure, GeneratorError
 
 
 class Settings(ServiceSettings):
@@ -25,6 +27,8 @@ class Echo(GeneratorServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         if request.prompt == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/path/of/this/machine")
+        if request.prompt == "unknown":
+            raise GeneratorError(Failure.INVALID, "😀" * 5000, "字" * 5000)
         return pb.GenerateResponse(text=request.prompt)
 
     async def GenerateStream(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
@@ -65,3 +69,12 @@ async def test_a_full_disk_is_told_without_its_paths(channel: grpc.aio.Channel) 
         await called(channel, "Generate", pb.GenerateRequest(prompt="full").SerializeToString())
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert caught.value.details() == "the disk of the generator: No space left on device"
+
+
+async def test_a_long_error_in_any_script_reaches_the_client(channel: grpc.aio.Channel) -> None:
+    for _ in range(10):  # a client refuses metadata above its soft limit by chance
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await called(channel, "Generate", pb.GenerateRequest(prompt="unknown").SerializeToString())
+        error = from_rpc(caught.value, GeneratorError)
+        assert (error.failure, error.field) == (Failure.INVALID, "字" * 200)
+        assert error.message == "😀" * 250
