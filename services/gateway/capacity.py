@@ -57,8 +57,8 @@ class Capacity:
     A request is admitted if it should take at most `slowdown` times as long as alone, or a second, and if it should end
     before the time of the request being served is over. Nothing waits here: callers who are refused wait, each for a
     time of their own, in the order of their first refusal. Places are kept for as many of them as should come, by the
-    share that has come so far, so that callers who never come again cost little. Who came at the time that they were
-    told and found no place has the next one.
+    share that has come so far, so that callers who never come again cost little. A caller who came at the
+    time that they were told and found no place gets the next one.
     """
 
     def __init__(

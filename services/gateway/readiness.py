@@ -44,7 +44,7 @@ class Probe:
 
     async def _run(self) -> None:
         caller.set_current(_NOBODY)
-        context.begin_time(_LONGEST_S)  # others wait for it than the one whose request began it
+        context.begin_time(_LONGEST_S)  # callers who joined later wait for it too
         await self._work()
         self._worked_at = self._clock()
 
