@@ -32,10 +32,14 @@ _Kind = tuple[str, str, int]  # the work, the index that it searches, and the si
 
 @dataclass(slots=True, eq=False)
 class _Promise:
-    """A request that was refused was told to come when it is `due`. It did so `returns` times and found no place."""
+    """A request that was refused was told to come when it is `due`. It did so `returns` times and found no place.
+
+    One that `is_alone` would be late beside another.
+    """
 
     due: float
     returns: int = 0
+    is_alone: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -195,9 +199,13 @@ class Capacity:
         return takewhile(lambda each: each is not mine, self._promises.values())
 
     def _reserved(self, mine: _Promise | None, kind: _Kind, now: float) -> int:
-        """Returns how many places are kept for those before the caller who should come about now."""
+        """Returns how many places are kept for those before the caller who should come about now.
+
+        All are for one who has to run alone and came in vain: quicker requests would take its turn without end.
+        """
         soon = now + _SOON * self._pace.expected(kind, max(0, len(self._under_way) - 1))
-        return sum(1 for _ in self._likely(each for each in self._before(mine) if each.returns or each.due < soon))
+        coming = [*self._likely(each for each in self._before(mine) if each.returns or each.due < soon)]
+        return self._most if any(each.returns and each.is_alone for each in coming) else len(coming)
 
     def _promise(self, kind: _Kind, who: Hashable, at_once: int, now: float) -> float:
         """Returns the seconds after which there should be room, behind those who were refused before."""
@@ -215,7 +223,7 @@ class Capacity:
         returns = min(mine.returns, _RETURNS) if mine else 0
         due = ends[0] + _AFTER * (1 + 2 * returns) * takes_s
         if mine:
-            mine.due = due
+            mine.due, mine.is_alone = due, at_once == 1
         elif len(self._promises) < _PROMISES:
             self._promises[who] = _Promise(due)
         return due - now

@@ -344,6 +344,41 @@ def spare_work(capacity: Capacity) -> Iterator[list[str]]:
         yield told
 
 
+def test_who_has_to_run_alone_is_not_kept_out_by_quick_requests_without_end() -> None:
+    """An outlier, such as a question that waited for a frozen service, leaves no slow one time to run beside others."""
+    left_s: ContextVar[float] = ContextVar("left", default=math.inf)
+
+    async def scene() -> None:
+        capacity, machine = Capacity(64, clock=now, time_left=lambda _: left_s.get()), Machine(2)
+
+        async def one(name: str, seconds: float, question: object) -> None:
+            with capacity.work(name, question):
+                await machine.do(seconds)
+
+        async def quick() -> None:
+            while True:
+                with suppress(TooBusy):
+                    await one("quick", 1, object())
+                await asyncio.sleep(0.01)
+
+        await one("slow", 3, object())
+        await one("slow", 35, object())
+        others = asyncio.create_task(quick())
+        await asyncio.sleep(2.5)
+        left_s.set(40)
+        slow, until = object(), now() + 60
+        while True:
+            assert now() < until, "is never admitted"
+            try:
+                await one("slow", 3, slow)
+                break
+            except TooBusy as busy:
+                await asyncio.sleep(busy.wait_s)
+        others.cancel()
+
+    run(scene())
+
+
 def test_spare_work_leaves_room_for_a_request() -> None:
     capacity = Capacity(3, clock=Clock())
     with capacity.work("s3", 1):
