@@ -112,15 +112,10 @@ def _copy() -> Iterator[Path]:
         raise
 
 
-def _base(path: Path, before: _Weights | None) -> _Weights:
-    """Returns a base model's file or, for the embedded one, a copy that is read faster: the one from before, if any.
-
-    Raises GeneratorError.
-    """
+def _base(path: Path) -> _Weights:
+    """Returns a base model's file or, for the embedded one, a copy that is read faster. Raises GeneratorError."""
     if path != _embedded_model():
         return _Weights(path, digest(path), copied=False)
-    if before and before.copied:
-        return before
     with _copy() as file:
         try:
             quick_weights.write(path, file)
@@ -204,7 +199,6 @@ class _Server:
         self.identities = {
             name: f"{plain}+{adapters[name].version}" if name in adapters else plain for name in models.names
         }
-        self.base = base
         self.adapters = adapters
         self._control = control
         self._turns = Turns()
@@ -465,7 +459,8 @@ class LlamaCpp:
         if old:
             models = replace(models, path=absolute(models.path) or old.models.path)
         try:
-            base = await asyncio.to_thread(_base, Path(models.path), old.base if old else None)
+            # A copy is removed once llama.cpp has mapped it, so that a service that is killed leaves none behind.
+            base = await asyncio.to_thread(_base, Path(models.path))
             adapters: dict[str, _Weights] = {}
             for name, source in models.adapters.items():
                 if old and name != changed and name in old.adapters:
