@@ -28,7 +28,6 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 PING_S = 10  # between the pings of a client's channel to ours
 OURS = ((FIELD_KEY, ""),)
 _NOT_AGAIN = (("grpc-retry-pushback-ms", "-1"),)  # what a field names is at fault; no client repeats the call by itself
-
 _NO_FAULT = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)
 
 
