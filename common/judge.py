@@ -13,7 +13,7 @@ from common.openai_endpoint import Dialect, answer_of
 from common.patience import TEMPORARY_STATUSES, Patience
 from search_agent import prompts
 from search_agent.errors import Failure, JudgeError
-from search_agent.grading.judge import Ruling, judge_prompt, passages_prompt, verdict
+from search_agent.grading.judge import Ruling, judge_prompt, passages_prompt
 from search_agent.types import Passage, Question
 
 _MAX_TOKENS = (2048, 256, 16)  # one word is asked for; models that reason first need room, which small contexts lack
@@ -50,24 +50,26 @@ class JudgeEndpoint:
 
     async def __call__(self, question: Question, answer: str) -> bool:
         """Returns the verdict. Raises JudgeError; a judge that fails has not said no."""
-        return (await self._rule(judge_prompt(question, answer))).is_right
+        ruling, finish = await self._rule(judge_prompt(question, answer))
+        if not ruling.reply.strip() and finish == "length":
+            raise JudgeError(Failure.BROKEN, f"the judge was still thinking after {self._max_tokens[0]:,} tokens")
+        return ruling.is_right
 
     async def by_passages(self, question: Question, passages: Sequence[Passage], answer: str) -> Ruling:
-        """Returns whether the answer is right by what the passages say. Raises JudgeError."""
-        return await self._rule(passages_prompt(question, passages, answer))
+        """Returns the ruling on whether the answer is right by what the passages say. Raises JudgeError."""
+        ruling, _ = await self._rule(passages_prompt(question, passages, answer))
+        return ruling
 
-    async def _rule(self, prompt: str) -> Ruling:
+    async def _rule(self, prompt: str) -> tuple[Ruling, object]:
+        """Returns the ruling, and why it ended."""
         response = await self._ask(neutralised(prompt))
         try:
             body = response.json()
             choice, usage = body["choices"][0], body.get("usage") or {}
-            reply, finish = answer_of(choice["message"]), choice.get("finish_reason")
             tokens = int(usage.get("total_tokens") or len(prompt) // _CHARS_A_TOKEN)
+            return Ruling(answer_of(choice["message"]), tokens), choice.get("finish_reason")
         except (ValueError, LookupError, TypeError, AttributeError):
             raise JudgeError(Failure.BROKEN, "the judge's answer is not a chat completion") from None
-        if not reply.strip() and finish == "length":
-            raise JudgeError(Failure.BROKEN, f"the judge was still thinking after {self._max_tokens[0]:,} tokens")
-        return Ruling(verdict(reply), tokens)
 
     async def close(self) -> None:
         """Closes the connections to the endpoint."""

@@ -20,10 +20,15 @@ _OPENING = re.compile(r"\W*(yes|no)\b[*_`'\"]*(?:[.,:;!\n]|\s*[-–—(]|$)", re
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """A judge's word on an answer, and the tokens that it read and wrote for it."""
+    """A judge's reply about an answer, and the tokens that it read and wrote for it."""
 
-    is_right: bool
+    reply: str
     tokens: int
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the judge says yes. Raises JudgeError as `verdict` does; the tokens are spent all the same."""
+        return verdict(self.reply)
 
 
 @dataclass(frozen=True, slots=True)

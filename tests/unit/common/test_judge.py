@@ -143,3 +143,10 @@ async def test_a_judge_reads_passages_where_no_gold_answer_is_known() -> None:
 async def test_tokens_are_estimated_where_an_endpoint_does_not_count() -> None:
     ruling = await judge(lambda _: said("No")).by_passages(QUESTION, [Passage("1", "", "x" * 4000)], "x")
     assert 1000 < ruling.tokens < 1200
+
+
+async def test_tokens_of_a_reply_that_is_no_verdict_are_told() -> None:
+    ruling = await judge(lambda _: said("Perhaps")).by_passages(QUESTION, [Passage("1", "", "x" * 4000)], "x")
+    assert ruling.tokens > 1000
+    with pytest.raises(JudgeError):
+        _ = ruling.is_right

@@ -56,7 +56,7 @@ class Scene:
     def __init__(self, tokens_per_day: int = 1000, share: float = 1, most: int = 8, excluded: tuple[str, ...] = ()):
         self.right: dict[str, bool] = {}
         self.asked: list[tuple[str, list[str], str]] = []
-        self.fails = False
+        self.fails, self.mumbled = False, ""
         self.counters = MemoryCounters()
         meter = Meter(self.counters, Limits(tokens_per_day=10_000))
         self.generator = Answers()
@@ -75,8 +75,8 @@ class Scene:
     async def judge(self, question: Question, passages: Sequence[Passage], answer: str) -> Ruling:
         self.asked.append((question.text, [passage.id for passage in passages], answer))
         if self.fails:
-            raise JudgeError(Failure.BROKEN, "neither yes nor no")
-        return Ruling(self.right.get(answer, False), 7)
+            raise JudgeError(Failure.UNAVAILABLE, "it is away")
+        return Ruling(self.mumbled or ("Yes" if self.right.get(answer) else "No"), 7)
 
     async def ask(self, method: str = "s3") -> None:
         await self.asker.ask(Ask("Who stands here?", method))
@@ -195,6 +195,18 @@ async def test_a_failure_is_nobody_elses() -> None:
     await scene.settled()
     assert scene.outcomes() == {("s3", "failed"): 2}
     assert REGISTRY.get_sample_value("search_agent_failures_total", labels) == before
+
+
+async def test_a_judge_that_says_neither_yes_nor_no_has_spent_its_tokens() -> None:
+    spent = []
+    for fails, mumbled in ((True, ""), (False, "Perhaps")):
+        scene = Scene()
+        scene.fails, scene.mumbled = fails, mumbled
+        await scene.ask()
+        await scene.settled()
+        assert scene.outcomes() == {("s3", "failed"): 1}
+        spent.append(await scene.used("shadow"))
+    assert spent[1] - spent[0] == 7
 
 
 async def test_the_shadow_is_not_among_the_questions_that_were_asked() -> None:
