@@ -26,8 +26,8 @@ save() {
 
 paused=
 clean_up() {
-    [[ -z $paused ]] || docker compose unpause redis
     rm -f "$folder"/*.part
+    [[ -z $paused ]] || docker compose unpause redis
 }
 
 case $action in

@@ -23,8 +23,8 @@ match words:
         print("name: project")
     case ["compose", "ps", *_]:
         print("c0ffee" * redis.exists())
-    case ["compose", "pause" | "unpause", "redis"]:
-        sys.exit(0 if redis.exists() else "redis is not running")
+    case ["compose", "pause" | "unpause" as action, "redis"]:
+        sys.exit(int(os.environ.get("STATUS_OF_" + action, not redis.exists())))
     case ["run", *_]:
         volume = words[words.index("-v") + 1].removeprefix("project_").removesuffix(":/volume")
         program, folder = words[words.index("--entrypoint") + 1], str(home / "volumes" / volume)
@@ -96,6 +96,11 @@ def test_a_backup_that_fails_leaves_nothing_and_redis_goes_on(machine: Machine) 
     assert machine.run("create", **{"STATUS_OF_redis-data": "2"}).returncode
     assert [*machine.backup.iterdir()] == []
     assert machine.calls()[-1] == "compose unpause redis"
+
+
+def test_a_backup_leaves_nothing_where_redis_cannot_go_on(machine: Machine) -> None:
+    assert machine.run("create", STATUS_OF_unpause="1", **{"STATUS_OF_redis-data": "2"}).returncode
+    assert [*machine.backup.iterdir()] == []
 
 
 def test_a_backup_is_never_written_over(machine: Machine) -> None:
