@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from cli import gateway
 from cli.arguments import positive
 from cli.problems import alone
 from services.retriever.bm25 import BM25S, CHOICES
@@ -128,10 +127,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
     listing.set_defaults(run=_list)
 
     rollback = commands.add_parser("rollback", help="serve an earlier version of an index again", description=_ROLLBACK)
-    rollback.add_argument("index", help="a running index's name, or a folder's path, which has a slash")
+    rollback.add_argument("index", help="path of its folder")
     rollback.add_argument("--version", help="a kept version; default: the newest that does not serve")
-    gateway.add_url(rollback)
-    rollback.set_defaults(run=_rollback)
+    rollback.set_defaults(run=roll_back)
 
     info = commands.add_parser("info", help="check an index in full and show what it is")
     info.add_argument("path", type=Path, help="folder of the index")
@@ -149,8 +147,8 @@ to see whether it answers, and need not be there yet."""
 # The fields of source.json that `index connect` takes.
 _FIELDS = ("timeout_s", "key_file", "version", "engines", "language", "safesearch", "pages", "source", "licence")
 
-_ROLLBACK = """Rolls back a running index by its name, or the folder of an index by its path, such as ./indexes/mine;
-services that serve the folder notice. `index versions` and `index info` show the versions."""
+_ROLLBACK = """Puts a kept version in the place of the index in a folder, such as ./indexes/mine; services that serve
+it notice. `index info` shows the versions."""
 
 _DOWNLOAD = """wiki-18 is an index of 21 million passages, 80 GB with its corpus; medcorp-… are corpora for
 `index build`. Run the same command again after an interruption: it resumes where it stopped."""
@@ -288,14 +286,12 @@ def _ladder(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rollback(args: argparse.Namespace) -> int:
-    from cli import served_index
+def roll_back(args: argparse.Namespace) -> int:
+    """Puts a kept version in the place of the index in the folder `args.index`. Raises BuildRefused."""
     from services.retriever import folders
     from services.retriever import manifest as manifests
     from services.retriever.errors import BuildRefused
 
-    if "/" not in args.index:
-        return served_index.roll_back(args)
     folder = Path(args.index).resolve()
     kept = [each.version for each in folders.versions(folder)]
     version = args.version or next(iter(kept), "")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cli import gateway
+from cli import index as stored_index
 from cli.arguments import positive
 from cli.terminal import one_line
 from common.problems import Problem
@@ -53,7 +54,13 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     delete.add_argument("name")
     delete.set_defaults(run=_delete)
 
-    for command in (create, push, remove, versions, delete):
+    rollback = commands.choices["rollback"]  # which knows folders only, where the gateway's client is not installed
+    rollback.add_argument_group(
+        "running indexes", "the index may be the name of one, without a slash; `index versions` shows its versions"
+    )
+    rollback.set_defaults(run=_roll_back)
+
+    for command in (create, push, remove, versions, rollback, delete):
         gateway.add_url(command)
 
 
@@ -128,8 +135,9 @@ def _versions(args: argparse.Namespace) -> int:
     return 0
 
 
-def roll_back(args: argparse.Namespace) -> int:
-    """Serves a kept version of the running index `args.index` again."""
+def _roll_back(args: argparse.Namespace) -> int:
+    if "/" in args.index:
+        return stored_index.roll_back(args)
     with gateway.client(args) as client:
         index = client.index(args.index)
         kept = [each.version for each in index.versions if each.version != index.version]
