@@ -179,8 +179,7 @@ class BatchedRetriever:
         """Returns the index with what its servers tell of it by now, if it has any. Raises RetrieverError."""
         if served.source is None:
             return served
-        info = await served.source.described()
-        return self._shelf.put(replace(served, info=info)) if info.name in self._shelf else served
+        return self._shelf.tell(served, await served.source.described())
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         """Returns up to `how.top_k` passages a query; BM25 finds fewer where fewer share a word with the query.

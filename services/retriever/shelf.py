@@ -48,6 +48,11 @@ class Shelf:
         metrics.RETRIEVER_INDEX_PASSAGES.labels(name, info.version).set(info.passages)
         return self._served[name]
 
+    def tell(self, served: Served, info: IndexInfo) -> Served:
+        """Returns what is served, with what is known of it now. What has gone or been replaced meanwhile stays so."""
+        known = replace(served, info=replace(info, is_default=served.info.is_default, reranker=served.info.reranker))
+        return self.put(known) if self._served.get(info.name) is served else known
+
     def drop(self, name: str) -> None:
         """Serves it no longer. Searches under way go on."""
         if gone := self._served.pop(name, None):

@@ -22,6 +22,7 @@ from services.retriever.index import Index
 from services.retriever.search import BatchedRetriever
 from services.retriever.service import assemble
 from services.retriever.settings import RetrieverSettings
+from services.retriever.shelf import Served, Shelf
 from services.retriever.sources import shards
 from services.retriever.sources.config import ShardsConfig, connect
 from services.retriever.sources.shards import Shards
@@ -197,6 +198,19 @@ async def test_shards_of_different_encoders_are_refused(parts: dict[str, Flaky],
     parts["c:1"].retriever = retriever(tmp_path / "other", [1], FakeEncoder("other", 8))
     with pytest.raises(RetrieverError, match="shard 3 of index 'all': has the encoder 'other', and shard 1 'fake'"):
         await sharded(parts).described()
+
+
+def test_what_a_server_tells_late_does_not_bring_it_back() -> None:
+    shelf = Shelf("a")
+    first = shelf.put(Served(IndexInfo("a", "1")))
+    second = shelf.put(Served(IndexInfo("a", "2")))
+    assert shelf.tell(first, IndexInfo("a", "late")).info == IndexInfo("a", "late", is_default=True)
+    assert shelf.named("a") is second
+    assert shelf.tell(second, IndexInfo("a", "3")) is shelf.named("a")
+    assert shelf.named("").info.version == "3"
+    shelf.drop("a")
+    shelf.tell(second, IndexInfo("a", "4"))
+    assert "a" not in shelf
 
 
 @pytest.mark.parametrize("given", [[], ["host"], ["host:1/a", "host:x"], "host:1", ["http://host:1"]], ids=str)
