@@ -66,9 +66,10 @@ class JudgeEndpoint:
         try:
             body = response.json()
             choice, usage = body["choices"][0], body.get("usage") or {}
-            tokens = int(usage.get("total_tokens") or len(prompt) // _CHARS_A_TOKEN)
+            told = int(usage.get("total_tokens") or 0)
+            tokens = told if told > 0 else len(prompt) // _CHARS_A_TOKEN
             return Ruling(answer_of(choice["message"]), tokens), choice.get("finish_reason")
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             raise JudgeError(Failure.BROKEN, "the judge's answer is not a chat completion") from None
 
     async def close(self) -> None:

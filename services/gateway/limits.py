@@ -45,7 +45,7 @@ class Meter:
         """Without arguments it counts in memory and limits nobody but those whose keys say so."""
         self._counters, self._defaults = counters or MemoryCounters(), defaults or Limits()
         self._longest_s = longest_s
-        self._mean_s = 1.0  # of a question's time
+        self._mean_s = 1.0  # of the time of a question by a caller whose questions at once are limited
 
     async def request(self, caller: Caller) -> tuple[dict[str, str], TooMany | None]:
         """Counts a request. Returns the headers of its response, and what refuses it if it is one too many."""
@@ -85,7 +85,8 @@ class Meter:
                 raise TooMany("questions_at_once", detail, self._mean_s - oldest_s)
         try:
             yield
-            self._mean_s += _RECENT * (time.monotonic() - started - self._mean_s)
+            if most:
+                self._mean_s += _RECENT * (time.monotonic() - started - self._mean_s)
         finally:
             if most:
                 await self._counters.release(f"{caller.id}:questions", lease)

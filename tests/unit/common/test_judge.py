@@ -13,6 +13,9 @@ from search_agent.types import Passage, Question
 QUESTION = Question("q", "Who?", ("Marie Curie",))
 
 
+COUNTED = '{"choices": [{"message": {"content": "Yes"}}], "usage": {"total_tokens": %s}}'
+
+
 def judge(reply: Callable[[httpx.Request], httpx.Response], patience_s: float = 0.1) -> JudgeEndpoint:
     http = httpx.AsyncClient(transport=httpx.MockTransport(reply))
     return JudgeEndpoint(http, "http://judge/v1/", "judge-1", "secret", patience_s)
@@ -52,6 +55,7 @@ async def test_a_full_judge_is_asked_again() -> None:
         (httpx.Response(200, json={"choices": []}), Failure.BROKEN),
         (httpx.Response(200, json={"choices": [{"message": {"content": None}}]}), Failure.BROKEN),
         (said("It depends"), Failure.BROKEN),
+        (httpx.Response(200, content=COUNTED % "1e999"), Failure.BROKEN),
     ],
 )
 async def test_a_judge_that_fails_has_not_said_no(response: httpx.Response, failure: Failure) -> None:
@@ -150,3 +154,10 @@ async def test_tokens_of_a_reply_that_is_no_verdict_are_told() -> None:
     assert ruling.tokens > 1000
     with pytest.raises(JudgeError):
         _ = ruling.is_right
+
+
+async def test_a_count_of_tokens_that_cannot_be_is_estimated() -> None:
+    ruling = await judge(lambda _: httpx.Response(200, content=COUNTED % "-3")).by_passages(
+        QUESTION, [Passage("1", "", "x" * 4000)], "x"
+    )
+    assert ruling.tokens >= 1000
