@@ -69,7 +69,10 @@ def address() -> Iterator[str]:
 
     def takes_jobs() -> bool:  # it answers before the agent that starts jobs is there
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        probe = httpx.post(f"{url}/api/jobs/", json={"entrypoint": "true"}, headers=headers, timeout=LIMIT_S)
+        try:
+            probe = httpx.post(f"{url}/api/jobs/", json={"entrypoint": "true"}, headers=headers, timeout=10)
+        except httpx.TimeoutException:
+            return False
         return probe.status_code == 200
 
     until(takes_jobs)
