@@ -34,6 +34,7 @@ from services.retriever.sources import Source
 from services.retriever.sources.config import SOURCE
 
 log = structlog.get_logger()
+_BUILT, _FAILED = "built", "failed"  # outcomes of a build
 _LOOK_S = 2.0  # between two looks at the folders, and before a failed build is tried again
 
 
@@ -62,6 +63,8 @@ class Keeper:
         self._changes: dict[str, Changes] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
+        for outcome in (_BUILT, _FAILED):  # so that Prometheus sees the first of each as a growth
+            metrics.RETRIEVER_BUILD_SECONDS.labels(outcome)
 
     def start(self) -> None:
         """Begins to build what waits, and to watch."""
@@ -432,11 +435,11 @@ def _on_disk() -> Iterator[None]:
 @contextmanager
 def _measured() -> Iterator[None]:
     """Counts a build and its time."""
-    started, outcome = time.monotonic(), "failed"
+    started, outcome = time.monotonic(), _FAILED
     metrics.RETRIEVER_BUILDING.inc()
     try:
         yield
-        outcome = "built"
+        outcome = _BUILT
     finally:
         metrics.RETRIEVER_BUILDING.dec()
         metrics.RETRIEVER_BUILD_SECONDS.labels(outcome).observe(time.monotonic() - started)
