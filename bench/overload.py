@@ -87,9 +87,9 @@ class Level:
                 return
             wait = outcome.retry_after_s or 1.0
             told = told or (outcome.began, wait)
-            if time.monotonic() + wait > until:
+            await asyncio.sleep(min(wait, max(0.0, until - time.monotonic())))
+            if time.monotonic() >= until:
                 return
-            await asyncio.sleep(wait)
 
 
 async def run(url: str, levels: Sequence[int], seconds: float, seed: int) -> list[dict[str, Any]]:
