@@ -17,6 +17,7 @@ T = TypeVar("T")
 TEMPORARY = frozenset({Failure.OVERLOADED, Failure.UNAVAILABLE, Failure.TIMEOUT})
 TEMPORARY_STATUSES = frozenset({429, 503, 504})  # of HTTP
 _FIRST_S, _LONGEST_S = 0.25, 15.0
+_LONGEST_TOLD_S = 60.0  # a service may be free sooner than it said, and asking it early costs little
 _FEWER = 0.7  # the share of calls that go on at once after one that must come again
 
 
@@ -60,7 +61,7 @@ class Patience:
                         raise
                     pause_s = pause_s or longest * random.uniform(0.5, 1)  # together refused, not together again
                     longest = min(2 * longest, _LONGEST_S)
-                    pause_s = min(pause_s, left_s)
+                    pause_s = min(pause_s, left_s, _LONGEST_TOLD_S)
                 else:
                     self._gave_up, self._succeeded_at = False, time.monotonic()
                     self._most += 1 / self._most

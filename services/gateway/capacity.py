@@ -217,7 +217,8 @@ class Capacity:
             heapq.heappush(ends, now)
         takes_s, mine = self._pace.expected(kind, at_once - 1), self._promises.get(who)
         for each in self._likely(self._before(mine)):
-            heapq.heapreplace(ends, max(each.due, ends[0]) + takes_s)
+            # The machine is not left idle for long until one comes who was told a time when more were expected.
+            heapq.heapreplace(ends, min(max(each.due, ends[0]), ends[0] + takes_s) + takes_s)
         if not self._pace.knows(kind):
             return min(self._pace.alone(kind), ends[0] - now)
         returns = min(mine.returns, _RETURNS) if mine else 0

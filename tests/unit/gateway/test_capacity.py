@@ -414,3 +414,40 @@ def test_refused_spare_work_is_promised_nothing() -> None:
             pass
     with capacity.work("s3", 1):
         pass
+
+
+def test_a_flood_of_callers_of_whom_few_come_again_is_not_waited_for_as_a_whole() -> None:
+    alone_s = 4.0
+
+    async def scene() -> None:
+        capacity, machine = Capacity(1, clock=now), Machine(1, step_s=0.1)
+
+        async def ask(question: object) -> float:
+            """Returns the seconds that the caller is told to wait, 0.0 if they are answered."""
+            try:
+                with capacity.work("s3", question):
+                    await machine.do(alone_s)
+            except TooBusy as busy:
+                return busy.wait_s
+            return 0.0
+
+        async def again(question: object, wait_s: float) -> None:
+            await asyncio.sleep(wait_s)
+            await ask(question)
+
+        await ask("first")
+        under_way = asyncio.create_task(ask("second"))
+        await asyncio.sleep(0.1)
+        flood = [await ask(number) for number in range(500)]
+        assert max(flood) > 400 * alone_s  # all may come, by what is known then
+        tasks = [asyncio.create_task(again(number, flood[number])) for number in range(0, 500, 5)]
+        await under_way
+        await asyncio.sleep(100 * alone_s)
+        busy = asyncio.create_task(ask("third"))
+        await asyncio.sleep(0.1)
+        told = await ask("fourth")
+        assert 0 < told < 0.4 * max(flood)  # 400 times are to come, and one in five callers
+        for task in (busy, *tasks):
+            task.cancel()
+
+    run(scene())
