@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -14,8 +12,9 @@ from typing import Any
 import httpx
 
 from common import http
+from evaluation import questions as question_sets
 
-QUESTIONS = Path(__file__).parent.parent / "data" / "demo" / "qa_dev.jsonl.gz"
+QUESTIONS = str(Path(__file__).parent.parent / "data" / "demo" / "qa_dev.jsonl.gz")
 TIMEOUT_HEADER = "x-request-timeout"
 NO_RESPONSE = 0
 
@@ -45,8 +44,7 @@ class Outcome:
 
 def questions(seed: int) -> list[str]:
     """Returns the demo's questions in an order that the seed chooses."""
-    with gzip.open(QUESTIONS, "rt", encoding="utf-8") as lines:
-        found = [str(json.loads(line)["question"]) for line in lines]
+    found = [question.text for question in question_sets.load(QUESTIONS)]
     random.Random(seed).shuffle(found)
     return found
 
