@@ -99,6 +99,9 @@ AGENT_DOCUMENTS = Histogram(
     "search_agent_documents", "Passages kept per question", ["method"], buckets=(0, 1, 2, 3, 4, 6, 9, 12)
 )
 AGENT_INVALID_TURNS = Counter("search_agent_invalid_turns_total", "Malformed searcher turns", ["method"])
+AGENT_REWRITTEN_TURNS = Counter(
+    "search_agent_rewritten_turns_total", "Searcher turns written freely, then again under the grammar", ["method"]
+)
 AGENT_DROPPED_PASSAGES = Counter(
     "search_agent_dropped_passages_total", "Passages that the guard kept from the models", ["method"]
 )

@@ -83,7 +83,7 @@ class Episode:
         self._models: dict[str, None] = {}
         self._indexes: dict[str, None] = {}
         self._dropped: dict[str, str] = {}
-        self._prompt_tokens = self._completion_tokens = self._searches = 0
+        self._prompt_tokens = self._completion_tokens = self._searches = self._rewritten = 0
         self._seconds = {"retrieve": 0.0, "search": 0.0, "generate": 0.0}
         self._started = time.perf_counter()
         self._answer: str | None = None
@@ -141,6 +141,11 @@ class Episode:
                 self._truncated = True
         self.spans.append(Span(Author.POLICY, tags.completed_text(completion, sampling.stop)))
         return completion
+
+    def take_back(self) -> None:
+        """Removes what the policy wrote last, so that it can write it again. Its tokens stay counted."""
+        self.spans.pop()
+        self._rewritten += 1
 
     async def consult(self, render: Callable[[int], str], chars: int, sampling: Sampling) -> Completion:
         """Asks the policy something beside the dialogue, which goes on without it; `render` is as for `show`."""
@@ -226,7 +231,7 @@ class Episode:
             documents=self.documents,
             turns=tuple(self.turns),
             stop_reason=stop_reason,
-            usage=Usage(self._prompt_tokens, self._completion_tokens, self._searches),
+            usage=Usage(self._prompt_tokens, self._completion_tokens, self._searches, self._rewritten),
             timings=Timings(total=(time.perf_counter() - self._started) * 1e3, **milliseconds),
             spans=tuple(self.spans),
             answer=self._answer,

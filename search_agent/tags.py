@@ -251,6 +251,8 @@ def _clip(text: str, chars: int | None) -> str:
 
 # Generation pauses after these: the environment acts, or the move is over.
 STOPS = (closing(QUERY), closing(DONE))
+# The ends of what `render_move` writes. A model that is known to write it need not be interrupted before its query.
+ENDS = (closing(QUERY), f"{True}{closing(DONE)}")
 
 
 @dataclass(frozen=True, slots=True)

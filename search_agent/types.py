@@ -289,11 +289,15 @@ Event = Turn | Found | Piece  # of an episode, in this order
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The cost of an episode. Token counts cover searcher and generator together."""
+    """The cost of an episode. Token counts cover searcher and generator together.
+
+    `rewritten` counts turns that the searcher wrote freely and had to write again under its grammar.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     searches: int = 0
+    rewritten: int = 0
 
 
 @dataclass(frozen=True, slots=True)

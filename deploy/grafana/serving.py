@@ -138,9 +138,10 @@ _QUESTIONS = [
     ),
     graph(
         "Invalid turns and dropped passages per question",
-        "Malformed searcher turns; near 0 with a grammar or a trained searcher. Dropped: passages that the guard kept "
-        "from the models.",
+        "Malformed searcher turns; near 0 with a grammar or a trained searcher. Rewritten: malformed without the "
+        "grammar, and written again under it. Dropped: passages that the guard kept from the models.",
         Query(_per_question("search_agent_invalid_turns_total"), "{{method}}"),
+        Query(_per_question("search_agent_rewritten_turns_total"), "{{method}}, rewritten"),
         Query(_per_question("search_agent_dropped_passages_total"), "{{method}}, dropped"),
     ),
 ]

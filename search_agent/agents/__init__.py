@@ -13,7 +13,7 @@ from search_agent.types import Event, Found, ModelCard, Question, Sampling, Stop
 from search_agent.world import World
 
 # Parameters of where and how a searcher is asked, which do not depend on what it was taught.
-_NOT_TAUGHT = ("index", "filter", "constrained", "temperature")
+_NOT_TAUGHT = ("index", "filter", "constrained", "free_first", "temperature")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search_agent import gbnf, prompts, tags
-from search_agent.agents.dialogue import SearcherParams
+from search_agent.agents.dialogue import SearcherParams, write
 from search_agent.episode import Episode
 from search_agent.parameters import redefault
 from search_agent.types import Mode, StopReason, Turn
@@ -60,7 +60,7 @@ async def search(episode: Episode, params: DeepRetrievalParams) -> StopReason:
     # The example searches for the question itself: a weak model that copies it does plain retrieval.
     example = render_rewriting("A document with the answer would use these words.", episode.asked)
     episode.observe(prompts.render("deep_retrieval", question=episode.asked, example=example))
-    await episode.complete(params.sampling(rewriting_grammar(), STOPS))
+    await write(episode, params, rewriting_grammar(), STOPS, lambda text: not parse_rewriting(text)[1])
     query, error = parse_rewriting(episode.spans[-1].text)
     passages = await episode.retrieve(query, params) if query else ()
     episode.record(Turn(query, passages, passages, error))

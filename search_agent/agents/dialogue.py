@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from search_agent import prompts, tags
 from search_agent.episode import Episode
 from search_agent.parameters import number, option
-from search_agent.types import Retrieval, Sampling, Turn
+from search_agent.types import Completion, Retrieval, Sampling, Turn
 
 _CHARS_PER_TOKEN = 3  # a cautious guess for the budget; English text has about four
 
@@ -19,6 +19,10 @@ class SearcherParams(Retrieval):
     """Parameters of a searcher and its searches."""
 
     constrained: bool = option(True, "hold the searcher to the protocol's grammar")
+    # Grammars cost an engine time at every token, and a trained searcher rarely needs them.
+    free_first: bool = option(
+        False, "let it write each turn freely, and hold to the grammar only the second try of one that is malformed"
+    )
     temperature: float = number(0.0, 0, 2, "temperature of the searcher's sampling; 0: greedy")
     turn_tokens: int = number(500, 16, 32_768, "tokens that the searcher may write in a turn")
 
@@ -30,6 +34,21 @@ class SearcherParams(Retrieval):
             stop=() if self.constrained else tuple(stops),
             grammar=grammar if self.constrained else "",
         )
+
+
+async def write(
+    episode: Episode, params: SearcherParams, grammar: str, stops: Sequence[str], well_formed: Callable[[str], bool]
+) -> Completion:
+    """Lets the searcher write a turn: under the grammar, freely until one of `stops`, or freely first.
+
+    With `free_first`, a text that is not `well_formed` is taken back and written again under the grammar.
+    """
+    if params.constrained and params.free_first:
+        completion = await episode.complete(replace(params, constrained=False).sampling(grammar, stops))
+        if well_formed(episode.spans[-1].text):
+            return completion
+        episode.take_back()
+    return await episode.complete(params.sampling(grammar, stops))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search_agent import gbnf, prompts, tags
-from search_agent.agents.dialogue import DialogueParams, look_up, turns
+from search_agent.agents.dialogue import DialogueParams, look_up, turns, write
 from search_agent.episode import Episode
 from search_agent.types import StopReason, Turn
 
@@ -84,7 +84,7 @@ async def search(episode: Episode, params: IrcotParams) -> StopReason:
         params.observation_chars,
     )
     for turn in range(1, params.max_turns + 1):
-        completion = await episode.complete(params.sampling(move_grammar(), STOPS))
+        completion = await write(episode, params, move_grammar(), STOPS, lambda text: not parse_move(text).error)
         move = parse_move(episode.spans[-1].text)
         if move.enough:
             return StopReason.COMPLETE

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 from search_agent import prompts, tags
-from search_agent.agents.dialogue import DialogueParams, turns
+from search_agent.agents.dialogue import DialogueParams, turns, write
 from search_agent.episode import Episode
 from search_agent.parameters import number, option, redefault
 from search_agent.types import FinishReason, Passage, StopReason, Turn
@@ -78,9 +78,15 @@ async def _move(
 ) -> tuple[tags.Move, int]:
     """Returns a move, and the tokens of the dialogue after it. Without a grammar it may take two completions."""
     grammar = tags.move_grammar(len(block), params.max_selected, may_search)
+    stops = tags.ENDS if params.constrained else tags.STOPS
+
+    def well_formed(text: str) -> bool:
+        move = tags.parse_move(text, len(block), params.max_selected)
+        return not move.error and move.selected is not None and (may_search or move.complete)
+
     text, left = "", params.turn_tokens
     while True:
-        completion = await episode.complete(replace(params.sampling(grammar, tags.STOPS), max_tokens=left))
+        completion = await write(episode, replace(params, turn_tokens=left), grammar, stops, well_formed)
         text += episode.spans[-1].text
         left -= max(1, completion.completion_tokens)
         stopped_early = completion.finish_reason is FinishReason.STOP and tags.wants_more(text)

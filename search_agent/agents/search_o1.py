@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search_agent import gbnf, prompts, tags
-from search_agent.agents.dialogue import DialogueParams, turns
+from search_agent.agents.dialogue import DialogueParams, turns, write
 from search_agent.episode import Episode
 from search_agent.types import FinishReason, Passage, StopReason, Turn
 
@@ -78,7 +78,7 @@ async def search(episode: Episode, params: SearchO1Params) -> StopReason:
         )
     )
     for turn in range(1, params.max_turns + 1):
-        completion = await episode.complete(params.sampling(move_grammar(), STOPS))
+        completion = await write(episode, params, move_grammar(), STOPS, lambda text: not parse_move(text).error)
         move = parse_move(episode.spans[-1].text)
         error = move.error
         if not move.query and not error:

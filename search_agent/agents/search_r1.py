@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from search_agent import gbnf, prompts, tags
-from search_agent.agents.dialogue import DialogueParams, look_up, turns
+from search_agent.agents.dialogue import DialogueParams, look_up, turns, write
 from search_agent.episode import Episode
 from search_agent.parameters import option
 from search_agent.types import StopReason
@@ -89,7 +89,12 @@ async def search(episode: Episode, params: SearchR1Params) -> StopReason:
     )
     for turn in range(1, params.max_turns + 1 + answers):
         may_search = turn <= params.max_turns
-        completion = await episode.complete(params.sampling(move_grammar(may_search), STOPS))
+
+        def well_formed(text: str, may_search: bool = may_search) -> bool:
+            move = parse_move(text)
+            return bool(move.answer or (may_search and move.query))
+
+        completion = await write(episode, params, move_grammar(may_search), STOPS, well_formed)
         move = parse_move(episode.spans[-1].text)
         if move.answer:
             if answers:

@@ -31,6 +31,7 @@ def count_question(trajectory: Trajectory) -> None:
     metrics.AGENT_SEARCHES.labels(method).observe(trajectory.usage.searches)
     metrics.AGENT_DOCUMENTS.labels(method).observe(len(trajectory.documents))
     metrics.AGENT_DROPPED_PASSAGES.labels(method).inc(len(trajectory.dropped))
+    metrics.AGENT_REWRITTEN_TURNS.labels(method).inc(trajectory.usage.rewritten)
     metrics.AGENT_INVALID_TURNS.labels(method).inc(sum(bool(turn.error) for turn in trajectory.turns))
     log.info(
         "question answered" if trajectory.answer is not None else "documents found",

@@ -197,6 +197,7 @@ class UsageOut(Out):
     prompt_tokens: int
     completion_tokens: int
     searches: int
+    rewritten: int
 
 
 Milliseconds = Annotated[float, AfterValidator(lambda value: round(value, 2))]

@@ -262,3 +262,30 @@ async def test_a_generator_that_only_thinks_has_failed() -> None:
     with pytest.raises(GeneratorError, match="still thinking") as caught:
         await AGENTS["direct"].play(QUESTION, world, Sampling(max_tokens=8))
     assert caught.value.failure is Failure.BROKEN
+
+
+async def test_free_first_takes_a_well_formed_turn_as_it_is() -> None:
+    paused = Completion(searching("text one").removesuffix("</query>"), stop="</query>")
+    trajectory, policy = await run([paused, DONE], free_first=True)
+    assert [turn.query for turn in trajectory.turns] == ["text zero", "text one"]
+    assert ids(trajectory) == ["p0", "p1"]
+    assert [sampling.grammar for _, sampling in policy.calls] == ["", ""]
+    assert trajectory.usage.rewritten == 0
+
+
+@pytest.mark.parametrize("malformed", ["what?", "<search_complete>True</search_complete>", searching("a", "[7]")])
+async def test_free_first_writes_a_malformed_turn_again_under_the_grammar(malformed: str) -> None:
+    trajectory, policy = await run([malformed, DONE], free_first=True)
+    (free, how), (again, held) = policy.calls
+    assert free == again
+    assert (how.grammar, held.stop) == ("", ())
+    assert "done ::=" in held.grammar
+    assert [span.text for span in trajectory.spans[1:]] == [DONE]
+    assert (trajectory.usage.rewritten, trajectory.usage.completion_tokens) == (1, 10)
+    assert ids(trajectory) == ["p0"]
+
+
+async def test_free_first_has_no_search_in_the_last_turn() -> None:
+    trajectory, policy = await run([searching("text one"), DONE], free_first=True, max_turns=1)
+    assert trajectory.stop_reason is StopReason.COMPLETE
+    assert "search ::=" not in policy.calls[1][1].grammar

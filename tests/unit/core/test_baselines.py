@@ -291,6 +291,18 @@ async def test_a_free_model_stops_at_the_end_of_its_move(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", MOVES)
+async def test_a_model_that_writes_freely_first_is_held_to_the_grammar_where_it_fails(method: str) -> None:
+    empty = {"search_o1": search_o1.BEGIN_QUERY}.get(method, "hm")
+    ran = await run(method, [empty, MOVES[method], "A digest.", *[FOUND] * 9], free_first=True)
+    (free, how), (again, held) = ran.policy.calls[:2]
+    assert free == again
+    assert (how.grammar, held.stop) == ("", ())
+    assert held.grammar
+    assert ran.trajectory.usage.rewritten >= 1
+    assert "text one" in ran.retriever.queries
+
+
+@pytest.mark.parametrize("method", MOVES)
 @pytest.mark.parametrize("kind", [RetrieverError, SearcherError])
 async def test_a_failure_is_an_error_and_not_a_text(method: str, kind: type[BoundaryError]) -> None:
     class Broken(ListRetriever, ScriptedPolicy):

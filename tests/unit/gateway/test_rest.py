@@ -49,7 +49,7 @@ async def test_search(rest: Rest) -> None:
     assert body["turns"][1]["retrieved"] == ["w1", "w2", "w3"]
     assert body["turns"][1]["selected"] == ["w1"]
     assert body["stop_reason"] == "complete"
-    assert body["usage"] == {"prompt_tokens": 20, "completion_tokens": 10, "searches": 2}
+    assert body["usage"] == {"prompt_tokens": 20, "completion_tokens": 10, "searches": 2, "rewritten": 0}
     assert set(body["timings_ms"]) == {"total", "retrieve", "search", "generate"}
     assert "answer" not in body
 
