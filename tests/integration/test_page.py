@@ -20,7 +20,7 @@ from search_agent.errors import Failure, GeneratorError, RetrieverError, Trainer
 from search_agent.testing import ListRetriever
 from search_agent.types import Completion, IndexInfo, Mode, Passage, Sampling, Span
 from services.gateway.door import Rules
-from tests.fakes import Searcher
+from tests.fakes import Generator, Searcher
 from tests.integration.browser import chromium, opened, served
 from tests.unit.gateway.rest import MOVES, Rest
 from tests.waiting import LIMIT_S
@@ -485,7 +485,8 @@ VIEWS = {
 @pytest.mark.parametrize("view", VIEWS)
 async def test_axe_finds_no_fault_and_a_phone_shows_all(browser: Browser, view: str, scheme: Any) -> None:
     fragment, complete = VIEWS[view]
-    rest = Rest(trainer=Trainer())  # type: ignore[arg-type]
+    base = Generator("an answer")
+    rest = Rest(trainer=Trainer(), generators=dict.fromkeys(("direct", "cot", "search_o1", "search_r1"), base))  # type: ignore[arg-type]
     await filled(rest)
     async with page_of(browser, rest, fragment, color_scheme=scheme, reduced_motion="reduce", **PHONE) as page:
         if view in ("ask", "compare"):
@@ -496,6 +497,19 @@ async def test_axe_finds_no_fault_and_a_phone_shows_all(browser: Browser, view: 
         found = await Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
         assert await width(page) <= 360
+        assert await spilled(page) == []
+        await page.set_viewport_size({"width": 1120, "height": 800})
+        assert await spilled(page) == []
+
+
+async def spilled(page: Page) -> Any:
+    """Returns the texts that are wider than their box and run over what stands beside it."""
+    return await page.evaluate(
+        """[...document.querySelectorAll("main *")]
+            .filter((each) => getComputedStyle(each).overflowX === "visible" && each.clientWidth)
+            .filter((each) => each.scrollWidth > each.clientWidth + 1 && !each.matches(".unseen, :has(.unseen)"))
+            .map((each) => each.textContent)"""
+    )
 
 
 async def width(page: Page) -> Any:

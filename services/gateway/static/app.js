@@ -39,7 +39,7 @@ async function show() {
     const query = new URLSearchParams(Object.entries(values).map(([field, value]) => [field, typeof value === "object" ? JSON.stringify(value) : String(value)]));
     history.replaceState(null, "", `#/${name}?${query}`);
   };
-  const page = h("div", { class: `view ${name}` });
+  const page = h("div", { class: "view" });
   main.replaceChildren(page);
   try {
     const known = methods ? await json("v1/methods") : [];

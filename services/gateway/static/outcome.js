@@ -206,8 +206,8 @@ export class Outcome {
     if (answer.truncated) about.push("A model read less of the passages than asked, because its context was full.");
     const dropped = Object.values(answer.dropped);
     if (dropped.length) about.push(`The guard kept ${count(dropped.length)} passages from the models: ${[...new Set(dropped)].join(", ")}.`);
-    const models = answer.models.map((model) => h("li", {}, quoted("span", { class: "id" }, model)));
-    this.times.append(h("p", { class: "hint" }, about.filter(Boolean).join(" ")), h("ul", { class: "models", "aria-label": "Models" }, models));
+    const versions = [...answer.indexes, ...answer.models].map((version) => h("li", {}, quoted("span", { class: "id" }, version)));
+    this.times.append(h("p", { class: "hint" }, about.filter(Boolean).join(" ")), h("ul", { class: "served", "aria-label": "Indexes and models" }, versions));
   }
 
   #ended(notice) {

@@ -10,5 +10,5 @@ export async function system(main) {
 
 function backend([name, state]) {
   const known = state === "ok" ? "ready" : state.startsWith("not configured") ? "unknown" : "not ready";
-  return h("li", { "data-state": known }, h("span", { class: "dot", "aria-hidden": "true" }), h("strong", {}, name), quoted("span", {}, state));
+  return h("li", { "data-state": known }, h("span", { class: "dot", "aria-hidden": "true" }), h("strong", {}, name.replace(/[:,]/g, "$& ")), quoted("span", {}, state));
 }

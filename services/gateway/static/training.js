@@ -87,7 +87,7 @@ function tell(about, { id, state, reason, created_at: created, changed_at: chang
   const open = about.querySelector("details")?.open ?? false;
   const promotion = h("button", { type: "button", onclick: () => promote(id, checkpoints) }, "Promote…");
   const yaml = config || about.querySelector("code")?.textContent || "";
-  const saved = checkpoints.length ? `Checkpoints at ${checkpoints.length > 1 ? "steps" : "step"} ${checkpoints.join(", ")}` : "No checkpoint yet";
+  const saved = checkpoints.length ? `Checkpoints at ${checkpoints.length > 1 ? "steps" : "step"} ${checkpoints.join(", ")}` : "No checkpoint";
   about.replaceChildren(
     h("div", { class: "row" }, h("h2", {}, quoted("span", {}, id), badge(state)), ...(checkpoints.length ? [promotion] : [])),
     h("p", { class: "hint" }, `Started ${when(created)}, last changed ${when(changed)}. ${saved}.`),
