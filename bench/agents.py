@@ -1,8 +1,8 @@
-"""Runs questions through an agent at their own pace and in lock-step: `python -m bench.agents --out FILE`.
+"""Plays questions by an agent over running services: `python -m bench.agents --out FILE`.
 
-In lock-step every question waits until all others have asked for their next completion, search or answer, or have
-ended; then all of these calls start at once, as in rollouts that run batch by batch. Services, models and agent are the
-same in both. On a machine with a GPU, the result also has the GPU's utilisation by all processes.
+Each question goes on as soon as its call returns, and a new one begins as soon as another ends. `--calls` records what
+the models were asked and how much they wrote, of which `bench.ceiling` makes vLLM's own ceiling. On a machine with a
+GPU, the result also has the GPU's utilisation by all processes.
 """
 
 from __future__ import annotations
@@ -10,99 +10,80 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from threading import BrokenBarrierError
+from typing import Any
 
-from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever
+from common import pool
+from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever, dialogue
 from evaluation import questions
-from search_agent.agents import AGENTS, Agent
-from search_agent.types import (
-    Completion,
-    IndexInfo,
-    Message,
-    ModelInfo,
-    Question,
-    Rankings,
-    Retrieval,
-    Sampling,
-    Span,
-)
-from search_agent.world import World
+from search_agent.agents import AGENTS
+from search_agent.grading import answers
+from search_agent.types import Completion, Message, ModelInfo, Question, Sampling, Span, Trajectory
+from search_agent.world import Generator, Policy, World
 
 TIMEOUT_S = 600.0
 ANSWER_TOKENS = 64
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200")
 
-Result = TypeVar("Result")
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a model, with the tokens that it read and wrote. `model` is searcher or generator."""
+
+    model: str
+    messages: list[tuple[str, str]]
+    read: int
+    wrote: int
 
 
-class LockStep:
-    """A barrier for `running` episodes: their calls start when every episode waits with one, and end together."""
+@dataclass
+class Recorded:
+    """Searcher and generator that keep the calls of one question."""
 
-    def __init__(self, running: int) -> None:
-        self._running = running
-        self._waiting: list[tuple[Awaitable[Any], asyncio.Future[Any]]] = []
-        self._steps: set[asyncio.Task[None]] = set()
-
-    async def call(self, work: Awaitable[Result]) -> Result:
-        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, done))
-        self._begin()
-        return await done
-
-    def leave(self) -> None:
-        """Takes an episode that has ended out of the barrier."""
-        self._running -= 1
-        self._begin()
-
-    def _begin(self) -> None:
-        if self._waiting and len(self._waiting) == self._running:
-            step = asyncio.create_task(self._step(self._waiting))
-            self._waiting = []
-            self._steps.add(step)  # the event loop holds weak references only
-            step.add_done_callback(self._steps.discard)
-
-    async def _step(self, calls: Sequence[tuple[Awaitable[Any], asyncio.Future[Any]]]) -> None:
-        results = await asyncio.gather(*(work for work, _ in calls), return_exceptions=True)
-        for result, (_, done) in zip(results, calls, strict=True):
-            if isinstance(result, BaseException):
-                done.set_exception(result)
-            else:
-                done.set_result(result)
-
-
-class Synchronous:
-    """Retriever, policy and generator whose calls go through a barrier."""
-
-    def __init__(self, barrier: LockStep, world: World) -> None:
-        self._barrier, self._world = barrier, world
-
-    async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
-        return await self._barrier.call(self._world.retriever.search(queries, how))
-
-    async def indexes(self) -> Sequence[IndexInfo]:
-        return await self._world.retriever.indexes()
+    searcher: Policy
+    generator: Generator
+    calls: list[Call] = field(default_factory=list)
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
-        return await self._barrier.call(self._world.searcher.complete(spans, sampling))
+        completion = await self.searcher.complete(spans, sampling)
+        self._keep("searcher", dialogue(spans), completion)
+        return completion
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
-        async def all_of_it() -> list[Completion]:
-            return [piece async for piece in self._world.generator.stream(messages, sampling)]
-
-        for piece in await self._barrier.call(all_of_it()):
-            yield piece
+        last = Completion("")
+        async for last in self.generator.stream(messages, sampling):
+            yield last
+        self._keep("generator", messages, last)
 
     async def info(self) -> ModelInfo:
-        return await self._world.generator.info()
+        return await self.generator.info()
+
+    def _keep(self, model: str, messages: Sequence[Message], last: Completion) -> None:
+        said = [(each.role, each.content) for each in messages]
+        self.calls.append(Call(model, said, last.prompt_tokens, last.completion_tokens))
+
+
+@dataclass(frozen=True)
+class Played:
+    """A question that was played, from `began` to `ended` in seconds of the machine's clock."""
+
+    began: float
+    ended: float
+    right: float
+    trajectory: Trajectory
+    calls: list[Call]
 
 
 @contextmanager
@@ -126,52 +107,104 @@ def gpu_use(command: Sequence[str] = NVIDIA_SMI) -> Iterator[list[float]]:
             percent += [float(line) for line in printed if line.strip().isdigit()]
 
 
-async def play(agent: Agent, asked: Sequence[Question], lock_step: bool, world: World) -> dict[str, float]:
-    """Plays all questions at once. Returns questions a second, seconds a question and GPU utilisation in percent."""
-    barrier = LockStep(len(asked))
-    if lock_step:
-        ports = Synchronous(barrier, world)
-        world = World(ports, ports, ports)
-    took: list[float] = []
+def summary(played: Sequence[Played], percent: Sequence[float]) -> dict[str, Any]:
+    """Returns the rates, the times, and what a question cost on average."""
+    took = statistics.quantiles([each.ended - each.began for each in played], n=100, method="inclusive")
+    seconds = max(each.ended for each in played) - min(each.began for each in played)
+    found = [each.trajectory for each in played]
+    searcher = [call for each in played for call in each.calls if call.model == "searcher"]
+
+    def mean(numbers: Iterator[float]) -> float:
+        return sum(numbers) / len(played)
+
+    return {
+        "questions": len(played),
+        "questions_per_s": len(played) / seconds,
+        "p50_s": took[49],
+        "p99_s": took[98],
+        **({"gpu_percent": statistics.mean(percent)} if percent else {}),
+        "right": mean(each.right for each in played),
+        "calls": mean(len(each.calls) for each in played),
+        "tokens_read": mean(each.usage.prompt_tokens for each in found),
+        "tokens_written": mean(each.usage.completion_tokens for each in found),
+        "searches": mean(each.usage.searches for each in found),
+        "rewritten_turns": sum(each.usage.rewritten for each in found) / max(1, len(searcher)),
+        "malformed_turns": sum(bool(turn.error) for each in found for turn in each.turns) / max(1, len(searcher)),
+        "seconds": {
+            name: mean(asdict(each.timings)[name] / 1e3 for each in found) for name in asdict(found[0].timings)
+        },
+        "ended": Counter(str(each.stop_reason) for each in found),
+    }
+
+
+async def play(asked: Sequence[Question], args: argparse.Namespace, number: int, at_once: int) -> list[Played]:
+    """Plays this process's questions over its services. Warms them up, and begins together with the other processes."""
+    retriever = GrpcRetriever(_one_of(args.retriever, number), TIMEOUT_S)
+    searcher = GrpcPolicy(_one_of(args.searcher, number), TIMEOUT_S)
+    generator = GrpcGenerator(_one_of(args.generator, number), TIMEOUT_S)
+    agent = AGENTS[args.method].with_params(json.loads(args.parameters))
+    played: list[Played] = []
 
     async def one(question: Question) -> None:
+        models = Recorded(searcher, generator)
+        began = time.perf_counter()
+        found = await agent.play(question, World(retriever, models, models), Sampling(max_tokens=ANSWER_TOKENS))
+        ended = time.perf_counter()
+        played.append(Played(began, ended, answers.matches(question, found.answer or ""), found, models.calls))
+
+    try:
+        warm_up = max(2, at_once // 8)
+        await pool.each(asked[:warm_up], one, at_once)
+        played.clear()
+        await asyncio.to_thread(_start.wait, TIMEOUT_S)
+        await pool.each(asked[warm_up:], one, at_once)
+    except BaseException:
+        _start.abort()
+        raise
+    finally:
+        for backend in (retriever, searcher, generator):
+            await backend.close()
+    return played
+
+
+def _one_of(addresses: str, number: int) -> str:
+    """Returns the address, of several with commas in between, that a process uses for all of its questions."""
+    several = addresses.split(",")
+    return several[number % len(several)]
+
+
+def _begin(barrier: Any) -> None:
+    global _start
+    _start = barrier
+
+
+_start: Any = None  # a barrier of all processes
+
+
+def _part(asked: Sequence[Question], args: argparse.Namespace, number: int, at_once: int) -> list[Played]:
+    return asyncio.run(play(asked, args, number, at_once))
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Played]]:
+    """Plays the questions in several processes at once. Returns the summary and the questions, as they ended."""
+    at_once = max(1, args.at_once // args.processes)
+    each = -(-args.limit // args.processes) + max(2, at_once // 8)
+    asked = questions.pick(questions.load(args.questions), args.skip + each * args.processes, 0)[args.skip :]
+    parts = [asked[number :: args.processes] for number in range(args.processes)]
+    context = multiprocessing.get_context("spawn")  # gRPC's threads do not survive a fork
+    barrier = context.Barrier(args.processes + 1)
+    with context.Pool(args.processes, _begin, (barrier,)) as processes:
+        work = [(part, args, number, at_once) for number, part in enumerate(parts)]
+        results = processes.starmap_async(_part, work, chunksize=1)
         try:
-            await agent.play(question, world, Sampling(max_tokens=ANSWER_TOKENS))
-        finally:
-            barrier.leave()
-        took.append(time.perf_counter() - began)
-
-    began = time.perf_counter()
-    with gpu_use() as percent:
-        await asyncio.gather(*(one(question) for question in asked))
-    ranks = statistics.quantiles(took, n=100, method="inclusive")
-    found = {"questions_per_s": len(asked) / max(took), "p50_s": ranks[49], "p99_s": ranks[98]}
-    return found | ({"gpu_percent": statistics.mean(percent)} if percent else {})
-
-
-async def compare(args: argparse.Namespace) -> dict[str, Any]:
-    retriever = GrpcRetriever(args.retriever, TIMEOUT_S)
-    policy, generator = GrpcPolicy(args.searcher, TIMEOUT_S), GrpcGenerator(args.generator, TIMEOUT_S)
-    agent = AGENTS[args.method].with_params(json.loads(args.parameters))
-    asked = questions.pick(questions.load(args.questions), args.limit * (2 * args.rounds + 1), 0)
-    batches = [asked[at : at + args.limit] for at in range(0, len(asked), args.limit)]
-    first = batches.pop()[: max(2, args.limit // 8)]
-    world = World(retriever, policy, generator)
-    await play(agent, first, False, world)  # warms up
-    found: dict[str, list[dict[str, float]]] = {"own pace": [], "lock-step": []}
-    for batch in batches:  # alternately, and no question twice: the prefix cache would know it
-        kind = "own pace" if len(found["own pace"]) == len(found["lock-step"]) else "lock-step"
-        found[kind].append(await play(agent, batch, kind == "lock-step", world))
-        print(kind, {name: round(value, 2) for name, value in found[kind][-1].items()}, flush=True)
-    for backend in (retriever, policy, generator):
-        await backend.close()
-    middle = {
-        kind: {name: statistics.median(each[name] for each in rounds) for name in min(rounds, key=len)}
-        for kind, rounds in found.items()
-    }
-    ratio = middle["own pace"]["questions_per_s"] / middle["lock-step"]["questions_per_s"]
-    about = {"method": agent.name, "parameters": args.parameters, "at_once": args.limit, "rounds": args.rounds}
-    return {**about, "median": middle, "ratio": ratio, "all": found}
+            barrier.wait(TIMEOUT_S)
+        except BrokenBarrierError:
+            results.get()  # raises what has gone wrong there
+            raise
+        with gpu_use() as percent:
+            played = sorted((one for part in results.get() for one in part), key=lambda one: one.ended)
+    about = {"method": args.method, "parameters": args.parameters, "at_once": args.at_once, "processes": args.processes}
+    return {**about, **summary(played, percent)}, played
 
 
 def main() -> None:
@@ -179,16 +212,26 @@ def main() -> None:
     parser.add_argument("--method", default="s3", choices=AGENTS)
     parser.add_argument("--parameters", default="{}", help="the method's parameters as JSON")
     parser.add_argument("--questions", default="data/demo/qa_dev.jsonl.gz", metavar="SET")
-    parser.add_argument("--limit", type=int, default=256, help="questions at once (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each kind, alternately (default: %(default)s)")
-    parser.add_argument("--retriever", default="127.0.0.1:50051", metavar="HOST:PORT")
-    parser.add_argument("--searcher", default="127.0.0.1:50052", metavar="HOST:PORT")
-    parser.add_argument("--generator", default="127.0.0.1:50053", metavar="HOST:PORT")
+    parser.add_argument("--limit", type=int, default=1024, help="questions to play (default: %(default)s)")
+    parser.add_argument("--skip", type=int, default=0, help="questions that the engine's prefix cache may know already")
+    parser.add_argument("--at-once", type=int, default=256, help="questions at once (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="processes that play them (default: %(default)s)")
+    several = "HOST:PORT, or several with commas in between, which the processes share out"
+    parser.add_argument("--retriever", default="127.0.0.1:50051", metavar="HOST:PORT", help=several)
+    parser.add_argument("--searcher", default="127.0.0.1:50052", metavar="HOST:PORT", help=several)
+    parser.add_argument("--generator", default="127.0.0.1:50053", metavar="HOST:PORT", help=several)
+    parser.add_argument(
+        "--calls", type=Path, metavar="FILE", help="write the calls of each question here, as JSON lines"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
-    result = asyncio.run(compare(args))
-    print(f"own pace / lock-step: {result['ratio']:.2f}")
+    result, played = measure(args)
+    print({name: round(value, 3) for name, value in result.items() if isinstance(value, int | float)})
     args.out.write_text(json.dumps(result, indent=1) + "\n")
+    if args.calls:
+        with args.calls.open("w", encoding="utf-8") as file:
+            for one in played:
+                file.write(json.dumps([asdict(call) for call in one.calls]) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 #   bench/on_gpu.sh WORK serve                serves retriever, vLLM and the reading adapter for the other phases
 #   bench/on_gpu.sh WORK services             runs all services with vLLM in their processes: s3 on 500 questions, then
 #                                             models changed under load
-#   bench/on_gpu.sh WORK agents [FLAGS…]      plays 256 questions at their own pace and in lock-step: SmolLM2, a 7B shape
+#   bench/on_gpu.sh WORK agents [FLAGS…]      plays 1,024 questions, 256 at once, and measures vLLM's own ceiling of them:
+#                                             SmolLM2, a 7B shape
 #   bench/on_gpu.sh WORK evaluate             asks 500 dev questions by every method, with an untrained searcher
 #   bench/on_gpu.sh WORK head-room            measures how much the reader gains from the right passage
 #   bench/on_gpu.sh WORK adapters             trains the single-hop pair that the demo's adapters began from
@@ -200,20 +201,26 @@ agents)
         "cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64, 128, 256]}'
     "$python" -m bench.dummy_model "$work/seven" --tokenizer "$base" >"$work/logs/$phase-shape.log" 2>&1
     RETRIEVER_GPUS=1 start_retriever
-    start_engine small $searcher "$(vllm_arguments 6000000000 "$graphs")" GENERATOR_MODEL="$base" \
-        GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0
-    start_engine seven $reader "$(vllm_arguments 48000000000 "$graphs, \"load_format\": \"dummy\"")" \
-        GENERATOR_MODEL="$work/seven" GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0
-    play() { # play NAME PORT FLAGS...: one model as searcher and generator
+    small=$(vllm_arguments 6000000000 "$graphs")
+    seven=$(vllm_arguments 48000000000 "$graphs, \"load_format\": \"dummy\"")
+    start_engine small $searcher "$small" GENERATOR_MODEL="$base" GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0
+    start_engine seven $reader "$seven" GENERATOR_MODEL="$work/seven" GENERATOR_CONTEXT_TOKENS=8192 \
+        GENERATOR_ADAPTER_RANK=0
+    play() { # play NAME PORT MODEL ARGUMENTS FLAGS...: one model as searcher and generator
         listens "$1" "$2"
         "$python" -m bench.agents --retriever 127.0.0.1:$retriever --searcher 127.0.0.1:"$2" \
             --generator 127.0.0.1:"$2" --parameters '{"max_turns": 3, "turn_tokens": 128, "temperature": 1.0}' \
-            --out "$work/logs/agents-$1.json" "${@:3}" >"$work/logs/agents-$1.log" 2>&1 ||
+            --calls "$work/logs/agents-$1.calls" --out "$work/logs/agents-$1.json" "${@:5}" >"$work/logs/agents-$1.log" 2>&1 ||
             said "$1 was not measured: $(tail -n 1 "$work/logs/agents-$1.log")"
-        said "agents-$1: $(grep -a "pace\|lock-step" "$work/logs/agents-$1.log")"
+        said "agents-$1: $(tail -n 1 "$work/logs/agents-$1.log")"
+        kill -- "-${pid_of[$1]}" # the offline engine needs its memory
+        "$python" -m bench.ceiling --calls "$work/logs/agents-$1.calls" --played "$work/logs/agents-$1.json" --model "$3" \
+            --arguments "{\"max_model_len\": 8192, \"max_num_seqs\": 256, ${4#\{}" --out "$work/logs/ceiling-$1.json" \
+            >"$work/logs/ceiling-$1.log" 2>&1 || said "$1 has no ceiling: $(tail -n 1 "$work/logs/ceiling-$1.log")"
+        said "ceiling-$1: $(tail -n 1 "$work/logs/ceiling-$1.log")"
     }
-    play small $searcher "${@:3}"
-    play seven $reader "${@:3}"
+    play small $searcher "$base" "$small" "${@:3}"
+    play seven $reader "$work/seven" "$seven" "${@:3}"
     ;;
 evaluate)
     all=s3,naive_rag,direct,cot,ircot,search_o1,search_r1,search_r1:answerer=searcher,deep_retrieval
