@@ -219,6 +219,18 @@ class RewardConfig(_Part):
         return self.coverage_weight if self.coverage_until is None or step <= self.coverage_until else 0.0
 
 
+class TeacherConfig(_Part):
+    """The teacher's samples among those of each question, so that a search that the start never makes is rewarded too.
+
+    The teacher knows the gold passages (`search-agent teach searching`). Its samples count in their group and in no
+    figure of the run.
+    """
+
+    corpus: str = Field(min_length=1, description="file of the passages, as for `index build --corpus`")
+    samples: int = Field(2, ge=1, description="samples of each question that the teacher plays")
+    until: int = Field(50, ge=1, description="last step with such samples")
+
+
 class StopConfig(_Part):
     """Rules that stop a run that no longer learns. A rule that is not set is off."""
 
@@ -273,6 +285,7 @@ class RunConfig(_Part):
     drop_even_groups: bool = Field(
         False, description="leave out of a step the questions whose samples all have the same reward; GRPO only"
     )
+    teacher: TeacherConfig | None = Field(None, description="plays some of the samples of s3 and GRPO; empty: none")
     stop: StopConfig = StopConfig()
     gate: GateConfig
     verl: Annotated[dict[str, Any], BeforeValidator(_dotted)] = {}
@@ -334,6 +347,7 @@ class RunConfig(_Part):
                 "drop_even_groups", "verl's algorithm.filter_groups replaces such questions; choose one"
             )
         self._check_mixture()
+        self._check_teacher()
         lengths = {name: self.verl.get(name, 512) for name in ("data.max_prompt_length", "data.max_response_length")}
         for name, length in lengths.items():
             if not isinstance(length, int):
@@ -357,6 +371,17 @@ class RunConfig(_Part):
             raise ConfigProblem("data.mixture", "verl's algorithm.filter_groups takes more questions than a step has")
         if starts[0] != 1 or starts != sorted(set(starts)):
             raise ConfigProblem("data.mixture", f"from_step must begin at 1 and rise, not {starts}")
+
+    def _check_teacher(self) -> None:
+        if not self.teacher:
+            return
+        if self.agent != "s3" or not str(self.verl.get("algorithm.adv_estimator")).startswith("grpo"):
+            raise ConfigProblem("teacher", "plays s3, and only GRPO compares samples of one question")
+        own = int(self.verl.get("actor_rollout_ref.rollout.n", 1)) - self.teacher.samples
+        if own < 2:
+            raise ConfigProblem("teacher.samples", "leaves the searcher fewer than 2 of rollout.n samples")
+        if self.verl.get("actor_rollout_ref.rollout.temperature", 1.0) != 1.0:
+            raise ConfigProblem("teacher", "needs rollout.temperature 1.0, at which the engine states probabilities")
 
 
 def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:

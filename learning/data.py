@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import rag_store, stored
+from common import passages, rag_store, records, stored
 from common.files import write_whole
 from common.journal import Journal
 from common.pool import each
 from common.run_config import ConfigProblem, RunConfig
 from evaluation import questions as question_sets
+from evaluation.errors import EvaluateProblem
 from learning.episodes import Example, row_of
 from learning.mixture import mixture
 from search_agent.agents import AGENTS
@@ -24,7 +25,7 @@ from search_agent.errors import BoundaryError, CacheError, Failure, RetrieverErr
 from search_agent.grading.answers import Scoring
 from search_agent.grading.judge import grade
 from search_agent.rag_cache import RagKey
-from search_agent.types import IndexInfo, Question, Sampling
+from search_agent.types import IndexInfo, Passage, Question, Sampling
 from search_agent.world import World
 
 TRAIN, VALIDATION, FACTS = "train.parquet", "validation.parquet", "facts.json"
@@ -85,10 +86,11 @@ async def prepare(run: RunConfig, folder: Path, world: World) -> None:
         raise ConfigProblem("data", f"leaves {len(training)} questions to train on and {len(validation)} to validate")
     if run.data.mixture:
         training = mixture(training, run)
-    for name, chosen in ((TRAIN, training), (VALIDATION, validation)):
+    taught = gold_in(Path(run.teacher.corpus), training) if run.teacher else {}
+    for name, chosen, gold in ((TRAIN, training, taught), (VALIDATION, validation, {})):
         write(
             folder / name,
-            [_row(place, question, facts, scores.get(id(question))) for place, question in enumerate(chosen)],
+            [_row(place, question, facts, scores.get(id(question)), gold) for place, question in enumerate(chosen)],
         )
     write_whole(folder / FACTS, json.dumps(asdict(facts)))
 
@@ -109,6 +111,25 @@ async def _index(run: RunConfig, world: World) -> IndexInfo:
 def everything(run: RunConfig) -> list[Question]:
     """Returns all questions of the sets that the run names. Raises EvaluateProblem."""
     return [question for spec in run.data.questions for question in question_sets.load(spec)]
+
+
+def gold_in(corpus: Path, asked: Sequence[Question]) -> dict[str, Passage]:
+    """Returns the gold passages in a file of passages, by id. Raises EvaluateProblem naming the file and line."""
+    wanted = frozenset[str]().union(*(question.gold_ids for question in asked))
+    found: dict[str, Passage] = {}
+    try:
+        for number, record in records.read(corpus):
+            try:
+                passage = passages.read_passage(record)
+            except ValueError as error:
+                raise EvaluateProblem(f"{corpus}:{number}: {error}") from None
+            if passage.id in wanted:
+                found[passage.id] = passage
+    except records.BrokenFile as error:
+        raise EvaluateProblem(f"{corpus}:{error.line}: {error}") from None
+    except OSError as error:
+        raise EvaluateProblem(f"{corpus}: {error.strerror}") from None
+    return found
 
 
 def _questions(run: RunConfig) -> list[Question]:
@@ -265,9 +286,12 @@ def _read_scores(path: Path) -> dict[tuple[str, str], rag_store.Score | None]:
     return {(row["key"], row["question_id"]): stored.read(rag_store.Score, row["score"] or "") for row in table}
 
 
-def _row(place: int, question: Question, facts: Facts, score: Score | None) -> dict[str, Any]:
+def _row(
+    place: int, question: Question, facts: Facts, score: Score | None, gold: Mapping[str, Passage]
+) -> dict[str, Any]:
     """Returns a row for verl's dataset. The rollout's part is one JSON text, so that no layer between changes it."""
-    example = Example(question, score.gen_acc if score else None, facts.generator)
+    known = tuple(gold[id] for id in sorted(question.gold_ids) if id in gold)
+    example = Example(question, score.gen_acc if score else None, facts.generator, known)
     return {
         "data_source": SOURCE,
         "prompt": [{"role": "user", "content": question.text}],

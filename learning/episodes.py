@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from common.run_config import RewardConfig
+from learning.warm_start.teacher import Teacher
 from search_agent.agents import Agent
+from search_agent.agents.s3 import S3Params
 from search_agent.errors import Failure, GeneratorError
 from search_agent.grading import answers, reward
 from search_agent.grading.evidence import coverage
 from search_agent.grading.judge import grade
-from search_agent.types import Question, Sampling, Trajectory
+from search_agent.types import Passage, Question, Sampling, Trajectory
 from search_agent.world import Policy, World
 
 
@@ -20,11 +22,13 @@ class Example:
     """A question to train on.
 
     `rag` is naive RAG's GenAcc with `generator` ("name@version"). Both are empty if the reward does not use naive RAG.
+    `gold` are the gold passages, for the teacher; empty if it plays none of the samples.
     """
 
     question: Question
     rag: float | None = None
     generator: str = ""
+    gold: tuple[Passage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,19 @@ class Stage:
             terms.kept_penalty,
         )
 
-    async def play(self, policy: Policy, example: Example, step: int) -> Played:
-        """Plays an episode of a training step. Raises BoundaryError: a failed episode has no reward."""
-        world, answer = replace(self._world, searcher=policy), Sampling(max_tokens=self._terms.answer_tokens)
+    def teacher(self, example: Example) -> Teacher:
+        """Returns a teacher for one episode of s3 on the example."""
+        assert isinstance(self._agent.params, S3Params)
+        gold = {passage.id: passage for passage in example.gold}
+        return Teacher(example.question, gold, self._world.retriever, self._agent.params)
+
+    async def play(self, policy: Policy, example: Example, step: int, teacher: Teacher | None = None) -> Played:
+        """Plays an episode of a training step. Raises BoundaryError: a failed episode has no reward.
+
+        A teacher sees what is retrieved; `policy` says its moves.
+        """
+        world = replace(self._world, searcher=policy, retriever=teacher or self._world.retriever)
+        answer = Sampling(max_tokens=self._terms.answer_tokens)
         trajectory = await self._agent.play(example.question, world, answer)
         worth, parts = await self._worth(example, trajectory, trajectory.answer or "")
         conduct = reward.Conduct.of(trajectory)
@@ -92,11 +106,12 @@ def evidence_kept(question: Question, trajectory: Trajectory) -> dict[str, float
 
 def row_of(example: Example) -> dict[str, Any]:
     """Returns the example as plain values, for `example_of`."""
-    return {"question": asdict(example.question), "rag": example.rag, "generator": example.generator}
+    return asdict(example)
 
 
 def example_of(row: dict[str, Any]) -> Example:
     """Returns the example that `row_of` wrote."""
     fields = row["question"]
     fields = fields | {"golds": tuple(fields["golds"]), "gold_passages": tuple(map(tuple, fields["gold_passages"]))}
-    return Example(Question(**fields), row["rag"], row["generator"])
+    gold = tuple(Passage(**passage) for passage in row["gold"])
+    return Example(Question(**fields), row["rag"], row["generator"], gold)

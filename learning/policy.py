@@ -10,6 +10,7 @@ from common import control_tokens
 from common.control_tokens import ChatTokenizer
 from search_agent.errors import Failure, SearcherError
 from search_agent.types import Author, Completion, FinishReason, Message, Sampling, Span
+from search_agent.world import Policy
 
 
 class Tokenizer(control_tokens.Tokenizer, Protocol):
@@ -103,6 +104,30 @@ class TokenPolicy:
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+# (ids so far, ids that follow) -> the log-probability of each that follows
+Logprobs = Callable[[list[int], list[int]], Awaitable[Sequence[float]]]
+
+
+class Dictation:
+    """Says a player's moves in place of the model's samples, with the probabilities that the model gives them.
+
+    A move is said in pieces, each up to the next stop string, as the model would say it.
+    """
+
+    def __init__(self, player: Policy, tokenizer: Tokenizer, logprobs: Logprobs) -> None:
+        self._player, self._logprobs = player, logprobs
+        self._chat = ChatTokenizer(tokenizer)
+        self._rest = ""
+
+    async def generate(self, ids: list[int], sampling: Sampling) -> tuple[Sequence[int], Sequence[float]]:
+        if not self._rest:
+            self._rest = (await self._player.complete((), sampling)).text
+        text, stop = _cut(self._rest, sampling.stop)
+        self._rest = self._rest.removeprefix(text + stop)
+        said = list(self._chat.text(text + stop))
+        return said, await self._logprobs(ids, said)
 
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[str, str]:

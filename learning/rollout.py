@@ -14,11 +14,12 @@ import structlog
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
 from common import run_config
+from common.run_config import RunConfig, TeacherConfig
 from learning import wiring
-from learning.episodes import Played, Stage, example_of
+from learning.episodes import Example, Played, Stage, example_of
 from learning.groups import first_choice
-from learning.policy import Limits, TokenPolicy
-from learning.samples import CHOICE, DROPPED
+from learning.policy import Dictation, Limits, TokenPolicy
+from learning.samples import CHOICE, DROPPED, TAUGHT
 from search_agent.errors import BoundaryError, Failure, SearcherError
 from search_agent.types import Sampling
 
@@ -41,16 +42,20 @@ class SearchAgentLoop(AgentLoopBase):
 
     def __init__(self, *args: Any, run: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._stage, self._attempts = _wired(run)
+        self._stage, self._settings = _wired(run)
 
     async def run(self, sampling_params: dict[str, Any], **row: Any) -> AgentLoopOutput:
         example = example_of(json.loads(row["reward_model"]["ground_truth"]))
-        for attempt in range(1, self._attempts + 1):
+        step, sample = int(row["global_steps"]), int(row["session_id"])
+        taught = _is_taught(self._settings.teacher, example, step, sample)
+        for attempt in range(1, self._settings.reward.attempts + 1):
             server = _Server(self.server_manager, sampling_params)
             limits = Limits(self.rollout_config.prompt_length, self.rollout_config.response_length)
-            policy = TokenPolicy(self.tokenizer, server.generate, limits)
+            teacher = self._stage.teacher(example) if taught else None
+            generate = Dictation(teacher, self.tokenizer, server.logprobs).generate if teacher else server.generate
+            policy = TokenPolicy(self.tokenizer, generate, limits)
             try:
-                return _output(await self._stage.play(policy, example, int(row["global_steps"])), policy, server)
+                return _output(await self._stage.play(policy, example, step, teacher), policy, server, taught)
             except BoundaryError as error:
                 reason = f"{error.boundary}: {error.failure}: {error}"
                 log.warning("episode failed", question=example.question.id, attempt=attempt, reason=reason)
@@ -58,10 +63,15 @@ class SearchAgentLoop(AgentLoopBase):
 
 
 @cache
-def _wired(run: str) -> tuple[Stage, int]:
-    """Returns the run's stage and the number of attempts per episode. One stage serves all episodes of a process."""
+def _wired(run: str) -> tuple[Stage, RunConfig]:
+    """Returns the run's stage and configuration. One stage serves all episodes of a process."""
     settings = run_config.load(f"{run}/config.yaml")
-    return wiring.stage_of(settings), settings.reward.attempts
+    return wiring.stage_of(settings), settings
+
+
+def _is_taught(rules: TeacherConfig | None, example: Example, step: int, sample: int) -> bool:
+    """Returns whether the teacher plays a sample. Rows of validation have no gold passages, so that it plays none."""
+    return rules is not None and bool(example.gold) and step <= rules.until and sample < rules.samples
 
 
 class _Server:
@@ -78,13 +88,25 @@ class _Server:
         if sampling.stop:
             params["stop"] = list(sampling.stop)
         output = await self._manager.generate(request_id=self._episode, prompt_ids=ids, sampling_params=params)
+        self._note(output)
+        return output.token_ids, output.log_probs or ()
+
+    async def logprobs(self, ids: list[int], said: list[int]) -> Sequence[float]:
+        """Returns the log-probability of each id of `said` after `ids`."""
+        params = {**self._params, "max_tokens": 1, "prompt_logprobs": 0}
+        output = await self._manager.generate(request_id=self._episode, prompt_ids=ids + said, sampling_params=params)
+        self._note(output)
+        # an entry for each id of the prompt but the first, and one that stands for the next
+        return [logprob for (logprob,) in output.extra_fields["prompt_logprobs"][len(ids) - 1 : -1]]
+
+    def _note(self, output: Any) -> None:
+        """Notes the weights that answered. Raises SearcherError if the engine did not answer."""
         if output.stop_reason == "aborted":
             raise SearcherError(Failure.UNAVAILABLE, "the engine aborted the request")
         self.steps += [output.extra_fields[edge] or 0 for edge in ("min_global_steps", "max_global_steps")]
-        return output.token_ids, output.log_probs or ()
 
 
-def _output(played: Played, policy: TokenPolicy, server: _Server) -> AgentLoopOutput:
+def _output(played: Played, policy: TokenPolicy, server: _Server, taught: bool) -> AgentLoopOutput:
     timings = played.trajectory.timings
     return AgentLoopOutput(
         prompt_ids=policy.prompt_ids,
@@ -101,6 +123,7 @@ def _output(played: Played, policy: TokenPolicy, server: _Server) -> AgentLoopOu
         extra_fields={
             "reward_extra_info": played.parts,
             CHOICE: first_choice(played.trajectory),
+            TAUGHT: taught,
             "min_global_steps": min(server.steps),
             "max_global_steps": max(server.steps),
         },
@@ -123,6 +146,7 @@ def _dropped(reason: str, token: int) -> AgentLoopOutput:
         extra_fields={
             DROPPED: reason,
             CHOICE: "",
+            TAUGHT: False,
             "reward_extra_info": {},
             "min_global_steps": 0,
             "max_global_steps": 0,

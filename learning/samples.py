@@ -12,6 +12,7 @@ from learning.groups import entropy, mixed
 
 DROPPED = "dropped"  # the extra field that holds a dropped sample's reason
 CHOICE = "choice"  # the extra field that names a sample's first choice
+TAUGHT = "taught"  # the extra field that says whether the teacher played a sample
 _CRASHED = "the agent loop raised; see the log"
 
 
@@ -43,7 +44,8 @@ def settle(
     were asked for: those that are missing failed too. A group of fewer than `smallest_group` samples that are
     left goes as well, since the advantage of a sample without siblings would be its bare reward. With `drop_even`
     so do groups whose samples are all worth the same, from which nothing is learned; one of them stays where all are
-    even, since verl cannot train on nothing. The metrics are of all samples before even groups go.
+    even, since verl cannot train on nothing. The metrics are of the samples before even groups go, without the
+    teacher's.
     """
     reasons = Counter(str(extra[DROPPED]) for extra in fields if extra.get(DROPPED))
     if missing := expected - len(groups):
@@ -64,24 +66,31 @@ def settle(
     if not kept:
         raise RunStopped(f"step {step}: no prompt has {smallest_group} samples left")
     lonely = len(groups) - len(kept) - failed + missing
-    metrics = means(fields[place]["reward_extra_info"] for place in kept)
-    members: dict[str, list[int]] = {}
-    for place in kept:
-        members.setdefault(groups[place], []).append(place)
-    together = [places for places in members.values() if len(places) > 1]
-    uneven = [
-        places for places in together if mixed([fields[place]["reward_extra_info"]["reward"] for place in places])
-    ]
-    if together:
+    own = [place for place in kept if not fields[place].get(TAUGHT)]
+    metrics = means(fields[place]["reward_extra_info"] for place in own)
+
+    def rewards_differ(places: Sequence[int]) -> bool:
+        return mixed([fields[place]["reward_extra_info"]["reward"] for place in places])
+
+    members, together = _by_group(groups, kept), _by_group(groups, own)
+    uneven = [places for places in members if rewards_differ(places)]
+    if together := [places for places in together if len(places) > 1]:
         choices = [[fields[place][CHOICE] for place in places] for places in together]
-        metrics["search/mixed_groups"] = len(uneven) / len(together)
+        metrics["search/mixed_groups"] = statistics.fmean(map(rewards_differ, together))
         metrics["search/choice_entropy"] = statistics.fmean(map(entropy, choices))
-    chosen = (uneven or together[:1]) if drop_even else members.values()
+    chosen = (uneven or members[:1]) if drop_even else members
     kept = tuple(place for places in chosen for place in places)
     metrics |= {"search/dropped": float(failed), "search/lonely": float(lonely)}
     for boundary, count in Counter(reason.partition(":")[0] for reason in reasons.elements()).items():
         metrics[f"search/dropped_by/{boundary if boundary != _CRASHED else 'crash'}"] = float(count)
     return Settled(kept, tuple(sorted(set(range(len(groups))) - set(kept))), metrics)
+
+
+def _by_group(groups: Sequence[str], places: Iterable[int]) -> list[list[int]]:
+    members: dict[str, list[int]] = {}
+    for place in places:
+        members.setdefault(groups[place], []).append(place)
+    return list(members.values())
 
 
 def means(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from learning.episodes import Example, row_of
 from learning.ppo import Sampler
 from learning.rollout import NAME, registry
 from learning.samples import DROPPED, RunStopped, settle
-from search_agent.types import Question
+from search_agent.types import Passage, Question
 from tests.learning.model import write_model
 
 ANSWER = "Warsaw lies on the Vistula"
@@ -69,27 +69,27 @@ class ScriptedServer:
     """Takes the place of verl's engine client.
 
     The first sample of a prompt searches well, the others keep nothing. For a question that contains "hopeless" none
-    searches.
+    searches. Each token of a prompt is worth its place in it.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, temperature: float) -> None:
+        self._tokenizer, self._temperature = tokenizer, temperature
         self._first: dict[str, str] = {}  # the first episode of a prompt
         self._turns: Counter[str] = Counter()
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
+        assert sampling_params["temperature"] == self._temperature  # verl's, not the agent's
+        extra: dict[str, Any] = {"global_steps": 3, "min_global_steps": 3, "max_global_steps": 3}
+        if sampling_params.get("prompt_logprobs") == 0:  # one for each token but the first, and one that fills
+            extra["prompt_logprobs"] = [[float(place)] for place in range(1, len(prompt_ids))] + [[0.0]]
+            return TokenOutput(token_ids=[0], log_probs=[0.0], stop_reason="completed", extra_fields=extra)
         assert sampling_params["stop"] == ["</query>", "</search_complete>"]
-        assert sampling_params["temperature"] == 1.3  # verl's, not the agent's
         question = self._tokenizer.decode(prompt_ids).partition("Question: ")[2].partition("\n")[0]
         searches = self._first.setdefault(question, request_id) == request_id and "hopeless" not in question
         text = GOOD[self._turns[request_id]] if searches else IDLE
         self._turns[request_id] += 1
         ids = self._tokenizer.encode(text, add_special_tokens=False)
-        return TokenOutput(
-            token_ids=ids, log_probs=[-0.1] * len(ids), stop_reason="completed", extra_fields={
-                "global_steps": 3, "min_global_steps": 3, "max_global_steps": 3
-            },
-        )  # fmt: skip
+        return TokenOutput(token_ids=ids, log_probs=[-0.1] * len(ids), stop_reason="completed", extra_fields=extra)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,8 @@ def batch_of(questions: list[str], step: int, first: int = 0) -> Any:
     """Returns a batch as verl hands it to the agent loops; prompts are numbered from `first`."""
     rows = []
     for place, text in enumerate(questions):
-        example = Example(Question(f"q{place}", text, ("Vistula",)), 0.0, "frozen@1")
+        question = Question(f"q{place}", text, ("Vistula",), (("p2",),))
+        example = Example(question, 0.0, "frozen@1", (Passage("p2", "T2", "text 2"),))
         rows.append({"style": "rule", "ground_truth": json.dumps(row_of(example))})
 
     def column(values: list[Any]) -> Any:
@@ -147,11 +148,13 @@ async def rolled_out(
     max_failed_share: float,
     spare: Sequence[str] = (),
     drop_even: bool = False,
+    teacher: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any, Any]:
     """The step's batch and metrics as verl's trainer gets them, and the tokenizer.
 
     With `spare` questions groups are filtered, and these take the places of those that go.
     """
+    temperature = 1.0 if teacher else 1.3
     settings = run_config.load(
         "smollm2-demo",
         {
@@ -161,10 +164,10 @@ async def rolled_out(
             "agent_parameters.max_turns": 2, "agent_parameters.turn_tokens": 200,
             "agent_parameters.context_tokens": 8000,
             "verl.data.max_prompt_length": 4000, "verl.data.max_response_length": 4000,
-            "verl.actor_rollout_ref.rollout.n": 3, "verl.actor_rollout_ref.rollout.temperature": 1.3,
+            "verl.actor_rollout_ref.rollout.n": 3, "verl.actor_rollout_ref.rollout.temperature": temperature,
             "verl.actor_rollout_ref.model.lora_rank": 0,
             "verl.data.train_batch_size": 2, "verl.actor_rollout_ref.actor.ppo_mini_batch_size": 2,
-            "verl.algorithm.filter_groups.enable": bool(spare), "drop_even_groups": drop_even,
+            "verl.algorithm.filter_groups.enable": bool(spare), "drop_even_groups": drop_even, "teacher": teacher,
         },
     )  # fmt: skip
     (run / "config.yaml").write_text(run_config.dump(settings))
@@ -173,7 +176,7 @@ async def rolled_out(
     OmegaConf.resolve(whole)
     worker_class = AgentLoopWorkerTQ.__ray_metadata__.modified_class
     worker = worker_class(whole, llm_client=None, reward_loop_worker_handles=[])
-    worker.llm_client = ScriptedServer(worker.tokenizer)
+    worker.llm_client = ScriptedServer(worker.tokenizer, temperature)
     submitted = 0
 
     async def submit(some: Sequence[str]) -> None:
@@ -222,6 +225,19 @@ async def test_an_episode_becomes_a_sample(queue: None, services: str, tmp_path:
     assert metrics["search/idle"] == pytest.approx(2 / 3)
     assert metrics["search/searches"] == pytest.approx(4 / 3)
     assert metrics["search/dropped"] == 0
+
+
+async def test_a_teacher_plays_the_first_samples_of_each_question(queue: None, services: str, tmp_path: Path) -> None:
+    teacher = {"corpus": "passages.jsonl", "samples": 1, "until": 1}
+    data, metrics, tokenizer = await rolled_out(tmp_path, services, ["A hopeless one?"], 0.1, teacher=teacher)
+    assert sorted(float(scores[-1]) for scores in data["rm_scores"]) == [0.0, 0.0, 1.0]
+    (taught,) = (place for place, scores in enumerate(data["rm_scores"]) if scores[-1] == 1.0)
+    mask = data["response_mask"][taught].bool()
+    assert tokenizer.decode(data["responses"][taught][mask]) == GOOD[-1]
+    places = range(len(data["prompts"][taught]), len(data["prompts"][taught]) + len(mask))
+    said = [float(place) for place, own in zip(places, mask, strict=True) if own]
+    assert data["rollout_log_probs"][taught][mask].tolist() == said  # what the searcher gives the teacher's tokens
+    assert metrics["search/reward"] == metrics["search/mixed_groups"] == 0  # of the searcher's own samples
 
 
 async def test_what_failed_is_not_in_the_batch(queue: None, services: str, tmp_path: Path) -> None:

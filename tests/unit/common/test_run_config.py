@@ -1,11 +1,12 @@
 """Run configurations: what is accepted, and the field that an error names."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from common.run_config import FOLDER, ConfigProblem, dump, load, parse
+from common.run_config import FOLDER, ConfigProblem, TeacherConfig, dump, load, parse
 
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
@@ -103,6 +104,23 @@ def test_a_mixture_needs_to_know_the_questions_of_each_step() -> None:
                 {"data.mixture": [{"shares": {2: 1}}], "drop_even_groups": False, f"verl.{option}": value},
             )
         assert problem.value.field == named
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "named"),
+    [
+        ("multihop", {"teacher.samples": 15}, "teacher.samples"),
+        ("multihop", {"verl.actor_rollout_ref.rollout.temperature": 1.2}, "teacher"),
+        ("multihop", {"teacher.until": 0}, "teacher.until"),
+        ("s3-8-3-3", {}, "teacher"),
+    ],
+)
+def test_a_teacher_needs_groups_that_it_can_play_in(name: str, fields: dict[str, Any], named: str) -> None:
+    teacher = {"teacher": {"corpus": "passages.jsonl"}}
+    assert load("multihop", teacher).teacher == TeacherConfig(corpus="passages.jsonl", samples=2, until=50)
+    with pytest.raises(ConfigProblem) as caught:
+        load(name, teacher | fields)
+    assert caught.value.field == named
 
 
 def test_the_searchers_own_answer_is_not_compared_with_naive_rag() -> None:

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from common import run_config
 from common.rag_store import Score
 from common.run_config import ConfigProblem, RunConfig
-from evaluation.errors import BadQuestion
+from evaluation.errors import BadQuestion, EvaluateProblem
 from learning import data
 from learning.data import FACTS, TRAIN, VALIDATION, keep, prepare, split
 from learning.episodes import example_of
@@ -266,3 +266,26 @@ async def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path) -> None:
         file.write('{"id": "x"}\n')
     with pytest.raises(BadQuestion, match=r"questions\.jsonl:61"):
         await prepare(run, tmp_path / "data", World(Retriever(), generator=Sometimes()))
+
+
+async def test_rows_to_train_on_have_the_gold_passages_where_a_teacher_plays(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    run = written(tmp_path, **{"teacher": {"corpus": str(corpus)}, "data.keep": "all"})
+    path = tmp_path / "questions.jsonl"
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    for number, line in enumerate(lines):
+        line["metadata"]["passage_ids"] = [f"g{number}", f"unknown{number}"]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    gold = ({"id": f"g{number}", "title": "G", "text": "t"} for number in range(len(lines)))
+    corpus.write_text("".join(f"{json.dumps(passage)}\n" for passage in gold))
+    await prepare(run, tmp_path / "data", World(Retriever(), generator=Generator("x")))
+    for name, known in ((TRAIN, 1), (VALIDATION, 0)):
+        examples = [
+            example_of(json.loads(row["reward_model"]["ground_truth"])) for row in rows(tmp_path / "data" / name)
+        ]
+        assert all(len(each.gold) == known for each in examples)
+        assert all(passage.id in each.question.gold_ids for each in examples for passage in each.gold)
+    with corpus.open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(EvaluateProblem, match=rf"corpus\.jsonl:{len(lines) + 1}: "):
+        await prepare(run, tmp_path / "again", World(Retriever(), generator=Generator("x")))

@@ -10,7 +10,7 @@ import pytest
 
 from common.backends import GrpcPolicy
 from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
-from learning.policy import Limits, TokenPolicy
+from learning.policy import Dictation, Limits, TokenPolicy
 from search_agent.agents import AGENTS, Agent
 from search_agent.errors import Failure, SearcherError
 from search_agent.testing import ListRetriever
@@ -251,3 +251,36 @@ async def test_serving_and_training_go_the_same_way(script: list[str]) -> None:
     question = trained.spans[0].text
     rendered = [prompt.removeprefix(question) for prompt in engine.prompts]
     assert [text_of(context[len(policy.prompt_ids) :]) for context in model.contexts] == rendered
+
+
+class Reciter:
+    """A player that makes one move after the other."""
+
+    def __init__(self, *moves: str) -> None:
+        self._moves = iter(moves)
+
+    async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
+        return Completion(next(self._moves))
+
+
+async def test_a_players_moves_are_said_in_pieces_with_the_models_probabilities() -> None:
+    first, more, last = "keep</search_complete>", "\n<query>a</query>", "none</search_complete>"
+    asked: list[tuple[str, str]] = []
+
+    async def logprobs(ids: list[int], said: list[int]) -> list[float]:
+        asked.append((text_of(ids), text_of(said)))
+        return [-float(len(asked))] * len(said)
+
+    dictation = Dictation(Reciter(first + more, last), ByteTokenizer(), logprobs)
+    policy = TokenPolicy(ByteTokenizer(), dictation.generate, WIDE)
+    spans = [Span(ENVIRONMENT, "Choose.")]
+    said = []
+    for _ in range(3):
+        completion = await policy.complete(spans, FREE)
+        said.append(completion.text + completion.stop)
+        spans.append(Span(POLICY, said[-1]))
+    assert said == [first, more, last]
+    assert [text for _, text in asked] == said
+    assert asked[1][0].endswith(first)
+    assert policy.logprobs == [-1.0] * len(written(first)) + [-2.0] * len(written(more)) + [-3.0] * len(written(last))
+    assert policy.mask == [1] * len(policy.response_ids)

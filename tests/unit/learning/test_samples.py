@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from learning.samples import CHOICE, DROPPED, RunStopped, settle
+from learning.samples import CHOICE, DROPPED, TAUGHT, RunStopped, settle
 
 
 def good(reward: float, choice: str = "1 stops") -> dict[str, Any]:
@@ -35,6 +35,15 @@ def test_groups_without_variance_are_counted_and_leave_if_they_are_to() -> None:
     assert settled.metrics["search/reward"] == 0.75  # of the groups that leave too
     assert settled.metrics["search/lonely"] == 1
     assert settle(groups, fields, 6, 2, 0.5, 1).kept == (0, 1, 2, 3)
+
+
+def test_the_teachers_samples_count_in_their_group_and_in_no_figure() -> None:
+    taught = good(1, "3 goes on") | {TAUGHT: True}
+    settled = settle(["a", "a", "a", "b", "b"], [good(0), good(0), taught, good(0), good(1)], 5, 2, 0.0, 1, True)
+    assert settled.kept == (0, 1, 2, 3, 4)  # what the teacher did is better than what a's own samples did
+    assert settled.metrics["search/reward"] == 0.25
+    assert settled.metrics["search/mixed_groups"] == 0.5
+    assert settled.metrics["search/choice_entropy"] == 0
 
 
 def test_samples_of_a_group_follow_each_other() -> None:
