@@ -12,8 +12,10 @@ from typing import Any
 from common.control_tokens import ChatTokenizer
 from search_agent.types import Sampling
 from services.generator.engine import Request
+from services.generator.kept_prompts import KeptPrompts
 from services.generator.settings import GeneratorSettings
 
+_KEPT_PROMPTS = 4  # for each request at once: a dialogue searches between its turns, and prompts of others come
 _STREAM_INTERVAL = 8  # tokens per piece after the first; passing them on one by one would keep a core busy
 
 
@@ -40,9 +42,9 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def tokens(tokenizer: Any, chat: ChatTokenizer, request: Request) -> list[int]:
+def tokens(tokenizer: Any, prompts: KeptPrompts, request: Request) -> list[int]:
     """Returns the prompt's ids. Raises ValueError for messages that the tokenizer's template refuses."""
-    return list(tokenizer.encode(request.prompt)) if request.prompt else chat.chat(request.messages)
+    return list(tokenizer.encode(request.prompt)) if request.prompt else prompts.chat(request.messages)
 
 
 class VllmModel:
@@ -76,12 +78,12 @@ class VllmModel:
             usage_context=UsageContext.OPENAI_API_SERVER,  # steps as large as the GPU can use
         )
         self._tokenizer: Any = self._llm.get_tokenizer()
-        self._chat = ChatTokenizer(self._tokenizer)
+        self._prompts = KeptPrompts(ChatTokenizer(self._tokenizer), settings.parallel * _KEPT_PROMPTS)
         self._adapters: dict[int, Any] = {0: None}
         self._names = itertools.count()
 
     def tokens(self, request: Request) -> list[int]:
-        return tokens(self._tokenizer, self._chat, request)
+        return tokens(self._tokenizer, self._prompts, request)
 
     async def generate(self, prompt: list[int], sampling: Sampling, adapter: int) -> AsyncGenerator[Delta, None]:
         from vllm import SamplingParams, TokensPrompt

@@ -14,6 +14,7 @@ from common.control_tokens import ChatTokenizer
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, FinishReason, Message, Sampling
 from services.generator.engine import Request
+from services.generator.kept_prompts import KeptPrompts
 from services.generator.settings import GeneratorSettings
 from services.generator.vllm_engine import VllmEngine
 from services.generator.vllm_model import Dead, Delta, tokens
@@ -390,15 +391,17 @@ class Template:
 
 
 def ids(template: Template, request: Request) -> list[int]:
-    return tokens(template, ChatTokenizer(template), request)
+    return tokens(template, KeptPrompts(ChatTokenizer(template), most=8), request)
 
 
 def test_a_prompt_of_messages_and_of_text():
     template = Template()
     assert ids(template, Request(ASK.sampling, prompt="a<2>")) == [0, *map(ord, "a<2>")]
+    template.how.clear()
     assert ids(template, ASK) == [1]
+    assert template.how[-1] == (True, False)
     assert ids(template, Request(ASK.sampling, (*ASK.messages, Message("assistant", "b")))) == [2]
-    assert template.how == [(True, False), (False, True)]
+    assert template.how[-1] == (False, True)
 
 
 def test_control_tokens_in_a_message_are_text():
