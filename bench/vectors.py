@@ -1,8 +1,9 @@
-"""Compares exact search on one GPU with the time to read the vectors once: `python -m bench.vectors --out FILE`.
+"""Compares exact search on GPUs with the time to read the vectors once: `python -m bench.vectors --out FILE`.
 
 Over random float16 vectors of length 1 it times a call of the retriever's own search (queries in, results out), FAISS's
-brute force over the same memory if faiss-gpu is installed, and one read of the memory, which is the floor. `--device
-cpu` runs it without a GPU.
+brute force over the same memory if faiss-gpu is installed, and one read of the memory, which is the floor. `--devices
+cuda:0 cuda:1` shares the vectors between two GPUs, which FAISS's brute force cannot do; `--devices cpu` runs it without
+a GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,13 @@ def milliseconds(call: Callable[[], object]) -> float:
     return statistics.median(times[_WARM_UP:])
 
 
+def read(tables: Sequence[torch.Tensor]) -> None:
+    """Reads all tables, each on its own device, at the same time."""
+    sums = [table.view(torch.float32).sum() for table in tables]
+    for each in sums:
+        each.item()  # waits for its device
+
+
 def brute_force(table: torch.Tensor, top_k: int) -> Callable[[np.ndarray], object] | None:
     """Returns FAISS's brute-force search over `table`, or None if FAISS has no GPU."""
     try:
@@ -81,19 +89,22 @@ def brute_force(table: torch.Tensor, top_k: int) -> Callable[[np.ndarray], objec
 
 
 def measure(count: int, args: argparse.Namespace) -> list[dict[str, Any]]:
-    device = Device(torch.device(args.device))
-    index = GpuFlat(Drawn(count, args.dim, args.device), [device], Path("random"))
-    floor = milliseconds(lambda: device.table.view(torch.float32).sum())
-    theirs = brute_force(device.table, args.top_k)
+    first = args.devices[0]
+    devices = [Device(torch.device(name)) for name in args.devices]
+    index = GpuFlat(Drawn(count, args.dim, first), devices, Path("random"))
+    tables = [device.table for device in devices]
+    floor = milliseconds(lambda: read(tables))
+    theirs = brute_force(tables[0], args.top_k) if len(tables) == 1 else None
+    some = [table[: (1 << 20) // len(tables)] for table in tables]
     rows = []
     for queries in args.queries:
-        asked = np.ascontiguousarray(Drawn(queries, args.dim, args.device)[:].astype(np.float32))
-        row: dict[str, Any] = {"vectors": count, "queries": queries, "floor_ms": floor}
+        asked = np.ascontiguousarray(Drawn(queries, args.dim, first)[:].astype(np.float32))
+        row: dict[str, Any] = {"devices": len(devices), "vectors": count, "queries": queries, "floor_ms": floor}
         row["ours_ms"] = milliseconds(lambda asked=asked: index.search(asked, args.top_k))  # type: ignore[misc]
         if theirs:
             row["faiss_ms"] = milliseconds(lambda asked=asked: theirs(asked))  # type: ignore[misc]
-        exact = torch.from_numpy(asked).to(args.device) @ device.table[: 1 << 20].float().T
-        best = exact.topk(args.top_k).values.cpu().numpy()
+        products = [torch.from_numpy(asked).to(table.device) @ table.float().T for table in some]
+        best = torch.cat([each.cpu() for each in products], dim=1).topk(args.top_k).values.numpy()
         row["exact"] = bool((index.search(asked, args.top_k)[0] >= best - 1e-3).all())  # more rows: never lower
         rows.append(row)
         print(json.dumps(row), flush=True)
@@ -106,7 +117,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 8, 64, 256])
     parser.add_argument("--top-k", type=int, default=10)
-    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--devices", nargs="+", default=["cuda:0"])
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     rows = [row for count in args.vectors for row in measure(count, args)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ pytest.importorskip("sentence_transformers")
 
 from bench.encoding import Encode, paces
 from bench.random_index import write
+from bench.vectors import measure
 from search_agent.types import Mode
 from services.retriever import manifest
 from services.retriever.passages import PassageStore
@@ -52,3 +54,10 @@ def test_a_random_index_is_whole(tmp_path: Path) -> None:
     assert (rows.shape, rows.dtype) == ((48, 16), np.float16)
     assert np.abs(np.linalg.norm(rows.astype(np.float32), axis=1) - 1).max() < 1e-2
     assert [passage.title for passage in PassageStore(folder)][15:18] == ["Passage 15", "Passage 0", "Passage 1"]
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_vectors_shared_out_over_devices_are_searched_exactly(devices: int) -> None:
+    asked = Namespace(devices=["cpu"] * devices, dim=16, queries=[1, 4], top_k=5)
+    rows = measure(3000, asked)
+    assert [(row["devices"], row["queries"], row["exact"]) for row in rows] == [(devices, 1, True), (devices, 4, True)]
