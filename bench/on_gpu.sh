@@ -6,6 +6,8 @@
 #                                             models changed under load
 #   bench/on_gpu.sh WORK agents [FLAGS…]      plays 1,024 questions, 256 at once, and measures vLLM's own ceiling of them:
 #                                             SmolLM2, a 7B shape
+#   bench/on_gpu.sh WORK gpus [FLAGS…]        compares one GPU with two: engines of SmolLM2, a 7B shape by tensor
+#                                             parallelism, exact search over 21 million vectors
 #   bench/on_gpu.sh WORK evaluate             asks 500 dev questions by every method, with an untrained searcher
 #   bench/on_gpu.sh WORK head-room            measures how much the reader gains from the right passage
 #   bench/on_gpu.sh WORK adapters             trains the single-hop pair that the demo's adapters began from
@@ -14,7 +16,7 @@
 #   bench/on_gpu.sh WORK compare NAME…        asks naive RAG and searchers: smollm2, warm, trained-SEED
 #
 # A phase starts the services that do not answer yet. To run two phases side by side, give one of them PORTS, a number
-# that is added to each port, and with two GPUs CUDA_VISIBLE_DEVICES. PORTS=12000 stays clear of the ports from 32768 to
+# that is added to each port, and with two GPUs CUDA_VISIBLE_DEVICES (`gpus` takes the first two of the machine). PORTS=12000 stays clear of the ports from 32768 to
 # 60999, which Linux uses for connections. Two `train` phases at once are not supported: in separate Ray clusters on one
 # host they share verl's sockets for weights, and in one cluster (RAY_ADDRESS) TransferQueue's controller. WORK/logs has
 # the output of each process. PYTHON chooses the interpreter, GGUF the model (default: the embedded one), and VLLM_FLAGS
@@ -114,6 +116,10 @@ vllm_arguments() { # vllm_arguments CACHE MORE: as JSON, with the size of its ca
     echo "{\"kv_cache_memory_bytes\": $1, \"kernel_config\": {\"enable_flashinfer_autotune\": false}, $2}"
 }
 
+# As an argument of vllm_arguments. A start has time for one graph for each of these numbers of requests.
+graphs='"compilation_config": {"mode": "none", "cudagraph_mode": "full_decode_only",
+    "cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64, 128, 256]}'
+
 start_engine() { # start_engine NAME PORT ARGUMENTS VARIABLE=VALUE...: a generator service with vLLM in its process
     start "$1" env GENERATOR_ENGINE=vllm GENERATOR_PORT="$2" GENERATOR_METRICS_PORT=0 GENERATOR_GPU_MEMORY=0.06 \
         GENERATOR_FOLDERS="$work" \
@@ -196,9 +202,6 @@ services)
     change load-model "$base-again:$work/warm"
     ;;
 agents)
-    # A start has time for one graph for each of these numbers of requests.
-    graphs='"compilation_config": {"mode": "none", "cudagraph_mode": "full_decode_only",
-        "cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64, 128, 256]}'
     "$python" -m bench.dummy_model "$work/seven" --tokenizer "$base" >"$work/logs/$phase-shape.log" 2>&1
     RETRIEVER_GPUS=1 start_retriever
     small=$(vllm_arguments 6000000000 "$graphs")
@@ -221,6 +224,47 @@ agents)
     }
     play small $searcher "$base" "$small" "${@:3}"
     play seven $reader "$work/seven" "$seven" "${@:3}"
+    ;;
+gpus)
+    "$python" -m bench.dummy_model "$work/seven" --tokenizer "$base" >"$work/logs/$phase-shape.log" 2>&1
+    start_retriever # on the CPU
+    engine() { # engine NAME GPUS PORT MODEL CACHE ARGUMENTS VARIABLE=VALUE...: CACHE is bytes a GPU
+        start_engine "$1" "$3" "$(vllm_arguments "$5" "$graphs$6")" CUDA_VISIBLE_DEVICES="$2" \
+            GENERATOR_MODEL="$4" GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0 GENERATOR_MAX_IN_FLIGHT=4096 "${@:7}"
+    }
+    play() { # play NAME ADDRESSES LIMIT AT_ONCE PROCESSES FLAGS...: one model as searcher and generator
+        "$python" -m bench.agents --retriever 127.0.0.1:$retriever --searcher "$2" --generator "$2" --limit "$3" \
+            --at-once "$4" --processes "$5" --parameters '{"max_turns": 3, "turn_tokens": 128, "mode": "bm25"}' \
+            --out "$work/logs/gpus-$1.json" "${@:6}" >"$work/logs/gpus-$1.log" 2>&1 ||
+            said "$1 was not measured"
+        said "$1: $(tail -n 1 "$work/logs/gpus-$1.log")"
+    }
+    left=127.0.0.1:$searcher right=127.0.0.1:$reader
+    engine first 0 $searcher "$base" 12000000000 ""
+    engine second 1 $reader "$base" 12000000000 ""
+    listens first $searcher
+    listens second $reader
+    play one-engine $left 1024 256 8 "${@:3}"
+    play two-engines $left,$right 2048 512 8 --skip 1400 "${@:3}" # questions that no engine has read yet
+    kill -- "-${pid_of[first]}" "-${pid_of[second]}"
+    wait "${pid_of[first]}" "${pid_of[second]}" || true
+    for count in 1 2; do
+        gpus=$(seq -s, 0 $((count - 1)))
+        engine "seven-$count" "$gpus" $searcher "$work/seven" $((40000000000 / count)) ', "load_format": "dummy"' \
+            GENERATOR_TENSOR_PARALLEL=$count
+        listens "seven-$count" $searcher
+        play "tensor-parallel-$count-alone" $left 8 1 1
+        play "tensor-parallel-$count" $left 256 64 4 --skip 100
+        kill -- "-${pid_of[seven-$count]}"
+        wait "${pid_of[seven-$count]}" || true
+    done
+    for devices in cuda:0 "cuda:0 cuda:1"; do
+        name=vectors-$(wc -w <<<"$devices")
+        # shellcheck disable=SC2086
+        "$python" -m bench.vectors --vectors 21000000 --devices $devices --out "$work/logs/gpus-$name.json" \
+            >"$work/logs/gpus-$name.log" 2>&1 || said "$name was not measured"
+        said "$name: $(tail -n 1 "$work/logs/gpus-$name.log")"
+    done
     ;;
 evaluate)
     all=s3,naive_rag,direct,cot,ircot,search_o1,search_r1,search_r1:answerer=searcher,deep_retrieval
