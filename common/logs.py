@@ -29,7 +29,7 @@ _BARE = structlog.processors.ExceptionRenderer(_places)
 
 
 def configure(service: str, level: str) -> None:
-    """Sends structlog's and the standard library's records through one JSON renderer."""
+    """Sends structlog's and the standard library's records, warnings too, through one JSON renderer."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -55,5 +55,6 @@ def configure(service: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
     for chatty in ("httpx", "mcp"):
         logging.getLogger(chatty).setLevel("WARNING")

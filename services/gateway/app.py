@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
@@ -17,6 +19,16 @@ from services.gateway.routes.openai.shape import Citations
 
 # Response headers that pages of other sites may read.
 _EXPOSED = ("location", "x-request-id", "x-trace-id", "retry-after", "ratelimit", "ratelimit-policy")
+
+
+class Under:
+    """Tells the application the path under which a proxy serves it, whether the proxy passes that path on or not."""
+
+    def __init__(self, app: Any, path: str) -> None:
+        self._app, self._path = app, path
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._app({**scope, "root_path": self._path}, receive, send)
 
 
 def create_app(
@@ -37,7 +49,6 @@ def create_app(
         title="search-agent",
         version="1",
         description="Search, answer and retrieve.",
-        root_path=root_path,
         docs_url=None,
         redoc_url=None,
         responses=problems.RESPONSES,
@@ -52,6 +63,8 @@ def create_app(
             allow_headers=["*"],
             expose_headers=_EXPOSED,
         )
+    if root_path:
+        app.add_middleware(Under, path=root_path)
     problems.install(app)
     for router in (
         questions.routes(asker),

@@ -38,7 +38,8 @@ class _Source(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    timeout_s: float = Field(10.0, gt=0, le=600)
+    # Below GATEWAY_RETRIEVER_TIMEOUT_S, so that a caller still hears which index failed.
+    timeout_s: float = Field(8.0, gt=0, le=600)
     source: str = ""
     licence: str = ""
 

@@ -46,6 +46,7 @@ class Rest:
         cache: RagCache | None = None,
         guard: Guard | None = None,
         offer: Offer | None = None,
+        root_path: str = "",
     ) -> None:
         self.retriever, self.searcher = Library(), Searcher(MOVES)
         self.generator = generator or Generator("an answer")
@@ -66,7 +67,7 @@ class Rest:
             served.add(name, configuration)
         rewrite = by_generator(backends.generator) if condense else None
         self.asker = Asker(player, served, Capacity(max_in_flight, first_s=0.1), rewrite, meter, offer)
-        self.app = create_app(backends, self.asker, trainer, rules=self.rules)
+        self.app = create_app(backends, self.asker, trainer, rules=self.rules, root_path=root_path)
         self.transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=self.transport, base_url="http://gateway")
 

@@ -474,8 +474,7 @@ async def test_pages_of_an_allowed_site_read_errors_too(store: FileKeys) -> None
 
 
 async def test_a_prefix_of_a_proxy_opens_no_way_around_the_door(store: FileKeys) -> None:
-    rest = Rest(rules=Rules(store))
-    rest.app.root_path = "/search-agent"
+    rest = Rest(rules=Rules(store), root_path="/search-agent")
     mine = await key(store)
     for prefix in ("", "/search-agent"):
         assert (await rest.http.get(f"{prefix}/healthz")).status_code == 200

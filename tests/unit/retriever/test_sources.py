@@ -19,12 +19,13 @@ from common.http import MAX_BYTES
 from search_agent.errors import Failure, RetrieverError
 from search_agent.filters import Filter
 from search_agent.types import Mode, Retrieval
+from services.gateway.settings import GatewaySettings
 from services.retriever.errors import BuildRefused, IndexRefused
 from services.retriever.search import BatchedRetriever
 from services.retriever.service import assemble
 from services.retriever.settings import RetrieverSettings
 from services.retriever.sources import Source
-from services.retriever.sources.config import SOURCE, connect
+from services.retriever.sources.config import SOURCE, connect, read
 from tests.unit.retriever.helpers import build_index
 
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, Any]], Any]  # (handler, what was asked) -> JSON, or None if sent
@@ -351,6 +352,11 @@ def test_a_wrong_file_is_refused_by_its_field(tmp_path: Path, fields: Any, said:
         Source(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / SOURCE}: {said.removeprefix(': ')}")
     assert "secret" not in str(caught.value)
+
+
+def test_a_server_fails_before_the_gateway_gives_up(tmp_path: Path) -> None:
+    (tmp_path / SOURCE).write_text(json.dumps({"kind": "retrieve", "url": "http://h"}))
+    assert read(tmp_path).timeout_s < GatewaySettings.model_fields["retriever_timeout_s"].default
 
 
 def test_a_key_file_must_hold_a_key(tmp_path: Path) -> None:
