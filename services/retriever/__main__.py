@@ -15,6 +15,9 @@ def main() -> None:
     if settings.threads:
         # The encoder reads it, and so does the OpenMP of FAISS and torch when they are loaded, below.
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    # Threads that wait for each other sleep. By default they spin, on cores that other processes need: beside a busy
+    # process, a lone query then took an encoder of torch 10 times its processor time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     from common import logs, server, tracing
     from services.retriever.errors import RetrieverProblem
