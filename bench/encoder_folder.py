@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 def write(
@@ -13,9 +15,7 @@ def write(
 
     Needs torch and sentence-transformers. Name the folder after the model it stands for: prefixes depend on the name.
     """
-    import sentence_transformers
     import torch
-    from sentence_transformers import models
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -31,10 +31,18 @@ def write(
         intermediate_size=4 * hidden,
         max_position_embeddings=max_tokens,
     )
-    parts = folder / "transformer"
-    BertModel(config).save_pretrained(parts)
-    tokenizer.save_pretrained(parts)
-    transformer = models.Transformer(str(parts), max_seq_length=max_tokens)
-    pooling = models.Pooling(hidden, "mean")
-    sentence_transformers.SentenceTransformer(modules=[transformer, pooling]).save(str(folder))
+    return pooled(BertModel(config), tokenizer, folder)
+
+
+def pooled(model: Any, tokenizer: Any, folder: Path) -> Path:
+    """Writes a model of transformers with its tokenizer as a sentence-transformers folder with mean pooling."""
+    import sentence_transformers
+    from sentence_transformers import models
+
+    with tempfile.TemporaryDirectory() as parts:
+        model.save_pretrained(parts)
+        tokenizer.save_pretrained(parts)
+        transformer = models.Transformer(parts, max_seq_length=tokenizer.model_max_length)
+        pooling = models.Pooling(model.config.hidden_size, "mean")
+        sentence_transformers.SentenceTransformer(modules=[transformer, pooling]).save(str(folder))
     return folder
