@@ -42,7 +42,7 @@ async def test_every_route_asks_for_one_of_its_scopes(rest: Rest) -> None:
     for scope in Scope:
         key, secrets[scope] = make(scope, [scope])
         await store.add(key)
-    lines = ["route".ljust(32) + "".join(name.rjust(10) for name in secrets)]
+    lines = ["route".ljust(38) + "".join(name.rjust(10) for name in secrets)]
     for name in declared(rest):
         verb, path = name.split()
         found = {}
@@ -52,7 +52,7 @@ async def test_every_route_asks_for_one_of_its_scopes(rest: Rest) -> None:
             verb = "GET" if verb == "*" else verb
             response = await rest.http.request(verb, path.replace("{id}", "x"), headers=headers, **sent)
             found[scope] = response.status_code
-        lines.append(name.ljust(32) + "".join(str(status).rjust(10) for status in found.values()))
+        lines.append(name.ljust(38) + "".join(str(status).rjust(10) for status in found.values()))
         allowed = ACCESS[name].scopes
         for scope, status in found.items():
             if not allowed:
