@@ -15,8 +15,8 @@ def main() -> None:
     if settings.threads:
         # The encoder reads it, and so does the OpenMP of FAISS and torch when they are loaded, below.
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-    # Threads that wait for each other sleep. By default they spin, on cores that other processes need: beside a busy
-    # process, a lone query then took an encoder of torch 10 times its processor time.
+    # Threads that wait for each other sleep. By default they spin, on cores that other processes need: a lone
+    # query then took two to three times its processor time with an encoder of torch (bench/pages/compare-servers.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     from common import logs, server, tracing

@@ -28,7 +28,8 @@ ID = "p\n1"
 TURN = {"query": EVIL, "retrieved": [ID, "p2"], "selected": [ID], "titles": {ID: EVIL, "p2": "Other"}, "error": EVIL}
 DOCUMENT = {"id": ID, "title": EVIL, "text": "It was an \nanswer.", "score": 1, "metadata": {}, "turn": 1}
 ANSWER = {"id": "1", "method": "s3", "question": "q", "documents": [DOCUMENT], "turns": [TURN]} | {
-    "stop_reason": "complete", "usage": {"prompt_tokens": 1234, "completion_tokens": 5, "searches": 1},
+    "stop_reason": "complete",
+    "usage": {"prompt_tokens": 1234, "completion_tokens": 5, "searches": 1, "rewritten": 0},
     "timings_ms": {"total": 3210, "retrieve": 1, "search": 1, "generate": 1}, "models": ["m@1"], "truncated": False,
     "indexes": ["demo@v1"], "dropped": {},
     "answer": "an\nanswer", "citations": [ID], "cached": False, "cache_key": "",
