@@ -113,5 +113,5 @@ def example_of(row: dict[str, Any]) -> Example:
     """Returns the example that `row_of` wrote."""
     fields = row["question"]
     fields = fields | {"golds": tuple(fields["golds"]), "gold_passages": tuple(map(tuple, fields["gold_passages"]))}
-    gold = tuple(Passage(**passage) for passage in row["gold"])
+    gold = tuple(Passage(**passage) for passage in row.get("gold", ()))  # rows of older runs have none
     return Example(Question(**fields), row["rag"], row["generator"], gold)

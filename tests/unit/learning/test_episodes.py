@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,7 +19,7 @@ from learning.episodes import Example, Stage, example_of, row_of
 from search_agent.agents import AGENTS
 from search_agent.errors import BoundaryError, Failure, GeneratorError, JudgeError
 from search_agent.testing import ScriptedPolicy
-from search_agent.types import Completion, Message, Question, Sampling
+from search_agent.types import Completion, Message, Passage, Question, Sampling
 from search_agent.world import Judge, World
 from tests.fakes import Generator, Retriever
 
@@ -146,6 +147,13 @@ def test_an_example_comes_back_from_its_row() -> None:
     for each in (Example(question, 0.0, "g@1"), Example(QUESTION)):
         assert example_of(row_of(each)) == each
     assert asdict(example_of(row_of(Example(question))).question) == asdict(question)
+    gold = Example(question, 1.0, "frozen@1", (Passage("p1", "T", "text", 0.5, {"year": 1990}),))
+    assert example_of(json.loads(json.dumps(row_of(gold)))) == gold
+
+
+def test_a_row_of_a_run_that_began_before_there_were_teachers_is_read() -> None:
+    before = {"question": asdict(Question("q", "Who?", ("echo",))), "rag": 1.0, "generator": "frozen@1"}
+    assert example_of(before) == Example(Question("q", "Who?", ("echo",)), 1.0, "frozen@1")
 
 
 class Crowd(GeneratorServicer):
