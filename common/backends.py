@@ -98,16 +98,14 @@ class GrpcRetriever:
 
 
 async def _edits_requests(index: str, edits: AsyncIterable[Edit]) -> AsyncIterator[pb_retriever.EditsRequest]:
-    """Yields messages of few edits each, the first one even without any."""
+    """Yields messages of few edits each. The last may have none; it does not come if `edits` raises."""
     some: list[Edit] = []
-    named = False
     async for edit in edits:
         some.append(edit)
         if len(some) == _EDITS_A_MESSAGE:
-            yield retrieval.edits_request(index, some)
-            some, named = [], True
-    if some or not named:
-        yield retrieval.edits_request(index, some)
+            yield retrieval.edits_request(index, some, last=False)
+            some = []
+    yield retrieval.edits_request(index, some, last=True)
 
 
 class _GrpcModel:

@@ -102,12 +102,12 @@ def new_index_of(request: pb.CreateIndexRequest) -> NewIndex:
     return value_of(NewIndex, request, encoder=request.encoder if request.HasField("encoder") else None)
 
 
-def edits_request(index: str, edits: Iterable[Edit]) -> pb.EditsRequest:
+def edits_request(index: str, edits: Iterable[Edit], last: bool) -> pb.EditsRequest:
     messages = (
         pb.Edit(remove=edit.id) if isinstance(edit, Removal) else pb.Edit(upsert=passage_message(edit))
         for edit in edits
     )
-    return pb.EditsRequest(index=index, edits=messages)
+    return pb.EditsRequest(index=index, edits=messages, last=last)
 
 
 def edit_of(message: pb.Edit) -> Edit:

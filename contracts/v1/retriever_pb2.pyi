@@ -168,12 +168,14 @@ class Edit(_message.Message):
     def __init__(self, upsert: _Optional[_Union[Passage, _Mapping]] = ..., remove: _Optional[str] = ...) -> None: ...
 
 class EditsRequest(_message.Message):
-    __slots__ = ("index", "edits")
+    __slots__ = ("index", "edits", "last")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EDITS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
     index: str
     edits: _containers.RepeatedCompositeFieldContainer[Edit]
-    def __init__(self, index: _Optional[str] = ..., edits: _Optional[_Iterable[_Union[Edit, _Mapping]]] = ...) -> None: ...
+    last: bool
+    def __init__(self, index: _Optional[str] = ..., edits: _Optional[_Iterable[_Union[Edit, _Mapping]]] = ..., last: bool = ...) -> None: ...
 
 class Change(_message.Message):
     __slots__ = ("index", "id", "state", "upserts", "removals", "phase", "done", "total", "version", "error", "stored", "started", "finished")

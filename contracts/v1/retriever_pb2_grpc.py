@@ -126,7 +126,8 @@ class RetrieverServicer(object):
 
     def ChangePassages(self, request_iterator, context):
         """Stores all edits of the stream as one change, or none of them; the answer comes once they are on disk. The last
-        edit of an id wins. INVALID_ARGUMENT names the number of the edit, from 1, and its field.
+        edit of an id wins. INVALID_ARGUMENT names the number of the edit, from 1, and its field; a stream that ends before
+        a message with `last` is one too, since a client that is cut off looks like one that has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

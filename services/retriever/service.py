@@ -68,16 +68,23 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
 
 
 async def _edits(first: Any, requests: AsyncIterator[Any]) -> AsyncIterator[Edit]:
-    """Yields the edits of a stream of requests. Raises RetrieverError for one that cannot be read."""
+    """Yields the edits of a stream of requests. Raises RetrieverError for one that cannot be read.
+
+    gRPC shows the stream of a cancelled call, or of a client that died, as one that ended. Only the last message tells.
+    """
     number, request = 0, first
-    while request is not None:
+    while True:
         for message in request.edits:
             number += 1
             try:
                 yield codec.edit_of(message)
             except (ValueError, RecursionError) as error:
                 raise RetrieverError(Failure.INVALID, f"edit {number}: {error}", "metadata") from None
+        if request.last:
+            return
         request = await anext(requests, None)
+        if request is None:
+            raise RetrieverError(Failure.INVALID, "the stream ended before its last message", "last")
 
 
 def assemble(

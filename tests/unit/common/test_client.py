@@ -53,18 +53,19 @@ async def test_whose_time_is_over_is_told_and_no_address(limit_s: float, said: s
 
 
 class Accepting(RetrieverServicer):
-    """Counts the edits of changes that came whole; refuses those of the index "no" at once."""
+    """Counts the edits of changes and says whether they came whole; refuses those of the index "no" at once."""
 
     def __init__(self) -> None:
-        self.whole: list[int] = []
+        self.came: list[tuple[int, bool]] = []
 
     async def ChangePassages(self, requests: Any, call: Any) -> pb.Change:
-        edits = 0
+        edits, whole = 0, False
         async for request in requests:
             if request.index == "no":
                 raise RetrieverError(Failure.UNSUPPORTED, "it is read-only", "index")
             edits += len(request.edits)
-        self.whole.append(edits)
+            whole = request.last
+        self.came.append((edits, whole))
         return pb.Change(removals=edits)
 
 
@@ -84,6 +85,6 @@ async def test_edits_are_sent_whole_or_not_at_all() -> None:
     with pytest.raises(RetrieverError, match="index: it is read-only") as raised:
         await retriever.change_passages("no", edits(10_000))
     assert raised.value.failure is Failure.UNSUPPORTED
-    assert service.whole == [100]
+    assert [edits for edits, whole in service.came if whole] == [100]
     await retriever.close()
     await server.stop(None)

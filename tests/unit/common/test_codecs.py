@@ -73,10 +73,10 @@ def test_passages(found: list[tuple[Passage, ...]]) -> None:
     assert (arrived, arrived.served) == (found, "demo@1")
 
 
-@given(st.lists(PASSAGES | st.builds(Removal, TEXT)))
-def test_edits(edits: list[Edit]) -> None:
-    request = sent(retriever.edits_request("demo", edits))
-    assert (request.index, [*map(retriever.edit_of, request.edits)]) == ("demo", edits)
+@given(st.lists(PASSAGES | st.builds(Removal, TEXT)), st.booleans())
+def test_edits(edits: list[Edit], last: bool) -> None:
+    request = sent(retriever.edits_request("demo", edits, last))
+    assert (request.index, [*map(retriever.edit_of, request.edits)], request.last) == ("demo", edits, last)
 
 
 @pytest.mark.parametrize("metadata", ["1", "[]", "null", "{"])

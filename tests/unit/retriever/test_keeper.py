@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from common.codecs import retriever as codec
 from common.indexes import Change, ChangeState, Edit, NewIndex, Removal
+from contracts.v1 import retriever_pb2 as pb
 from search_agent.errors import Failure, RetrieverError
 from search_agent.filters import EVERYTHING, Filter
 from search_agent.types import Mode, Passage, Retrieval
 from services.retriever.changes import Changes
 from services.retriever.search import BatchedRetriever
-from services.retriever.service import assemble
+from services.retriever.service import RetrieverServicer, assemble
 from services.retriever.settings import RetrieverSettings
 from services.retriever.sources.config import connect
 from tests.full_disk import full_disk
@@ -66,6 +68,21 @@ async def ids(
 ) -> list[str]:
     [found] = await retriever.search([query], Retrieval(10, "mine", mode, filter=filter))
     return [each.id for each in found]
+
+
+@pytest.mark.parametrize("messages", [1, 2])
+async def test_a_stream_that_is_cut_off_changes_nothing(tmp_path: Path, messages: int) -> None:
+    async def stream(count: int, last: bool) -> AsyncIterator[pb.EditsRequest]:
+        for n in range(count):
+            yield codec.edits_request("mine", [passage(n)], last and n == count - 1)
+
+    retriever = opened(tmp_path)
+    service = RetrieverServicer(retriever)
+    await retriever.keeper.create_index(NewIndex("mine"))
+    with pytest.raises(RetrieverError, match="last") as raised:
+        await service.ChangePassages(stream(messages, last=False), None)
+    assert (raised.value.failure, await retriever.keeper.changes("mine")) == (Failure.INVALID, [])
+    assert (await service.ChangePassages(stream(messages, last=True), None)).upserts == messages
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
