@@ -28,8 +28,8 @@ import bm25s
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 
+from common.corpus import read_corpus
 from services.retriever.bm25 import LUCENE, Bm25
-from services.retriever.corpus import read_corpus
 from services.retriever.passages import embedded_text
 
 Search = Callable[[str, int], list[int]]
@@ -92,10 +92,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     args = parser.parse_args()
 
-    def stop(bad: Exception) -> None:
-        raise bad
-
-    passages = list(read_corpus(args.corpus, stop))
+    passages = list(read_corpus(args.corpus))
     texts = [embedded_text(passage) for passage in passages]
     with gzip.open(args.questions, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]

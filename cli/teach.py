@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cli import runs
 from cli.arguments import natural, positive, share
-
-if TYPE_CHECKING:
-    from search_agent.types import Passage, Question
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +63,7 @@ def _teach(args: argparse.Namespace) -> int:
     from common import run_services
     from common.files import check_writable
     from evaluation.questions import part
-    from learning.data import everything
+    from learning.data import everything, gold_in
     from learning.warm_start import teach
     from search_agent.types import ModelCard
 
@@ -75,7 +71,7 @@ def _teach(args: argparse.Namespace) -> int:
     run = runs.load(args.config, retriever=args.retriever, data__questions=args.questions)
     parameters = runs.s3_parameters(run)
     asked = part(everything(run), *args.part)
-    gold = _gold(args.corpus, asked) if args.corpus else {}
+    gold = gold_in(args.corpus, asked) if args.corpus else {}
     plan = teach.Plan(args.what, parameters, gold, args.draws, args.unknown, args.seed, args.poisoned)
 
     async def lessons() -> list[teach.Lesson]:
@@ -94,15 +90,3 @@ def _teach(args: argparse.Namespace) -> int:
     lacking = sum(not each.whole for each in chosen)
     print(f"{args.out}: {len(chosen):,} examples" + (f"; {lacking:,} of them miss a gold passage" if lacking else ""))
     return 0
-
-
-def _gold(corpus: Path, asked: list[Question]) -> dict[str, Passage]:
-    """Reads the gold passages by id."""
-    from services.retriever.corpus import read_corpus
-    from services.retriever.errors import BadRecord
-
-    def stop(error: BadRecord) -> None:
-        raise error
-
-    wanted = frozenset[str]().union(*(question.gold_ids for question in asked))
-    return {passage.id: passage for passage in read_corpus(corpus, stop) if passage.id in wanted}

@@ -226,7 +226,7 @@ class TeacherConfig(_Part):
     figure of the run.
     """
 
-    corpus: str = Field(min_length=1, description="file of the passages: JSON lines or a JSON array")
+    corpus: str = Field(min_length=1, description="file or folder of the passages, as for `index build --corpus`")
     samples: int = Field(2, ge=1, description="samples of each question that the teacher plays")
     until: int = Field(50, ge=1, description="last step with such samples")
 

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import passages, rag_store, records, stored
+from common import rag_store, stored
+from common.corpus import read_corpus
 from common.files import write_whole
 from common.journal import Journal
 from common.pool import each
 from common.run_config import ConfigProblem, RunConfig
 from evaluation import questions as question_sets
-from evaluation.errors import EvaluateProblem
 from learning.episodes import Example, row_of
 from learning.mixture import mixture
 from search_agent.agents import AGENTS
@@ -58,7 +58,7 @@ class Facts:
 async def prepare(run: RunConfig, folder: Path, world: World) -> None:
     """Writes the files of `folder`, or checks that existing ones match the services as they are now.
 
-    The same run, services and seed give the same files. Raises ConfigProblem, EvaluateProblem, BoundaryError.
+    The same run, services and seed give the same files. Raises Problem, BoundaryError.
     """
     index, model = await asyncio.gather(_index(run, world), world.generator.info())
     facts = Facts.of(run, index, model.model, world)
@@ -114,22 +114,9 @@ def everything(run: RunConfig) -> list[Question]:
 
 
 def gold_in(corpus: Path, asked: Sequence[Question]) -> dict[str, Passage]:
-    """Returns the gold passages in a file of passages, by id. Raises EvaluateProblem naming the file and line."""
+    """Returns the gold passages in a corpus, by id. Raises CorpusProblem."""
     wanted = frozenset[str]().union(*(question.gold_ids for question in asked))
-    found: dict[str, Passage] = {}
-    try:
-        for number, record in records.read(corpus):
-            try:
-                passage = passages.read_passage(record)
-            except ValueError as error:
-                raise EvaluateProblem(f"{corpus}:{number}: {error}") from None
-            if passage.id in wanted:
-                found[passage.id] = passage
-    except records.BrokenFile as error:
-        raise EvaluateProblem(f"{corpus}:{error.line}: {error}") from None
-    except OSError as error:
-        raise EvaluateProblem(f"{corpus}: {error.strerror}") from None
-    return found
+    return {passage.id: passage for passage in read_corpus(corpus) if passage.id in wanted}
 
 
 def _questions(run: RunConfig) -> list[Question]:

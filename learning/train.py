@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from common import run_config, run_services
 from common.files import refusal, write_whole
+from common.problems import Problem
 from common.run_config import ConfigProblem, RunConfig
 from common.training import STOPPED_BY_ITSELF
-from evaluation.errors import EvaluateProblem
 from learning import data
 from learning.samples import RunStopped
 from learning.weights import merge_start, start_of, write_weights
@@ -182,7 +182,7 @@ def train(folder: Path) -> None:
         asyncio.run(_prepare(run, folder / "data"))
         merge_start(run, folder)
         chosen = compose(options(run, folder))
-    except (ConfigProblem, EvaluateProblem, BoundaryError) as error:
+    except (Problem, BoundaryError) as error:
         raise RunStopped(str(error)) from error
     try:
         _run(chosen, folder)

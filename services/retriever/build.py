@@ -15,13 +15,13 @@ from typing import Literal, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from common.corpus import BadRecord, corpus_files, read_corpus
 from search_agent.types import Passage
 from services.retriever import bm25, dense, folders, kinds
 from services.retriever import manifest as manifests
 from services.retriever.bm25 import Backend
-from services.retriever.corpus import corpus_files, read_corpus
 from services.retriever.encoders import Encoder
-from services.retriever.errors import BadRecord, BuildRefused
+from services.retriever.errors import BuildRefused
 from services.retriever.kinds import Kind
 from services.retriever.manifest import Manifest
 from services.retriever.passages import BLOBS, PassageStore, PassageWriter, embedded_text

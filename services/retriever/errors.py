@@ -34,12 +34,5 @@ class DownloadFailed(RetrieverProblem):
     """A hub does not deliver a file, or delivers another one than it states."""
 
 
-class BadRecord(RetrieverProblem):
-    """A record of a corpus is not a passage. Names the file and the line, from 1."""
-
-    def __init__(self, path: Path, line: int, reason: str) -> None:
-        super().__init__(f"{path}:{line}: {reason}")
-
-
 class BuildRefused(RetrieverProblem):
     """An index cannot be built as asked."""

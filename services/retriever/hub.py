@@ -18,11 +18,11 @@ from urllib.parse import quote
 
 from tqdm import tqdm
 
+from common.corpus import PARTS
 from common.files import append_whole, write_whole
 from services.retriever.errors import DownloadFailed
 
 ENDPOINT = "https://huggingface.co"
-PARTS = ".parts.json"  # ending of the file beside a download that says what it is made of
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT_S = 60.0
 _JSON_BYTES = 64 << 20

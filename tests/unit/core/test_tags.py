@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from common.corpus import read_corpus
 from search_agent import prompts, tags
 from search_agent.agents import deep_retrieval, ircot, search_o1, search_r1
 from search_agent.tags import Move, completed_text, move_grammar, parse_move, render_move, wants_more
 from search_agent.types import Completion, FinishReason, Passage
-from services.retriever.corpus import read_corpus
 from tests.unit.core.grammars import regex_of
 
 
@@ -260,7 +260,7 @@ def test_hidden_tags_of_ours_are_shown_and_broken(text: str) -> None:
 
 def test_the_demos_passages_are_shown_as_they_are() -> None:
     corpora = [Path(__file__).parents[3] / "data" / name / "corpus.jsonl.gz" for name in ("demo", "universe")]
-    passages = [passage for corpus in corpora for passage in read_corpus(corpus, pytest.fail)]
+    passages = [passage for corpus in corpora for passage in read_corpus(corpus)]
     assert len(passages) > 15_000
     assert not [passage for passage in passages if tags.as_text(passage.text) != passage.text]
 

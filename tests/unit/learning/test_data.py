@@ -13,14 +13,15 @@ import pytest
 from pyarrow import parquet
 
 from common import run_config
+from common.corpus import BadRecord
 from common.rag_store import Score
 from common.run_config import ConfigProblem, RunConfig
-from evaluation.errors import BadQuestion, EvaluateProblem
+from evaluation.errors import BadQuestion
 from learning import data
-from learning.data import FACTS, TRAIN, VALIDATION, keep, prepare, split
+from learning.data import FACTS, TRAIN, VALIDATION, gold_in, keep, prepare, split
 from learning.episodes import example_of
 from search_agent.errors import Failure, RetrieverError
-from search_agent.types import Question, Rankings, Retrieval
+from search_agent.types import Passage, Question, Rankings, Retrieval
 from search_agent.world import World
 from tests.fakes import Generator, Retriever
 
@@ -287,5 +288,12 @@ async def test_rows_to_train_on_have_the_gold_passages_where_a_teacher_plays(tmp
         assert all(passage.id in each.question.gold_ids for each in examples for passage in each.gold)
     with corpus.open("a") as file:
         file.write("{}\n")
-    with pytest.raises(EvaluateProblem, match=rf"corpus\.jsonl:{len(lines) + 1}: "):
+    with pytest.raises(BadRecord, match=rf"corpus\.jsonl:{len(lines) + 1}: "):
         await prepare(run, tmp_path / "again", World(Retriever(), generator=Generator("x")))
+
+
+def test_gold_passages_are_found_in_a_folder_of_any_shapes(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"_id": "g1", "contents": "G\\ntext"}\n{"id": "other", "text": "x"}\n')
+    (tmp_path / "b.json").write_text('[{"id": 2, "title": "H", "content": "more"}]')
+    asked = [Question("q", "which?", gold_passages=(("g1",), ("2", "nowhere")))]
+    assert gold_in(tmp_path, asked) == {"g1": Passage("g1", "G", "text"), "2": Passage("2", "H", "more")}

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.corpus import BadRecord
 from search_agent.types import Mode
 from services.retriever import manifest as manifests
 from services.retriever.build import Plan, build
-from services.retriever.errors import BadRecord, BuildRefused
+from services.retriever.errors import BuildRefused
 from services.retriever.index import Index
 from services.retriever.kinds import VECTORS
 from services.retriever.manifest import MANIFEST

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.corpus import BadRecord
 from search_agent.filters import Filter
 from search_agent.types import Mode, Passage, Retrieval
 from services.retriever import dense, kinds
 from services.retriever.bm25 import BM25S, NONE
 from services.retriever.build import Plan, build
 from services.retriever.columns import COLUMNS, Columns, ColumnsWriter, Selection
-from services.retriever.errors import BadRecord, IndexRefused
+from services.retriever.errors import IndexRefused
 from services.retriever.index import Index
 from services.retriever.kinds import KINDS
 from services.retriever.passages import embedded_text

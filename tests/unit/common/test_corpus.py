@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from common.corpus import BadRecord, CorpusProblem, corpus_files, read_corpus
 from common.passages import read_passage
 from search_agent.types import Passage
-from services.retriever.corpus import corpus_files, read_corpus
-from services.retriever.errors import BadRecord, BuildRefused
 
 GOOD = b'{"id": "a", "title": "T", "text": "x"}'
 
@@ -109,6 +108,14 @@ def test_bad_lines_are_named_by_file_and_line(tmp_path: Path) -> None:
     ]
 
 
+def test_a_reader_that_skips_nothing_ends_at_the_first_bad_line(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_bytes(GOOD + b"\n" + GOOD + b"\nnope\n")
+    passages = read_corpus(tmp_path / "c.jsonl")
+    assert next(passages) == Passage("a", "T", "x")
+    with pytest.raises(BadRecord, match=r"c\.jsonl:2: duplicate id 'a'"):
+        next(passages)
+
+
 def test_an_integer_id_is_the_same_id_as_its_digits(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_bytes(b'{"id": 7, "text": "x"}\n{"id": "7", "text": "y"}\n')
     assert read(tmp_path / "c.jsonl")[1] == ["c.jsonl:2: duplicate id '7'"]
@@ -178,7 +185,7 @@ def test_bytes_after_a_gzip_stream_are_a_bad_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BuildRefused, match=r"gone\.jsonl: No such file"):
+    with pytest.raises(CorpusProblem, match=r"gone\.jsonl: No such file"):
         list(read_corpus(tmp_path / "gone.jsonl", lambda bad: None))
 
 
@@ -196,7 +203,7 @@ def test_a_folder_is_read_file_by_file_in_order_of_path(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     (folder / "sub" / "deeper").mkdir(parents=True)
     (folder / ".cache").mkdir()
-    with pytest.raises(BuildRefused, match=r"no \.jsonl, \.ndjson, \.json files"):
+    with pytest.raises(CorpusProblem, match=r"no \.jsonl, \.ndjson, \.json files"):
         list(read_corpus(folder, lambda bad: None))
     (folder / "b.JSONL").write_bytes(line("c") + line("a"))
     (folder / "a.jsonl.gz").write_bytes(gzip.compress(line("a") + line("b")))
@@ -212,5 +219,5 @@ def test_a_folder_is_read_file_by_file_in_order_of_path(tmp_path: Path) -> None:
     assert bad == ["corpus/b.JSONL:2: duplicate id 'a'"]
     assert corpus_files(folder)[1] == [folder / "README.md", folder / "linked"]
     (folder / "gone.jsonl").symlink_to(folder / "nowhere")
-    with pytest.raises(BuildRefused, match=r"gone\.jsonl: No such file"):
+    with pytest.raises(CorpusProblem, match=r"gone\.jsonl: No such file"):
         list(read_corpus(folder, lambda bad: None))
