@@ -13,6 +13,7 @@ from common.codecs import retriever as retrieval
 from common.codecs import trainer as training
 from common.indexes import Change, Edit, NewIndex
 from common.link import Link
+from common.pushed import Pushed
 from common.training import GateProgress, Promotion, Run, TrainingStep
 from contracts.v1 import retriever_pb2 as pb_retriever
 from contracts.v1 import trainer_pb2 as pb
@@ -45,10 +46,14 @@ _LOAD_TIMEOUT_S = 1800.0  # a large model comes from a disk, and vLLM compiles i
 class GrpcRetriever:
     """Retriever port."""
 
-    def __init__(self, target: str, timeout_s: float, patience_s: float = 0.0) -> None:
-        """Asks again for up to `patience_s` what the service is too busy for, where that changes nothing."""
+    def __init__(self, target: str, timeout_s: float, patience_s: float = 0.0, watches: bool = False) -> None:
+        """Asks again for up to `patience_s` what the service is too busy for, where that changes nothing.
+
+        A client that `watches` has the indexes told to it, and need not ask for them (`Pushed`).
+        """
         self._link = Link(target, timeout_s, RetrieverError, patience_s=patience_s)
         self._stub = RetrieverStub(self._link.channel)
+        self._served = Pushed(self._list_indexes, self._watch_indexes) if watches else None
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         """Asks for a large batch in several calls, each with a deadline of its own; the last tells the version."""
@@ -71,7 +76,15 @@ class GrpcRetriever:
         return vectors
 
     async def indexes(self) -> Sequence[IndexInfo]:
+        return await (self._served.get() if self._served else self._list_indexes())
+
+    async def _list_indexes(self) -> Sequence[IndexInfo]:
         return retrieval.indexes_of(await self._link.call(self._stub.ListIndexes, pb_retriever.ListIndexesRequest()))
+
+    async def _watch_indexes(self) -> AsyncGenerator[Sequence[IndexInfo], None]:
+        async with aclosing(self._link.watch(self._stub.WatchIndexes, pb_retriever.ListIndexesRequest())) as responses:
+            async for response in responses:
+                yield retrieval.indexes_of(response)
 
     async def create_index(self, new: NewIndex) -> IndexInfo:
         return retrieval.index_of(await self._link.once(self._stub.CreateIndex, retrieval.create_request(new)))
@@ -94,6 +107,8 @@ class GrpcRetriever:
         return retrieval.index_of(await self._link.once(self._stub.RollBack, request, _CHANGE_TIMEOUT_S))
 
     async def close(self) -> None:
+        if self._served:
+            await self._served.close()
         await self._link.close()
 
 
@@ -111,18 +126,30 @@ async def _edits_requests(index: str, edits: AsyncIterable[Edit]) -> AsyncIterat
 class _GrpcModel:
     """A client of one model of a generator service, for searcher and generator alike.
 
-    `target` is HOST:PORT/NAME; without a name it is the service's first model.
+    `target` is HOST:PORT/NAME; without a name it is the service's first model. A client that `watches` has the model
+    that is served told to it, and need not ask for it (`Pushed`).
     """
 
-    def __init__(self, target: str, timeout_s: float, boundary: type[BoundaryError], patience_s: float) -> None:
+    def __init__(
+        self, target: str, timeout_s: float, boundary: type[BoundaryError], patience_s: float, watches: bool
+    ) -> None:
         address, self._model = model_at(target)
         self._link = Link(address, timeout_s, boundary, self._model, patience_s)
         self._stub = GeneratorStub(self._link.channel)
+        self._served = Pushed(self._ask_info, self._watch_info) if watches else None
 
     async def info(self) -> ModelInfo:
         """Returns the model that is served, without patience."""
+        return await (self._served.get() if self._served else self._ask_info())
+
+    async def _ask_info(self) -> ModelInfo:
+        return models.model_of(await self._link.once(self._stub.ModelInfo, ModelInfoRequest(model=self._model)))
+
+    async def _watch_info(self) -> AsyncGenerator[ModelInfo, None]:
         request = ModelInfoRequest(model=self._model)
-        return models.model_of(await self._link.once(self._stub.ModelInfo, request))
+        async with aclosing(self._link.watch(self._stub.WatchModel, request)) as responses:
+            async for response in responses:
+                yield models.model_of(response)
 
     async def load(self, path: str, adapter: str) -> ModelInfo:
         """Puts another adapter (empty: none) and base model (empty: the same) in place; requests under way finish."""
@@ -130,6 +157,8 @@ class _GrpcModel:
         return models.model_of(await self._link.once(self._stub.LoadModel, request, _LOAD_TIMEOUT_S))
 
     async def close(self) -> None:
+        if self._served:
+            await self._served.close()
         await self._link.close()
 
 
@@ -146,8 +175,8 @@ def dialogue(spans: Sequence[Span]) -> list[Message]:
 class GrpcPolicy(_GrpcModel):
     """Policy port."""
 
-    def __init__(self, target: str, timeout_s: float, patience_s: float = 0.0) -> None:
-        super().__init__(target, timeout_s, SearcherError, patience_s)
+    def __init__(self, target: str, timeout_s: float, patience_s: float = 0.0, watches: bool = False) -> None:
+        super().__init__(target, timeout_s, SearcherError, patience_s, watches)
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
         request = models.generate_request(dialogue(spans), sampling, self._model)
@@ -157,8 +186,8 @@ class GrpcPolicy(_GrpcModel):
 class GrpcGenerator(_GrpcModel):
     """Generator port."""
 
-    def __init__(self, target: str, timeout_s: float, patience_s: float = 0.0) -> None:
-        super().__init__(target, timeout_s, GeneratorError, patience_s)
+    def __init__(self, target: str, timeout_s: float, patience_s: float = 0.0, watches: bool = False) -> None:
+        super().__init__(target, timeout_s, GeneratorError, patience_s, watches)
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
         request = models.generate_request(messages, sampling, self._model)

@@ -11,6 +11,8 @@ from common.breaker import Breaker
 from common.patience import Patience
 from search_agent.errors import BoundaryError
 
+_WATCH_S = 7 * 24 * 3600.0
+
 
 class Link:
     """Calls to one backend. Every method raises `boundary`."""
@@ -56,6 +58,12 @@ class Link:
                 yield response
             return
         async with aclosing(self._read(method, request, timeout_s)) as responses:
+            async for response in responses:
+                yield response
+
+    async def watch(self, method: Any, request: Any) -> AsyncGenerator[Any, None]:
+        """Reads a server stream that has no end of its own. How it ends tells the breaker nothing."""
+        async with aclosing(client.stream(method, request, _WATCH_S, self._boundary)) as responses:
             async for response in responses:
                 yield response
 

@@ -32,7 +32,10 @@ _NO_FAULT = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)
 
 
 class _Calls(grpc.aio.ServerInterceptor):
-    """Wraps each call: ids in, time and code out, typed errors to status codes, a bound on calls at once."""
+    """Wraps each call: ids in, time and code out, typed errors to status codes, a bound on calls at once.
+
+    A call that watches takes no place among those, and begins no trace.
+    """
 
     def __init__(self, service: str, max_in_flight: int) -> None:
         self._service = service
@@ -42,8 +45,9 @@ class _Calls(grpc.aio.ServerInterceptor):
     @asynccontextmanager
     async def _serve(self, full_name: str, call: grpc.aio.ServicerContext) -> AsyncIterator[None]:
         incoming = dict(call.invocation_metadata() or ())
-        attributes = {"rpc.system.name": "grpc", "rpc.method": full_name}
-        with tracing.serve(full_name, context.traceparent_of(incoming), attributes) as span:
+        traceparent, attributes = context.traceparent_of(incoming), {"rpc.system.name": "grpc", "rpc.method": full_name}
+        is_traced = traceparent or not _watches(full_name.rpartition("/")[2])
+        with tracing.serve(full_name, traceparent, attributes) if is_traced else tracing.NOBODY as span:
             context.begin(incoming, span.traceparent)
             async with self._watch(full_name.rpartition("/")[2], call, span):
                 yield
@@ -51,10 +55,11 @@ class _Calls(grpc.aio.ServerInterceptor):
     @asynccontextmanager
     async def _watch(self, method: str, call: grpc.aio.ServicerContext, span: tracing.Span) -> AsyncIterator[None]:
         started, code = time.perf_counter(), grpc.StatusCode.OK
-        self._in_flight += 1
+        places = 0 if _watches(method) else 1
+        self._in_flight += places
         metrics.RPC_IN_FLIGHT.labels(self._service).set(self._in_flight)
         try:
-            if self._in_flight > self._max:
+            if places and self._in_flight > self._max:
                 code = grpc.StatusCode.RESOURCE_EXHAUSTED
                 await call.abort(code, f"{self._service} is serving {self._max} calls, its limit", OURS)
             yield
@@ -79,7 +84,7 @@ class _Calls(grpc.aio.ServerInterceptor):
             log.exception("call crashed", method=method)
             await call.abort(code, f"{self._service} failed; its log has the details", OURS)
         finally:
-            self._in_flight -= 1
+            self._in_flight -= places
             metrics.RPC_IN_FLIGHT.labels(self._service).set(self._in_flight)
             elapsed = time.perf_counter() - started
             metrics.RPC_SECONDS.labels(self._service, method, code.name).observe(elapsed, tracing.exemplar())
@@ -127,6 +132,11 @@ class _Calls(grpc.aio.ServerInterceptor):
         return grpc.unary_stream_rpc_method_handler(stream, None, handler.response_serializer)
 
 
+def _watches(method: str) -> bool:
+    """Tells whether a method's calls wait for news for as long as their callers like."""
+    return method.startswith("Watch")
+
+
 async def start(
     name: str,
     full_name: str,
@@ -160,9 +170,16 @@ async def start(
 
 
 async def run(
-    name: str, full_name: str, settings: ServiceSettings, register: Callable[[grpc.aio.Server], None]
+    name: str,
+    full_name: str,
+    settings: ServiceSettings,
+    register: Callable[[grpc.aio.Server], None],
+    stop_telling: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then says so, takes calls for a moment, and lets those under way finish."""
+    """Serves until SIGTERM or SIGINT, then says so, takes calls for a moment, and lets those under way finish.
+
+    `stop_telling` ends the streams that would go on as long as the service.
+    """
     stop, checks = asyncio.Event(), health.aio.HealthServicer()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
@@ -177,4 +194,5 @@ async def run(
     log.info("stopping", grace_s=settings.shutdown_grace_s)
     await checks.enter_graceful_shutdown()
     await asyncio.sleep(settings.drain_s)
+    stop_telling()
     await server.stop(settings.shutdown_grace_s)

@@ -52,6 +52,11 @@ class GeneratorStub(object):
                 request_serializer=contracts_dot_v1_dot_generator__pb2.ModelInfoRequest.SerializeToString,
                 response_deserializer=contracts_dot_v1_dot_generator__pb2.ModelInfoResponse.FromString,
                 _registered_method=True)
+        self.WatchModel = channel.unary_stream(
+                '/v1.Generator/WatchModel',
+                request_serializer=contracts_dot_v1_dot_generator__pb2.ModelInfoRequest.SerializeToString,
+                response_deserializer=contracts_dot_v1_dot_generator__pb2.ModelInfoResponse.FromString,
+                _registered_method=True)
         self.LoadModel = channel.unary_unary(
                 '/v1.Generator/LoadModel',
                 request_serializer=contracts_dot_v1_dot_generator__pb2.LoadModelRequest.SerializeToString,
@@ -89,6 +94,14 @@ class GeneratorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchModel(self, request, context):
+        """Returns what ModelInfo returns: at once, after each change, and every second without one, so that a client
+        believes only what it was told lately. Ends when the service stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def LoadModel(self, request, context):
         """Puts another adapter under a name; the other names stay as they are. Requests under
         way finish on the old one. NOT_FOUND: no such file. INVALID_ARGUMENT: the weights or
@@ -114,6 +127,11 @@ def add_GeneratorServicer_to_server(servicer, server):
             ),
             'ModelInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelInfo,
+                    request_deserializer=contracts_dot_v1_dot_generator__pb2.ModelInfoRequest.FromString,
+                    response_serializer=contracts_dot_v1_dot_generator__pb2.ModelInfoResponse.SerializeToString,
+            ),
+            'WatchModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchModel,
                     request_deserializer=contracts_dot_v1_dot_generator__pb2.ModelInfoRequest.FromString,
                     response_serializer=contracts_dot_v1_dot_generator__pb2.ModelInfoResponse.SerializeToString,
             ),
@@ -205,6 +223,33 @@ class Generator(object):
             request,
             target,
             '/v1.Generator/ModelInfo',
+            contracts_dot_v1_dot_generator__pb2.ModelInfoRequest.SerializeToString,
+            contracts_dot_v1_dot_generator__pb2.ModelInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/v1.Generator/WatchModel',
             contracts_dot_v1_dot_generator__pb2.ModelInfoRequest.SerializeToString,
             contracts_dot_v1_dot_generator__pb2.ModelInfoResponse.FromString,
             options,

@@ -47,6 +47,11 @@ class RetrieverStub(object):
                 request_serializer=contracts_dot_v1_dot_retriever__pb2.ListIndexesRequest.SerializeToString,
                 response_deserializer=contracts_dot_v1_dot_retriever__pb2.ListIndexesResponse.FromString,
                 _registered_method=True)
+        self.WatchIndexes = channel.unary_stream(
+                '/v1.Retriever/WatchIndexes',
+                request_serializer=contracts_dot_v1_dot_retriever__pb2.ListIndexesRequest.SerializeToString,
+                response_deserializer=contracts_dot_v1_dot_retriever__pb2.ListIndexesResponse.FromString,
+                _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/v1.Retriever/Embed',
                 request_serializer=contracts_dot_v1_dot_retriever__pb2.EmbedRequest.SerializeToString,
@@ -97,6 +102,14 @@ class RetrieverServicer(object):
 
     def ListIndexes(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchIndexes(self, request, context):
+        """Returns what ListIndexes returns: at once, after each change, and every second without one, so that a client
+        believes only what it was told lately. Ends when the service stops.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -157,6 +170,11 @@ def add_RetrieverServicer_to_server(servicer, server):
             ),
             'ListIndexes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListIndexes,
+                    request_deserializer=contracts_dot_v1_dot_retriever__pb2.ListIndexesRequest.FromString,
+                    response_serializer=contracts_dot_v1_dot_retriever__pb2.ListIndexesResponse.SerializeToString,
+            ),
+            'WatchIndexes': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchIndexes,
                     request_deserializer=contracts_dot_v1_dot_retriever__pb2.ListIndexesRequest.FromString,
                     response_serializer=contracts_dot_v1_dot_retriever__pb2.ListIndexesResponse.SerializeToString,
             ),
@@ -246,6 +264,33 @@ class Retriever(object):
             request,
             target,
             '/v1.Retriever/ListIndexes',
+            contracts_dot_v1_dot_retriever__pb2.ListIndexesRequest.SerializeToString,
+            contracts_dot_v1_dot_retriever__pb2.ListIndexesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchIndexes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/v1.Retriever/WatchIndexes',
             contracts_dot_v1_dot_retriever__pb2.ListIndexesRequest.SerializeToString,
             contracts_dot_v1_dot_retriever__pb2.ListIndexesResponse.FromString,
             options,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +10,7 @@ from search_agent.agents import AGENTS, Agent
 from search_agent.agents.dialogue import SearcherParams
 from search_agent.errors import BoundaryError, Failure, SearcherError
 from search_agent.parameters import BadParameter
-from search_agent.types import ModelInfo
-from search_agent.world import Searcher
 from services.gateway.player import Backends
-
-_FRESH_S = 1.0  # how long a searcher's card is taken as known; a promotion is followed this fast
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +24,15 @@ class Configuration:
 class Methods:
     """Makes agents of AGENTS' defaults, what their searcher was taught over them, and `overrides` over both."""
 
-    def __init__(
-        self,
-        backends: Backends,
-        overrides: Mapping[str, Mapping[str, Any]] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, backends: Backends, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Raises BadParameter for overrides that a method does not take."""
-        self._backends, self._clock = backends, clock
-        self._overrides = overrides or {}
+        self._backends, self._overrides = backends, overrides or {}
         for name in self._overrides:
             try:
                 self._overridden(AGENTS[name])
             except BadParameter as error:
                 raise BadParameter(f"{name}.{error.field}", error.message) from None
         self._configurations: dict[str, Configuration] = {}
-        self._asked: dict[Searcher, tuple[float, asyncio.Future[ModelInfo]]] = {}
 
     def add(self, name: str, configuration: Configuration) -> None:
         """Lets agents be asked for by another name. Raises BadParameter."""
@@ -74,7 +60,7 @@ class Methods:
             return (await self.agent(configuration.method)).with_params(configuration.parameters)
         agent = AGENTS[name]
         if isinstance(agent.params, SearcherParams):
-            card = (await self._info(self._backends.searcher_of(name))).card
+            card = (await self._backends.searcher_of(name).info()).card
             try:
                 agent = agent.as_taught(card)
             except BadParameter as error:
@@ -95,11 +81,3 @@ class Methods:
 
     def _overridden(self, agent: Agent) -> Agent:
         return agent.with_params(self._overrides.get(agent.name, {}))
-
-    async def _info(self, searcher: Searcher) -> ModelInfo:
-        """Asks the searcher what it serves, once for all who want to know at the time."""
-        at, asking = self._asked.get(searcher, (-math.inf, None))
-        if asking is None or self._clock() - at > _FRESH_S or (asking.done() and asking.exception()):
-            asking = asyncio.ensure_future(searcher.info())
-            self._asked[searcher] = self._clock(), asking
-        return await asyncio.shield(asking)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
@@ -17,10 +16,8 @@ from search_agent.agents.naive_rag import NaiveRagParams
 from search_agent.rag_cache import RagKey
 from search_agent.types import Event, Found, Piece, Question, Sampling, Timings, Trajectory
 from search_agent.world import Embedder, Generator, Guard, Retriever, Searcher, World
-from services.gateway import caller, traced
+from services.gateway import traced
 from services.gateway.cache import RagCache
-
-_FRESH_S = 1.0
 
 
 class Retrieving(Retriever, Embedder, IndexEditor, Protocol):
@@ -70,7 +67,6 @@ class Player:
     def __init__(self, backends: Backends, answer: Sampling) -> None:
         self._backends = backends
         self._answer = answer
-        self._versions: dict[tuple[str, ...], tuple[float, Hashable]] = {}
 
     async def play(
         self,
@@ -116,13 +112,8 @@ class Player:
         yield finished
 
     async def index_versions(self) -> Hashable:
-        """Returns the names and versions of the caller's indexes, a second old at most. Raises RetrieverError."""
-        whose = caller.current().indexes
-        at, versions = self._versions.get(whose, (-math.inf, ()))
-        if time.monotonic() - at > _FRESH_S:
-            versions = tuple((index.name, index.version) for index in await self._backends.retriever.indexes())
-            self._versions[whose] = time.monotonic(), versions
-        return versions
+        """Returns the names and versions of the caller's indexes. Raises RetrieverError."""
+        return tuple((index.name, index.version) for index in await self._backends.retriever.indexes())
 
     async def _passes(self, stored: Trajectory) -> bool:
         """Returns whether the guard has nothing against a stored result, which it may never have seen."""
@@ -138,13 +129,10 @@ class Player:
     async def _rag_key(
         self, agent: Agent, question: Question, max_documents: int | None, world: World, answer: Sampling
     ) -> RagKey | None:
-        """Returns the key of naive RAG without instructions on an index with a version, or None.
-
-        Asks for the versions each time: a new model must miss.
-        """
+        """Returns the key of naive RAG without instructions on an index with a version, or None."""
         if not isinstance(agent.params, NaiveRagParams) or question.instructions:
             return None
-        index, model = await asyncio.gather(world.index(agent.params.index), world.generator.info())
+        index, model = await world.index(agent.params.index), await world.generator.info()
         if not index.version:
             return None
         return RagKey.of(agent, question, index, model.model, answer.max_tokens, max_documents)

@@ -57,13 +57,13 @@ def wire(settings: GatewaySettings) -> FastAPI:
 
     keys, counters = _keys(settings)
     meter = Meter(counters, settings.limits(), settings.question_timeout_s)
-    retriever = GrpcRetriever(settings.retriever, settings.retriever_timeout_s)
+    retriever = GrpcRetriever(settings.retriever, settings.retriever_timeout_s, watches=True)
     searchers = {
-        target: GrpcPolicy(target, settings.searcher_timeout_s)
+        target: GrpcPolicy(target, settings.searcher_timeout_s, watches=True)
         for target in _targets(settings.searcher, settings.searchers, "GATEWAY_SEARCHERS")
     }
     generators = {
-        target: GrpcGenerator(target, settings.generator_timeout_s)
+        target: GrpcGenerator(target, settings.generator_timeout_s, watches=True)
         for target in _targets(settings.generator, settings.generators, "GATEWAY_GENERATORS")
     }
     store = None

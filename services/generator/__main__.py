@@ -43,6 +43,7 @@ async def serve(settings: GeneratorSettings) -> None:
             "v1.Generator",
             settings,
             lambda server: generator_pb2_grpc.add_GeneratorServicer_to_server(service, server),
+            service.changed.close,
         )
     finally:
         await engine.close()

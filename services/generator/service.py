@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 import grpc
 import structlog
 
 from common import metrics, tracing
 from common.codecs import generator as codec
+from common.pushed import Bell, told
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
 from search_agent import types
@@ -67,6 +69,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         self._remembered, self._allowed = remembered, allowed
         self._configured_path = engine.models.path
         self._configured_adapters = tuple(engine.models.adapters.values())
+        self.changed = Bell()  # rings once a model has been loaded
         self._taught: dict[str, tuple[str, ModelCard]] = {}  # by name, the model whose card was read last, and its card
 
     async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
@@ -83,8 +86,14 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
                 yield codec.generate_response(piece)
 
     async def ModelInfo(self, request: pb.ModelInfoRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
-        name = self._engine.models.name(request.model)
-        return codec.model_response(self._with_card(name, await self._engine.info(name)))
+        return codec.model_response(await self._info(request.model))
+
+    async def WatchModel(
+        self, request: pb.ModelInfoRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.ModelInfoResponse]:
+        async with aclosing(told(partial(self._info, request.model), self.changed)) as news:
+            async for info in news:
+                yield codec.model_response(info)
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
         models = self._engine.models
@@ -98,7 +107,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         return codec.model_response(await asyncio.shield(asyncio.ensure_future(loading)))
 
     async def begin(self) -> None:
-        """Loads what was loaded before a restart, and publishes the models in the metrics. Raises GeneratorError."""
+        """Loads what was loaded before a restart, and publishes the models. Raises GeneratorError."""
         before = self._remembered.read() or self._engine.models
         for name, adapter in before.adapters.items():
             now = self._engine.models
@@ -110,6 +119,10 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
                 loaded = {"path": before.path, "adapter": adapter}
                 log.error("what was loaded before cannot be loaded again", name=name, **loaded, error=str(error))
         self._publish()
+
+    async def _info(self, model: str) -> types.ModelInfo:
+        name = self._engine.models.name(model)
+        return self._with_card(name, await self._engine.info(name))
 
     async def _replace(self, name: str, path: str, adapter: str) -> types.ModelInfo:
         info = await self._load(name, path, adapter)
@@ -142,6 +155,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         metrics.GENERATOR_MODEL.clear()
         for name, info in infos.items():
             metrics.GENERATOR_MODEL.labels(name, info.model, info.engine).set(1)
+        self.changed.ring()
 
     async def _pieces(self, message: pb.GenerateRequest) -> AsyncGenerator[Completion, None]:
         """Yields and counts the engine's pieces. Leaving early, also by cancellation, stops the engine's work."""

@@ -33,7 +33,7 @@ def main() -> None:
 
     async def serve() -> None:
         retriever.keeper.start()
-        await server.run("retriever", FULL_NAME, settings, servicer.register)
+        await server.run("retriever", FULL_NAME, settings, servicer.register, retriever.changed.close)
         await retriever.close()
 
     asyncio.run(serve())

@@ -155,7 +155,7 @@ class BatchedRetriever:
     def __init__(
         self, shelf: Shelf, settings: RetrieverSettings, keeper: Keeper, reranker: Reranker | None = None
     ) -> None:
-        self._shelf, self.keeper = shelf, keeper
+        self._shelf, self.keeper, self.changed = shelf, keeper, shelf.changed
         self._embedding = asyncio.Lock()
         self._settings = settings
         self._batcher: Batcher[Query, tuple[Passage, ...]] = Batcher(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -10,6 +11,7 @@ import structlog
 
 from common.codecs import retriever as codec
 from common.indexes import Edit
+from common.pushed import told
 from contracts.v1 import retriever_pb2 as pb
 from contracts.v1 import retriever_pb2_grpc
 from search_agent.errors import Failure, RetrieverError
@@ -33,7 +35,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
     """The contract over the retriever."""
 
     def __init__(self, retriever: BatchedRetriever) -> None:
-        self._retriever, self._keeper = retriever, retriever.keeper
+        self._retriever, self._keeper, self._changed = retriever, retriever.keeper, retriever.changed
 
     def register(self, server: grpc.aio.Server) -> None:
         retriever_pb2_grpc.add_RetrieverServicer_to_server(self, server)
@@ -45,6 +47,11 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
 
     async def ListIndexes(self, request: Any, context: Any) -> Any:
         return codec.indexes_response(await self._retriever.indexes())
+
+    async def WatchIndexes(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async with aclosing(told(self._retriever.indexes, self._changed)) as news:
+            async for indexes in news:
+                yield codec.indexes_response(indexes)
 
     async def CreateIndex(self, request: Any, context: Any) -> Any:
         return codec.index_message(await self._keeper.create_index(codec.new_index_of(request)))

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from common import metrics
+from common.pushed import Bell
 from search_agent.types import IndexInfo
 from search_agent.world import index_named
 from services.retriever.encoders import Encoder
@@ -25,11 +26,15 @@ class Served:
 
 
 class Shelf:
-    """Holds what is served; `default` is the index of requests that name none, and `reranker` the cross-encoder."""
+    """Holds what is served; `default` is the index of requests that name none, and `reranker` the cross-encoder.
+
+    `changed` rings for each change of what is told of the indexes.
+    """
 
     def __init__(self, default: str = "", reranker: str = "") -> None:
         self._default, self._reranker = default, reranker
         self._served: dict[str, Served] = {}
+        self.changed = Bell()
 
     def __iter__(self) -> Iterator[Served]:
         return iter([*self._served.values()])
@@ -46,6 +51,8 @@ class Shelf:
         if before and before.info.version != info.version:
             self._forget(before)
         metrics.RETRIEVER_INDEX_PASSAGES.labels(name, info.version).set(info.passages)
+        if not before or before.info != info:
+            self.changed.ring()
         return self._served[name]
 
     def tell(self, served: Served, info: IndexInfo) -> Served:
@@ -57,6 +64,7 @@ class Shelf:
         """Serves it no longer. Searches under way go on."""
         if gone := self._served.pop(name, None):
             self._forget(gone)
+            self.changed.ring()
 
     def named(self, name: str) -> Served:
         """Returns the index of that name; the empty name means the default one. Raises RetrieverError."""

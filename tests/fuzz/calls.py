@@ -27,7 +27,7 @@ METHODS: list[MethodDescriptor] = [
 ]
 # A crash, a call that nobody answers, or an error that is too long to tell: nothing else is under way.
 BAD = {"UNKNOWN", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
-ENDLESS = "WatchRun"  # of a run that goes on
+ENDLESS = "Watch"  # how the names of calls without an end begin
 _DEADLINE_S, _ENDLESS_S = 10.0, 0.1
 
 _F = FieldDescriptor
@@ -63,7 +63,7 @@ class Call:
         call = getattr(channels[service.name], "_".join(kinds))(f"/{service.full_name}/{name}")
         sent = iter(self.sent) if self.method.client_streaming else self.sent[0]
         try:
-            found = call(sent, timeout=_ENDLESS_S if name == ENDLESS else _DEADLINE_S)
+            found = call(sent, timeout=_ENDLESS_S if name.startswith(ENDLESS) else _DEADLINE_S)
             if self.streams:
                 collections.deque(found, 0)
         except grpc.RpcError as error:
@@ -77,7 +77,7 @@ class Call:
     @property
     def bad(self) -> set[str]:
         """The statuses that the call must not have."""
-        return BAD - {"DEADLINE_EXCEEDED"} if self.method.name == ENDLESS else BAD
+        return BAD - {"DEADLINE_EXCEEDED"} if self.method.name.startswith(ENDLESS) else BAD
 
 
 def calls(method: MethodDescriptor, right: Right) -> st.SearchStrategy[Call]:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from search_agent.types import Mode, Passage, Retrieval
 from tests.waiting import LIMIT_S, until_async, until_here
 
 MANY = 1000
+GRACE_S = 20  # for calls under way when a service stops
 
 
 class Service:
@@ -31,11 +33,12 @@ class Service:
         environment = {
             **os.environ, "RETRIEVER_INDEXES": str(folder), "RETRIEVER_WRITABLE": str(folder),
             "RETRIEVER_PORT": str(self.port), "RETRIEVER_METRICS_PORT": str(free_port()),
+            "RETRIEVER_SHUTDOWN_GRACE_S": str(GRACE_S),
         }  # fmt: skip
         self.process = subprocess.Popen([sys.executable, "-m", "services.retriever"], env=environment)
 
     async def client(self) -> GrpcRetriever:
-        client = GrpcRetriever(f"127.0.0.1:{self.port}", LIMIT_S)
+        client = GrpcRetriever(f"127.0.0.1:{self.port}", LIMIT_S, watches=True)
 
         async def answers() -> bool:
             with suppress(RetrieverError):
@@ -114,6 +117,23 @@ async def test_a_thousand_passages_come_change_and_go_while_four_callers_search(
         assert (back.version, await first("first7")) == (added.version, ["p7"])
         assert gone.version != added.version
         print(f"{len(answered)} searches, none failed; versions: {len({*answered})}")
+        await client.close()
+    finally:
+        service.stop()
+
+
+async def test_who_changes_an_index_sees_that_at_once_and_a_watched_service_stops_at_once(folder: Path) -> None:
+    service = Service(folder)
+    try:
+        client = await service.client()
+        for _ in range(20):
+            await client.create_index(NewIndex("mine", encoder=""))
+            assert [index.name for index in await client.indexes()] == ["mine"]
+            await client.delete_index("mine")
+            assert not await client.indexes()
+        began = time.monotonic()
+        await asyncio.to_thread(service.stop)
+        assert time.monotonic() - began < GRACE_S
         await client.close()
     finally:
         service.stop()

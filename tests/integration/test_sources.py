@@ -33,6 +33,7 @@ class Counted:
     def __init__(self, retriever: BatchedRetriever) -> None:
         self._retriever, self.calls = retriever, 0
         self.indexes, self.close, self.keeper = retriever.indexes, retriever.close, retriever.keeper
+        self.changed = retriever.changed
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
         self.calls += 1

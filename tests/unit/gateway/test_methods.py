@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from search_agent.agents import AGENTS
 from search_agent.errors import Failure, SearcherError
 from search_agent.parameters import BadParameter
-from search_agent.types import UNTAUGHT, ModelCard, ModelInfo
+from search_agent.types import UNTAUGHT, ModelCard
 from services.gateway.methods import Configuration, Methods
 from services.gateway.player import Backends
 from tests.fakes import Generator, Retriever, Searcher
 
 CARD = ModelCard("s3", {"max_turns": 1, "turn_tokens": 64})
-
-
-class Clock:
-    """A time that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def backends(searcher: Searcher, **own: Searcher) -> Backends:
@@ -54,36 +42,19 @@ async def test_a_card_is_for_its_method_and_its_searcher_alone() -> None:
 
 
 async def test_a_promotion_brings_its_parameters_without_a_restart() -> None:
-    searcher, clock = taught(UNTAUGHT), Clock()
-    methods = Methods(backends(searcher), clock=clock)
+    searcher = taught(UNTAUGHT)
+    methods = Methods(backends(searcher))
     assert await methods.agent("s3") == AGENTS["s3"]
     searcher.card = CARD
-    clock.now = 1.1
     assert (await methods.agent("s3")).params.max_turns == 1
     searcher.card = ModelCard("s3", {"max_turns": 7})
-    clock.now = 2.2
     assert (await methods.agent("s3")).params.max_turns == 7
 
 
-async def test_requests_at_the_same_time_ask_the_searcher_once() -> None:
-    class Counting(Searcher):
-        asked = 0
-
-        async def info(self) -> ModelInfo:
-            self.asked += 1
-            await asyncio.sleep(0)
-            return await super().info()
-
-    searcher = Counting([])
-    methods = Methods(backends(searcher), clock=Clock())
-    await asyncio.gather(*(methods.agent("s3") for _ in range(5)))
-    assert searcher.asked == 1
-
-
-async def test_a_searcher_that_is_down_fails_its_methods_and_is_asked_again_at_once() -> None:
+async def test_a_searcher_that_is_down_fails_its_methods_until_it_answers() -> None:
     searcher = taught()
     searcher.error = SearcherError(Failure.UNAVAILABLE, "down")
-    methods = Methods(backends(searcher), {"s3": {"top_k": 5}}, clock=Clock())
+    methods = Methods(backends(searcher), {"s3": {"top_k": 5}})
     with pytest.raises(SearcherError):
         await methods.agent("s3")
     assert await methods.agent("naive_rag") == AGENTS["naive_rag"]

@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY
 from common.client import connect
 from common.codecs.generator import model_of
 from common.errors import FIELD_KEY, GRPC_CODE
+from common.pushed import BEAT_S
 from common.server import start
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
@@ -312,6 +313,20 @@ async def test_a_request_gets_the_model_that_it_names():
             assert await call.details() == "no model is called 'judge'; there are searcher, reader, base"
             assert dict(await call.trailing_metadata())[FIELD_KEY] == "model"
     assert engine.loads == []
+
+
+async def test_who_watches_a_model_is_told_what_is_loaded_under_its_name_and_why_nothing_is():
+    engine = FakeEngine()
+    async with serving(engine) as stub, asyncio.timeout(BEAT_S / 2):
+        watched = stub.WatchModel(pb.ModelInfoRequest(model="reader"))
+        assert (await watched.read()).model == "fake@+"
+        loaded = await stub.LoadModel(pb.LoadModelRequest(adapter="a.gguf", model="reader"))
+        assert await watched.read() == loaded
+        engine.silent = True
+        await stub.LoadModel(pb.LoadModelRequest(adapter="b.gguf"))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await watched.read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_loaded_model_is_told_and_shown():

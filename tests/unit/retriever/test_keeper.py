@@ -233,6 +233,31 @@ async def test_nothing_is_built_for_an_index_whose_changes_were_deleted_meanwhil
     await retriever.close()
 
 
+async def test_a_bell_rings_for_what_changes_and_for_nothing_else(tmp_path: Path) -> None:
+    retriever = opened(tmp_path)
+    with retriever.changed.heard() as rung:
+
+        async def has_rung() -> bool:
+            await asyncio.sleep(0)  # a ring comes from a thread
+            was, _ = rung.is_set(), rung.clear()
+            return was
+
+        made = await retriever.keeper.create_index(NewIndex("mine"))
+        assert await has_rung()
+        await retriever.keeper.change_passages("mine", each([passage(1)]))
+        retriever.keeper.look()
+        assert not await has_rung()
+        retriever.keeper._build("mine")
+        assert await has_rung()
+        await retriever.keeper.roll_back("mine", made.version)
+        assert await has_rung()
+        retriever.keeper.look()
+        assert not await has_rung()
+        await retriever.keeper.delete_index("mine")
+        assert await has_rung()
+    await retriever.close()
+
+
 async def test_an_index_that_is_made_again_during_a_build_gets_none_of_its_passages(tmp_path: Path) -> None:
     class Raced(FakeEncoder):
         began = False
