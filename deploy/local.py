@@ -1,4 +1,9 @@
-"""Runs the whole stack as local processes, for `make demo`, `make up` and the end-to-end tests."""
+"""Runs the whole stack as local processes, for `make demo`, `make up` and the end-to-end tests.
+
+Every setting of a service may be set in the environment. SEARCHER_MODEL, …_ENGINE or …_ADAPTERS gives the
+searcher a generator service of its own, which reads each SEARCHER_X as GENERATOR_X. RETRIEVER_DEVICES, SEARCHER_DEVICES
+and GENERATOR_DEVICES are the GPUs that a service sees. So gpu-*.env lays out processes as it does containers.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +28,17 @@ from search_agent_client import GatewayError
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / ".run"
-START_LIMIT_S = 120
+START_LIMIT_S, VLLM_START_LIMIT_S = 120, 1800  # vLLM downloads, loads and compiles
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy
 # The environment may set any setting of a service; these are the ones that a service needs.
 DEFAULTS = {
     "RETRIEVER_INDEXES": str(ROOT / "data" / "demo" / "indexes"),
     "RETRIEVER_WRITABLE": str(LOGS / "indexes"),
 }
-SERVICES = ("redis", "retriever", "generator", "trainer")  # in the order of their start
+SERVICES = ("redis", "retriever", "searcher", "generator", "trainer")  # in the order of their start
+MODEL_SERVICES = ("searcher", "generator")  # both run services.generator
 # The services' own defaults, where run configurations look for retriever and generator.
-USUAL_PORTS = {"retriever": 50051, "generator": 50053, "trainer": 50054}
+USUAL_PORTS = {"retriever": 50051, "searcher": 50052, "generator": 50053, "trainer": 50054}
 ADAPTERS = ROOT / "data" / "demo" / "adapters"  # for the embedded model
 # The demo's searcher was taught s3, and its reader to read passages. All else is asked of the base model, under a name
 # of its own where checkpoints of that method may be promoted. The first name is for callers that give none.
@@ -54,15 +60,23 @@ def in_use(port: int) -> bool:
 class Stack:
     """Retriever, generator, trainer and gateway as processes, and Redis if it is installed.
 
-    The generator service holds the searcher too.
+    The generator service holds the searcher too, unless that has a model of its own.
     """
 
-    def __init__(self, port: int, logs: Path = LOGS, usual: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        logs: Path = LOGS,
+        usual: Mapping[str, int] | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
         """`port` is the gateway's. The others listen at their `usual` ports where those are free."""
+        self._environment = environment
+        self.services = [name for name in SERVICES if name != "searcher" or self._chosen("SEARCHER")]
         self.url = f"http://127.0.0.1:{port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.ports = {"gateway": port}
-        for name in SERVICES:
+        for name in self.services:
             wanted = (usual or {}).get(name, 0)
             self.ports[name] = wanted if wanted and not in_use(wanted) else free_port()
         self.logs = logs
@@ -82,7 +96,7 @@ class Stack:
         if in_use(self.ports["gateway"]):
             raise StartError(f"port {self.ports['gateway']} is in use; choose another, as in: make demo PORT=8081")
         self.logs.mkdir(parents=True, exist_ok=True)
-        for name in (*SERVICES, "gateway"):
+        for name in (*self.services, "gateway"):
             self.start(name)
         self._wait()
 
@@ -95,7 +109,7 @@ class Stack:
             self.processes[name] = subprocess.Popen(
                 self._command(name),
                 cwd=ROOT,
-                env=DEFAULTS | self._defaults | os.environ | self._addresses(name),
+                env=self.environment(name),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C then reaches this process only, which stops the services in order
@@ -106,20 +120,30 @@ class Stack:
             port = str(self.ports["redis"])
             folder = str(self.logs)
             return ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-        return [sys.executable, "-m", f"services.{name}"]
+        return [sys.executable, "-m", f"services.{'generator' if name in MODEL_SERVICES else name}"]
 
-    @property
-    def _adapted(self) -> bool:
-        """True unless the caller chose a model, an adapter or an engine."""
-        chosen = {"GENERATOR_ENGINE", "GENERATOR_MODEL", "GENERATOR_ADAPTERS"}
-        return not chosen & set(os.environ)
+    def environment(self, name: str) -> dict[str, str]:
+        """Returns the variables of one service."""
+        chosen = dict(self._environment)
+        if name == "searcher":
+            chosen = {each: value for each, value in chosen.items() if not each.startswith("GENERATOR_")}
+            own = {each: value for each, value in chosen.items() if each.startswith("SEARCHER_")}
+            chosen |= {each.replace("SEARCHER_", "GENERATOR_", 1): value for each, value in own.items()}
+        devices = chosen.get(f"{name.upper()}_DEVICES")
+        gpus = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
+        return DEFAULTS | self._defaults(name) | chosen | gpus | self._addresses(name)
+
+    def _chosen(self, prefix: str) -> bool:
+        """Returns whether the caller chose a model, an adapter or an engine."""
+        return any(f"{prefix}_{name}" in self._environment for name in ("ENGINE", "MODEL", "ADAPTERS"))
 
     def model(self, name: str) -> str:
-        """Returns the address of a model of the generator service; the caller's own service has one model for all."""
-        return f"127.0.0.1:{self.ports['generator']}" + (f"/{name}" if self._adapted else "")
+        """Returns the address of a model; a service with a model of the caller's has one for all names."""
+        if name in self.services:
+            return f"127.0.0.1:{self.ports[name]}"
+        return f"127.0.0.1:{self.ports['generator']}" + ("" if self._chosen("GENERATOR") else f"/{name}")
 
-    @property
-    def _defaults(self) -> dict[str, str]:
+    def _defaults(self, name: str) -> dict[str, str]:
         """Returns variables that the environment may replace."""
         found = {
             "TRAINER_RUNS": str(self.logs / "runs"),
@@ -128,11 +152,11 @@ class Stack:
             "GATEWAY_SEARCHER": self.model("searcher"),
             "GATEWAY_GENERATOR": self.model("reader"),
         }
-        if self._adapted:
-            searchers = {method: self.model(name) for method, name in SEARCHERS.items()}
+        if name != "searcher" and not self._chosen("GENERATOR"):
+            searchers = {method: self.model(each) for method, each in SEARCHERS.items()}
             found["GENERATOR_ADAPTERS"] = json.dumps(MODELS)
             found["GATEWAY_SEARCHERS"] = json.dumps(searchers)
-            found["GATEWAY_GENERATORS"] = json.dumps({method: self.model(name) for method, name in GENERATORS.items()})
+            found["GATEWAY_GENERATORS"] = json.dumps({method: self.model(each) for method, each in GENERATORS.items()})
             found["TRAINER_SEARCHERS"] = json.dumps({"search_r1": searchers["search_r1"]})
         return found
 
@@ -146,12 +170,15 @@ class Stack:
                 "GATEWAY_TRAINER": at["trainer"],
                 "GATEWAY_REDIS_URL": f"redis://{at['redis']}/0" if shutil.which("redis-server") else "",
             }
-        own = {f"{name.upper()}_PORT": str(self.ports[name]), f"{name.upper()}_METRICS_PORT": str(free_port())}
-        return own | ({"GENERATOR_STATE": str(self.logs / "generator.json")} if name == "generator" else {})
+        prefix = "GENERATOR" if name in MODEL_SERVICES else name.upper()
+        own = {f"{prefix}_PORT": str(self.ports[name]), f"{prefix}_METRICS_PORT": str(free_port())}
+        return own | ({"GENERATOR_STATE": str(self.logs / f"{name}.json")} if name in MODEL_SERVICES else {})
 
     def _wait(self) -> None:
         """Waits until the gateway reports that all backends answer."""
-        began, limit = time.monotonic(), time.monotonic() + START_LIMIT_S
+        uses_vllm = "vllm" in {self._environment.get(f"{name.upper()}_ENGINE") for name in MODEL_SERVICES}
+        limit_s = VLLM_START_LIMIT_S if uses_vllm else START_LIMIT_S
+        began, limit = time.monotonic(), time.monotonic() + limit_s
         said: set[str] = set()
         while True:
             for name, process in self.processes.items():
@@ -165,7 +192,7 @@ class Stack:
             if {"retriever", "searcher", "generator"} <= said:
                 return
             if time.monotonic() > limit:
-                raise StartError(f"not ready after {START_LIMIT_S} s: {states or self._tail('gateway')}")
+                raise StartError(f"not ready after {limit_s} s: {states or self._tail('gateway')}")
             time.sleep(0.2)
 
     def readiness(self) -> dict[str, str]:
@@ -209,7 +236,7 @@ def main() -> int:
                 demo(stack.url, [Question("", args.question)] if args.question else demo_questions())
             else:
                 print(f"REST     {stack.url}   (its page: {stack.url}/, docs: {stack.url}/docs)")
-                for name in ("retriever", "generator", "trainer"):
+                for name in stack.services[1:]:
                     print(f"{name:9} 127.0.0.1:{stack.ports[name]} (gRPC)")
                 if "redis" in stack.processes:
                     print(f"redis    redis://127.0.0.1:{stack.ports['redis']}/0")
