@@ -1,7 +1,7 @@
-"""Writes a model folder of a 7B shape without weights: `python -m bench.dummy_model OUT --tokenizer FOLDER`.
+"""Writes a model folder of a 7B or 14B shape without weights: `python -m bench.dummy_model OUT --tokenizer FOLDER`.
 
-It serves to measure speed. The layers are Mistral-7B's, the vocabulary is the tokenizer's. vLLM fills in random
-weights with GENERATOR_VLLM_ARGUMENTS='{"load_format": "dummy"}'.
+It serves to measure speed. The layers are those of Mistral-7B or Qwen2.5-14B, the vocabulary is the tokenizer's. vLLM
+fills in random weights with GENERATOR_VLLM_ARGUMENTS='{"load_format": "dummy"}'.
 """
 
 from __future__ import annotations
@@ -9,8 +9,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+SHAPES = {
+    "7b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "14b": {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48, "num_attention_heads": 40},
+}
 
-def write(folder: Path, tokenizer: Path) -> Path:
+
+def write(folder: Path, tokenizer: Path, shape: str) -> Path:
     import torch
     from safetensors.torch import save_file
     from transformers import AutoTokenizer, LlamaConfig
@@ -20,11 +25,8 @@ def write(folder: Path, tokenizer: Path) -> Path:
     LlamaConfig(
         architectures=["LlamaForCausalLM"],
         vocab_size=len(words),
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
         num_key_value_heads=8,
+        **SHAPES[shape],
         max_position_embeddings=32_768,
         eos_token_id=words.eos_token_id,
         bos_token_id=words.bos_token_id,
@@ -40,8 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.dummy_model", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--shape", choices=SHAPES, default="7b")
     args = parser.parse_args()
-    print(write(args.out, args.tokenizer))
+    print(write(args.out, args.tokenizer, args.shape))
 
 
 if __name__ == "__main__":

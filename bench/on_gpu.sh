@@ -6,8 +6,9 @@
 #                                             models changed under load
 #   bench/on_gpu.sh WORK agents [FLAGS…]      plays 1,024 questions, 256 at once, and measures vLLM's own ceiling of them:
 #                                             SmolLM2, a 7B shape
-#   bench/on_gpu.sh WORK gpus [FLAGS…]        compares one GPU with two: engines of SmolLM2, a 7B shape by tensor
-#                                             parallelism, exact search over 21 million vectors
+#   bench/on_gpu.sh WORK gpus [PART…]         compares 1, 2, 4 and 8 GPUs, as many as there are: engines of SmolLM2,
+#                                             tensor-parallel (a 7B shape), vectors (21 million), training by FSDP2; and
+#                                             serves a 7B and a 14B shape in the layout of deploy/gpu-2.env
 #   bench/on_gpu.sh WORK evaluate             asks 500 dev questions by every method, with an untrained searcher
 #   bench/on_gpu.sh WORK head-room            measures how much the reader gains from the right passage
 #   bench/on_gpu.sh WORK adapters             trains the single-hop pair that the demo's adapters began from
@@ -16,11 +17,11 @@
 #   bench/on_gpu.sh WORK compare NAME…        asks naive RAG and searchers: smollm2, warm, trained-SEED
 #
 # A phase starts the services that do not answer yet. To run two phases side by side, give one of them PORTS, a number
-# that is added to each port, and with two GPUs CUDA_VISIBLE_DEVICES (`gpus` takes the first two of the machine). PORTS=12000 stays clear of the ports from 32768 to
-# 60999, which Linux uses for connections. Two `train` phases at once are not supported: in separate Ray clusters on one
-# host they share verl's sockets for weights, and in one cluster (RAY_ADDRESS) TransferQueue's controller. WORK/logs has
-# the output of each process. PYTHON chooses the interpreter, GGUF the model (default: the embedded one), and VLLM_FLAGS
-# adds options for vLLM.
+# that is added to each port, and with several GPUs CUDA_VISIBLE_DEVICES. PORTS=12000 stays clear of the ports from 32768
+# to 60999, which Linux uses for connections. COUNTS="1 4" chooses the numbers of GPUs that `gpus` compares. Two `train`
+# phases at once are not supported: in separate Ray clusters on one host they share verl's sockets for weights, and in
+# one cluster (RAY_ADDRESS) TransferQueue's controller. WORK/logs has the output of each process. PYTHON chooses the
+# interpreter, GGUF the model (default: the embedded one), and VLLM_FLAGS adds options for vLLM.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mkdir -p "$1/logs" && cd "$1" && pwd)
@@ -166,6 +167,9 @@ P
     mv "$work/$1.draft" "$work/$1.yaml"
 }
 
+# How vLLM starts for the rollouts of a run, as start_model's.
+rollouts=(verl.+actor_rollout_ref.rollout.engine_kwargs.vllm.{kernel_config='{enable_flashinfer_autotune: false}',kv_cache_memory_bytes=12000000000})
+
 exec 9>"$work/logs/lock"
 flock 9 # phases that start together do this once
 if [[ $phase != adapters ]]; then # the demo's, unless they are made here
@@ -224,47 +228,157 @@ agents)
     }
     play small $searcher "$base" "$small" "${@:3}"
     play seven $reader "$work/seven" "$seven" "${@:3}"
+    "$python" -m bench.recorded --command "bench/on_gpu.sh WORK agents" --out "$work/agents.json" \
+        small="$work/logs/agents-small.json" small-ceiling="$work/logs/ceiling-small.json" \
+        seven="$work/logs/agents-seven.json" seven-ceiling="$work/logs/ceiling-seven.json"
     ;;
 gpus)
-    "$python" -m bench.dummy_model "$work/seven" --tokenizer "$base" >"$work/logs/$phase-shape.log" 2>&1
-    start_retriever # on the CPU
-    engine() { # engine NAME GPUS PORT MODEL CACHE ARGUMENTS VARIABLE=VALUE...: CACHE is bytes a GPU
-        start_engine "$1" "$3" "$(vllm_arguments "$5" "$graphs$6")" CUDA_VISIBLE_DEVICES="$2" \
-            GENERATOR_MODEL="$4" GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0 GENERATOR_MAX_IN_FLIGHT=4096 "${@:7}"
-    }
-    play() { # play NAME ADDRESSES LIMIT AT_ONCE PROCESSES FLAGS...: one model as searcher and generator
-        "$python" -m bench.agents --retriever 127.0.0.1:$retriever --searcher "$2" --generator "$2" --limit "$3" \
-            --at-once "$4" --processes "$5" --parameters '{"max_turns": 3, "turn_tokens": 128, "mode": "bm25"}' \
-            --out "$work/logs/gpus-$1.json" "${@:6}" >"$work/logs/gpus-$1.log" 2>&1 ||
-            said "$1 was not measured"
-        said "$1: $(tail -n 1 "$work/logs/gpus-$1.log")"
-    }
-    left=127.0.0.1:$searcher right=127.0.0.1:$reader
-    engine first 0 $searcher "$base" 12000000000 ""
-    engine second 1 $reader "$base" 12000000000 ""
-    listens first $searcher
-    listens second $reader
-    play one-engine $left 1024 256 8 "${@:3}"
-    play two-engines $left,$right 2048 512 8 --skip 1400 "${@:3}" # questions that no engine has read yet
-    kill -- "-${pid_of[first]}" "-${pid_of[second]}"
-    wait "${pid_of[first]}" "${pid_of[second]}" || true
-    for count in 1 2; do
-        gpus=$(seq -s, 0 $((count - 1)))
-        engine "seven-$count" "$gpus" $searcher "$work/seven" $((40000000000 / count)) ', "load_format": "dummy"' \
-            GENERATOR_TENSOR_PARALLEL=$count
-        listens "seven-$count" $searcher
-        play "tensor-parallel-$count-alone" $left 8 1 1
-        play "tensor-parallel-$count" $left 256 64 4 --skip 100
-        kill -- "-${pid_of[seven-$count]}"
-        wait "${pid_of[seven-$count]}" || true
+    IFS=, read -ra cards <<<"${CUDA_VISIBLE_DEVICES:-$(nvidia-smi -L | awk '{ print NR - 1 }' | paste -sd,)}"
+    counts=()
+    for count in ${COUNTS:-1 2 4 8}; do
+        if ((count <= ${#cards[@]})); then counts+=("$count"); fi
     done
-    for devices in cuda:0 "cuda:0 cuda:1"; do
-        name=vectors-$(wc -w <<<"$devices")
-        # shellcheck disable=SC2086
-        "$python" -m bench.vectors --vectors 21000000 --devices $devices --out "$work/logs/gpus-$name.json" \
-            >"$work/logs/gpus-$name.log" 2>&1 || said "$name was not measured"
-        said "$name: $(tail -n 1 "$work/logs/gpus-$name.log")"
+    first() { # first COUNT: the first GPUs
+        local IFS=,
+        echo "${cards[*]:0:$1}"
+    }
+    measured() { # measured PART COUNT MODULE FLAGS…: logs/gpus-PART-COUNT.json
+        local name=$phase-$1-$2
+        rm -f "$work/logs/$name.json"
+        "$python" -m "$3" --out "$work/logs/$name.json" "${@:4}" >"$work/logs/$name.log" 2>&1 || said "$1 on $2 was not measured"
+        said "$1 on $2: $(tail -n 1 "$work/logs/$name.log")"
+    }
+    end() { # end NAME...: processes, and waits for their memory
+        local name
+        for name in "$@"; do kill -- "-${pid_of[$name]}" 2>/dev/null || true; done
+        for name in "$@"; do wait "${pid_of[$name]}" 2>/dev/null || true; done
+    }
+    small() { # small NAME GPU PORT: an engine of SmolLM2 with searcher and reader
+        start_engine "$1" "$3" "$(vllm_arguments 12000000000 "$graphs")" CUDA_VISIBLE_DEVICES="$2" GENERATOR_MODEL="$base" \
+            GENERATOR_ADAPTERS="{\"searcher\": \"$work/warm\", \"reader\": \"$work/reader\"}" GENERATOR_ADAPTER_RANK=16 \
+            GENERATOR_MAX_IN_FLIGHT=4096
+    }
+    shape() { # shape NAME: its model folder without weights
+        [[ -d $work/$1 ]] || "$python" -m bench.dummy_model "$work/$1" --shape "$1" --tokenizer "$base" >"$work/logs/$phase-$1.log" 2>&1
+    }
+    several() { # several FROM COUNT [/MODEL]: addresses
+        local number addresses=()
+        for ((number = 0; number < $2; number++)); do addresses+=("127.0.0.1:$(($1 + number))${3-}"); done
+        local IFS=,
+        echo "${addresses[*]}"
+    }
+    parameters_of_the_searcher() { # as its card has them, over BM25, written freely first
+        "$python" -c 'import json, sys; print(json.dumps(json.load(sys.stdin)["parameters"] | {"mode": "bm25", "free_first": True}))' \
+            <"$work/warm/search_agent.json"
+    }
+    engines=$((50100 + shift_by)) retrievers=$((50200 + shift_by))
+
+    engines() { # an engine a GPU, each with a retriever and its own 256 questions at once, which no engine has read yet
+        local number count names=() skip=0 each=0
+        for count in "${counts[@]}"; do each=$((each + count)); done
+        each=$((6400 / each - 32)) each=${QUESTIONS:-$((each < 1024 ? each : 1024))}
+        for ((number = 0; number < counts[-1]; number++)); do
+            names+=("engine-$number" "retriever-$number")
+            start "retriever-$number" env CUDA_VISIBLE_DEVICES= RETRIEVER_INDEXES=data/demo/indexes \
+                RETRIEVER_PORT=$((retrievers + number)) RETRIEVER_METRICS_PORT=0 "$python" -m services.retriever
+            small "engine-$number" "${cards[number]}" $((engines + number))
+        done
+        for ((number = 0; number < counts[-1]; number++)); do
+            listens "retriever-$number" $((retrievers + number))
+            listens "engine-$number" $((engines + number))
+        done
+        for count in "${counts[@]}"; do
+            measured engines "$count" bench.agents --limit $((each * count)) --skip $skip --at-once $((256 * count)) \
+                --processes $((4 * count)) --parameters "$(parameters_of_the_searcher)" \
+                --retriever "$(several $retrievers "$count")" --searcher "$(several $engines "$count" /searcher)" \
+                --generator "$(several $engines "$count" /reader)"
+            skip=$((skip + (each + 32) * count))
+        done
+        end "${names[@]}"
+    }
+    tensor-parallel() { # one engine of the 7B shape over several GPUs: one question at a time, and 64 at once
+        local count place=20
+        shape 7b
+        start_retriever
+        for count in "${counts[@]}"; do # all start at once, and are asked one after the other
+            start_engine "7b-$count" $((engines + place + count)) \
+                "$(vllm_arguments $((20000000000 / count)) "$graphs, \"load_format\": \"dummy\"")" \
+                CUDA_VISIBLE_DEVICES="$(first "$count")" GENERATOR_MODEL="$work/7b" GENERATOR_CONTEXT_TOKENS=8192 \
+                GENERATOR_ADAPTER_RANK=0 GENERATOR_TENSOR_PARALLEL="$count"
+        done
+        for count in "${counts[@]}"; do
+            listens "7b-$count" $((engines + place + count))
+            local ask=(bench.agents --retriever 127.0.0.1:$retriever --{searcher,generator}=127.0.0.1:$((engines + place + count))
+                --parameters '{"max_turns": 3, "turn_tokens": 128, "mode": "bm25"}')
+            measured tensor-parallel-alone "$count" "${ask[@]}" --limit 8 --at-once 1
+            measured tensor-parallel "$count" "${ask[@]}" --limit "${QUESTIONS:-192}" --skip 100 --at-once 64 --processes 4
+        done
+        for count in "${counts[@]}"; do end "7b-$count"; done
+    }
+    vectors() { # exact search, the vectors shared out over the GPUs
+        local count
+        for count in "${counts[@]}"; do
+            # shellcheck disable=SC2046
+            CUDA_VISIBLE_DEVICES=$(first "$count") measured vectors "$count" bench.vectors --vectors "${VECTORS:-21000000}" \
+                --devices $(seq -f cuda:%g 0 $((count - 1)))
+        done
+    }
+    training() { # eight steps of reinforcement by FSDP2 over the GPUs, 1,024 episodes a step
+        local count run rollout=verl.actor_rollout_ref.rollout
+        start_retriever
+        small training-reader "${cards[0]}" $((engines + 40))
+        listens training-reader $((engines + 40))
+        for count in "${counts[@]}"; do
+            run=$work/$phase-training-$count
+            rm -rf "$run" && mkdir -p "$run"
+            run_of "$phase-training-$count/config" base_model="$base" adapter="$work/warm" data.limit=512 data.validation=16 \
+                agent_parameters.mode=bm25 retriever=127.0.0.1:$retriever generator=127.0.0.1:$((engines + 40))/reader \
+                stop.mixed_groups=null stop.choice_entropy=null stop.coverage_rise=null "${rollouts[@]}" \
+                $rollout.agent.num_workers=$((2 * count)) verl.trainer.n_gpus_per_node="$count" verl.data.train_batch_size=64 \
+                verl.actor_rollout_ref.actor.ppo_mini_batch_size=32 verl.trainer.total_training_steps=8 \
+                verl.trainer.val_before_train=false verl.trainer.test_freq=-1 verl.trainer.save_freq=-1
+            CUDA_VISIBLE_DEVICES=$(first "$count") RAY_ADDRESS=${RAY_ADDRESS:-local} VLLM_USE_FLASHINFER_SAMPLER=0 \
+                "$python" -m learning.train "$run" >"$work/logs/$phase-training-$count.log" 2>&1 || said "training on $count stopped"
+            said "training on $count: $(tail -n 1 "$run/metrics.jsonl" | cut -c1-200)"
+        done
+        end training-reader
+    }
+    layout() { # retriever, searcher and generator as deploy/gpu-2.env lays them out: a 7B and a 14B shape, all services
+        shape 7b
+        shape 14b
+        local dummy='"load_format": "dummy"' began
+        start layout env PYTHONUNBUFFERED=1 RETRIEVER_DEVICES="${cards[0]}" RETRIEVER_GPUS=1 \
+            SEARCHER_DEVICES="${cards[0]}" SEARCHER_ENGINE=vllm SEARCHER_MODEL="$work/7b" SEARCHER_CONTEXT_TOKENS=8192 \
+            SEARCHER_ADAPTER_RANK=0 SEARCHER_GPU_MEMORY=0.06 SEARCHER_VLLM_ARGUMENTS="$(vllm_arguments 20000000000 "$graphs, $dummy")" \
+            GENERATOR_DEVICES="${cards[1]-${cards[0]}}" GENERATOR_ENGINE=vllm GENERATOR_MODEL="$work/14b" \
+            GENERATOR_ADAPTER_RANK=0 GENERATOR_GPU_MEMORY=0.06 GENERATOR_VLLM_ARGUMENTS="$(vllm_arguments 20000000000 "$graphs, $dummy")" \
+            GATEWAY_MAX_IN_FLIGHT=256 GATEWAY_FIRST_AT_ONCE=256 GATEWAY_MAX_SLOWDOWN=1000 VLLM_USE_FLASHINFER_SAMPLER=0 \
+            "$python" -m deploy.local up --port $gateway
+        ready layout http://127.0.0.1:$gateway/readyz 600
+        began=$(date +%s.%N)
+        evaluate gpus-layout s3 --limit "${QUESTIONS:-256}"
+        "$python" - "$work/gpus-layout/rows.jsonl" "$began" >"$work/logs/$phase-layout-2.json" <<'P'
+import json, os, sys
+
+rows, began = sys.argv[1], float(sys.argv[2])
+asked, seconds = len(open(rows).readlines()), os.path.getmtime(rows) - began  # the last row; then the report
+print(json.dumps({"questions": asked, "seconds": seconds, "questions_per_s": asked / seconds}))
+P
+        end layout
+    }
+
+    parts=("${@:3}")
+    ((${#parts[@]})) || parts=(engines tensor-parallel vectors training layout)
+    for part in "${parts[@]}"; do
+        case $part in
+        engines | tensor-parallel | vectors | training | layout) "$part" ;;
+        *)
+            said "there is no part $part"
+            exit 2
+            ;;
+        esac
     done
+    "$python" -m bench.gpus "$work" --out "$work/gpus.json"
     ;;
 evaluate)
     all=s3,naive_rag,direct,cot,ircot,search_o1,search_r1,search_r1:answerer=searcher,deep_retrieval
@@ -325,10 +439,9 @@ train)
     start_retriever
     start_reader
     mkdir -p "$run"
-    options=verl.+actor_rollout_ref.rollout.engine_kwargs.vllm # as start_model's
     [[ -f $run/config.yaml ]] || run_of run-$seed/config base_model="$base" adapter="$work/warm" seed="$seed" \
         retriever=127.0.0.1:$retriever generator=127.0.0.1:$reader \
-        $options.kernel_config='{enable_flashinfer_autotune: false}' $options.kv_cache_memory_bytes=12000000000 "${@:4}"
+        "${rollouts[@]}" "${@:4}"
     RAY_ADDRESS=${RAY_ADDRESS:-local} VLLM_USE_FLASHINFER_SAMPLER=0 "$python" -m learning.train "$run" >>"$work/logs/run-$seed.log" 2>&1 ||
         said "stopped: $(cat "$run/reason.txt" 2>/dev/null || tail -n 1 "$work/logs/run-$seed.log")"
     newest=$(find "$run" -maxdepth 2 -name 'global_step_*' | sort -V | tail -n 1)

@@ -2,8 +2,8 @@
 
 An entry of goals.json names its result file and points to the figure with a JSON Pointer (RFC 6901): `now`, divided by
 `over` where the goal is a ratio. The goal is one of `at_least`, `at_most`, `above` and `below`; an entry without one
-only reports. `run` points to a part of the file that has a device, a date or a command of its own; the entry may name
-them too.
+only reports. A goal whose result file is not there has not been measured. `run` points to a part of the file that has a
+device, a date or a command of its own; the entry may name them too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEAD = ("what", "goal", "now", "", "device", "date", "command")
 
 def rows() -> list[tuple[str, ...]]:
     """Returns one row per goal, in HEAD's columns."""
-    return [row(goal, _read(RESULTS / goal["result"])) for goal in _read(GOALS)]
+    return [row(goal, _read(file) if (file := RESULTS / goal["result"]).exists() else None) for goal in _read(GOALS)]
 
 
 def headline() -> list[tuple[str, ...]]:
@@ -60,15 +60,16 @@ def _read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def row(goal: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns one goal beside its figure in `result`. Raises LookupError if a pointer names nothing."""
+def row(goal: Mapping[str, Any], result: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Returns one goal beside its figure in `result`, which may be None. Raises LookupError for a wrong pointer."""
+    what = f"[{goal['what']}](pages/{goal['page']}.md)"
+    tests = [(sign, holds, goal[name]) for name, (sign, holds) in _TESTS.items() if name in goal]
+    target = "".join(sign + _shown(goal, aim) for sign, _, aim in tests)
+    if result is None:
+        return what, target, "", "not measured", "", "", ""
     now = value(result, goal["now"]) / (value(result, goal["over"]) if "over" in goal else 1)
     about = {**result, **(value(result, goal["run"]) if "run" in goal else {}), **goal}
-    target, verdict = "", ""
-    for name, (sign, holds) in _TESTS.items():
-        if name in goal:
-            target, verdict = sign + _shown(goal, goal[name]), "met" if holds(now, goal[name]) else "**missed**"
-    what = f"[{goal['what']}](pages/{goal['page']}.md)"
+    verdict = "".join("met" if holds(now, aim) else "**missed**" for _, holds, aim in tests)
     return what, target, _shown(goal, now), verdict, about["device"], about["date"][:10], f"`{about['command']}`"
 
 

@@ -32,6 +32,11 @@ def test_a_figure_meets_its_goal(goal: dict[str, float], shown: str, verdict: st
     assert (found["device"], found["date"]) == ("a GPU", "2026-11-25")
 
 
+def test_a_goal_without_a_result_has_not_been_measured() -> None:
+    found = dict(zip(HEAD, row({**GOAL, "at_least": 5}, None), strict=True))
+    assert (found["goal"], found["now"], found[""]) == ("≥ 5.0 times", "", "not measured")
+
+
 def test_a_part_of_the_results_may_have_its_own_device() -> None:
     found = row({**GOAL, "run": "/part"}, {**RESULT, "part": {"device": "another"}})
     assert "another" in found
