@@ -22,11 +22,15 @@ import grpc
 import httpx
 
 from common.addresses import free_port
+from common.pushed import BEAT_S
 from contracts.v1 import generator_pb2, retriever_pb2
 from contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
 from contracts.v1.retriever_pb2_grpc import RetrieverServicer, add_RetrieverServicer_to_server
 
 PASSAGE = retriever_pb2.Passage(id="p", title="Title", text="word " * 120, score=0.5)
+INDEX = retriever_pb2.IndexInfo(name="stub", version="1", encoder="stub", is_default=True)
+INDEXES = retriever_pb2.ListIndexesResponse(indexes=[INDEX])
+MODEL = generator_pb2.ModelInfoResponse(model="stub@1")
 CHAT = [{"role": "user", "content": "q"}]
 CALL = {"name": "answer", "arguments": {"question": "q"}}
 ACCEPT = {"accept": "application/json, text/event-stream"}  # which MCP demands
@@ -39,13 +43,22 @@ class Retriever(RetrieverServicer):
         return retriever_pb2.SearchResponse(results=[ranked] * len(request.queries), index="stub", index_version="1")
 
     async def ListIndexes(self, request: Any, context: Any) -> retriever_pb2.ListIndexesResponse:
-        index = retriever_pb2.IndexInfo(name="stub", version="1", encoder="stub", is_default=True)
-        return retriever_pb2.ListIndexesResponse(indexes=[index])
+        return INDEXES
+
+    async def WatchIndexes(self, request: Any, context: Any) -> AsyncIterator[retriever_pb2.ListIndexesResponse]:
+        while True:
+            yield INDEXES
+            await asyncio.sleep(BEAT_S)
 
 
 class Model(GeneratorServicer):
     async def ModelInfo(self, request: Any, context: Any) -> generator_pb2.ModelInfoResponse:
-        return generator_pb2.ModelInfoResponse(model="stub@1")
+        return MODEL
+
+    async def WatchModel(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.ModelInfoResponse]:
+        while True:
+            yield MODEL
+            await asyncio.sleep(BEAT_S)
 
     async def Generate(self, request: Any, context: Any) -> generator_pb2.GenerateResponse:
         return generator_pb2.GenerateResponse(text=MOVE, finish_reason=generator_pb2.STOP, model="stub@1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 from search_agent import prompts
 from search_agent.agents import Agent
@@ -75,5 +75,6 @@ class RagKey:
 
     def digest(self) -> str:
         """Returns the Redis key. Corpus and version stand in front, so that a prefix finds the results of an index."""
-        parts = json.dumps(asdict(self), ensure_ascii=False, sort_keys=True).encode()
-        return f"{PREFIX}{self.corpus}:{self.index_version}:{hashlib.sha256(parts).hexdigest()}"
+        parts = {each.name: getattr(self, each.name) for each in fields(self)}  # not asdict, which copies deeply
+        told = json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()
+        return f"{PREFIX}{self.corpus}:{self.index_version}:{hashlib.sha256(told).hexdigest()}"

@@ -6,6 +6,7 @@ A message and its value have fields of the same names, so that a new field needs
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -18,11 +19,14 @@ def fields_of(value: Any, kind: type | None = None, /, **converted: Any) -> dict
 
     `kind` is a base class of the value's, whose fields alone are meant.
     """
-    copied = {each.name: getattr(value, each.name) for each in fields(kind or value) if each.name not in converted}
-    return copied | converted
+    return {name: getattr(value, name) for name in _names(kind or type(value)) if name not in converted} | converted
 
 
 def value_of(kind: type[T], message: Message, **converted: Any) -> T:
     """Builds a dataclass from its message; `converted` are the fields that are not copied."""
-    names = [field.name for field in fields(kind) if field.name not in converted]  # type: ignore[arg-type]
-    return kind(**{name: getattr(message, name) for name in names}, **converted)
+    return kind(**{name: getattr(message, name) for name in _names(kind) if name not in converted}, **converted)  # type: ignore[arg-type]
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))

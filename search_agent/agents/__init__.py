@@ -57,7 +57,7 @@ class Agent:
 
     def with_params(self, values: Mapping[str, object]) -> Agent:
         """Returns the agent with some parameters replaced. Raises BadParameter."""
-        return replace(self, params=parameters.with_values(self.params, values))
+        return replace(self, params=parameters.with_values(self.params, values)) if values else self
 
     def card(self) -> ModelCard:
         """Returns the card of a searcher that was taught this method with these parameters."""

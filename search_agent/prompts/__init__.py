@@ -18,6 +18,7 @@ def render(name: str, **values: object) -> str:
     return Template(_source(name)).substitute(values)
 
 
+@cache
 def version(name: str) -> str:
     """Returns a short hash of the prompt's text, for cache keys and records."""
     return hashlib.sha256(_source(name).encode()).hexdigest()[:12]

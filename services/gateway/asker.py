@@ -218,6 +218,8 @@ def _placed(error: BoundaryError, agent: Agent, ask: Ask) -> BoundaryError:
 
 def _with_cost(finished: Finished, rewritten: Completion) -> Finished:
     """Adds the tokens of the rewriting to the question's."""
+    if not rewritten.tokens:
+        return finished
     spent = finished.trajectory.usage
     usage = replace(
         spent,

@@ -7,7 +7,6 @@ import structlog
 from common import metrics, tracing
 from common.rag_store import RagStore
 from search_agent.errors import CacheError
-from search_agent.rag_cache import RagKey
 from search_agent.types import Trajectory
 from services.gateway.observed import count_failure
 
@@ -21,11 +20,11 @@ class RagCache:
         self.store = store
         self._failing = False
 
-    async def get(self, key: RagKey) -> Trajectory | None:
-        """Returns the stored result, or None if there is none or Redis does not answer."""
+    async def get(self, key: str) -> Trajectory | None:
+        """Returns the result under a RagKey's digest, or None if there is none or Redis does not answer."""
         with tracing.span("cache get", {"db.system.name": "redis", "db.operation.name": "GET"}, "client") as span:
             try:
-                found = await self.store.get(key.digest())
+                found = await self.store.get(key)
             except CacheError as error:
                 self._failed(error)
                 metrics.CACHE_LOOKUPS.labels("unavailable").inc()
@@ -37,10 +36,10 @@ class RagCache:
             span.set({"search_agent.cache.result": result})
             return found
 
-    async def put(self, key: RagKey, result: Trajectory) -> bool:
+    async def put(self, key: str, result: Trajectory) -> bool:
         """Stores an answered trajectory. Returns False if Redis did not take it."""
         try:
-            await self.store.put(key.digest(), result)
+            await self.store.put(key, result)
         except CacheError as error:
             self._failed(error)
             return False

@@ -131,7 +131,9 @@ class Door:
         if verb not in _SAFE:
             self._check_origin(headers)
         if allowed.scopes:
-            who = replace(await self._caller(headers), is_private="x-no-shadow" in headers)
+            who = await self._caller(headers)
+            if "x-no-shadow" in headers:
+                who = replace(who, is_private=True)
             who.check_scope(allowed.scopes)
             caller.set_current(who)
             structlog.contextvars.bind_contextvars(caller=who.id)

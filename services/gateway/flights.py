@@ -113,9 +113,10 @@ class Flights(Generic[T]):
                 flight = self._start(key, start)
             flight.followers += 1
             try:
-                async for event in flight.events():
-                    told = True
-                    yield event
+                async with aclosing(flight.events()) as events:  # or its end takes a task
+                    async for event in events:
+                        told = True
+                        yield event
                 return
             except Exception as error:
                 if told or not flight.lacked_time(error):

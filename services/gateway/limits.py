@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
+from functools import lru_cache
 from http import HTTPStatus
 
 from common.keys import Limits
@@ -15,6 +16,7 @@ from services.gateway.caller import Caller
 from services.gateway.counters import Counters, MemoryCounters, Window
 from services.gateway.problems import Problem, Refused
 
+_CALLERS = 1024  # whose limits are kept
 _MINUTE_S, _DAY_S = 60, 24 * 3600
 _RECENT = 0.2  # the weight of the newest question in the mean time of a question
 
@@ -71,14 +73,15 @@ class Meter:
 
         Raises TooMany if all places are taken or the day's tokens are used up. A question may end above the budget.
         """
-        limits, started, lease = self._of(caller), time.monotonic(), secrets.token_hex(8)
+        limits, started = self._of(caller), time.monotonic()
         if budget := limits.tokens_per_day:
             window = await self._counters.spend(f"{caller.id}:tokens", 0, budget, _DAY_S)
             if not window.spent:
                 detail = f"this key may use {budget:,} tokens a day, and has used {window.used:,}"
                 raise TooMany("tokens_per_day", detail, window.seconds_left)
-        most = limits.questions_at_once
+        most, lease = limits.questions_at_once, ""
         if most:
+            lease = secrets.token_hex(8)
             held, oldest_s = await self._counters.hold(f"{caller.id}:questions", lease, most, self._longest_s)
             if not held:
                 detail = f"this key may have {most:,} questions worked on at once"
@@ -97,8 +100,14 @@ class Meter:
             await self._counters.spend(f"{caller.id}:tokens", count, 0, _DAY_S)
 
     def _of(self, caller: Caller) -> Limits:
-        own = ((each.name, getattr(caller.limits, each.name)) for each in fields(Limits))
-        return Limits(**{name: getattr(self._defaults, name) if value is None else value for name, value in own})
+        return _over(caller.limits, self._defaults)
+
+
+@lru_cache(_CALLERS)
+def _over(limits: Limits, defaults: Limits) -> Limits:
+    """Returns the limits, and the defaults where they leave one open."""
+    own = ((each.name, getattr(limits, each.name)) for each in fields(Limits))
+    return Limits(**{name: getattr(defaults, name) if value is None else value for name, value in own})
 
 
 class _Told:

@@ -87,13 +87,14 @@ class Player:
         world, started = self._backends.world(agent.name), time.perf_counter()
         cache = self._backends.cache if with_answer else None
         key = await self._rag_key(agent, question, max_documents, world, sampling) if cache else None
-        if cache and key and (stored := await cache.get(key)) and await self._passes(stored):
+        digest = key.digest() if key else ""
+        if cache and digest and (stored := await cache.get(digest)) and await self._passes(stored):
             for turn in stored.turns:
                 yield turn
             yield Found(stored.documents, cached=True)
             yield Piece(stored.answer or "")
             trajectory = replace(stored, timings=Timings(total=(time.perf_counter() - started) * 1e3))
-            finished = Finished(trajectory, cached=True, cache_key=key.digest())
+            finished = Finished(trajectory, cached=True, cache_key=digest)
         else:
             answer = sampling if with_answer else None
             play = partial(traced.play, agent, question, world, answer, max_documents)
@@ -107,8 +108,8 @@ class Player:
             # Where a model was loaded or an index changed meanwhile, the key is not this answer's.
             # Another guard may drop less.
             known = key and key.made(trajectory) and not trajectory.dropped
-            ours = cache and key and known and await cache.put(key, trajectory)
-            finished = Finished(trajectory, cache_key=key.digest() if key and ours else "")
+            ours = cache and known and await cache.put(digest, trajectory)
+            finished = Finished(trajectory, cache_key=digest if ours else "")
         yield finished
 
     async def index_versions(self) -> Hashable:

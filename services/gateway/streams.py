@@ -102,7 +102,8 @@ async def with_heartbeats(
 
 async def unless_caller_leaves(request: Request, work: Awaitable[T]) -> T:
     """Waits for the work. Cancels it, and with it the models' work, when the caller closes the connection."""
-    task = asyncio.ensure_future(work)
+    task = asyncio.current_task()
+    assert task
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -111,13 +112,13 @@ async def unless_caller_leaves(request: Request, work: Awaitable[T]) -> T:
 
     watcher = asyncio.create_task(watch())
     try:
-        return await task
+        return await work
     except asyncio.CancelledError:
         if watcher.done():
+            task.uncancel()
             raise problems.CallerLeft from None
         raise
     finally:
         watcher.cancel()
-        task.cancel()
         with suppress(asyncio.CancelledError):
             await watcher

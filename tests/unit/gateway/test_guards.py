@@ -69,10 +69,10 @@ class KnownResults(RagCache):
         self.held: dict[str, Trajectory] = {}
 
     async def get(self, key: RagKey) -> Trajectory | None:
-        return self.held.get(key.digest())
+        return self.held.get(key)
 
     async def put(self, key: RagKey, trajectory: Trajectory) -> bool:
-        self.held[key.digest()] = trajectory
+        self.held[key] = trajectory
         return True
 
 
