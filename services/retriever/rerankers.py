@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from services.retriever.encoders import attention_of_any_shape
 from services.retriever.errors import RerankerUnavailable
+from services.retriever.forward import attention_of_any_shape
 
 _CPU_BATCH, _GPU_BATCH = 32, 128  # pairs a forward pass
 

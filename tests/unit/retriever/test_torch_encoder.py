@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.retriever.encoders import SentenceTransformerEncoder, padded
 from services.retriever.errors import EncoderUnavailable
+from services.retriever.forward import padded
+from services.retriever.torch_encoder import SentenceTransformerEncoder
 
 sentence_transformers: Any = pytest.importorskip("sentence_transformers")
 
@@ -78,8 +79,8 @@ def test_many_texts_are_encoded_in_shares(encoder: SentenceTransformerEncoder) -
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_batches_are_padded_as_the_library_does(encoder: SentenceTransformerEncoder, side: str) -> None:
-    tokenizer = encoder._tokenizer
+def test_batches_are_padded_as_the_library_does(folder: Path, side: str) -> None:
+    tokenizer = sentence_transformers.SentenceTransformer(str(folder), device="cpu").tokenizer
     ids = tokenizer(texts(20))["input_ids"]
     theirs = tokenizer.pad({"input_ids": ids}, padding_side=side, return_tensors="np")
     ours = padded(ids, tokenizer.pad_token_id, side == "left")
