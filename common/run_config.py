@@ -5,18 +5,28 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
 from common.problems import Problem
 from common.settings import ModelTarget, Target
 from search_agent.agents import AGENTS, Agent
+from search_agent.grading.reward import Penalties
 from search_agent.parameters import BadParameter
-from search_agent.types import ModelCard
+from search_agent.types import ModelCard, Question
 
 FOLDER = Path(__file__).with_name("run_configs")
 
@@ -151,10 +161,41 @@ def _interval(value: tuple[float, float]) -> tuple[float, float]:
 _Interval = Annotated[tuple[float, float], AfterValidator(_interval)]
 
 
-class StageConfig(_Part):
-    """The mixture of questions from one step on. Questions whose value of the group has no share are not asked."""
+T = TypeVar("T")
 
-    from_step: int = Field(1, ge=1, description="first step; the stage lasts until the next one's")
+
+def _in_order(values: dict[int, T]) -> dict[int, T]:
+    if values and min(values) != 1:
+        raise ValueError(f"the first value must hold from step 1, not {min(values)}")
+    return dict(sorted(values.items()))
+
+
+def _from_the_first(value: object) -> object:
+    if value == {}:
+        raise ValueError("must have a value from step 1")
+    return value if isinstance(value, Mapping) else {1: value}
+
+
+def _constant_alone(values: Mapping[int, T]) -> Mapping[int, T] | T:
+    return values if len(values) > 1 else values[1]
+
+
+# Values by the first training step at which each holds; steps count from 1.
+BySteps = Annotated[
+    dict[Annotated[int, Field(ge=1)], T], AfterValidator(_in_order), Field(json_schema_extra={"by": "steps"})
+]
+# The same, where a value that never changes may stand by itself.
+Staged = Annotated[BySteps[T], BeforeValidator(_from_the_first), PlainSerializer(_constant_alone)]
+
+
+def at(step: int, values: Mapping[int, T]) -> T:
+    """Returns the value that holds at a training step."""
+    return values[max(first for first in values if first <= step)]
+
+
+class MixtureConfig(_Part):
+    """A mixture of questions. Those whose value of the group has no share are not asked."""
+
     group: str = Field("hops", description="group of the questions that has shares: hops, dataset or chain")
     shares: dict[Annotated[str, BeforeValidator(str)], Annotated[float, Field(gt=0)]] = Field(
         min_length=1, description='weight by the group\'s value; "" stands for questions without the group'
@@ -171,8 +212,8 @@ class DataConfig(_Part):
         "naive_rag_fails",
         description="questions that naive RAG fails, all, or those it fails and this share of the others",
     )
-    mixture: tuple[StageConfig, ...] = Field(
-        (), description="shares of kinds of questions, in stages; empty: all questions, shuffled"
+    mixture: BySteps[MixtureConfig] = Field(
+        {}, description="shares of kinds of questions; empty: all questions, shuffled"
     )
     validation: int = Field(128, ge=1, description="questions held out, from articles that training does not see")
     scores: str = Field(
@@ -189,6 +230,13 @@ class JudgeConfig(_Part):
     timeout_s: float = Field(60, gt=0)
 
 
+_Weight = Staged[Annotated[float, Field(ge=0)]]
+
+
+def _weight(description: str) -> Any:
+    return Field(0.0, validate_default=True, description=description)
+
+
 class RewardConfig(_Part):
     """The reward of an episode: `kind`, plus the weighted coverage of the gold passages, less penalties.
 
@@ -196,8 +244,7 @@ class RewardConfig(_Part):
     """
 
     kind: Literal["gain", "gain_plus_accuracy", "exact_match"] = "gain"
-    coverage_weight: float = Field(0.0, ge=0, description="weight of the share of the gold passages that were kept")
-    coverage_until: int | None = Field(None, ge=1, description="last step at which coverage counts; empty: always")
+    coverage_weight: _Weight = _weight("weight of the share of the gold passages that were kept")
     judge: JudgeConfig | None = Field(None, description="judges answers that contain no gold answer")
     rag_documents: int = Field(3, ge=1, description="passages that naive RAG reads")
     answer_tokens: int = Field(64, ge=1, description="longest answer of the generator")
@@ -206,17 +253,16 @@ class RewardConfig(_Part):
     )
     attempts: int = Field(2, ge=1, description="attempts at an episode before its sample is dropped")
     # Penalties are subtracted from the reward. They default to 0, so that the reward is the figure that is reported.
-    everything_penalty: float = Field(0.0, ge=0, description="for keeping every passage of every block")
-    copied_penalty: float = Field(0.0, ge=0, description="for searching with the question itself")
-    idle_penalty: float = Field(0.0, ge=0, description="for following the protocol and keeping nothing")
-    malformed_penalty: float = Field(0.0, ge=0, description="for each malformed turn")
-    repeated_penalty: float = Field(0.0, ge=0, description="for each search that was made before")
-    wasted_penalty: float = Field(0.0, ge=0, description="for each other search after which nothing new was kept")
-    kept_penalty: float = Field(0.0, ge=0, description="for each passage kept, which the generator has to read")
+    everything_penalty: _Weight = _weight("for keeping every passage of every block")
+    copied_penalty: _Weight = _weight("for searching with the question itself")
+    idle_penalty: _Weight = _weight("for following the protocol and keeping nothing")
+    malformed_penalty: _Weight = _weight("for each malformed turn")
+    repeated_penalty: _Weight = _weight("for each search that was made before")
+    wasted_penalty: _Weight = _weight("for each other search after which nothing new was kept")
+    kept_penalty: _Weight = _weight("for each passage kept, which the generator has to read")
 
-    def coverage_at(self, step: int) -> float:
-        """Returns the weight of coverage at a training step, which count from 1."""
-        return self.coverage_weight if self.coverage_until is None or step <= self.coverage_until else 0.0
+    def penalties_at(self, step: int) -> Penalties:
+        return Penalties(*(at(step, getattr(self, f"{field.name}_penalty")) for field in fields(Penalties)))
 
 
 class TeacherConfig(_Part):
@@ -227,8 +273,15 @@ class TeacherConfig(_Part):
     """
 
     corpus: str = Field(min_length=1, description="file or folder of the passages, as for `index build --corpus`")
-    samples: int = Field(2, ge=1, description="samples of each question that the teacher plays")
-    until: int = Field(50, ge=1, description="last step with such samples")
+    where: dict[str, tuple[Annotated[str, BeforeValidator(str)], ...]] = Field(
+        {}, description="groups and their values, such as {hops: [3, 4]}: questions of which it plays; empty: all"
+    )
+    samples: Staged[Annotated[int, Field(ge=0)]] = Field(
+        {1: 2, 51: 0}, description="samples of each such question that the teacher plays"
+    )
+
+    def plays(self, question: Question) -> bool:
+        return all(question.groups.get(group) in values for group, values in self.where.items())
 
 
 class StopConfig(_Part):
@@ -362,22 +415,20 @@ class RunConfig(_Part):
         return self
 
     def _check_mixture(self) -> None:
-        if not (starts := [stage.from_step for stage in self.data.mixture]):
+        if not self.data.mixture:
             return
         steps = self.verl.get("trainer.total_training_steps")
         if not isinstance(steps, int):
             raise ConfigProblem("verl.trainer.total_training_steps", "data.mixture needs the number of steps")
         if self.verl.get("algorithm.filter_groups.enable"):
             raise ConfigProblem("data.mixture", "verl's algorithm.filter_groups takes more questions than a step has")
-        if starts[0] != 1 or starts != sorted(set(starts)):
-            raise ConfigProblem("data.mixture", f"from_step must begin at 1 and rise, not {starts}")
 
     def _check_teacher(self) -> None:
         if not self.teacher:
             return
         if self.agent != "s3" or not str(self.verl.get("algorithm.adv_estimator")).startswith("grpo"):
             raise ConfigProblem("teacher", "plays s3, and only GRPO compares samples of one question")
-        own = int(self.verl.get("actor_rollout_ref.rollout.n", 1)) - self.teacher.samples
+        own = int(self.verl.get("actor_rollout_ref.rollout.n", 1)) - max(self.teacher.samples.values())
         if own < 2:
             raise ConfigProblem("teacher.samples", "leaves the searcher fewer than 2 of rollout.n samples")
         if self.verl.get("actor_rollout_ref.rollout.temperature", 1.0) != 1.0:

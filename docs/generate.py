@@ -72,6 +72,8 @@ def fields(schema: Schema, definitions: Mapping[str, Schema], prefix: str = "") 
         rows.append((f"`{prefix}{name}`", _type(entry, definitions), default, entry.get("description", "")))
         if listed := _object_in(entry.get("items", {}), definitions):
             rows += fields(listed, definitions, f"{prefix}{name}[].")
+        if "by" in entry and (staged := _object_in(entry["additionalProperties"], definitions)):
+            rows += fields(staged, definitions, f"{prefix}{name}.STEP.")
     return rows
 
 
@@ -96,6 +98,8 @@ def _type(entry: Schema, definitions: Mapping[str, Schema]) -> str:
     if entry.get("type") == "array":
         items = entry.get("items") or next(iter(entry.get("prefixItems", ())), {})
         return f"list of {_type(items, definitions)}{_bounds(entry, 'minItems', 'maxItems')}"
+    if by := entry.get("by"):
+        return f"{_type(entry['additionalProperties'], definitions)}, by {by}"
     low = "minimum" if "minimum" in entry else "exclusiveMinimum"
     high = "maximum" if "maximum" in entry else "exclusiveMaximum"
     longest = f", up to {entry['maxLength']:,} characters" if "maxLength" in entry else ""

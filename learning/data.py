@@ -16,7 +16,7 @@ from common.corpus import read_corpus
 from common.files import write_whole
 from common.journal import Journal
 from common.pool import each
-from common.run_config import ConfigProblem, RunConfig
+from common.run_config import ConfigProblem, RunConfig, TeacherConfig
 from evaluation import questions as question_sets
 from learning.episodes import Example, row_of
 from learning.mixture import mixture
@@ -70,7 +70,7 @@ async def prepare(run: RunConfig, folder: Path, world: World) -> None:
             raise ConfigProblem("data", f"the rows are of {before}, and the services serve {facts} now")
         return
     asked = _questions(run)
-    if run.reward.coverage_weight and not any(question.gold_passages for question in asked):
+    if any(run.reward.coverage_weight.values()) and not any(question.gold_passages for question in asked):
         raise ConfigProblem("reward.coverage_weight", "no question names its gold passages")
     training, validation = split(asked, run.data.validation, run.seed)
     if run.reward.kind == "exact_match":
@@ -86,11 +86,14 @@ async def prepare(run: RunConfig, folder: Path, world: World) -> None:
         raise ConfigProblem("data", f"leaves {len(training)} questions to train on and {len(validation)} to validate")
     if run.data.mixture:
         training = mixture(training, run)
-    taught = gold_in(Path(run.teacher.corpus), training) if run.teacher else {}
-    for name, chosen, gold in ((TRAIN, training, taught), (VALIDATION, validation, {})):
+    lessons = _lessons(run.teacher, training) if run.teacher else {}
+    for name, chosen, gold in ((TRAIN, training, lessons), (VALIDATION, validation, {})):
         write(
             folder / name,
-            [_row(place, question, facts, scores.get(id(question)), gold) for place, question in enumerate(chosen)],
+            [
+                _row(place, question, facts, scores.get(id(question)), gold.get(id(question), ()))
+                for place, question in enumerate(chosen)
+            ],
         )
     write_whole(folder / FACTS, json.dumps(asdict(facts)))
 
@@ -117,6 +120,19 @@ def gold_in(corpus: Path, asked: Sequence[Question]) -> dict[str, Passage]:
     """Returns the gold passages in a corpus, by id. Raises CorpusProblem."""
     wanted = frozenset[str]().union(*(question.gold_ids for question in asked))
     return {passage.id: passage for passage in read_corpus(corpus) if passage.id in wanted}
+
+
+def _lessons(teacher: TeacherConfig, asked: Sequence[Question]) -> dict[int, tuple[Passage, ...]]:
+    """Returns the known gold passages of the questions that the teacher plays, by the question's identity."""
+    chosen = [question for question in asked if teacher.plays(question)]
+    if not chosen:
+        raise ConfigProblem("teacher.where", f"no question to train on is in {teacher.where}")
+    found = gold_in(Path(teacher.corpus), chosen)
+    if not found:
+        raise ConfigProblem("teacher.corpus", f"{teacher.corpus} has none of the questions' gold passages")
+    return {
+        id(question): tuple(found[each] for each in sorted(question.gold_ids) if each in found) for question in chosen
+    }
 
 
 def _questions(run: RunConfig) -> list[Question]:
@@ -274,11 +290,10 @@ def _read_scores(path: Path) -> dict[tuple[str, str], rag_store.Score | None]:
 
 
 def _row(
-    place: int, question: Question, facts: Facts, score: Score | None, gold: Mapping[str, Passage]
+    place: int, question: Question, facts: Facts, score: Score | None, gold: tuple[Passage, ...]
 ) -> dict[str, Any]:
     """Returns a row for verl's dataset. The rollout's part is one JSON text, so that no layer between changes it."""
-    known = tuple(gold[id] for id in sorted(question.gold_ids) if id in gold)
-    example = Example(question, score.gen_acc if score else None, facts.generator, known)
+    example = Example(question, score.gen_acc if score else None, facts.generator, gold)
     return {
         "data_source": SOURCE,
         "prompt": [{"role": "user", "content": question.text}],

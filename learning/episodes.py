@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from common.run_config import RewardConfig
+from common.run_config import RewardConfig, at
 from learning.warm_start.teacher import Teacher
 from search_agent.agents import Agent
 from search_agent.agents.s3 import S3Params
@@ -45,15 +45,6 @@ class Stage:
 
     def __init__(self, agent: Agent, world: World, terms: RewardConfig) -> None:
         self._agent, self._world, self._terms = agent, world, terms
-        self._penalties = reward.Penalties(
-            terms.everything_penalty,
-            terms.copied_penalty,
-            terms.idle_penalty,
-            terms.malformed_penalty,
-            terms.repeated_penalty,
-            terms.wasted_penalty,
-            terms.kept_penalty,
-        )
 
     def teacher(self, example: Example) -> Teacher:
         """Returns a teacher for one episode of s3 on the example."""
@@ -71,9 +62,9 @@ class Stage:
         trajectory = await self._agent.play(example.question, world, answer)
         worth, parts = await self._worth(example, trajectory, trajectory.answer or "")
         conduct = reward.Conduct.of(trajectory)
-        cost = conduct.cost(self._penalties)
+        cost = conduct.cost(self._terms.penalties_at(step))
         parts |= evidence_kept(example.question, trajectory)
-        worth += self._terms.coverage_at(step) * parts.get("coverage", 0.0)
+        worth += at(step, self._terms.coverage_weight) * parts.get("coverage", 0.0)
         parts |= {name: float(value) for name, value in asdict(conduct).items()}
         return Played(trajectory, worth - cost, parts | {"penalty": cost, "reward": worth - cost})
 

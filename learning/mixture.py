@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from common.run_config import ConfigProblem, RunConfig, StageConfig
+from common.run_config import ConfigProblem, MixtureConfig, RunConfig
 from search_agent.types import Question
 
 
@@ -28,23 +28,23 @@ def mixture(asked: Sequence[Question], run: RunConfig) -> list[Question]:
     Raises ConfigProblem if no question has a value that a stage gives a share.
     """
     steps = run.verl["trainer.total_training_steps"]
-    stages = [stage for stage in run.data.mixture if stage.from_step <= steps]
-    ends = [stage.from_step for stage in stages[1:]] + [steps + 1]
+    stages = {start: stage for start, stage in run.data.mixture.items() if start <= steps}
+    ends = [*stages, steps + 1][1:]
     decks: dict[tuple[str, str], _Deck] = {}
-    for stage in stages:
+    for stage in stages.values():
         for value in stage.shares:
             chosen = [question for question in asked if question.groups.get(stage.group, "") == value]
             if not chosen:
                 raise ConfigProblem("data.mixture", f"no question to train on has {stage.group} {value!r}")
             decks.setdefault((stage.group, value), _Deck(chosen, f"{run.seed} {stage.group} {value}"))
     dealt: list[Question] = []
-    for stage, end in zip(stages, ends, strict=True):
-        count = (end - stage.from_step) * run.questions_a_step
+    for (start, stage), end in zip(stages.items(), ends, strict=True):
+        count = (end - start) * run.questions_a_step
         dealt += [decks[stage.group, value].deal() for value in _values(stage, count)]
     return dealt
 
 
-def _values(stage: StageConfig, count: int) -> list[str]:
+def _values(stage: MixtureConfig, count: int) -> list[str]:
     """Returns `count` values of the stage's group, each time the one that is furthest behind its share."""
     whole = sum(stage.shares.values())
     had = dict.fromkeys(stage.shares, 0)

@@ -14,7 +14,7 @@ import structlog
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
 from common import run_config
-from common.run_config import RunConfig, TeacherConfig
+from common.run_config import RunConfig, TeacherConfig, at
 from learning import wiring
 from learning.episodes import Example, Played, Stage, example_of
 from learning.groups import first_choice
@@ -70,8 +70,8 @@ def _wired(run: str) -> tuple[Stage, RunConfig]:
 
 
 def _is_taught(rules: TeacherConfig | None, example: Example, step: int, sample: int) -> bool:
-    """Returns whether the teacher plays a sample. Rows of validation have no gold passages, so that it plays none."""
-    return rules is not None and bool(example.gold) and step <= rules.until and sample < rules.samples
+    """Returns whether the teacher plays a sample. Only rows of questions that it plays have gold passages."""
+    return rules is not None and bool(example.gold) and sample < at(step, rules.samples)
 
 
 class _Server:

@@ -20,13 +20,14 @@ _FIELDS = {
     "name", "seed", "index", "drop_even_groups", "retriever_timeout_s", "generator_timeout_s",
     *(f"data.{name}" for name in ("part", "limit", "keep", "mixture", "validation")),
     *(f"reward.{name}" for name in (
-        "kind", "coverage_weight", "coverage_until", "rag_documents", "answer_tokens", "max_failed_share", "attempts",
+        "kind", "coverage_weight", "rag_documents", "answer_tokens", "max_failed_share", "attempts",
         "everything_penalty", "copied_penalty", "idle_penalty", "malformed_penalty", "repeated_penalty",
         "wasted_penalty", "kept_penalty",
     )),
+    *(f"teacher.{name}" for name in ("samples", "where")),
     *(f"stop.{name}" for name in ("mixed_groups", "choice_entropy", "coverage_rise", "coverage_steps", "window")),
 }  # fmt: skip
-_PATHS = {"base_model", "adapter", "data.questions", "data.scores"}
+_PATHS = {"base_model", "adapter", "data.questions", "data.scores", "teacher.corpus"}
 _HOSTS = {"retriever", "generator"}
 _OPTIMISER = ("lr", "lr_warmup_steps", "lr_warmup_steps_ratio", "weight_decay")
 _PPO = ("ppo_mini_batch_size", "ppo_micro_batch_size_per_gpu", "ppo_max_token_len_per_gpu", "ppo_epochs",

@@ -61,7 +61,7 @@ def test_verl_accepts_ppo_as_documented(tmp_path: Path) -> None:
     plain = {"reward.kind", "verl.algorithm.adv_estimator"}
     overrides = {name: value if name in plain else json.loads(value) for name, value in values.items()}
     overrides["verl.actor_rollout_ref.actor.ppo_max_token_len_per_gpu"] = 12345
-    assert run_config.load("multihop", overrides).reward.coverage_weight == 0
+    assert run_config.load("multihop", overrides).reward.coverage_weight == {1: 0}
     whole = composed(tmp_path, "multihop", overrides)
     critic = omega_conf_to_dataclass(whole.critic)
     assert (critic.engine.strategy, critic.optim.lr, critic.model.enable_gradient_checkpointing) == (

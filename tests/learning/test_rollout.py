@@ -228,7 +228,7 @@ async def test_an_episode_becomes_a_sample(queue: None, services: str, tmp_path:
 
 
 async def test_a_teacher_plays_the_first_samples_of_each_question(queue: None, services: str, tmp_path: Path) -> None:
-    teacher = {"corpus": "passages.jsonl", "samples": 1, "until": 1}
+    teacher = {"corpus": "passages.jsonl", "samples": {1: 1, 2: 0}}
     data, metrics, tokenizer = await rolled_out(tmp_path, services, ["A hopeless one?"], 0.1, teacher=teacher)
     assert sorted(float(scores[-1]) for scores in data["rm_scores"]) == [0.0, 0.0, 1.0]
     (taught,) = (place for place, scores in enumerate(data["rm_scores"]) if scores[-1] == 1.0)

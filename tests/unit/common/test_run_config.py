@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from common.run_config import FOLDER, ConfigProblem, TeacherConfig, dump, load, parse
+from common.run_config import FOLDER, ConfigProblem, TeacherConfig, at, dump, load, parse
+from search_agent.grading.reward import Penalties
 
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
@@ -56,10 +57,16 @@ def test_fields_are_replaced_by_their_dotted_names() -> None:
         ("data.part", [0.0, 1.5], "data.part"),
         ("data.part", [-0.1, float("nan")], "data.part.1"),
         ("gate.part", [0.9, 0.1], "gate.part"),
-        ("data.mixture", [{"shares": {"1": 0}}], "data.mixture.0.shares.1"),
-        ("data.mixture", [{"shares": {}}], "data.mixture.0.shares"),
-        ("data.mixture", [{"from_step": 2, "shares": {"1": 1}}], "data.mixture"),
-        ("data.mixture", [{"shares": {"1": 1}}, {"shares": {"2": 1}}], "data.mixture"),
+        ("data.mixture", {1: {"shares": {"1": 0}}}, "data.mixture.1.shares.1"),
+        ("data.mixture", {1: {"shares": {}}}, "data.mixture.1.shares"),
+        ("data.mixture", {2: {"shares": {"1": 1}}}, "data.mixture"),
+        ("data.mixture", [{"shares": {"1": 1}}], "data.mixture"),
+        ("reward.kept_penalty", -1, "reward.kept_penalty.1"),
+        ("reward.kept_penalty", {1: 0.1, 21: -1}, "reward.kept_penalty.21"),
+        ("reward.kept_penalty", {0: 0.1}, "reward.kept_penalty.0"),
+        ("reward.kept_penalty", {2: 0.1}, "reward.kept_penalty"),
+        ("reward.kept_penalty", {}, "reward.kept_penalty"),
+        ("reward.kept_penalty", [0.1, 0.2], "reward.kept_penalty.1"),
         ("reward.kind", "f1", "reward.kind"),
         ("reward.kind", "exact_match", "reward.kind"),
         ("reward.max_failed_share", 1.0, "reward.max_failed_share"),
@@ -93,6 +100,15 @@ def test_what_is_wrong_is_named(field: str, value: object, named: str) -> None:
     assert problem.value.field == named
 
 
+def test_a_value_holds_from_its_step_to_the_next() -> None:
+    weights = {"reward.coverage_weight": 0.5, "reward.kept_penalty": {"31": 0.1, "1": 0.02}}
+    run = load("smollm2-demo", weights)
+    reward = parse(yaml.safe_load(dump(run))).reward
+    assert [reward.penalties_at(step).kept for step in (1, 30, 31, 1000)] == [0.02, 0.02, 0.1, 0.1]
+    assert {at(step, reward.coverage_weight) for step in (1, 30, 31)} == {0.5}
+    assert reward.penalties_at(1) == Penalties(malformed=0.2, repeated=0.1, kept=0.02)
+
+
 def test_a_mixture_needs_to_know_the_questions_of_each_step() -> None:
     for option, value, named in (
         ("trainer.total_training_steps", None, "verl.trainer.total_training_steps"),
@@ -101,7 +117,7 @@ def test_a_mixture_needs_to_know_the_questions_of_each_step() -> None:
         with pytest.raises(ConfigProblem) as problem:
             load(
                 "multihop",
-                {"data.mixture": [{"shares": {2: 1}}], "drop_even_groups": False, f"verl.{option}": value},
+                {"data.mixture": {1: {"shares": {2: 1}}}, "drop_even_groups": False, f"verl.{option}": value},
             )
         assert problem.value.field == named
 
@@ -111,13 +127,14 @@ def test_a_mixture_needs_to_know_the_questions_of_each_step() -> None:
     [
         ("multihop", {"teacher.samples": 15}, "teacher.samples"),
         ("multihop", {"verl.actor_rollout_ref.rollout.temperature": 1.2}, "teacher"),
-        ("multihop", {"teacher.until": 0}, "teacher.until"),
+        ("multihop", {"teacher.samples": {1: 2, 9: 15}}, "teacher.samples"),
+        ("multihop", {"teacher.samples": {9: 2}}, "teacher.samples"),
         ("s3-8-3-3", {}, "teacher"),
     ],
 )
 def test_a_teacher_needs_groups_that_it_can_play_in(name: str, fields: dict[str, Any], named: str) -> None:
     teacher = {"teacher": {"corpus": "passages.jsonl"}}
-    assert load("multihop", teacher).teacher == TeacherConfig(corpus="passages.jsonl", samples=2, until=50)
+    assert load("multihop", teacher).teacher == TeacherConfig(corpus="passages.jsonl", samples={1: 2, 51: 0})
     with pytest.raises(ConfigProblem) as caught:
         load(name, teacher | fields)
     assert caught.value.field == named

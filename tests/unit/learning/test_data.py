@@ -83,7 +83,7 @@ async def test_coverage_is_no_reward_where_no_gold_passage_is_known(tmp_path: Pa
 
 
 async def test_questions_come_in_the_shares_of_each_stage(tmp_path: Path) -> None:
-    stages = [{"shares": {1: 3, 2: 1}}, {"from_step": 3, "shares": {"2": 0.5, "": 0.5}}]
+    stages = {1: {"shares": {1: 3, 2: 1}}, 3: {"shares": {"2": 0.5, "": 0.5}}, 9: {"shares": {"7": 1}}}
     sizes = {"verl.data.train_batch_size": 8, "verl.trainer.total_training_steps": 4}
     run = written(tmp_path, **{"data.mixture": stages, "data.keep": "all"}, **sizes)
     path = tmp_path / "questions.jsonl"
@@ -271,20 +271,21 @@ async def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path) -> None:
 
 async def test_rows_to_train_on_have_the_gold_passages_where_a_teacher_plays(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
-    run = written(tmp_path, **{"teacher": {"corpus": str(corpus)}, "data.keep": "all"})
+    teacher = {"corpus": str(corpus), "where": {"hops": [3]}}
+    run = written(tmp_path, **{"teacher": teacher, "data.keep": "all"})
     path = tmp_path / "questions.jsonl"
     lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     for number, line in enumerate(lines):
-        line["metadata"]["passage_ids"] = [f"g{number}", f"unknown{number}"]
+        line["metadata"] |= {"passage_ids": [f"g{number}", f"unknown{number}"], "hops": 2 + number % 2}
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     gold = ({"id": f"g{number}", "title": "G", "text": "t"} for number in range(len(lines)))
     corpus.write_text("".join(f"{json.dumps(passage)}\n" for passage in gold))
     await prepare(run, tmp_path / "data", World(Retriever(), generator=Generator("x")))
-    for name, known in ((TRAIN, 1), (VALIDATION, 0)):
+    for name, known in ((TRAIN, {"2": 0, "3": 1}), (VALIDATION, {"2": 0, "3": 0})):
         examples = [
             example_of(json.loads(row["reward_model"]["ground_truth"])) for row in rows(tmp_path / "data" / name)
         ]
-        assert all(len(each.gold) == known for each in examples)
+        assert {(each.question.groups["hops"], len(each.gold)) for each in examples} == set(known.items())
         assert all(passage.id in each.question.gold_ids for each in examples for passage in each.gold)
     with corpus.open("a") as file:
         file.write("{}\n")
@@ -297,3 +298,13 @@ def test_gold_passages_are_found_in_a_folder_of_any_shapes(tmp_path: Path) -> No
     (tmp_path / "b.json").write_text('[{"id": 2, "title": "H", "content": "more"}]')
     asked = [Question("q", "which?", gold_passages=(("g1",), ("2", "nowhere")))]
     assert gold_in(tmp_path, asked) == {"g1": Passage("g1", "G", "text"), "2": Passage("2", "H", "more")}
+
+
+async def test_a_teacher_that_could_play_nothing_is_refused(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"id": "elsewhere", "title": "E", "text": "t"}\n')
+    for where, named in (({}, "teacher.corpus"), ({"hops": ["9"]}, "teacher.where")):
+        run = written(tmp_path, **{"teacher": {"corpus": str(corpus), "where": where}, "data.keep": "all"})
+        with pytest.raises(ConfigProblem) as caught:
+            await prepare(run, tmp_path / "data", World(Retriever(), generator=Generator("x")))
+        assert caught.value.field == named

@@ -29,7 +29,8 @@ FREE = AGENTS["s3"].with_params({"constrained": False})
 
 
 def stage(answer: str, judge: Judge | None = None, **terms: Any) -> Stage:
-    return Stage(FREE, World(Retriever(), generator=Generator(answer), judge=judge), RewardConfig(**terms))
+    reward = RewardConfig.model_validate(terms)
+    return Stage(FREE, World(Retriever(), generator=Generator(answer), judge=judge), reward)
 
 
 def example(rag: float, generator: str = "echo@1") -> Example:
@@ -93,11 +94,11 @@ async def test_the_gold_passages_kept_and_seen_are_counted_where_they_are_known(
     assert "coverage" not in await parts()
 
 
-async def test_coverage_counts_with_its_weight_until_its_last_step() -> None:
+async def test_coverage_and_costs_count_with_the_weight_of_their_step() -> None:
     half = Example(replace(QUESTION, gold_passages=(("w1",), ("w2",))), 0.0, "echo@1")
-    both = stage("no idea", coverage_weight=0.5, coverage_until=3)
+    both = stage("no idea", coverage_weight={1: 0.5, 4: 0.0}, kept_penalty={1: 0.0, 3: 0.125})
     worth = [(await both.play(ScriptedPolicy([KEEPS]), half, step)).reward for step in (1, 3, 4)]
-    assert worth == [0.25, 0.25, 0.0]
+    assert worth == [0.25, 0.125, -0.125]
     forever = stage("an answer", coverage_weight=0.5)
     assert (await forever.play(ScriptedPolicy([KEEPS]), half, 10**6)).reward == 1.25
     unknown = Example(replace(QUESTION, gold_passages=()), 0.0, "echo@1")

@@ -16,7 +16,10 @@ ADMITTED: list[tuple[str, Any]] = [
     ("name", "mine"),
     ("data.keep", 0.5),
     ("data.part", [0, 0.5]),
-    ("reward.kept_penalty", 0.1),
+    ("reward.kept_penalty", {1: 0.02, 31: 0.1}),
+    ("teacher.corpus", "passages.jsonl.gz"),
+    ("teacher.samples", 1),
+    ("teacher.where", {"hops": ["3"]}),
     ("stop.window", 3),
     ("agent_parameters.top_k", 4),
     ("adapter", ""),
@@ -39,6 +42,8 @@ REFUSED: list[tuple[str, Any]] = [
     ("data.questions", ["data/mine.jsonl", "../../etc/passwd"]),
     ("data.questions", "data/../../etc/passwd"),
     ("data.questions", "https://there.example/q.jsonl"),
+    ("teacher.corpus", "/etc/passwd"),
+    ("teacher", {"corpus": "/etc/passwd"}),
     ("data.scores", "redis://10.0.0.1:6379/0"),
     ("data.scores", "/etc/scores.parquet"),
     ("adapter", "/etc"),
@@ -86,12 +91,9 @@ REFUSED: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("field", "value"), ADMITTED, ids=str)
 def test_what_reaches_nothing_is_admitted(field: str, value: Any) -> None:
     first, _, rest = field.partition(".")
-    run = ADMISSION.config("universe", {field: value})
-    found = getattr(run, first)
-    if rest:
-        found = found[rest] if isinstance(found, dict) else getattr(found, rest)
+    found = ADMISSION.config("universe", {"teacher.corpus": "p.jsonl", field: value}).model_dump(mode="json")[first]
     sent = [value] if field == "data.questions" and isinstance(value, str) else value
-    assert json.loads(json.dumps(found)) == sent
+    assert (found[rest] if rest else found) == json.loads(json.dumps(sent))
 
 
 @pytest.mark.parametrize(("field", "value"), REFUSED, ids=str)
