@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.processes import processor_s
 from common.backends import GrpcRetriever, dialogue
 from deploy.demo import demo_questions
 from deploy.local import MODELS
@@ -50,19 +50,13 @@ class Model:
         return await self._engine.info(self._name)
 
 
-def processor_s(pid: int) -> float:
-    """Returns the processor seconds that a process has used so far."""
-    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
 async def play(agent: Agent, question: Question, engine: LlamaCpp, retriever: GrpcRetriever) -> dict[str, Any]:
     """Plays one question, and returns what it cost and whether the answer is right."""
     world = World(retriever, Model(engine, "searcher"), Model(engine, "reader"))
-    before = processor_s(engine.pid)
+    before = processor_s([engine.pid])
     played = await agent.play(question, world, ANSWER)
     return {
-        "processor_s": round(processor_s(engine.pid) - before, 2),
+        "processor_s": round(processor_s([engine.pid]) - before, 2),
         "searches": played.usage.searches,
         "prompt_tokens": played.usage.prompt_tokens,
         "completion_tokens": played.usage.completion_tokens,

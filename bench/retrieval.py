@@ -36,10 +36,12 @@ TOP_K = 8
 Ask = Callable[[str], Awaitable[object]]
 
 
-def started(stack: ExitStack, *command: str, **environment: str) -> None:
+def started(stack: ExitStack, *command: str, **environment: str) -> int:
+    """Starts a module of Python as a process that ends with the stack, and returns its id."""
     process = subprocess.Popen([sys.executable, "-m", *command], env=os.environ | environment)
     stack.callback(process.wait)
     stack.callback(process.terminate)
+    return process.pid
 
 
 async def answers(ask: Ask) -> None:

