@@ -9,6 +9,7 @@
 #   bench/on_gpu.sh WORK gpus [PART…]         compares 1, 2, 4 and 8 GPUs, as many as there are: engines of SmolLM2,
 #                                             tensor-parallel (a 7B shape), vectors (21 million), training by FSDP2; and
 #                                             serves a 7B and a 14B shape in the layout of deploy/gpu-2.env
+#   bench/on_gpu.sh WORK cost [FLAGS…]        plays 1,024 questions by each method with the demo's adapters, 256 at once
 #   bench/on_gpu.sh WORK evaluate             asks 500 dev questions by every method, with an untrained searcher
 #   bench/on_gpu.sh WORK head-room            measures how much the reader gains from the right passage
 #   bench/on_gpu.sh WORK adapters             trains the single-hop pair that the demo's adapters began from
@@ -379,6 +380,27 @@ P
         esac
     done
     "$python" -m bench.gpus "$work" --out "$work/gpus.json"
+    ;;
+cost)
+    RETRIEVER_GPUS=1 start_retriever
+    start_engine demo $searcher "$(vllm_arguments 12000000000 "$graphs")" GENERATOR_MODEL="$base" GENERATOR_ADAPTER_RANK=16 \
+        GENERATOR_ADAPTERS="{\"searcher\": \"$work/warm\", \"reader\": \"$work/reader\"}" GENERATOR_MAX_IN_FLIGHT=4096
+    listens demo $searcher
+    parts=()
+    play() { # play NAME METHOD PARAMETERS SEARCHER GENERATOR FLAGS...: the last two are models of the service
+        "$python" -m bench.agents --method "$2" --parameters "$3" --limit 1024 --retriever 127.0.0.1:$retriever \
+            --searcher "127.0.0.1:$searcher/$4" --generator "127.0.0.1:$searcher/$5" --processes 4 \
+            --out "$work/logs/cost-$1.json" "${@:6}" >"$work/logs/cost-$1.log" 2>&1 || said "$1 was not measured"
+        said "$1: $(tail -n 1 "$work/logs/cost-$1.log")"
+        parts+=("$1=$work/logs/cost-$1.json")
+        "$python" -m bench.recorded --command "bench/on_gpu.sh WORK cost" --out "$work/cost.json" "${parts[@]}"
+    }
+    card=$("$python" -c 'import json, sys; print(json.dumps(json.load(sys.stdin)["parameters"]))' <"$work/warm/search_agent.json")
+    play s3 s3 "$card" searcher reader "${@:3}"
+    for size in 1 3 8; do play naive_rag-$size naive_rag "{\"top_k\": $size}" base reader "${@:3}"; done
+    for method in direct cot search_r1; do play $method $method '{}' base base "${@:3}"; done
+    play ircot ircot '{}' base reader "${@:3}"
+    play search_o1 search_o1 '{}' base base "${@:3}"
     ;;
 evaluate)
     all=s3,naive_rag,direct,cot,ircot,search_o1,search_r1,search_r1:answerer=searcher,deep_retrieval

@@ -27,7 +27,7 @@ HEAD = ("what", "goal", "now", "", "device", "date", "command")
 
 def rows() -> list[tuple[str, ...]]:
     """Returns one row per goal, in HEAD's columns."""
-    return [row(goal, _read(file) if (file := RESULTS / goal["result"]).exists() else None) for goal in _read(GOALS)]
+    return [row(goal, recorded(goal["result"])) for goal in _read(GOALS)]
 
 
 def headline() -> list[tuple[str, ...]]:
@@ -36,9 +36,9 @@ def headline() -> list[tuple[str, ...]]:
     Naive RAG reads as many passages, question by question. `right` and `gain` point to a mean with its interval, in per
     cent and points. `passages` is a number or points to one.
     """
-    shown = []
+    shown: list[tuple[str, ...]] = []
     for entry in _read(HEADLINE):
-        result, passages = _read(RESULTS / entry["result"]), entry["passages"]
+        result, passages = recorded(entry["result"]), entry["passages"]
         shown.append(
             (
                 str(entry["questions"]),
@@ -49,6 +49,12 @@ def headline() -> list[tuple[str, ...]]:
             )
         )
     return shown
+
+
+def recorded(name: str) -> Any:
+    """Returns a file of results, None if it has not been measured."""
+    file = RESULTS / name
+    return _read(file) if file.exists() else None
 
 
 def _interval(estimate: Sequence[float], sign: str = "") -> str:

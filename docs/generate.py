@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from bench import scoreboard
+from bench import cost_table, growth, scoreboard
 from common import metrics
 from common.run_config import RunConfig
 from common.settings import TracingSettings
@@ -255,6 +255,16 @@ def headline() -> str:
     return table((*head, "gain over naive RAG of equal size, points"), scoreboard.headline())
 
 
+def cost(name: str) -> str:
+    """A table of what questions cost."""
+    return table(*cost_table.TABLES[name]())
+
+
+def grown(name: str) -> str:
+    """A table of how time or memory grows."""
+    return table(*growth.TABLES[name]())
+
+
 def kinds() -> str:
     """Every index kind."""
     rows = (
@@ -294,6 +304,8 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "published": published,
     "goals": goals,
     "headline": headline,
+    "cost": cost,
+    "growth": grown,
 }
 
 
