@@ -2,8 +2,9 @@
 
 Both encode passages in random order with the same model: the one that `--model` names, or a BERT of E5-base's shape
 with random weights. sentence-transformers runs with its defaults, and in float16 with several batch sizes. Each encoder
-takes as many passages as it encodes in `--seconds`, at most `--passages`. On a GPU the result also has the share of the
-bfloat16 throughput that our encoder reaches; that throughput is measured with a product of two large matrices.
+takes as many passages as it encodes in `--seconds`, at most `--passages`. Our encoder's parts are timed alone, too:
+tokenizing, and the model over batches that were tokenized before. On a GPU the result also has the share of the
+bfloat16 throughput that encoder and model reach; that throughput is measured with a product of two large matrices.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import sentence_transformers
 import torch
 
 from bench import encoder_folder
+from services.retriever.forward import Forward, batches, forward
 from services.retriever.passages import PassageStore, embedded_text
-from services.retriever.torch_encoder import PASSAGE_TOKENS, SentenceTransformerEncoder
+from services.retriever.token_ids import token_ids
+from services.retriever.torch_encoder import PASSAGE_TOKENS, SentenceTransformerEncoder, batch_tokens
 
 THEIR_BATCHES = (32, 128, 512)
 _SIDE = 8192  # rows and columns of the matrices
@@ -86,6 +89,16 @@ def operations(lengths: Sequence[int], hidden: int, layers: int) -> float:
     return float(sum(layers * (24 * hidden**2 * each + 4 * hidden * each**2) for each in lengths))
 
 
+def model_alone(model: Forward, ids: Sequence[list[int]], tokens: int) -> float:
+    """Returns the texts per second of a model over batches of at most so many tokens, which wait for nothing else."""
+    cut = [[ids[row] for row in batch] for batch in batches([len(each) for each in ids], tokens)]
+    model(cut[0])()
+    started = time.perf_counter()
+    for wait in [model(batch) for batch in cut]:
+        wait()
+    return len(ids) / (time.perf_counter() - started)
+
+
 def measure(folder: str, texts: list[str], seconds: float, rounds: int, first: int) -> dict[str, Any]:
     gpu = torch.cuda.is_available()
     ours = SentenceTransformerEncoder(folder, sentence_transformers)
@@ -104,22 +117,33 @@ def measure(folder: str, texts: list[str], seconds: float, rounds: int, first: i
     found = paces(kinds, texts, seconds, rounds, first)
     speeds = {kind: each["passages_per_s"] for kind, each in found.items()}
     taken = [f"passage: {text}" for text in texts[: int(found["ours"]["passages"])]]
+    tokenize = token_ids(theirs.tokenizer, theirs.max_seq_length)
     started = time.perf_counter()
-    ids = theirs.tokenizer(taken, truncation=True, max_length=theirs.max_seq_length)["input_ids"]
+    ids = tokenize(taken)
     tokenizing = time.perf_counter() - started
     lengths = [len(each) for each in ids]
+    tokenizer = theirs.tokenizer
+    model = forward(theirs.float(), tokenizer.pad_token_id or 0, tokenizer.padding_side == "left")
+    alone = model_alone(model, ids, batch_tokens(gpu))
     result: dict[str, Any] = {
         "encoders": found,
         "ours_to_as_it_comes": speeds["ours"] / speeds["as it comes"],
         "ours_to_their_best": speeds["ours"] / max(speed for kind, speed in speeds.items() if kind != "ours"),
         "tokens_a_passage": sum(lengths) / len(lengths),
         "tokenizing_only_per_s": len(taken) / tokenizing,
+        "model_only_per_s": alone,
+        "part_of_model_only": speeds["ours"] / alone,
     }
     if gpu:
         shape = theirs[0].auto_model.config
-        done = operations(lengths, shape.hidden_size, shape.num_hidden_layers) / len(lengths) * speeds["ours"]
+        a_passage = operations(lengths, shape.hidden_size, shape.num_hidden_layers) / len(lengths)
         reached = ceiling()
-        result |= {"tflops": done / 1e12, "ceiling_tflops": reached / 1e12, "part_of_ceiling": done / reached}
+        result |= {
+            "tflops": a_passage * speeds["ours"] / 1e12,
+            "ceiling_tflops": reached / 1e12,
+            "part_of_ceiling": a_passage * speeds["ours"] / reached,
+            "model_only_part_of_ceiling": a_passage * alone / reached,
+        }
     return result
 
 

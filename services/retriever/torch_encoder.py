@@ -15,9 +15,13 @@ from services.retriever.prefixes import NOTHING, PASSAGE_PREFIX, QUERY_PREFIX, p
 from services.retriever.token_ids import TokenIds, token_ids
 
 QUERY_TOKENS, PASSAGE_TOKENS = 256, 180  # as in the experiments of s3; longer texts are cut
-_GPU_BATCH_TOKENS, _CPU_BATCH_TOKENS = 65_536, 4096
 _SHARE = 2048  # texts tokenized at a time: enough for several batches, few enough that encoding starts soon
 _SHARES_A_GPU = 4  # at once: one is encoded while others are tokenized
+
+
+def batch_tokens(gpu: bool) -> int:
+    """Returns the number of tokens that keep a device busy."""
+    return 65_536 if gpu else 4096
 
 
 class SentenceTransformerEncoder:
@@ -43,7 +47,7 @@ class SentenceTransformerEncoder:
         tokenizer, longest = models[0].tokenizer, models[0].max_seq_length or QUERY_TOKENS
         self._query_ids = token_ids(tokenizer, min(QUERY_TOKENS, longest))
         self._passage_ids = token_ids(tokenizer, min(PASSAGE_TOKENS, longest))
-        self._batch_tokens = _GPU_BATCH_TOKENS if gpus else _CPU_BATCH_TOKENS
+        self._batch_tokens = batch_tokens(gpus > 0)
         self.at_once = 16_384 * len(models) if gpus else 32
         self._free: SimpleQueue[Forward] = SimpleQueue()
         forwards = [forward(each, tokenizer.pad_token_id or 0, tokenizer.padding_side == "left") for each in models]

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("sentence_transformers")
 
+from bench import encoder_folder, encoding
 from bench.encoding import Encode, paces
 from bench.random_index import write
 from bench.vectors import measure
@@ -61,3 +62,13 @@ def test_vectors_shared_out_over_devices_are_searched_exactly(devices: int) -> N
     asked = Namespace(devices=["cpu"] * devices, dim=16, queries=[1, 4], top_k=5)
     rows = measure(3000, asked)
     assert [(row["devices"], row["queries"], row["exact"]) for row in rows] == [(devices, 1, True), (devices, 4, True)]
+
+
+def test_parts_of_our_encoder_are_timed_beside_the_whole(tmp_path: Path) -> None:
+    texts = [f"word{number % 7} " * (number % 9 + 1) for number in range(40)]
+    folder = encoder_folder.write(tmp_path / "e5", texts, hidden=32, layers=1, max_tokens=32, words=60)
+    found = encoding.measure(str(folder), texts, seconds=0.01, rounds=1, first=40)
+    assert found["part_of_model_only"] == pytest.approx(
+        found["encoders"]["ours"]["passages_per_s"] / found["model_only_per_s"]
+    )
+    assert found["tokenizing_only_per_s"] > 0
