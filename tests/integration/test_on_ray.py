@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
 import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +22,11 @@ import uvicorn
 from common.addresses import free_port
 from evaluation import precompute, run
 from evaluation.endpoints import Endpoints
-from evaluation.errors import EvaluateProblem, Failed
+from evaluation.errors import EvaluateProblem
 from evaluation.rows import Row
 from search_agent.types import Question
 from tests.integration.conftest import RedisServer
+from tests.integration.dying import deaths, dying, unopened
 from tests.integration.test_evaluate import rows, start, written
 from tests.integration.test_precompute import QUESTIONS as SCORED
 from tests.integration.test_precompute import Stack
@@ -47,7 +46,9 @@ def cluster() -> Iterator[Any]:
         from ray.cluster_utils import Cluster  # reads the environment when it is imported
 
         settings = {"num_cpus": 1, "object_store_memory": 80 << 20}
-        made = Cluster(initialize_head=True, head_node_args={**settings, "include_dashboard": False})
+        # A dead node is noticed at its fifth missed check, in half a second and not in a quarter of a minute.
+        head = {"include_dashboard": False, "_system_config": {"health_check_period_ms": 100}}
+        made = Cluster(initialize_head=True, head_node_args={**settings, **head})
         made.add_node(**settings)
         yield made
         made.shutdown()
@@ -118,26 +119,6 @@ async def test_a_failure_is_counted_as_it_is_here(cluster: Any, tmp_path: Path) 
     assert sorted(failures[0]) == sorted(failures[1])
 
 
-@asynccontextmanager
-async def dying(endpoints: Endpoints, text: str, marker: Path, times: int) -> AsyncIterator[Ask]:
-    """Returns an asker whose process dies at a question, `times` times, once the other questions have been asked."""
-    async with run.asking(endpoints) as ask:
-
-        async def work(task: run.Task) -> Row:
-            if (task.question.text, task.method) == (text, "s3") and len(deaths(marker)) < times:
-                with marker.open("a") as file:
-                    file.write(f"{os.getpid()}\n")
-                await asyncio.sleep(0.05)
-                os._exit(1)
-            return await ask(task)
-
-        yield work
-
-
-def deaths(marker: Path) -> set[str]:
-    return set(marker.read_text().split()) if marker.exists() else set()
-
-
 @pytest.mark.parametrize("times", [1, 100])
 async def test_an_actor_that_dies(cluster: Any, tmp_path: Path, times: int) -> None:
     from evaluation import on_ray
@@ -200,12 +181,6 @@ async def test_precomputing(cluster: Any, redis_server: RedisServer) -> None:
         await stack.http.aclose()
         await stack.store.close()
         await stack.gateway_store.close()
-
-
-@asynccontextmanager
-async def unopened() -> AsyncIterator[Callable[[str], Awaitable[str]]]:
-    raise Failed("gateway", "unavailable", "nothing here")
-    yield
 
 
 async def test_actors_that_cannot_start(cluster: Any) -> None:
