@@ -1,7 +1,10 @@
 """Measures the gateway's own cost, with backends that answer at once: `python -m bench.gateway`.
 
-p50 and p99 are round trips of one client over HTTP; they include the time of the client and of the stub backends. The
-cache is a redis-server that the benchmark starts.
+p50 and p99 are round trips of one client over HTTP; they include the time of the client and of the stub backends, which
+run in one process beside the gateway. The client writes prepared requests to a socket, because httpx takes about as
+long as the gateway does for its health. The cache is a redis-server that the benchmark starts. With `--beside`,
+the gateway of another checkout is measured in turns with this one; with `--processes`, several of this one are,
+whose callers are dealt out evenly. Figures are medians over the rounds, ratios are medians of each round's.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 
 from common.addresses import free_port
 from common.pushed import BEAT_S
@@ -31,9 +35,8 @@ PASSAGE = retriever_pb2.Passage(id="p", title="Title", text="word " * 120, score
 INDEX = retriever_pb2.IndexInfo(name="stub", version="1", encoder="stub", is_default=True)
 INDEXES = retriever_pb2.ListIndexesResponse(indexes=[INDEX])
 MODEL = generator_pb2.ModelInfoResponse(model="stub@1")
-CHAT = [{"role": "user", "content": "q"}]
-CALL = {"name": "answer", "arguments": {"question": "q"}}
-ACCEPT = {"accept": "application/json, text/event-stream"}  # which MCP demands
+WARM_UP = 20  # calls before the first that is measured
+ACCEPT = "application/json, text/event-stream"  # which MCP demands
 MOVE = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
 
 
@@ -76,101 +79,190 @@ def cpu_seconds(pid: int) -> float:
 Body = Callable[[], dict[str, Any]]
 
 
-async def measure(client: httpx.AsyncClient, path: str, body: Body | None, calls: int, at_once: int) -> list[float]:
-    """Returns the milliseconds of each call. Without a body it is a GET."""
-
-    async def worker() -> list[float]:
-        times = []
-        for _ in range(calls // at_once):
-            began = time.perf_counter()
-            response = await client.request("POST" if body else "GET", path, json=body() if body else None)
-            times.append((time.perf_counter() - began) * 1e3)
-            response.raise_for_status()
-        return times
-
-    return [t for times in await asyncio.gather(*(worker() for _ in range(at_once))) for t in times]
+_numbers = itertools.count()
 
 
-def same(**fields: Any) -> Body:
-    """Makes the same request every time."""
-    return lambda: fields
+def question() -> str:
+    """Returns a question that no cache holds, and nobody else asks."""
+    return f"question {next(_numbers)}"
 
 
-def new(**fields: Any) -> Body:
-    """Makes a request with a new question every time."""
-    number = itertools.count()
-    return lambda: {**fields, "question": f"question {next(number)}"}
+def chat() -> list[dict[str, str]]:
+    return [{"role": "user", "content": question()}]
 
 
-async def run(calls: int) -> list[dict[str, Any]]:
-    server = grpc.aio.server()
-    add_RetrieverServicer_to_server(Retriever(), server)
-    add_GeneratorServicer_to_server(Model(), server)
-    backend = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    port, redis_port = str(free_port()), str(free_port())
-    redis = await asyncio.create_subprocess_exec(
-        "redis-server", "--port", redis_port, "--save", "", stdout=asyncio.subprocess.DEVNULL
-    )
-    flags = ["--retriever", backend, "--searcher", backend, "--generator", backend, "--port", port]
-    flags += ["--redis-url", f"redis://127.0.0.1:{redis_port}/0"]
-    flags += ["--max-slowdown", "1000", "--first-at-once", "64"]  # nothing is refused: the rate is what it can do
-    gateway = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.gateway", *flags, "--log-level", "warning"
-    )
-    results = []
+def call() -> dict[str, Any]:
+    return {"name": "answer", "arguments": {"question": question()}}
+
+
+_known = itertools.cycle(f"known {number}" for number in range(WARM_UP))  # each is asked before the first is measured
+
+REQUESTS: dict[str, tuple[str, Body | None]] = {
+    "healthz (floor of client and server)": ("/healthz", None),
+    "retrieve": ("/v1/retrieve", lambda: {"queries": [question()]}),
+    "answer direct": ("/v1/answer", lambda: {"question": question(), "method": "direct"}),
+    "answer naive_rag, not in the cache": ("/v1/answer", lambda: {"question": question(), "method": "naive_rag"}),
+    "answer naive_rag, from the cache": ("/v1/answer", lambda: {"question": next(_known), "method": "naive_rag"}),
+    "answer s3, one turn": ("/v1/answer", lambda: {"question": question()}),
+    "answer s3, streamed": ("/v1/answer", lambda: {"question": question(), "stream": True}),
+    "chat of s3": ("/v1/chat/completions", lambda: {"model": "s3", "messages": chat()}),
+    "chat of s3, streamed": ("/v1/chat/completions", lambda: {"model": "s3", "messages": chat(), "stream": True}),
+    "response of s3": ("/v1/responses", lambda: {"model": "s3", "input": question()}),
+    "response of s3, streamed": ("/v1/responses", lambda: {"model": "s3", "input": question(), "stream": True}),
+    "s3 over MCP": ("/mcp", lambda: {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call()}),
+}
+
+
+async def calls_of_one(port: int, path: str, body: Body | None, calls: int) -> list[float]:
+    """Makes calls one after the other over one connection. Returns the milliseconds of each."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"{'POST' if body else 'GET'} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\naccept: {ACCEPT}\r\n"
+    times = []
+    for _ in range(calls):
+        sent = json.dumps(body()).encode() if body else b""
+        about = f"content-type: application/json\r\ncontent-length: {len(sent)}\r\n" if body else ""
+        began = time.perf_counter()
+        writer.write(f"{head}{about}\r\n".encode() + sent)
+        answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+        if b"chunked" in answer:
+            await reader.readuntil(b"0\r\n\r\n")
+        else:
+            await reader.readexactly(int(answer.partition(b"content-length:")[2].partition(b"\r\n")[0]))
+        times.append((time.perf_counter() - began) * 1e3)
+        if not answer.startswith(b"http/1.1 2"):
+            raise SystemExit(f"{path}: {answer.decode()}")
+    writer.close()
+    return times
+
+
+@dataclass
+class Gateways:
+    """Gateways of one checkout, with what was measured of them: a value a round for each figure."""
+
+    processes: list[asyncio.subprocess.Process]
+    ports: list[int]
+    figures: dict[str, list[float]] = field(default_factory=dict)
+
+    def cpu_seconds(self) -> float:
+        return sum(cpu_seconds(each.pid) for each in self.processes)
+
+    async def measure(self, path: str, body: Body | None, calls: int, at_once: int) -> None:
+        """Makes calls from one caller, then from `at_once` callers, and notes the figures."""
+        before = self.cpu_seconds()
+        alone = sorted(await calls_of_one(self.ports[0], path, body, calls))
+        own_ms = (self.cpu_seconds() - before) / calls * 1e3
+        began, before, load = time.perf_counter(), self.cpu_seconds(), time.process_time()
+        ports = itertools.islice(itertools.cycle(self.ports), at_once)
+        await asyncio.gather(*(calls_of_one(port, path, body, calls // at_once) for port in ports))
+        took = time.perf_counter() - began
+        for name, figure in {
+            "own_ms": own_ms,
+            "p50_ms": statistics.median(alone),
+            "p99_ms": alone[int(len(alone) * 0.99)],
+            "per_second_at_16": calls // at_once * at_once / took,
+            "gateway_cores_at_16": (self.cpu_seconds() - before) / took,
+            "load_and_backends_cores_at_16": (time.process_time() - load) / took,
+        }.items():
+            self.figures.setdefault(name, []).append(figure)
+
+
+@asynccontextmanager
+async def started(folder: Path, processes: int, flags: Sequence[str]) -> AsyncIterator[Gateways]:
+    """Starts gateways of the checkout in `folder`, and stops them."""
+    ports = [free_port() for _ in range(processes)]
+    starting = [
+        asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.gateway", *flags, "--port", str(port), "--log-level", "error", cwd=folder
+        )
+        for port in ports
+    ]
+    gateways = Gateways([await each for each in starting], ports)
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=ACCEPT, timeout=30) as client:
-            for _ in range(300):
-                try:
-                    if (await client.get("/readyz")).json()["backends"]["cache"] == "ok":
-                        break
-                except httpx.ConnectError:
-                    pass
-                await asyncio.sleep(0.1)
-            for name, path, body in (
-                ("healthz (floor of client and server)", "/healthz", None),
-                ("retrieve", "/v1/retrieve", same(queries=["q"])),
-                ("answer direct", "/v1/answer", new(method="direct")),
-                ("answer naive_rag, not in the cache", "/v1/answer", new(method="naive_rag")),
-                ("answer naive_rag, from the cache", "/v1/answer", same(question="q", method="naive_rag")),
-                ("answer s3, one turn", "/v1/answer", new()),
-                ("the same, streamed", "/v1/answer", new(stream=True)),
-                ("chat completion of s3", "/v1/chat/completions", same(model="s3", messages=CHAT)),
-                ("the same, streamed", "/v1/chat/completions", same(model="s3", messages=CHAT, stream=True)),
-                ("response of s3", "/v1/responses", same(model="s3", input="q")),
-                ("the same, streamed", "/v1/responses", same(model="s3", input="q", stream=True)),
-                ("s3 over MCP", "/mcp", same(jsonrpc="2.0", id=1, method="tools/call", params=CALL)),
-            ):
-                await measure(client, path, body, 20, 1)
-                before = cpu_seconds(gateway.pid)
-                alone = sorted(await measure(client, path, body, calls, 1))
-                own_ms = (cpu_seconds(gateway.pid) - before) / calls * 1e3
-                began = time.perf_counter()
-                await measure(client, path, body, calls, 16)
-                rate = calls / (time.perf_counter() - began)
-                p50, p99 = statistics.median(alone), alone[int(len(alone) * 0.99)]
-                results.append(
-                    {"request": name, "own_ms": own_ms, "p50_ms": p50, "p99_ms": p99, "per_second_at_16": rate}
-                )
+        for port in ports:
+            await _ready(port)
+        yield gateways
     finally:
-        gateway.terminate()
-        redis.terminate()
-        await asyncio.gather(gateway.wait(), redis.wait())
-        await server.stop(0)
-    return results
+        for each in gateways.processes:
+            each.terminate()
+            await each.wait()
+
+
+async def _ready(port: int) -> None:
+    for _ in range(300):
+        with suppress(OSError, SystemExit):
+            await calls_of_one(port, "/readyz", None, 1)
+            return
+        await asyncio.sleep(0.1)
+    raise SystemExit("the gateway does not become ready")
+
+
+async def run(args: argparse.Namespace) -> list[dict[str, Any]]:
+    async with AsyncExitStack() as stack:
+        server = grpc.aio.server()
+        add_RetrieverServicer_to_server(Retriever(), server)
+        add_GeneratorServicer_to_server(Model(), server)
+        backend = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        redis_port = str(free_port())
+        redis = await asyncio.create_subprocess_exec(
+            "redis-server", "--port", redis_port, "--save", "", stdout=asyncio.subprocess.DEVNULL
+        )
+        stack.callback(redis.terminate)
+        flags = ["--retriever", backend, "--searcher", backend, "--generator", backend]
+        flags += ["--redis-url", f"redis://127.0.0.1:{redis_port}/0"]
+        flags += ["--max-slowdown", "1000", "--first-at-once", "64"]  # nothing is refused: the rate is what it can do
+        here = Path.cwd()
+        shapes = {"": (here, 1)}
+        if args.beside:
+            shapes["beside"] = (args.beside, 1)
+        if args.processes > 1:
+            shapes[f"{args.processes} processes"] = (here, args.processes)
+        gateways = {name: await stack.enter_async_context(started(*shape, flags)) for name, shape in shapes.items()}
+        rows = [await _row(name, gateways, args) for name in REQUESTS if args.only in name]
+    await server.stop(0)
+    return rows
+
+
+async def _row(name: str, gateways: dict[str, Gateways], args: argparse.Namespace) -> dict[str, Any]:
+    path, body = REQUESTS[name]
+    for each in gateways.values():
+        each.figures.clear()
+        for port in each.ports:
+            await calls_of_one(port, path, body, WARM_UP)
+    for number in range(args.rounds):
+        turns = [*gateways.values()]
+        for each in turns if number % 2 else reversed(turns):
+            await each.measure(path, body, args.calls, 16)
+    mine, *others = (
+        {key: statistics.median(values) for key, values in each.figures.items()} for each in gateways.values()
+    )
+    row: dict[str, Any] = {"request": name, **mine}
+    for (which, each), figures in zip([*gateways.items()][1:], others, strict=True):
+        row[which] = figures | {
+            f"{key}_ratio": statistics.median(
+                a / b for a, b in zip(*(of.figures[key] for of in (gateways[""], each)), strict=True)
+            )
+            for key in ("own_ms", "p50_ms", "per_second_at_16")
+        }
+    return row
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gateway", description=__doc__)
-    parser.add_argument("--calls", type=int, default=400)
+    parser.add_argument("--calls", type=int, default=160, help="calls of a kind in each part of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="kinds of requests whose name contains this")
+    parser.add_argument(
+        "--beside", type=Path, help="another checkout, whose gateway is measured in turns with this one"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="gateways to measure beside one")
     args = parser.parse_args()
-    results = asyncio.run(run(args.calls))
+    rows = asyncio.run(run(args))
     print("| request | gateway's own CPU ms | p50 ms | p99 ms | requests/s, 16 at once |\n|---|---|---|---|---|")
-    for row in results:
-        times = " | ".join(f"{row[column]:.1f}" for column in ("own_ms", "p50_ms", "p99_ms"))
+    for row in rows:
+        times = " | ".join(f"{row[column]:.2f}" for column in ("own_ms", "p50_ms", "p99_ms"))
         print(f"| {row['request']} | {times} | {row['per_second_at_16']:.0f} |")
-    print(json.dumps(results))
+    print(json.dumps(rows))
     return 0
 
 

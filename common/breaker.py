@@ -22,6 +22,7 @@ class Breaker:
         self._name, self._boundary, self._clock = name, boundary, clock
         self._failures, self._next_try_at = 0, 0.0
         self._trying: object = None  # the newest call that tries
+        self._state = -1
         self._set(CLOSED)
 
     @contextmanager
@@ -77,5 +78,7 @@ class Breaker:
         self._set(CLOSED)
 
     def _set(self, state: int) -> None:
+        if state == self._state:
+            return
         self._state = state
         metrics.BREAKER.labels(self._name).set(state)

@@ -62,7 +62,7 @@ async def call(method: Any, request: Any, timeout_s: float, boundary: type[Bound
     """
     with _calling(method) as span:
         try:
-            metadata = context.metadata(span.traceparent)
+            metadata = _metadata(span)
             return await method(request, timeout=context.time_left(timeout_s), metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise _failed(error, boundary, span) from error
@@ -73,7 +73,7 @@ async def stream(
 ) -> AsyncGenerator[Any, None]:
     """Reads a server stream. Leaving it early cancels the call at the server. Raises `boundary`, as `call` does."""
     with _calling(method) as span:
-        metadata = context.metadata(span.traceparent)
+        metadata = _metadata(span)
         responses = method(request, timeout=context.time_left(timeout_s), metadata=metadata)
         try:
             async for response in responses:
@@ -90,7 +90,7 @@ async def upload(method: Any, requests: AsyncIterable[Any], timeout_s: float, bo
     Where `requests` raises, the call is cancelled and the error goes on to the caller.
     """
     with _calling(method) as span:
-        call = method(timeout=context.time_left(timeout_s), metadata=context.metadata(span.traceparent))
+        call = method(timeout=context.time_left(timeout_s), metadata=_metadata(span))
         try:
             with suppress(asyncio.InvalidStateError):  # the server has answered before the end
                 async for request in requests:
@@ -107,6 +107,11 @@ def _calling(method: Any) -> tracing.Span:
     """Returns the span of a call of a stub's method."""
     name = getattr(method, "_method", b"").decode().lstrip("/")
     return tracing.span(name, {"rpc.system.name": "grpc", "rpc.method": name}, "client")
+
+
+def _metadata(span: tracing.Span) -> grpc.aio.Metadata:
+    """Returns what a call carries, as gRPC itself holds it: it takes long over a tuple."""
+    return grpc.aio.Metadata(*context.metadata(span.traceparent))
 
 
 def _failed(error: grpc.aio.AioRpcError, boundary: type[BoundaryError], span: tracing.Span) -> BoundaryError:

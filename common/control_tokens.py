@@ -71,6 +71,14 @@ class ControlTokens:
             end = found.end()
         return [part for part in (*parts, prompt[end:]) if part != ""]
 
+    def cut(self, text: str) -> list[str]:
+        """Returns the text in parts that hold no control token: each is cut after its first character."""
+        parts, end = [], 0
+        while found := self._pattern.search(text, end):
+            parts.append(text[end : found.start() + 1])
+            end = found.start() + 1
+        return [part for part in (*parts, text[end:]) if part]
+
 
 class Guarded:
     """Messages to render, and the way to read the rendered prompt."""

@@ -10,6 +10,7 @@ from search_agent.grading.answers import span_match
 from search_agent.types import Author, Passage, Question, Span
 
 UNKNOWN = "I do not know."
+MOST_OTHERS = 7  # in an example
 
 
 def examples(
@@ -32,7 +33,7 @@ def examples(
     def some_others(count: int) -> list[Passage]:
         return order.sample(others, min(count, len(others)))
 
-    made = [example([*gold, *some_others(count)], answer) for count in (0, 1, 2, order.randint(3, 7))]
+    made = [example([*gold, *some_others(count)], answer) for count in (0, 1, 2, order.randint(3, MOST_OTHERS))]
     incomplete = [*order.sample(gold, len(gold) - 1), *some_others(order.randint(1, 3))]
     if incomplete and order.random() < unknown:
         made.append(example(incomplete, UNKNOWN))

@@ -21,6 +21,7 @@ from learning.warm_start import reading
 from learning.warm_start.novice import Novice
 from learning.warm_start.player import Player
 from learning.warm_start.poisoned import PoisonedRetriever
+from learning.warm_start.queries import names
 from learning.warm_start.teacher import Teacher, right_passages
 from search_agent.agents import s3
 from search_agent.grading.answers import span_match
@@ -29,6 +30,7 @@ from search_agent.types import UNTAUGHT, IndexInfo, ModelCard, Passage, Question
 from search_agent.world import Retriever
 
 _DEPTH = 20  # how far down the ranking gold passages and passages without an answer are looked for
+_NAMES = 6  # of a question's gold passages that are searched for
 _AT_ONCE = 64
 
 
@@ -119,13 +121,33 @@ async def _lessons_on(question: Question, retriever: Retriever, plan: Plan) -> l
     complete = [passage for passage in gold if passage]
     if not gold or len(complete) < len(gold):
         return []
-    others = [
-        passage
-        for passage in found
-        if passage.id not in question.gold_ids and not span_match(passage.text, question.golds)
-    ]
+    others = await _others(question, complete, found, retriever, plan)
     made = reading.examples(question, complete, others, plan.unknown, plan.seed)
     return [Lesson(spans, (*question.groups.items(), place)) for place, spans in enumerate(made)]
+
+
+async def _others(
+    question: Question, gold: Sequence[Passage], found: Sequence[Passage], retriever: Retriever, plan: Plan
+) -> list[Passage]:
+    """Returns passages without a gold answer, such as a searcher keeps beside the gold ones.
+
+    They are the first that searches for names in the gold passages find, and some of `found`. A reader that was taught
+    without the former takes its answer from them (bench/pages/reinforcement.md).
+    """
+    order = random.Random(f"{plan.seed} {question.id}")
+    named = sorted({name for passage in gold for name in names(passage.text)})
+    queries = order.sample(named, min(_NAMES, len(named)))
+    rankings = await retriever.search(queries, plan.parameters) if queries else ()
+    near, far = (
+        {
+            passage.id: passage
+            for passage in passages
+            if passage.id not in question.gold_ids and not span_match(passage.text, question.golds)
+        }
+        for passages in ((ranking[0] for ranking in rankings if ranking), found)
+    )
+    further = [passage for passage in far.values() if passage.id not in near]
+    return [*near.values(), *order.sample(further, min(max(reading.MOST_OTHERS, len(near)), len(further)))]
 
 
 def _teacher(question: Question, retriever: Retriever, plan: Plan) -> Teacher:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ from search_agent.parameters import BadParameter
 from search_agent.types import Completion, Event, Message, Question, Retrieval, Trajectory
 from services.gateway import caller, traced
 from services.gateway.capacity import Capacity
-from services.gateway.flights import Flights
+from services.gateway.flights import Flights, Tell
 from services.gateway.limits import Meter
 from services.gateway.methods import Methods
 from services.gateway.observed import count_question
@@ -46,7 +46,8 @@ _FIELDS = ("question", "options", "instructions")
 
 
 Offer = Callable[[Agent, Question, int | None, Trajectory], None]
-_Play = Callable[[Agent, "Ask"], AsyncGenerator[Event | Finished, None]]
+_Tell = Tell[Event | Finished]
+_Play = Callable[[Agent, "Ask", _Tell], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +122,13 @@ class Asker:
                     key = object()  # nobody shares what is sampled
                 if key in self._flights:
                     metrics.ADMISSIONS.labels(agent.name, "shared").inc()
-                async with aclosing(self._flights.join(key, lambda: _again(partial(play, agent, ask)))) as events:
+                async with aclosing(self._flights.join(key, partial(_again, partial(play, agent, ask)))) as events:
                     async for event in events:
                         yield event
             except BoundaryError as error:
                 raise _placed(error, agent, ask) from error.__cause__
 
-    async def _played(self, agent: Agent, ask: Ask) -> AsyncGenerator[Event | Finished, None]:
+    async def _played(self, agent: Agent, ask: Ask, tell: _Tell) -> None:
         index = agent.params.index if isinstance(agent.params, Retrieval) else ""
         admit = partial(self._capacity.work, agent.name, _who(agent, ask), index=index)
         rewrite = self._rewrite if ask.history else None
@@ -140,27 +141,20 @@ class Asker:
             question = Question(
                 context.request_id(), rewritten.text, options=ask.options, instructions=ask.instructions
             )
-            played = self._player.play(
-                agent, question, ask.max_documents, ask.with_answer, ask.max_tokens, nullcontext if rewrite else admit
-            )
-            async with aclosing(played):
-                async for event in played:
-                    if not isinstance(event, Finished):
-                        yield event
-                        continue
-                    count_question(event.trajectory)
-                    if self._offer:
-                        self._offer(agent, question, ask.max_tokens, event.trajectory)
-                    finished = _with_cost(event, rewritten)
-                    traced.finished(span, finished.trajectory, finished.cached)
-                    yield finished
+            played = await self._player.play(
+                agent, question, ask.max_documents, ask.with_answer, ask.max_tokens,
+                nullcontext if rewrite else admit, tell,
+            )  # fmt: skip
+            count_question(played.trajectory)
+            if self._offer:
+                self._offer(agent, question, ask.max_tokens, played.trajectory)
+            finished = _with_cost(played, rewritten)
+            traced.finished(span, finished.trajectory, finished.cached)
+            tell(finished)
 
-    async def _end(self, agent: Agent, ask: Ask) -> AsyncGenerator[Event | Finished, None]:
+    async def _end(self, agent: Agent, ask: Ask, tell: _Tell) -> None:
         """Plays the question for a caller who wants nothing before its end."""
-        async with aclosing(self._played(agent, ask)) as events:
-            async for event in events:
-                if isinstance(event, Finished):
-                    yield event
+        await self._played(agent, ask, lambda event: tell(event) if isinstance(event, Finished) else None)
 
     async def _key(self, agent: Agent, ask: Ask, play: _Play) -> Hashable:
         """Returns everything that the events depend on."""
@@ -180,19 +174,18 @@ class Asker:
             raise BadField(ask.place(error.field), error.message) from None
 
 
-async def _again(
-    play: Callable[[], AsyncGenerator[Event | Finished, None]],
-) -> AsyncGenerator[Event | Finished, None]:
+async def _again(play: Callable[[_Tell], Awaitable[None]], tell: _Tell) -> None:
     """Plays a question again whose backend was lost while it worked on it, if the caller has not seen anything yet."""
-    began, pauses = time.monotonic(), iter(_PAUSES_S)
+    began, pauses, told = time.monotonic(), iter(_PAUSES_S), False
+
+    def telling(event: Event | Finished) -> None:
+        nonlocal told
+        told = True
+        tell(event)
+
     while True:
-        told = False
         try:
-            async with aclosing(play()) as events:
-                async for event in events:
-                    told = True
-                    yield event
-            return
+            return await play(telling)
         except BoundaryError as error:
             pause_s = next(pauses, 0.0)
             is_lost = error.failure is Failure.UNAVAILABLE and time.monotonic() - began > _WORKED_S

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from contextlib import aclosing
 from typing import Generic, TypeVar
 
@@ -15,6 +15,8 @@ from search_agent.errors import BoundaryError, Failure
 from services.gateway.problems import TooLittleTime
 
 T = TypeVar("T")
+Tell = Callable[[T], None]
+Work = Callable[[Tell[T]], Awaitable[None]]  # tells its events as they happen
 _GRACE_S = 0.25  # the error of the work itself, which names the backend, comes first
 
 
@@ -24,7 +26,7 @@ class _Flight(Generic[T]):
     The work runs in the context of the first caller, except that it has the time of the last.
     """
 
-    def __init__(self, events: AsyncGenerator[T, None], ended: Callable[[], None]) -> None:
+    def __init__(self, work: Work[T], ended: Callable[[], None]) -> None:
         self.followers = 0
         self.traceparent = tracing.current().traceparent
         self._seen: list[T] = []
@@ -35,22 +37,23 @@ class _Flight(Generic[T]):
         self._first_ends_at = context.ends_at()
         theirs = contextvars.copy_context()
         self._time = theirs.run(context.begin_time, context.time_left(math.inf))
-        self._task = asyncio.create_task(self._run(events), context=theirs)
+        self._task = asyncio.create_task(self._run(work), context=theirs)
 
-    async def _run(self, events: AsyncGenerator[T, None]) -> None:
+    async def _run(self, work: Work[T]) -> None:
         try:
-            async with aclosing(events):
-                async for event in events:
-                    self._seen.append(event)
-                    self._tell()
+            await work(self._note)
         except Exception as error:
             self._error = error
         finally:
             self._is_over = True
             self._ended()
-            self._tell()
+            self._wake()
 
-    def _tell(self) -> None:
+    def _note(self, event: T) -> None:
+        self._seen.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -97,7 +100,7 @@ class Flights(Generic[T]):
     def __contains__(self, key: Hashable) -> bool:
         return key in self._flights
 
-    async def join(self, key: Hashable, start: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+    async def join(self, key: Hashable, work: Work[T]) -> AsyncGenerator[T, None]:
         """Yields the events of the work with that key, which it starts if it is not under way.
 
         A caller waits for as long as their own request has time, and the work goes on until the last one has closed
@@ -110,7 +113,7 @@ class Flights(Generic[T]):
             if flight:
                 tracing.current().link(flight.traceparent)
             else:
-                flight = self._start(key, start)
+                flight = self._start(key, work)
             flight.followers += 1
             try:
                 async with aclosing(flight.events()) as events:  # or its end takes a task
@@ -127,8 +130,8 @@ class Flights(Generic[T]):
                     self._forget(key, flight)
                     await flight.stop()
 
-    def _start(self, key: Hashable, start: Callable[[], AsyncGenerator[T, None]]) -> _Flight[T]:
-        flight: _Flight[T] = _Flight(start(), lambda: self._forget(key, flight))
+    def _start(self, key: Hashable, work: Work[T]) -> _Flight[T]:
+        flight: _Flight[T] = _Flight(work, lambda: self._forget(key, flight))
         self._flights[key] = flight
         return flight
 

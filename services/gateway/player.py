@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Protocol
 
 from common.indexes import IndexEditor
@@ -76,8 +74,9 @@ class Player:
         with_answer: bool,
         max_tokens: int | None = None,
         admit: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> AsyncGenerator[Event | Finished, None]:
-        """Yields each turn, then Found, then the pieces of the answer if one is asked for, then Finished.
+        tell: Callable[[Event], None] = lambda event: None,
+    ) -> Finished:
+        """Tells each turn, then Found, then the pieces of the answer if one is asked for.
 
         `max_tokens` makes the longest answer shorter. What the cache does not hold is played within `admit`. Raises
         BoundaryError, and what `admit` raises.
@@ -90,27 +89,19 @@ class Player:
         digest = key.digest() if key else ""
         if cache and digest and (stored := await cache.get(digest)) and await self._passes(stored):
             for turn in stored.turns:
-                yield turn
-            yield Found(stored.documents, cached=True)
-            yield Piece(stored.answer or "")
+                tell(turn)
+            tell(Found(stored.documents, cached=True))
+            tell(Piece(stored.answer or ""))
             trajectory = replace(stored, timings=Timings(total=(time.perf_counter() - started) * 1e3))
-            finished = Finished(trajectory, cached=True, cache_key=digest)
-        else:
+            return Finished(trajectory, cached=True, cache_key=digest)
+        with admit():
             answer = sampling if with_answer else None
-            play = partial(traced.play, agent, question, world, answer, max_documents)
-            with admit():
-                async with aclosing(_events(play)) as events:
-                    async for event in events:
-                        if isinstance(event, Trajectory):
-                            trajectory = event
-                        else:
-                            yield event
-            # Where a model was loaded or an index changed meanwhile, the key is not this answer's.
-            # Another guard may drop less.
-            known = key and key.made(trajectory) and not trajectory.dropped
-            ours = cache and known and await cache.put(digest, trajectory)
-            finished = Finished(trajectory, cache_key=digest if ours else "")
-        yield finished
+            trajectory = await traced.play(agent, question, world, answer, max_documents, tell)
+        # Where a model was loaded or an index changed meanwhile, the key is not this answer's.
+        # Another guard may drop less.
+        known = key and key.made(trajectory) and not trajectory.dropped
+        ours = cache and known and await cache.put(digest, trajectory)
+        return Finished(trajectory, cache_key=digest if ours else "")
 
     async def index_versions(self) -> Hashable:
         """Returns the names and versions of the caller's indexes. Raises RetrieverError."""
@@ -137,18 +128,3 @@ class Player:
         if not index.version:
             return None
         return RagKey.of(agent, question, index, model.model, answer.max_tokens, max_documents)
-
-
-async def _events(
-    play: Callable[[Callable[[Event], None]], Awaitable[Trajectory]],
-) -> AsyncGenerator[Event | Trajectory, None]:
-    """Plays an episode and yields its events as they happen, then its trajectory; leaving early stops it."""
-    queue: asyncio.Queue[Event | None] = asyncio.Queue()
-    task = asyncio.ensure_future(play(queue.put_nowait))
-    task.add_done_callback(lambda _: queue.put_nowait(None))
-    try:
-        while (event := await queue.get()) is not None:
-            yield event
-        yield await task
-    finally:
-        task.cancel()

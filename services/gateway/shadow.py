@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import aclosing
 from dataclasses import fields, replace
 
 import structlog
@@ -21,7 +20,7 @@ from services.gateway import caller
 from services.gateway.caller import Caller
 from services.gateway.capacity import Capacity
 from services.gateway.limits import Meter, TooMany
-from services.gateway.player import Finished, Player
+from services.gateway.player import Player
 from services.gateway.problems import Refused, TooBusy
 
 log = structlog.get_logger()
@@ -123,14 +122,11 @@ class Shadow:
         """Returns naive RAG's answer from so many passages of the same search, which the cache may have."""
         how = {each.name: getattr(agent.params, each.name) for each in fields(Retrieval)}
         naive = replace(_NAIVE, params=NaiveRagParams(**how | {"top_k": max(1, documents)}))
-        async with aclosing(self._player.play(naive, question, None, True, max_tokens)) as events:
-            async for event in events:
-                if isinstance(event, Finished):
-                    spent = event.trajectory.usage
-                    if not event.cached:
-                        metrics.SHADOW_TOKENS.labels("naive_rag").inc(spent.prompt_tokens + spent.completion_tokens)
-                    return event.trajectory
-        raise AssertionError("a question ends in Finished or in an error")
+        played = await self._player.play(naive, question, None, True, max_tokens)
+        spent = played.trajectory.usage
+        if not played.cached:
+            metrics.SHADOW_TOKENS.labels("naive_rag").inc(spent.prompt_tokens + spent.completion_tokens)
+        return played.trajectory
 
     async def _ask(self, question: Question, evidence: Sequence[Passage], answer: str) -> bool:
         if not answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 from common.settings import TracingSettings, load
@@ -11,6 +12,8 @@ from services.generator.settings import GeneratorSettings
 
 async def serve(settings: GeneratorSettings) -> None:
     """The wiring: settings, engine, service, server."""
+    # Merging an adapter multiplies many small matrices, which a thread does faster than several that wait for others.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Imported here because they are slow, and --help and a wrong setting should answer at once.
     from common.server import run
     from contracts.v1 import generator_pb2_grpc
@@ -26,9 +29,15 @@ async def serve(settings: GeneratorSettings) -> None:
 
         engine = OpenAIEndpoint(settings)
     elif settings.engine == "vllm":
-        from services.generator.vllm_engine import VllmEngine
+        from services.generator.library_engine import LibraryEngine
+        from services.generator.vllm_model import Vllm
 
-        engine = await VllmEngine.start(settings)
+        engine = await LibraryEngine.start(settings, Vllm(settings))
+    elif settings.engine == "openvino":
+        from services.generator.library_engine import LibraryEngine
+        from services.generator.openvino_model import OpenVino
+
+        engine = await LibraryEngine.start(settings, OpenVino(settings))
     else:
         from services.generator.llama_cpp import LlamaCpp
 

@@ -34,6 +34,34 @@ class AdapterProblem(ValueError):
     """The adapter cannot be converted to GGUF; the message names the file."""
 
 
+class Change(NamedTuple):
+    """An adapter's change of one weight: `scale` times the product of `b` (rows, rank) and `a` (rank, columns)."""
+
+    scale: float
+    b: np.ndarray
+    a: np.ndarray
+
+    def values(self) -> np.ndarray:
+        """Returns the change as an array (rows, columns) in float32."""
+        return np.float32(self.scale) * (self.b.astype(np.float32) @ self.a.astype(np.float32))
+
+
+def changes(adapter: Path) -> dict[str, Change]:
+    """Returns the changes that a GGUF adapter makes, by the names of the model's tensors. Raises AdapterProblem."""
+    try:
+        reader = gguf.GGUFReader(adapter)
+        alpha = float(reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents())
+        sides = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
+        found = {}
+        for name, a in sides.items():
+            target, ending, _ = name.partition(".lora_a")
+            if ending:
+                found[target] = Change(alpha / a.shape[0], sides[f"{target}.lora_b"], a)
+        return found
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise AdapterProblem(f"{adapter}: not an adapter in GGUF: {error}") from error
+
+
 class Heads(NamedTuple):
     """The numbers of a model's attention heads, and of its key and value heads."""
 

@@ -1,4 +1,4 @@
-"""A model in vLLM's asynchronous engine. No other module touches vLLM."""
+"""Models in vLLM's asynchronous engine, on GPUs of this machine. No other module touches vLLM."""
 
 from __future__ import annotations
 
@@ -6,45 +6,61 @@ import itertools
 import os
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from common.control_tokens import ChatTokenizer
+from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Sampling
 from services.generator.engine import Request
 from services.generator.kept_prompts import KeptPrompts
+from services.generator.library_engine import Dead, Delta, digest
 from services.generator.settings import GeneratorSettings
+from services.generator.words import first_line
 
 _KEPT_PROMPTS = 4  # for each request at once: a dialogue searches between its turns, and prompts of others come
 _STREAM_INTERVAL = 8  # tokens per piece after the first; passing them on one by one would keep a core busy
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """The text written since the previous delta. Only the last one has a `finish` ("stop", "length" or another)."""
-
-    text: str
-    tokens: int
-    finish: str = ""
-    stop: str = ""
-
-
-class Dead(Exception):
-    """The model's process is gone."""
-
-
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def one_line(error: BaseException) -> str:
-    """Joins the message's lines: pydantic, with which vLLM checks its arguments, gives the reason after the first."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def tokens(tokenizer: Any, prompts: KeptPrompts, request: Request) -> list[int]:
     """Returns the prompt's ids. Raises ValueError for messages that the tokenizer's template refuses."""
     return list(tokenizer.encode(request.prompt)) if request.prompt else prompts.chat(request.messages)
+
+
+class Vllm:
+    """Starts models from folders in Hugging Face's format, or from a hub."""
+
+    name = "vLLM"
+
+    def __init__(self, settings: GeneratorSettings) -> None:
+        self._settings = settings
+
+    def found(self, path: str) -> str:
+        """Returns the folder of a model; downloads a hub id. Raises GeneratorError."""
+        if Path(path).is_dir():
+            return str(Path(path).absolute())
+        if path.startswith(("/", ".")):
+            raise GeneratorError(Failure.NOT_FOUND, f"no folder {path}", "path")
+        import huggingface_hub
+
+        try:
+            return huggingface_hub.snapshot_download(path, ignore_patterns=["*.pth", "*.gguf", "original/*"])
+        except (OSError, ValueError) as error:  # the hub's own errors are of these
+            raise GeneratorError(
+                Failure.NOT_FOUND, f"no folder {path}, and no model of the hub: {first_line(error)}", "path"
+            ) from None
+
+    def identity(self, path: str) -> str:
+        folder = Path(path)
+        # The hub keeps a model in models--OWNER--NAME/snapshots/COMMIT.
+        name = folder.parent.parent.name.rpartition("--")[2] if folder.parent.name == "snapshots" else folder.name
+        return f"{name}@{digest(path, '*.safetensors', 'path')}"
+
+    def version(self, adapter: str) -> str:
+        return digest(adapter, "adapter_model.safetensors", "adapter")
+
+    def launch(self, path: str) -> VllmModel:
+        return VllmModel(path, self._settings)
 
 
 class VllmModel:

@@ -46,11 +46,11 @@ class Candidates(Protocol):
 
 
 def own_process(timeout_s: float, patience_s: float = 0.0) -> Candidates:
-    """Serves candidates by a llama.cpp generator service on a free port of this machine, which ends with the gate.
+    """Serves candidates by a generator service on a free port of this machine, which ends with the gate.
 
-    GENERATOR_… variables configure it. vLLM needs a GPU, which the trainer does not have: candidates for vLLM need a
-    service of their own. `timeout_s` is the deadline of a searcher's turn; one that is busy is asked again for up to
-    `patience_s`.
+    Its engine is the searcher's; GENERATOR_… variables configure all else. vLLM needs a GPU, which the trainer does not
+    have: candidates for vLLM need a service of their own. `timeout_s` is the deadline of a searcher's turn; one that is
+    busy is asked again for up to `patience_s`.
     """
 
     @asynccontextmanager
@@ -73,7 +73,7 @@ def own_process(timeout_s: float, patience_s: float = 0.0) -> Candidates:
             "GENERATOR_HOST": "127.0.0.1",
             "GENERATOR_PORT": str(port),
             "GENERATOR_METRICS_PORT": str(free_port()),
-            "GENERATOR_ENGINE": "llama.cpp",
+            "GENERATOR_ENGINE": current.engine,
             "GENERATOR_MODEL": model,
             "GENERATOR_ADAPTERS": json.dumps({"candidate": files.adapter}),
             "GENERATOR_STATE": "",  # the environment may hold the searcher's

@@ -56,7 +56,7 @@ class TrainerSettings(ServiceSettings):
     candidate: ModelTarget = Field(
         "",
         description="host:port or host:port/name of a model that the gate loads candidates into and nobody else asks; "
-        "without it one with llama.cpp is started on this machine for as long as the gate takes; vllm needs it",
+        "without it one with the searcher's engine is started here for as long as the gate takes; vllm needs it",
     )
     gate_concurrency: int = Field(4, ge=1, description="questions that the gate asks concurrently")
     gate_limit_s: float = Field(4 * 3600, gt=0, description="time limit of one gate, in seconds")

@@ -8,7 +8,7 @@ from common.rag_store import RagStore
 from search_agent.agents import AGENTS
 from search_agent.types import IndexInfo, Mode, Question, Sampling, Trajectory
 from services.gateway.cache import RagCache
-from services.gateway.player import Backends, Finished, Player
+from services.gateway.player import Backends, Player
 from tests.fakes import Generator, Retriever, Searcher
 from tests.integration.conftest import RedisServer
 from tests.waiting import LIMIT_S
@@ -27,9 +27,8 @@ class Gateway:
         backends = Backends(self.retriever, Searcher([]), self.generator, self.cache)
         player = Player(backends, Sampling(max_tokens=max_tokens))
         agent = AGENTS["naive_rag"].with_params(params)
-        events = [event async for event in player.play(agent, Question("q", question), max_documents, with_answer=True)]
-        assert isinstance(events[-1], Finished)
-        return events[-1].trajectory, events[-1].cached
+        played = await player.play(agent, Question("q", question), max_documents, with_answer=True)
+        return played.trajectory, played.cached
 
     @property
     def generations(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 
 import pytest
 
@@ -15,13 +15,13 @@ from services.gateway.problems import TooLittleTime
 
 
 class Work:
-    """Yields its number. It takes `seconds`, or ends with its call's deadline as gRPC does."""
+    """Tells its number. It takes `seconds`, or ends with its call's deadline as gRPC does."""
 
     def __init__(self, seconds: float, calls: int = 1) -> None:
         self._seconds, self._calls = seconds, calls
         self.started = self.stopped = 0
 
-    async def __call__(self) -> AsyncGenerator[int, None]:
+    async def __call__(self, tell: Callable[[int], None]) -> None:
         self.started += 1
         number = self.started
         try:
@@ -30,7 +30,7 @@ class Work:
                 await asyncio.sleep(min(self._seconds / self._calls, left_s))
                 if left_s < self._seconds / self._calls:
                     raise GeneratorError(Failure.TIMEOUT, "late")
-            yield number
+            tell(number)
         except asyncio.CancelledError:
             self.stopped += 1
             raise
@@ -76,12 +76,11 @@ async def test_who_joins_with_less_time_leaves_and_the_work_goes_on() -> None:
 async def test_a_timeout_that_is_not_the_deadlines_is_everybodys() -> None:
     flights, runs = Flights[int](), 0
 
-    async def work() -> AsyncGenerator[int, None]:
+    async def work(tell: Callable[[int], None]) -> None:
         nonlocal runs
         runs += 1
         await asyncio.sleep(0.02)
         raise GeneratorError(Failure.TIMEOUT, "frozen")
-        yield 1
 
     async def ask(limit_s: float) -> None:
         context.begin_time(limit_s)

@@ -7,6 +7,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize, quantize
 
 from services.generator import gguf_header, quick_weights
+from services.generator.lora import AdapterProblem, changes
 
 
 def model(path: Path) -> Path:
@@ -49,3 +50,41 @@ def test_a_file_that_ends_early_is_refused(tmp_path: Path) -> None:
         source.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="the file ends"):
             quick_weights.write(source, tmp_path / "quick.gguf")
+
+
+def adapter(path: Path, target: str, a: np.ndarray, b: np.ndarray) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 6.0)
+    writer.add_tensor(f"{target}.lora_a", a.astype(np.float16))
+    writer.add_tensor(f"{target}.lora_b", b.astype(np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_an_adapter_is_merged_into_the_weights_that_it_changes(tmp_path: Path) -> None:
+    source, out = model(tmp_path / "model.gguf"), tmp_path / "merged.gguf"
+    noise = np.random.default_rng(1)
+    a, b = noise.integers(-2, 3, size=(2, 64)), noise.integers(-2, 3, size=(3, 2))
+    quick_weights.write(source, out, changes(adapter(tmp_path / "lora.gguf", "e.weight", a, b)))
+    before = {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
+    after = {tensor.name: tensor for tensor in gguf.GGUFReader(out).tensors}
+    wanted = dequantize(before["e.weight"].data, Kind.Q8_0) + 3 * (b @ a)  # alpha over rank
+    assert np.abs(dequantize(after["e.weight"].data, Kind.Q8_0) - wanted).max() <= np.abs(wanted).max() / 250
+    assert (after["norm.weight"].data == before["norm.weight"].data).all()
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    source = model(tmp_path / "model.gguf")
+    one, two, four = np.ones((1, 64)), np.ones((3, 1)), np.ones((4, 1))
+    for target, b, problem in (
+        ("x.weight", two, "no tensor x.weight"),
+        ("e.weight", four, "e.weight has another shape"),
+    ):
+        lora = changes(adapter(tmp_path / "lora.gguf", target, one, b))
+        with pytest.raises(ValueError, match=problem):
+            quick_weights.write(source, tmp_path / "merged.gguf", lora)
+    with pytest.raises(AdapterProblem, match="not an adapter"):
+        changes(source)

@@ -222,8 +222,22 @@ async def test_gold_passages_known_beforehand_need_not_be_retrieved() -> None:
     assert [lesson.spans[1].text for lesson in found] == [*["Oslo"] * 4, UNKNOWN]
 
 
+async def test_a_reader_sees_what_a_search_too_many_finds() -> None:
+    mother = Passage("mother", "Bea Lee", "Bea Lee was born in Rome.")  # the question does not find her
+    director = replace(DIRECTOR, text="The mother of Ann Lee is Bea Lee. Ann Lee was born in Oslo.")
+    asked = [replace(HOPS, id=f"q{n}") for n in range(10)]
+    lessons = await lessons_of(
+        asked,
+        Titled([*OTHERS, *(Passage(f"f{n}", "The film", "the director of a film, born") for n in range(20)), mother]),
+        plan("reading", gold={"film": FILM, "director": director}),
+    )
+    kept = [lesson.spans for lesson in lessons if lesson.spans[1].text == "Oslo"]
+    assert 5 < sum(mother.text in spans[0].text for spans in kept) < len(kept)
+    assert any(mother.text in spans[0].text and spans[0].text.count("Doc ") == 3 for spans in kept)
+
+
 async def test_lessons_are_of_what_is_reranked_if_the_searches_are() -> None:
-    for what, draws, searches in (("reading", 0, 1), ("searching", 0, 1), ("searching", 1, 2)):
+    for what, draws, searches in (("reading", 0, 2), ("searching", 0, 1), ("searching", 1, 2)):
         retriever = ListRetriever([*OTHERS, GOLD])
         await lessons_of([QUESTION], retriever, plan(what, draws=draws, parameters=S3Params(rerank=20)))
         assert [how.rerank for how in retriever.asked] == [20] * searches

@@ -1,4 +1,4 @@
-"""The vLLM engine's own part, over a model that writes what the test says; vLLM itself needs a GPU."""
+"""The engine of a library, over a model that writes what the test says; vLLM itself needs a GPU."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, FinishReason, Message, Sampling
 from services.generator.engine import Request
 from services.generator.kept_prompts import KeptPrompts
+from services.generator.library_engine import Dead, Delta, LibraryEngine
 from services.generator.settings import GeneratorSettings
-from services.generator.vllm_engine import VllmEngine
-from services.generator.vllm_model import Dead, Delta, tokens
+from services.generator.vllm_model import Vllm, tokens
 from tests.waiting import LIMIT_S
 
 ASK = Request(Sampling(max_tokens=8), messages=(Message("user", "Hi"),), model="default")
@@ -75,19 +75,19 @@ class FakeModel:
         self.closed = True
 
 
-class Launcher:
+class Launcher(Vllm):
     def __init__(self) -> None:
         self.models: list[FakeModel] = []
         self.refuses: str | Exception = ""
         self.asked = 0
         self.beside: list[FakeModel] = []  # models that were not closed when the last one was started
 
-    def __call__(self, folder: str) -> FakeModel:
+    def launch(self, path: str) -> FakeModel:
         self.asked += 1
         if self.refuses:
             raise self.refuses if isinstance(self.refuses, Exception) else ValueError(self.refuses)
         self.beside = [model for model in self.models if not model.closed]
-        self.models.append(FakeModel(folder))
+        self.models.append(FakeModel(path))
         return self.models[-1]
 
 
@@ -116,17 +116,17 @@ async def engine(folders):
     settings = GeneratorSettings(
         engine="vllm", model=folders["model"], adapters={"default": folders["a"]}, context_tokens=64
     )
-    engine = await VllmEngine.start(settings, launcher)
+    engine = await LibraryEngine.start(settings, launcher)
     engine.launcher = launcher
     yield engine
     await engine.close()
 
 
-async def pieces(engine: VllmEngine, request: Request = ASK) -> list[Completion]:
+async def pieces(engine: LibraryEngine, request: Request = ASK) -> list[Completion]:
     return [piece async for piece in engine.stream(request)]
 
 
-async def begun(engine: VllmEngine) -> tuple[FakeModel, AsyncGenerator[Completion, None], str]:
+async def begun(engine: LibraryEngine) -> tuple[FakeModel, AsyncGenerator[Completion, None], str]:
     """A request that waits for its model's `go`: the only model, the rest of the text, and the name it answers by."""
     (model,) = engine.launcher.models
     model.go.clear()
@@ -134,13 +134,13 @@ async def begun(engine: VllmEngine) -> tuple[FakeModel, AsyncGenerator[Completio
     return model, stream, (await anext(stream)).model
 
 
-async def failure(engine: VllmEngine, request: Request) -> GeneratorError:
+async def failure(engine: LibraryEngine, request: Request) -> GeneratorError:
     with pytest.raises(GeneratorError) as caught:
         await pieces(engine, request)
     return caught.value
 
 
-async def settled(engine: VllmEngine) -> None:
+async def settled(engine: LibraryEngine) -> None:
     while tasks := engine._swap._tasks:
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -238,7 +238,7 @@ async def two(folders):
     """An engine with two adapters beside the bare model."""
     launcher = Launcher()
     adapters = {"searcher": folders["a"], "reader": folders["b"]}
-    engine = await VllmEngine.start(
+    engine = await LibraryEngine.start(
         GeneratorSettings(engine="vllm", model=folders["model"], adapters=adapters), launcher
     )
     engine.launcher = launcher
@@ -424,16 +424,16 @@ async def test_a_start_that_fails_names_what_is_wrong(folders):
     ]:
         launcher.refuses = problem
         with pytest.raises(GeneratorError, match=words):
-            await VllmEngine.start(GeneratorSettings(engine="vllm", model=folders["model"]), launcher)
+            await LibraryEngine.start(GeneratorSettings(engine="vllm", model=folders["model"]), launcher)
     launcher.refuses = "no GPU"
     with pytest.raises(GeneratorError, match="vLLM does not start: no GPU"):
-        await VllmEngine.start(GeneratorSettings(engine="vllm", model=folders["model"]), launcher)
+        await LibraryEngine.start(GeneratorSettings(engine="vllm", model=folders["model"]), launcher)
     bad, good = (
         GeneratorSettings(engine="vllm", model=folders["model"], adapters={"default": folders["bad"]}),
         Launcher(),
     )
     with pytest.raises(GeneratorError, match="rank 128"):
-        await VllmEngine.start(bad, good)
+        await LibraryEngine.start(bad, good)
     assert good.models[0].closed
 
 
@@ -441,6 +441,6 @@ async def test_a_model_of_the_hub_goes_by_its_name(tmp_path):
     folder = tmp_path / "models--Qwen--Qwen2.5-7B-Instruct" / "snapshots" / "a09a35458c702b33eeacc393d103063234e8bc28"
     folder.mkdir(parents=True)
     weights(folder, "model.safetensors", b"one")
-    engine = await VllmEngine.start(GeneratorSettings(engine="vllm", model=str(folder)), Launcher())
+    engine = await LibraryEngine.start(GeneratorSettings(engine="vllm", model=str(folder)), Launcher())
     assert (await engine.info("default")).model.startswith("Qwen2.5-7B-Instruct@")
     await engine.close()

@@ -1,10 +1,10 @@
-"""The vLLM engine: a model folder or hub id, bare and with LoRA adapters, on GPUs of this machine."""
+"""The engine of a library, vLLM or OpenVINO, whose models take LoRA adapters while they run."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -18,10 +18,24 @@ from services.generator.engine import Request
 from services.generator.hot_swap import HotSwap
 from services.generator.models import Models, absolute
 from services.generator.settings import GeneratorSettings
-from services.generator.vllm_model import Dead, Delta, VllmModel, first_line, one_line
+from services.generator.words import first_line, one_line
 
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 _ALIVE_S = 1.0  # between checks that a call's model still lives
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The text written since the previous delta. Only the last one has a `finish` ("stop", "length" or another)."""
+
+    text: str
+    tokens: int
+    finish: str = ""
+    stop: str = ""
+
+
+class Dead(Exception):
+    """The model can no longer be used."""
 
 
 class Model(Protocol):
@@ -51,12 +65,34 @@ class Model(Protocol):
         ...
 
 
+class Library(Protocol):
+    """Finds models and starts them. Its functions may be slow."""
+
+    name: str
+
+    def found(self, path: str) -> str:
+        """Returns the absolute path of a model. Raises GeneratorError."""
+        ...
+
+    def identity(self, path: str) -> str:
+        """Returns "name@version" of the model there, whose version stands for its bytes. Raises GeneratorError."""
+        ...
+
+    def version(self, adapter: str) -> str:
+        """Returns the version of an adapter, which stands for its bytes. Raises GeneratorError."""
+        ...
+
+    def launch(self, path: str) -> Model:
+        """Starts a model. Raises whatever the library raises."""
+        ...
+
+
 @dataclass(eq=False)
 class _Running:
     """A model in memory, its identity without adapters, and the sets of models that it serves."""
 
     model: Model
-    folder: str
+    path: str
     identity: str
     served: set[_Serving] = field(default_factory=set)
 
@@ -92,26 +128,25 @@ class _Serving:
             await asyncio.to_thread(self.running.model.close)
 
 
-class VllmEngine:
+class LibraryEngine:
     """Serves a model and its adapters, whose requests share batches; `load` puts others in their place.
 
     Another adapter is added to the running model within moments. Another model starts beside the old one, which ends
-    when its requests have ended, so both need room on the GPUs for a while.
+    when its requests have ended, so both need memory for a while.
     """
 
-    def __init__(self, settings: GeneratorSettings, launch: Callable[[str], Model]) -> None:
-        """`launch` starts the model in a folder, which may take minutes. Raises ValueError."""
+    def __init__(self, settings: GeneratorSettings, library: Library) -> None:
         self._settings = settings
-        self._launch = launch
+        self._library = library
         self._swap: HotSwap[_Serving] = HotSwap(self._start)
         self._numbers = itertools.count(1)
         # A fast tokenizer is not for two threads at once; the event loop is not for long prompts.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokens")
 
     @classmethod
-    async def start(cls, settings: GeneratorSettings, launch: Callable[[str], Model] | None = None) -> VllmEngine:
+    async def start(cls, settings: GeneratorSettings, library: Library) -> LibraryEngine:
         """Loads the models that the settings name. Raises GeneratorError."""
-        engine = cls(settings, launch or (lambda folder: VllmModel(folder, settings)))
+        engine = cls(settings, library)
         adapters = {name: absolute(adapter) for name, adapter in settings.adapters.items()}
         await engine._swap.begin(Models(settings.model, adapters))
         return engine
@@ -142,21 +177,23 @@ class VllmEngine:
                             reason = _FINISH[delta.finish]
                             yield Completion(delta.text, reason, len(prompt), written, delta.stop, identity)
                         else:
-                            raise GeneratorError(Failure.BROKEN, f"vLLM ended with finish reason {delta.finish}")
+                            raise GeneratorError(
+                                Failure.BROKEN, f"{self._library.name} ended with finish reason {delta.finish}"
+                            )
             except ValueError as error:
                 field = "sampling.grammar" if "grammar" in str(error).lower() else request.field
                 raise GeneratorError(Failure.INVALID, first_line(error), field) from None
             except RuntimeError as error:
-                raise GeneratorError(Failure.BROKEN, f"vLLM failed: {first_line(error)}") from None
+                raise GeneratorError(Failure.BROKEN, f"{self._library.name} failed: {first_line(error)}") from None
             except Dead:
                 self._swap.lost(serving)
-                raise GeneratorError(Failure.UNAVAILABLE, "vLLM died and is started again") from None
+                raise GeneratorError(Failure.UNAVAILABLE, f"{self._library.name} died and is started again") from None
 
     async def info(self, name: str) -> ModelInfo:
         serving = self._swap.now
         if serving.dead():
             self._swap.lost(serving)
-            raise GeneratorError(Failure.UNAVAILABLE, "vLLM died and is started again")
+            raise GeneratorError(Failure.UNAVAILABLE, f"{self._library.name} died and is started again")
         return self.described(name)
 
     def described(self, name: str) -> ModelInfo:
@@ -164,7 +201,7 @@ class VllmEngine:
         models = serving.models
         return ModelInfo(
             serving.identities[name],
-            "vllm",
+            self._settings.engine,
             self._settings.context_tokens,
             grammar=True,
             path=models.path,
@@ -184,20 +221,22 @@ class VllmEngine:
         """Adds the adapter to the running model if that is the one asked for; otherwise starts the model."""
         if old and not old.dead():
             running = old.running
-            if await asyncio.to_thread(_is_that, running, models.path):
+            if await asyncio.to_thread(self._is_that, running, models.path):
                 kept = {name: number for name, number in old.numbers.items() if name != changed}
                 identities = {name: old.identities[name] for name in kept}
                 return await self._with_adapters(running, models, kept, identities)
-        folder = await asyncio.to_thread(_folder, models.path or (old.models.path if old else ""))
-        identity = await asyncio.to_thread(_identity, folder)
+        path = await asyncio.to_thread(self._library.found, models.path or (old.models.path if old else ""))
+        identity = await asyncio.to_thread(self._library.identity, path)
         for adapter in models.adapters.values():
-            await asyncio.to_thread(_adapted, identity, adapter)  # refuses a bad one before the model starts
+            await asyncio.to_thread(self._adapted, identity, adapter)  # refuses a bad one before the model starts
         try:
-            model = await asyncio.to_thread(self._launch, folder)
+            model = await asyncio.to_thread(self._library.launch, path)
         except Exception as error:  # of whatever kind: a wrong argument is a TypeError, a missing vLLM an ImportError
-            raise GeneratorError(Failure.INVALID, f"vLLM does not start: {one_line(error)}", "path") from error
+            raise GeneratorError(
+                Failure.INVALID, f"{self._library.name} does not start: {one_line(error)}", "path"
+            ) from error
         try:
-            return await self._with_adapters(_Running(model, folder, identity), models, {}, {})
+            return await self._with_adapters(_Running(model, path, identity), models, {}, {})
         except BaseException:
             await asyncio.to_thread(model.close)
             raise
@@ -210,10 +249,10 @@ class VllmEngine:
         for name in models.names:
             adapter = models.adapter(name)
             if name not in kept:
-                identities[name] = await asyncio.to_thread(_adapted, running.identity, adapter)
+                identities[name] = await asyncio.to_thread(self._adapted, running.identity, adapter)
                 if adapter:
                     numbers[name] = await self._add(running.model, adapter)
-        return _Serving(running, replace(models, path=running.folder), numbers, identities)
+        return _Serving(running, replace(models, path=running.path), numbers, identities)
 
     async def _add(self, model: Model, adapter: str) -> int:
         """Returns the adapter's number in the model."""
@@ -222,15 +261,31 @@ class VllmEngine:
             await _answer(model, model.add(number, adapter))
         except ValueError as error:
             raise GeneratorError(
-                Failure.INVALID, f"vLLM does not take {adapter}: {first_line(error)}", "adapter"
+                Failure.INVALID, f"{self._library.name} does not take {adapter}: {first_line(error)}", "adapter"
             ) from error
         except Dead:
-            raise GeneratorError(Failure.UNAVAILABLE, f"vLLM died when it was to take {adapter}") from None
+            raise GeneratorError(
+                Failure.UNAVAILABLE, f"{self._library.name} died when it was to take {adapter}"
+            ) from None
         return number
+
+    def _is_that(self, running: _Running, path: str) -> bool:
+        """Tells whether the running model is the one at `path` (empty: it is).
+
+        The weights in memory are those that were read at the start. Hashing takes long, and files may have been
+        rewritten, so they are hashed only if a caller names them.
+        """
+        return not path or (
+            self._library.found(path) == running.path and self._library.identity(running.path) == running.identity
+        )
+
+    def _adapted(self, base: str, adapter: str) -> str:
+        """Returns a model's identity with an adapter (empty: none) on top. Raises GeneratorError."""
+        return f"{base}+{self._library.version(adapter)}" if adapter else base
 
 
 async def _answer(model: Model, call: Coroutine[Any, Any, None]) -> None:
-    """Waits for the call. Raises Dead if the model dies first, because vLLM then leaves calls unanswered."""
+    """Waits for the call. Raises Dead if the model dies first, because a library may then leave calls unanswered."""
     calling = asyncio.ensure_future(call)
     try:
         while not (await asyncio.wait([calling], timeout=_ALIVE_S))[0]:
@@ -241,45 +296,7 @@ async def _answer(model: Model, call: Coroutine[Any, Any, None]) -> None:
         calling.cancel()
 
 
-def _is_that(running: _Running, path: str) -> bool:
-    """Tells whether the running model is the one in `path` (empty: it is).
-
-    The weights in memory are those that were read at the start. Hashing takes long, and a folder may have been
-    rewritten, so the folder is hashed only if a caller names it.
-    """
-    return not path or (_folder(path) == running.folder and _identity(running.folder) == running.identity)
-
-
-def _folder(path: str) -> str:
-    """Returns the folder of a model; downloads a hub id. Raises GeneratorError."""
-    if Path(path).is_dir():
-        return str(Path(path).absolute())
-    if path.startswith(("/", ".")):
-        raise GeneratorError(Failure.NOT_FOUND, f"no folder {path}", "path")
-    import huggingface_hub
-
-    try:
-        return huggingface_hub.snapshot_download(path, ignore_patterns=["*.pth", "*.gguf", "original/*"])
-    except (OSError, ValueError) as error:  # the hub's own errors are of these
-        raise GeneratorError(
-            Failure.NOT_FOUND, f"no folder {path}, and no model of the hub: {first_line(error)}", "path"
-        ) from None
-
-
-def _identity(folder: str) -> str:
-    """Returns "name@version" of the model in the folder, whose version stands for its bytes. Raises GeneratorError."""
-    path = Path(folder)
-    # The hub keeps a model in models--OWNER--NAME/snapshots/COMMIT.
-    name = path.parent.parent.name.rpartition("--")[2] if path.parent.name == "snapshots" else path.name
-    return f"{name}@{_digest(folder, '*.safetensors', 'path')}"
-
-
-def _adapted(base: str, adapter: str) -> str:
-    """Returns the model's identity with an adapter (empty: none) on top. Raises GeneratorError."""
-    return f"{base}+{_digest(adapter, 'adapter_model.safetensors', 'adapter')}" if adapter else base
-
-
-def _digest(folder: str, pattern: str, field: str) -> str:
+def digest(folder: str, pattern: str, field: str) -> str:
     """Returns 12 hexadecimal digits that stand for the bytes of a folder's weights. Raises GeneratorError."""
     try:
         version = model_card.digest(Path(folder).glob(pattern))
