@@ -243,10 +243,10 @@ gpus)
         local IFS=,
         echo "${cards[*]:0:$1}"
     }
-    measured() { # measured PART COUNT MODULE FLAGS…: logs/gpus-PART-COUNT.json
+    measured() { # measured PART COUNT MODULE FLAGS…: logs/gpus-PART-COUNT.json; parts that run side by side take turns
         local name=$phase-$1-$2
         rm -f "$work/logs/$name.json"
-        "$python" -m "$3" --out "$work/logs/$name.json" "${@:4}" >"$work/logs/$name.log" 2>&1 || said "$1 on $2 was not measured"
+        flock "$work/logs/turn" "$python" -m "$3" --out "$work/logs/$name.json" "${@:4}" >"$work/logs/$name.log" 2>&1 || said "$1 on $2 was not measured"
         said "$1 on $2: $(tail -n 1 "$work/logs/$name.log")"
     }
     end() { # end NAME...: processes, and waits for their memory
@@ -324,7 +324,7 @@ gpus)
                 --devices $(seq -f cuda:%g 0 $((count - 1)))
         done
     }
-    training() { # eight steps of reinforcement by FSDP2 over the GPUs, 1,024 episodes a step
+    training() { # six steps of reinforcement by FSDP2 over the GPUs, 1,024 episodes a step
         local count run rollout=verl.actor_rollout_ref.rollout
         start_retriever
         small training-reader "${cards[0]}" $((engines + 40))
@@ -332,11 +332,11 @@ gpus)
         for count in "${counts[@]}"; do
             run=$work/$phase-training-$count
             rm -rf "$run" && mkdir -p "$run"
-            run_of "$phase-training-$count/config" base_model="$base" adapter="$work/warm" data.limit=512 data.validation=16 \
+            run_of "$phase-training-$count/config" base_model="$base" adapter="$work/warm" data.limit=384 data.validation=16 \
                 agent_parameters.mode=bm25 retriever=127.0.0.1:$retriever generator=127.0.0.1:$((engines + 40))/reader \
                 stop.mixed_groups=null stop.choice_entropy=null stop.coverage_rise=null "${rollouts[@]}" \
                 $rollout.agent.num_workers=$((2 * count)) verl.trainer.n_gpus_per_node="$count" verl.data.train_batch_size=64 \
-                verl.actor_rollout_ref.actor.ppo_mini_batch_size=32 verl.trainer.total_training_steps=8 \
+                verl.actor_rollout_ref.actor.ppo_mini_batch_size=32 verl.trainer.total_training_steps=6 \
                 verl.trainer.val_before_train=false verl.trainer.test_freq=-1 verl.trainer.save_freq=-1
             CUDA_VISIBLE_DEVICES=$(first "$count") RAY_ADDRESS=${RAY_ADDRESS:-local} VLLM_USE_FLASHINFER_SAMPLER=0 \
                 "$python" -m learning.train "$run" >"$work/logs/$phase-training-$count.log" 2>&1 || said "training on $count stopped"
