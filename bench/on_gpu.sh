@@ -335,6 +335,8 @@ gpus)
             run_of "$phase-training-$count/config" base_model="$base" adapter="$work/warm" data.limit=384 data.validation=16 \
                 agent_parameters.mode=bm25 retriever=127.0.0.1:$retriever generator=127.0.0.1:$((engines + 40))/reader \
                 stop.mixed_groups=null stop.choice_entropy=null stop.coverage_rise=null "${rollouts[@]}" \
+                verl.+actor_rollout_ref.rollout.engine_kwargs.vllm.compilation_config="'{\"mode\": 0, \"cudagraph_mode\": \"FULL_DECODE_ONLY\"}'" \
+                $rollout.enforce_eager=false $rollout.cudagraph_capture_sizes='[1, 2, 4, 8, 16, 32, 64, 128, 256, 512]' \
                 $rollout.agent.num_workers=$((2 * count)) verl.trainer.n_gpus_per_node="$count" verl.data.train_batch_size=64 \
                 verl.actor_rollout_ref.actor.ppo_mini_batch_size=32 verl.trainer.total_training_steps=6 \
                 verl.trainer.val_before_train=false verl.trainer.test_freq=-1 verl.trainer.save_freq=-1
