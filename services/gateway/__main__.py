@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from common.settings import TracingSettings, load
 from services.gateway.settings import GatewaySettings
 
 
 def main() -> None:
     settings, traced = load(GatewaySettings), load(TracingSettings, [])
+
+    import uvloop
 
     from common import logs, tracing
     from services.gateway.serving import server
@@ -23,7 +23,7 @@ def main() -> None:
         serving = server(app, settings.host, settings.port, settings.shutdown_grace_s, drain_s=settings.drain_s)
         await serving.serve()
 
-    asyncio.run(serve())
+    uvloop.run(serve())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _HEADER_BYTES = 16_384
 _HEADERS_S = 15.0
@@ -16,19 +16,31 @@ _HEADERS_S = 15.0
 _IDLE_S = 75
 
 
-class ImpatientProtocol(H11Protocol):
-    """Closes a connection on which a request's headers do not come in time; uvicorn would wait without end."""
+class ImpatientProtocol(HttpToolsProtocol):
+    """Closes a connection on which a request's headers do not come in time, or are too long; uvicorn takes them all."""
 
     headers_s = _HEADERS_S
     _late: asyncio.TimerHandle | None = None
+    _unread = 0  # bytes that have come since the end of headers, or a piece of a body: of headers or trailers
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
+        self._unread += len(data)
         super().data_received(data)
+        if self._unread > _HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response("The headers are too long.")
         self._wait()
+
+    def on_headers_complete(self) -> None:
+        self._unread = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -84,7 +96,6 @@ def server(
         host=host,
         port=port,
         http=protocol,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
         log_config=None,
         access_log=False,  # every question is logged once, with its request id
         server_header=False,

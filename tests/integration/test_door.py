@@ -105,12 +105,47 @@ async def test_a_long_body_is_refused_while_it_is_still_being_sent() -> None:
         writer.close()
 
 
-async def test_headers_that_are_too_long_are_refused() -> None:
+CHUNKED = (
+    b"POST /v1/retrieve HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-A: ", b"a" * 1000),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\n", b"X-A: b\r\n" * 100),
+        (b"GET /healthz", b"a" * 1000),
+        (CHUNKED + b"0\r\n", b"X-A: b\r\n" * 100),
+        (CHUNKED + b"1", b";a=b" * 100),
+    ],
+)
+async def test_headers_that_do_not_end_are_refused(start: bytes, more: bytes) -> None:
     async with served(Rest()) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 100_000)
+        writer.write(start)
+        coming = asyncio.ensure_future(reader.readline())
         async with asyncio.timeout(LIMIT_S):
-            assert (await reader.readline()).startswith(b"HTTP/1.1 4")
+            while not coming.done():
+                writer.write(more)
+                await asyncio.sleep(0)
+            assert (await coming).startswith(b"HTTP/1.1 4")
+        writer.close()
+
+
+async def test_the_rest_of_a_body_that_was_refused_costs_no_answer() -> None:
+    async with served(Rest()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        body = b"a" * 2_000_000
+        head = f"POST /v1/retrieve HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        writer.write(head.encode() + b"\r\n\r\n" + body)
+        async with asyncio.timeout(LIMIT_S):
+            await writer.drain()
+            assert (await reader.readline()).startswith(b"HTTP/1.1 413")
+            while await reader.readline() != b"\r\n":
+                pass
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).endswith(b'{"status":"ok"}')
         writer.close()
 
 
