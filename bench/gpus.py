@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     parts = read(args.work)
-    recorded.write(args.out, recorded.device(), COMMAND, parts)
+    recorded.write(args.out, recorded.device(), COMMAND, dict.fromkeys(RATES) | parts)
     print("\n".join(table(parts)))
 
 

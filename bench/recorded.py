@@ -1,6 +1,6 @@
 """Writes a result with its machine, date and command: `python -m bench.recorded --command … --out FILE NAME=FILE…`.
 
-Each NAME=FILE is a part of the result. A FILE that is not there was not measured, and is left out.
+Each NAME=FILE is a part of the result, and null if that FILE is not there: it was not measured.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     files = {name: Path(file) for name, _, file in (each.partition("=") for each in args.parts)}
     found = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
-    write(args.out, device(), args.command, found)
+    write(args.out, device(), args.command, dict.fromkeys(files) | found)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 An entry of goals.json names its result file and points to the figure with a JSON Pointer (RFC 6901): `now`, divided by
 `over` where the goal is a ratio. The goal is one of `at_least`, `at_most`, `above` and `below`; an entry without one
-only reports. A goal whose result file is not there has not been measured. `run` points to a part of the file that has a
-device, a date or a command of its own; the entry may name them too.
+only reports. A goal has not been measured if its result file is not there, or the part of it that `now` points into is
+null. `run` points to a part of the file that has a device, a date or a command of its own; the entry may name them too.
 """
 
 from __future__ import annotations
@@ -71,9 +71,10 @@ def row(goal: Mapping[str, Any], result: Mapping[str, Any] | None) -> tuple[str,
     what = f"[{goal['what']}](pages/{goal['page']}.md)"
     tests = [(sign, holds, goal[name]) for name, (sign, holds) in _TESTS.items() if name in goal]
     target = "".join(sign + _shown(goal, aim) for sign, _, aim in tests)
-    if result is None:
+    now = value(result, goal["now"])
+    if result is None or now is None:
         return what, target, "", "not measured", "", "", ""
-    now = value(result, goal["now"]) / (value(result, goal["over"]) if "over" in goal else 1)
+    now /= value(result, goal["over"]) if "over" in goal else 1
     about = {**result, **(value(result, goal["run"]) if "run" in goal else {}), **goal}
     verdict = "".join("met" if holds(now, aim) else "**missed**" for _, holds, aim in tests)
     return what, target, _shown(goal, now), verdict, about["device"], about["date"][:10], f"`{about['command']}`"
@@ -84,8 +85,10 @@ def _shown(goal: Mapping[str, Any], figure: float) -> str:
 
 
 def value(document: Any, pointer: str) -> Any:
-    """Returns the value that a JSON Pointer names. Raises LookupError if there is none."""
+    """Returns the value that a JSON Pointer names, or None below null. Raises LookupError if there is none."""
     for part in pointer.split("/")[1:]:
+        if document is None:
+            return None
         part = part.replace("~1", "/").replace("~0", "~")
         document = document[int(part)] if isinstance(document, list) else document[part]
     return document

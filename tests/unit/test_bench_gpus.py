@@ -62,7 +62,7 @@ def test_a_run_without_such_steps_was_not_measured() -> None:
     assert training([{"timing_s/step": 9.0}] * 2, 8) == {}
 
 
-def test_a_result_names_its_machine_and_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
+def test_a_result_names_its_machine(tmp_path: Path) -> None:
     lines = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)\nGPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)"
     machine = recorded.device(["printf", lines])
     assert machine.startswith("2 × NVIDIA H100 80GB HBM3 of one host, ")

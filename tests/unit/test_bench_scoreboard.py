@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bench.scoreboard import HEAD, row, rows, value
@@ -32,8 +34,9 @@ def test_a_figure_meets_its_goal(goal: dict[str, float], shown: str, verdict: st
     assert (found["device"], found["date"]) == ("a GPU", "2026-11-25")
 
 
-def test_a_goal_without_a_result_has_not_been_measured() -> None:
-    found = dict(zip(HEAD, row({**GOAL, "at_least": 5}, None), strict=True))
+@pytest.mark.parametrize("result", [None, {**RESULT, "ours": None}])
+def test_a_goal_without_a_result_has_not_been_measured(result: dict[str, Any] | None) -> None:
+    found = dict(zip(HEAD, row({**GOAL, "at_least": 5}, result), strict=True))
     assert (found["goal"], found["now"], found[""]) == ("≥ 5.0 times", "", "not measured")
 
 
