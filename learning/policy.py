@@ -75,7 +75,7 @@ class TokenPolicy:
         self.response_ids += ids
         self.mask += [1] * len(ids)
         self.logprobs += logprobs
-        text, stop = _cut(self._decode(list(ids)), sampling.stop)
+        text, stop = _cut(_decoded(self._tokenizer, list(ids)), sampling.stop)
         self._said = text + stop
         ended = bool(stop) or ids[-1] in self._special
         return Completion(text, FinishReason.STOP if ended else FinishReason.LENGTH, len(context), len(ids), stop=stop)
@@ -102,9 +102,6 @@ class TokenPolicy:
         self.mask += [0] * len(ids)
         self.logprobs += [0.0] * len(ids)
 
-    def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
 
 # (ids so far, ids that follow) -> the log-probability of each that follows
 Logprobs = Callable[[list[int], list[int]], Awaitable[Sequence[float]]]
@@ -113,21 +110,27 @@ Logprobs = Callable[[list[int], list[int]], Awaitable[Sequence[float]]]
 class Dictation:
     """Says a player's moves in place of the model's samples, with the probabilities that the model gives them.
 
-    A move is said in pieces, each up to the next stop string, as the model would say it.
+    A move is tokenised whole, as in the examples of a warm start. It is said in pieces, each up to the token that ends
+    a stop string, as the model would say it.
     """
 
     def __init__(self, player: Policy, tokenizer: Tokenizer, logprobs: Logprobs) -> None:
-        self._player, self._logprobs = player, logprobs
+        self._player, self._tokenizer, self._logprobs = player, tokenizer, logprobs
         self._chat = ChatTokenizer(tokenizer)
-        self._rest = ""
+        self._unsaid: list[tuple[int, float]] = []  # the rest of the move: ids with their log-probabilities
 
     async def generate(self, ids: list[int], sampling: Sampling) -> tuple[Sequence[int], Sequence[float]]:
-        if not self._rest:
-            self._rest = (await self._player.complete((), sampling)).text
-        text, stop = _cut(self._rest, sampling.stop)
-        self._rest = self._rest.removeprefix(text + stop)
-        said = list(self._chat.text(text + stop))
-        return said, await self._logprobs(ids, said)
+        if not self._unsaid:
+            move = list(self._chat.text((await self._player.complete((), sampling)).text))
+            self._unsaid = list(zip(move, await self._logprobs(ids, move), strict=True))
+        said: list[tuple[int, float]] = []
+        while self._unsaid and not _cut(_decoded(self._tokenizer, [each for each, _ in said]), sampling.stop)[1]:
+            said.append(self._unsaid.pop(0))
+        return [each for each, _ in said], [logprob for _, logprob in said]
+
+
+def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[str, str]:

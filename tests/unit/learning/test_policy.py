@@ -263,24 +263,42 @@ class Reciter:
         return Completion(next(self._moves))
 
 
-async def test_a_players_moves_are_said_in_pieces_with_the_models_probabilities() -> None:
+class Merging(ByteTokenizer):
+    """Writes ">\\n" as one token."""
+
+    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]:
+        ids = super().encode(text, add_special_tokens=add_special_tokens, split_special_tokens=split_special_tokens)
+        merged: list[int] = []
+        for each in ids:
+            merged = [*merged[:-1], TAIL] if merged[-1:] == [ord(">")] and each == ord("\n") else [*merged, each]
+        return merged
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "second"), [(ByteTokenizer(), "\n<query>a</query>"), (Merging(), "<query>a</query>")]
+)
+async def test_a_players_moves_are_said_in_pieces_with_the_models_probabilities(
+    tokenizer: ByteTokenizer, second: str
+) -> None:
     first, more, last = "keep</search_complete>", "\n<query>a</query>", "none</search_complete>"
-    asked: list[tuple[str, str]] = []
+    asked: list[tuple[list[int], list[int]]] = []
 
     async def logprobs(ids: list[int], said: list[int]) -> list[float]:
-        asked.append((text_of(ids), text_of(said)))
+        asked.append((ids, said))
         return [-float(len(asked))] * len(said)
 
-    dictation = Dictation(Reciter(first + more, last), ByteTokenizer(), logprobs)
-    policy = TokenPolicy(ByteTokenizer(), dictation.generate, WIDE)
+    dictation = Dictation(Reciter(first + more, last), tokenizer, logprobs)
+    policy = TokenPolicy(tokenizer, dictation.generate, WIDE)
     spans = [Span(ENVIRONMENT, "Choose.")]
     said = []
     for _ in range(3):
         completion = await policy.complete(spans, FREE)
         said.append(completion.text + completion.stop)
         spans.append(Span(POLICY, said[-1]))
-    assert said == [first, more, last]
-    assert [text for _, text in asked] == said
-    assert asked[1][0].endswith(first)
-    assert policy.logprobs == [-1.0] * len(written(first)) + [-2.0] * len(written(more)) + [-3.0] * len(written(last))
+    whole, after = (tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+                    for text in (first + more, last))  # fmt: skip
+    assert said == [first, second, last]
+    assert asked == [(policy.prompt_ids, whole), (policy.prompt_ids + whole, after)]  # as a warm start tokenises it
+    assert policy.response_ids == whole + after
+    assert policy.logprobs == [-1.0] * len(whole) + [-2.0] * len(after)
     assert policy.mask == [1] * len(policy.response_ids)
