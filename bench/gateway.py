@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
 import statistics
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import Any
 
 import grpc
 
+from bench.processes import processor_s
 from common.addresses import free_port
 from common.pushed import BEAT_S
 from contracts.v1 import generator_pb2, retriever_pb2
@@ -68,12 +68,6 @@ class Model(GeneratorServicer):
 
     async def GenerateStream(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateResponse]:
         yield generator_pb2.GenerateResponse(text="an answer", finish_reason=generator_pb2.STOP, model="stub@1")
-
-
-def cpu_seconds(pid: int) -> float:
-    """Returns the processor time, user and system, that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 Body = Callable[[], dict[str, Any]]
@@ -143,15 +137,15 @@ class Gateways:
     ports: list[int]
     figures: dict[str, list[float]] = field(default_factory=dict)
 
-    def cpu_seconds(self) -> float:
-        return sum(cpu_seconds(each.pid) for each in self.processes)
+    def processor_s(self) -> float:
+        return processor_s(each.pid for each in self.processes)
 
     async def measure(self, path: str, body: Body | None, calls: int, at_once: int) -> None:
         """Makes calls from one caller, then from `at_once` callers, and notes the figures."""
-        before = self.cpu_seconds()
+        before = self.processor_s()
         alone = sorted(await calls_of_one(self.ports[0], path, body, calls))
-        own_ms = (self.cpu_seconds() - before) / calls * 1e3
-        began, before, load = time.perf_counter(), self.cpu_seconds(), time.process_time()
+        own_ms = (self.processor_s() - before) / calls * 1e3
+        began, before, load = time.perf_counter(), self.processor_s(), time.process_time()
         ports = itertools.islice(itertools.cycle(self.ports), at_once)
         await asyncio.gather(*(calls_of_one(port, path, body, calls // at_once) for port in ports))
         took = time.perf_counter() - began
@@ -160,7 +154,7 @@ class Gateways:
             "p50_ms": statistics.median(alone),
             "p99_ms": alone[int(len(alone) * 0.99)],
             "per_second_at_16": calls // at_once * at_once / took,
-            "gateway_cores_at_16": (self.cpu_seconds() - before) / took,
+            "gateway_cores_at_16": (self.processor_s() - before) / took,
             "load_and_backends_cores_at_16": (time.process_time() - load) / took,
         }.items():
             self.figures.setdefault(name, []).append(figure)
