@@ -142,9 +142,9 @@ TRAINING_SAMPLES = Gauge(
 )
 TRAINING_POLICY = Gauge(
     "search_agent_training_policy",
-    "The optimisation: entropy of a token and choice_entropy of the first choice in nats, mixed_groups (the share of "
-    "questions whose samples differ in worth), kl_to_base, kl_of_update, clipped, loss, gradient_norm, learning_rate, "
-    "critic_…",
+    "The optimisation: entropy of a token and choice_entropy of the first choice in nats, mixed_groups and "
+    "mixed_searches (the shares of questions whose samples differ in worth, in number of searches), kl_to_base, "
+    "kl_of_update, clipped, loss, gradient_norm, learning_rate, critic_…",
     ["run", "what"],
 )
 TRAINING_SECONDS = Gauge(

@@ -69,14 +69,15 @@ def settle(
     own = [place for place in kept if not fields[place].get(TAUGHT)]
     metrics = means(fields[place]["reward_extra_info"] for place in own)
 
-    def rewards_differ(places: Sequence[int]) -> bool:
-        return mixed([fields[place]["reward_extra_info"]["reward"] for place in places])
+    def differ(part: str, places: Sequence[int]) -> bool:
+        return mixed([fields[place]["reward_extra_info"][part] for place in places])
 
     members, together = _by_group(groups, kept), _by_group(groups, own)
-    uneven = [places for places in members if rewards_differ(places)]
+    uneven = [places for places in members if differ("reward", places)]
     if together := [places for places in together if len(places) > 1]:
         choices = [[fields[place][CHOICE] for place in places] for places in together]
-        metrics["search/mixed_groups"] = statistics.fmean(map(rewards_differ, together))
+        metrics["search/mixed_groups"] = statistics.fmean(differ("reward", places) for places in together)
+        metrics["search/mixed_searches"] = statistics.fmean(differ("searches", places) for places in together)
         metrics["search/choice_entropy"] = statistics.fmean(map(entropy, choices))
     chosen = (uneven or members[:1]) if drop_even else members
     kept = tuple(place for places in chosen for place in places)

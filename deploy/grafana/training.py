@@ -98,9 +98,10 @@ _CONDUCT = [
 _OPTIMISATION = [
     graph(
         "Entropy and mixed groups",
-        "Mean entropy of the policy's next token and of its first choice among a question's samples, nats; the share "
-        "of questions whose samples differ in worth.",
-        _named("policy", "entropy", "choice_entropy", "mixed_groups"),
+        "Mean entropy of the policy's next token and of its first choice among a question's samples, nats; the shares "
+        "of questions whose samples differ in worth and in their number of searches. Where all search as often, none "
+        "learns to stop earlier.",
+        _named("policy", "entropy", "choice_entropy", "mixed_groups", "mixed_searches"),
     ),
     graph(
         "KL",

@@ -48,6 +48,7 @@ NAMES: Mapping[str, str] = {
     "search/dropped": "samples/dropped",
     "search/lonely": "samples/lonely",
     "search/mixed_groups": "policy/mixed_groups",
+    "search/mixed_searches": "policy/mixed_searches",
     "search/choice_entropy": "policy/choice_entropy",
     "training/filter_groups/evicted_samples": "samples/questions_replaced",
     "actor/entropy_loss": "policy/entropy",

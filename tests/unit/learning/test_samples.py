@@ -8,8 +8,8 @@ import pytest
 from learning.samples import CHOICE, DROPPED, TAUGHT, RunStopped, settle
 
 
-def good(reward: float, choice: str = "1 stops") -> dict[str, Any]:
-    return {"reward_extra_info": {"reward": reward, "gain": reward}, CHOICE: choice}
+def good(reward: float, choice: str = "1 stops", searches: float = 1) -> dict[str, Any]:
+    return {"reward_extra_info": {"reward": reward, "gain": reward, "searches": searches}, CHOICE: choice}
 
 
 DOWN = {DROPPED: "retriever: unavailable: it cannot be reached", "reward_extra_info": {}}
@@ -20,17 +20,18 @@ def test_all_samples_are_kept_where_none_failed() -> None:
     assert settled.kept == (0, 1, 2, 3)
     assert settled.dropped == ()
     assert settled.metrics == {
-        "search/reward": 0.5, "search/gain": 0.5, "search/dropped": 0, "search/lonely": 0,
-        "search/mixed_groups": 1, "search/choice_entropy": 0,
+        "search/reward": 0.5, "search/gain": 0.5, "search/searches": 1, "search/dropped": 0, "search/lonely": 0,
+        "search/mixed_groups": 1, "search/mixed_searches": 0, "search/choice_entropy": 0,
     }  # fmt: skip
 
 
 def test_groups_without_variance_are_counted_and_leave_if_they_are_to() -> None:
     groups = ["a", "a", "b", "b", "c", "c"]
-    fields = [good(1), good(1), good(0, "1 stops"), good(1, "2 goes on"), DOWN, good(0)]
+    fields = [good(1), good(1), good(0, "1 stops"), good(1, "2 goes on", 2), DOWN, good(0, searches=3)]
     settled = settle(groups, fields, 6, 2, 0.5, 1, drop_even=True)
     assert (settled.kept, settled.dropped) == ((2, 3), (0, 1, 4, 5))
     assert settled.metrics["search/mixed_groups"] == 0.5  # c has no second sample
+    assert settled.metrics["search/mixed_searches"] == 0.5
     assert settled.metrics["search/choice_entropy"] == pytest.approx(math.log(2) / 2)
     assert settled.metrics["search/reward"] == 0.75  # of the groups that leave too
     assert settled.metrics["search/lonely"] == 1
@@ -59,7 +60,7 @@ def test_one_group_stays_where_all_are_even() -> None:
 
 
 def test_a_part_is_averaged_over_the_samples_that_have_it() -> None:
-    covered = {"reward_extra_info": {"reward": 1.0, "coverage": 0.5}, CHOICE: ""}
+    covered = {"reward_extra_info": {"reward": 1.0, "coverage": 0.5, "searches": 2.0}, CHOICE: ""}
     settled = settle(["a", "a"], [good(0), covered], 2, 2, 0.0, 1)
     assert (settled.metrics["search/reward"], settled.metrics["search/coverage"]) == (0.5, 0.5)
 
