@@ -1,6 +1,6 @@
 """Compares numbers of GPUs: `python -m bench.gpus WORK --out FILE`, as `bench/on_gpu.sh WORK gpus` does at its end.
 
-WORK has what its parts measured: logs/gpus-PART-COUNT.json, and the runs gpus-training-COUNT. Each part that was
+WORK has what its parts measured: logs/gpus-PART-COUNT.json, and the runs gpus-PART-COUNT. Each part that was
 measured becomes {count: figures}. `times` is the rate over that of one GPU, `efficiency` is `times` over the count.
 """
 
@@ -74,8 +74,8 @@ PARTS: dict[str, tuple[Callable[[Mapping[str, Any]], Figures], str]] = {  # how 
     "vectors": (_vectors, "queries_per_s"),
     "layout": (dict, "questions_per_s"),
 }
-TRAINING = "training"
-RATES = {part: rate for part, (_, rate) in PARTS.items()} | {TRAINING: "trajectories_per_h"}
+RUNS = ("training", "paper")
+RATES = {part: rate for part, (_, rate) in PARTS.items()} | dict.fromkeys(RUNS, "trajectories_per_h")
 
 
 def compared(figures: Mapping[int, Figures], rate: str) -> dict[str, Figures]:
@@ -93,9 +93,10 @@ def read(work: Path) -> dict[str, dict[str, Figures]]:
     for part, (figures, _) in PARTS.items():
         for file in work.glob(f"logs/gpus-{part}-[0-9]*.json"):
             found.setdefault(part, {})[_count(file)] = figures(json.loads(file.read_text(encoding="utf-8")))
-    for file in work.glob(f"gpus-{TRAINING}-[0-9]*/metrics.jsonl"):
-        if run := _run(file.parent):
-            found.setdefault(TRAINING, {})[_count(file.parent)] = run
+    for part in RUNS:
+        for file in work.glob(f"gpus-{part}-[0-9]*/metrics.jsonl"):
+            if run := _run(file.parent):
+                found.setdefault(part, {})[_count(file.parent)] = run
     return {part: compared(counts, RATES[part]) for part, counts in found.items()}
 
 

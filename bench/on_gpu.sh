@@ -8,7 +8,8 @@
 #                                             SmolLM2, a 7B shape
 #   bench/on_gpu.sh WORK gpus [PART…]         compares 1, 2, 4 and 8 GPUs, as many as there are: engines of SmolLM2,
 #                                             tensor-parallel (a 7B shape), vectors (21 million), training by FSDP2; and
-#                                             serves a 7B and a 14B shape in the layout of deploy/gpu-2.env
+#                                             serves a 7B and a 14B shape in the layout of deploy/gpu-2.env. By name
+#                                             only: paper, three steps of s3's published setting in these shapes
 #   bench/on_gpu.sh WORK cost [FLAGS…]        plays 1,024 questions by each method with the demo's adapters, 256 at once
 #   bench/on_gpu.sh WORK evaluate             asks 500 dev questions by every method, with an untrained searcher
 #   bench/on_gpu.sh WORK head-room            measures how much the reader gains from the right passage
@@ -154,7 +155,7 @@ evaluate() { # evaluate OUT METHODS ARGUMENTS...
     said "$1: $(wc -l <"$work/$1/rows.jsonl") answers"
 }
 
-run_of() { # run_of NAME FIELD=VALUE...: writes WORK/NAME.yaml, the demo's training run with these changes
+run_of() { # run_of NAME CONFIGURATION FIELD=VALUE...: writes WORK/NAME.yaml, a run of the project with these changes
     "$python" - "${@:2}" >"$work/$1.draft" <<'P'
 import sys
 
@@ -162,8 +163,9 @@ import yaml
 
 from common.run_config import dump, load
 
-changes = (change.partition("=") for change in sys.argv[1:])
-print(dump(load("smollm2-demo", {field: yaml.safe_load(value) for field, _, value in changes})), end="")
+configuration, *changed = sys.argv[1:]
+changes = (change.partition("=") for change in changed)
+print(dump(load(configuration, {field: yaml.safe_load(value) for field, _, value in changes})), end="")
 P
     mv "$work/$1.draft" "$work/$1.yaml"
 }
@@ -332,19 +334,46 @@ gpus)
         for count in "${counts[@]}"; do
             run=$work/$phase-training-$count
             rm -rf "$run" && mkdir -p "$run"
-            run_of "$phase-training-$count/config" base_model="$base" adapter="$work/warm" data.limit=384 data.validation=16 \
-                agent_parameters.mode=bm25 retriever=127.0.0.1:$retriever generator=127.0.0.1:$((engines + 40))/reader \
+            run_of "$phase-training-$count/config" smollm2-demo base_model="$base" adapter="$work/warm" data.limit=384 \
+                data.validation=16 agent_parameters.mode=bm25 retriever=127.0.0.1:$retriever generator=127.0.0.1:$((engines + 40))/reader \
                 stop.mixed_groups=null stop.choice_entropy=null stop.coverage_rise=null "${rollouts[@]}" \
                 verl.+actor_rollout_ref.rollout.engine_kwargs.vllm.compilation_config="'{\"mode\": 0, \"cudagraph_mode\": \"FULL_DECODE_ONLY\"}'" \
                 $rollout.enforce_eager=false $rollout.cudagraph_capture_sizes='[1, 2, 4, 8, 16, 32, 64, 128, 256, 512]' \
                 $rollout.agent.num_workers=$((2 * count)) verl.trainer.n_gpus_per_node="$count" verl.data.train_batch_size=64 \
                 verl.actor_rollout_ref.actor.ppo_mini_batch_size=32 verl.trainer.total_training_steps=6 \
                 verl.trainer.val_before_train=false verl.trainer.test_freq=-1 verl.trainer.save_freq=-1
-            CUDA_VISIBLE_DEVICES=$(first "$count") RAY_ADDRESS=${RAY_ADDRESS:-local} VLLM_USE_FLASHINFER_SAMPLER=0 \
-                "$python" -m learning.train "$run" >"$work/logs/$phase-training-$count.log" 2>&1 || said "training on $count stopped"
-            said "training on $count: $(tail -n 1 "$run/metrics.jsonl" | cut -c1-200)"
+            trained training "$count"
         done
         end training-reader
+    }
+    trained() { # trained PART COUNT: the run in WORK/gpus-PART-COUNT
+        local name=$phase-$1-$2
+        CUDA_VISIBLE_DEVICES=$(first "$2") RAY_ADDRESS=${RAY_ADDRESS:-local} VLLM_USE_FLASHINFER_SAMPLER=0 \
+            "$python" -m learning.train "$work/$name" >"$work/logs/$name.log" 2>&1 || said "$1 on $2 stopped"
+        said "$1 on $2: $(tail -n 1 "$work/$name/metrics.jsonl" | cut -c1-200)"
+    }
+    paper() { # s3's published setting in shape: PPO with a critic, 120 questions a step, all weights of a 7B searcher
+        # The last GPU has the 14B generator. The others train; their number divides the 30 questions of a mini-batch.
+        local count=1 try micro=5 run
+        for try in 2 3 5 6; do if ((try < ${#cards[@]})); then count=$try; fi; done
+        ((30 / count % micro == 0)) || micro=3
+        run=$phase-paper-$count
+        shape 14b
+        [[ -d $work/7b-random ]] ||
+            "$python" -m bench.dummy_model "$work/7b-random" --random --tokenizer "$base" >"$work/logs/$phase-7b-random.log" 2>&1
+        start_retriever
+        start_engine 14b $((engines + 60)) "$(vllm_arguments 10000000000 "$graphs, \"load_format\": \"dummy\"")" \
+            CUDA_VISIBLE_DEVICES="${cards[-1]}" GENERATOR_MODEL="$work/14b" GENERATOR_ADAPTER_RANK=0
+        listens 14b $((engines + 60))
+        rm -rf "${work:?}/$run" && mkdir -p "$work/$run"
+        run_of "$run/config" s3-8-3-3 base_model="$work/7b-random" data.questions=data/demo/qa_train.jsonl.gz data.keep=all \
+            data.limit=376 data.validation=16 index=demo agent_parameters.mode=bm25 gate.questions=$dev \
+            retriever=127.0.0.1:$retriever generator=127.0.0.1:$((engines + 60)) verl.trainer.n_gpus_per_node=$count \
+            verl.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=$micro verl.critic.ppo_micro_batch_size_per_gpu=$micro \
+            verl.trainer.total_training_steps=3 verl.trainer.val_before_train=false verl.trainer.test_freq=-1 \
+            verl.trainer.save_freq=-1
+        trained paper "$count"
+        end 14b
     }
     layout() { # retriever, searcher and generator as deploy/gpu-2.env lays them out: a 7B and a 14B shape, all services
         shape 7b
@@ -374,7 +403,7 @@ P
     ((${#parts[@]})) || parts=(engines tensor-parallel vectors training layout)
     for part in "${parts[@]}"; do
         case $part in
-        engines | tensor-parallel | vectors | training | layout) "$part" ;;
+        engines | tensor-parallel | vectors | training | layout | paper) "$part" ;;
         *)
             said "there is no part $part"
             exit 2
@@ -434,8 +463,8 @@ adapters)
     }
     # A searcher of one turn, which keeps one passage of eight.
     single=(agent_parameters.{max_turns=1,max_selected=1,top_k=8,observation_chars=6000,turn_tokens=64,context_tokens=2048})
-    run_of dense "${single[@]}"
-    run_of hybrid "${single[@]}" agent_parameters.mode=hybrid
+    run_of dense smollm2-demo "${single[@]}"
+    run_of hybrid smollm2-demo "${single[@]}" agent_parameters.mode=hybrid
     # Articles from 0.6 on are new to the reader, so that reinforcement sees how it reads unseen text. The gate uses the
     # last ones, from 0.95, which neither model has seen.
     [[ -f $work/reader/adapter_model.safetensors ]] || teach reading reading
@@ -463,7 +492,7 @@ train)
     start_retriever
     start_reader
     mkdir -p "$run"
-    [[ -f $run/config.yaml ]] || run_of run-$seed/config base_model="$base" adapter="$work/warm" seed="$seed" \
+    [[ -f $run/config.yaml ]] || run_of run-$seed/config smollm2-demo base_model="$base" adapter="$work/warm" seed="$seed" \
         retriever=127.0.0.1:$retriever generator=127.0.0.1:$reader \
         "${rollouts[@]}" "${@:4}"
     RAY_ADDRESS=${RAY_ADDRESS:-local} VLLM_USE_FLASHINFER_SAMPLER=0 "$python" -m learning.train "$run" >>"$work/logs/run-$seed.log" 2>&1 ||
