@@ -149,7 +149,10 @@ def test_metrics_are_added_to_what_is_there(tmp_path: Path) -> None:
 
 
 def test_a_dropped_sample_does_not_move_its_groups_baseline() -> None:
-    fields: list[dict[str, Any]] = [{"reward_extra_info": {"reward": score}, CHOICE: ""} for score in (1.0, 0.0, 1.0)]
+    scores = (1.0, 0.0, 1.0)
+    fields: list[dict[str, Any]] = [
+        {"reward_extra_info": {"reward": score, "searches": 1.0}, CHOICE: ""} for score in scores
+    ]
     fields.insert(1, {DROPPED: "retriever: timeout", "reward_extra_info": {}})
     groups = ["a"] * 4
 
