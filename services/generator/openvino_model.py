@@ -28,7 +28,6 @@ from services.generator.spelling import Spelling
 
 _KEPT_PROMPTS = 4  # for each request at once: a dialogue searches between its turns, and prompts of others come
 _BLOCK_TOKENS = 32  # of OpenVINO's cache on CPUs
-_KEPT_CONTEXTS = 2  # room in the cache, for each request at once: its own context, and prompts that may come again
 _DEEPEST_GRAMMAR = 200  # brackets within each other; the compiler's stack is full at some tens of thousands
 
 log = structlog.get_logger()
@@ -143,8 +142,9 @@ class _Pipeline:
 
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_seqs = settings.parallel
-        scheduler.num_kv_blocks = -(-settings.context_tokens // _BLOCK_TOKENS) * settings.parallel * _KEPT_CONTEXTS
-        scheduler.enable_prefix_caching = True  # a turn's prompt begins with the previous turn's
+        scheduler.num_kv_blocks = -(-settings.context_tokens // _BLOCK_TOKENS) * settings.parallel
+        # A turn's prompt begins with the previous turn's. Blocks that no request uses keep what was read last.
+        scheduler.enable_prefix_caching = True
         self._pipeline: Any = openvino_genai.ContinuousBatchingPipeline(
             str(file), tokenizer, scheduler, "CPU", INFERENCE_NUM_THREADS=settings.threads
         )
@@ -224,6 +224,7 @@ class _Pipeline:
             (number,) = admitted
             handle, receive = self._running.pop(number)
             handle.cancel()
+            self._pipeline.step()  # or it would spoil the next one
             receive([], "", ValueError(f"grammar: {_reason(error)}"))
         else:
             self._grammars |= grammars
