@@ -22,7 +22,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folders = f"{tmp_path_factory.getbasetemp()},{ADAPTERS}"  # tests promote adapters that they write there
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("GENERATOR_FOLDERS", folders)
-        # Other tests run beside these, and threads of llama.cpp that wait for each other are slow then.
+        # Other tests run beside these, and threads of a model that wait for each other are slow then.
         environment.setenv("GENERATOR_THREADS", "1")
         for setting in TIMEOUTS:
             environment.setenv(setting, str(LIMIT_S))

@@ -31,6 +31,8 @@ def test_the_demo_has_one_service_for_searcher_and_generator() -> None:
     port = demo.ports["generator"]
     assert gateway["GATEWAY_SEARCHER"] == f"127.0.0.1:{port}/searcher"
     assert gateway["GATEWAY_GENERATOR"] == f"127.0.0.1:{port}/reader"
+    assert demo.environment("generator")["GENERATOR_ENGINE"] == "openvino"
+    assert "GENERATOR_ENGINE" not in stack({"GENERATOR_MODEL": "m"}).environment("generator")
 
 
 def test_a_searcher_with_a_model_of_its_own_has_a_service_and_its_settings() -> None:
