@@ -101,7 +101,7 @@ class Recorded:
             if total <= tokens and len(texts) <= _RECORDED_TEXTS:
                 filled = np.concatenate(fill(pack(texts), tokens))
                 with self._using, torch.inference_mode():
-                    joined.copy_(moved_to(self._device, filled))
+                    joined.copy_(pinned(self._device, filled), non_blocking=True)
                     replay()
                     return fetched(found[: len(texts)])
         return self._packed(texts)
@@ -138,10 +138,15 @@ def recorder(device: Any) -> Record:
 
 def moved_to(device: Any, values: np.ndarray) -> Any:
     """Returns an array as a tensor on a device; the copy to a GPU does not wait for the GPU's earlier work."""
+    return pinned(device, values).to(device, non_blocking=True)
+
+
+def pinned(device: Any, values: np.ndarray) -> Any:
+    """Returns an array as a tensor of the CPU, in memory that a GPU can read by itself if the device is one."""
     import torch
 
     tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def fetched(vectors: Any) -> Wait:
