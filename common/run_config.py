@@ -193,6 +193,23 @@ def at(step: int, values: Mapping[int, T]) -> T:
     return values[max(first for first in values if first <= step)]
 
 
+def _from_stages(value: object) -> object:
+    """Returns the mixture of a run from before 26 November 2026, a list of stages, by steps."""
+    if not isinstance(value, list) or not all(isinstance(stage, Mapping) and "from_step" in stage for stage in value):
+        return value
+    return {stage["from_step"]: {name: stage[name] for name in stage if name != "from_step"} for stage in value}
+
+
+def _without_end(part: object, weight: str, end: str) -> object:
+    """Returns the fields of a run from before 26 November 2026, whose `end` was the last step of a weight, by steps."""
+    if not isinstance(part, Mapping) or end not in part:
+        return part
+    last, now = part[end], {name: value for name, value in part.items() if name != end}
+    if last is None:
+        return now
+    return now | {weight: {1: part[weight], last + 1: 0}} if isinstance(last, int) and weight in part else part
+
+
 class MixtureConfig(_Part):
     """A mixture of questions. Those whose value of the group has no share are not asked."""
 
@@ -212,7 +229,7 @@ class DataConfig(_Part):
         "naive_rag_fails",
         description="questions that naive RAG fails, all, or those it fails and this share of the others",
     )
-    mixture: BySteps[MixtureConfig] = Field(
+    mixture: Annotated[BySteps[MixtureConfig], BeforeValidator(_from_stages)] = Field(
         {}, description="shares of kinds of questions; empty: all questions, shuffled"
     )
     validation: int = Field(128, ge=1, description="questions held out, from articles that training does not see")
@@ -261,6 +278,11 @@ class RewardConfig(_Part):
     wasted_penalty: _Weight = _weight("for each other search after which nothing new was kept")
     kept_penalty: _Weight = _weight("for each passage kept, which the generator has to read")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_old_run(cls, values: object) -> object:
+        return _without_end(values, "coverage_weight", "coverage_until")
+
     def penalties_at(self, step: int) -> Penalties:
         return Penalties(*(at(step, getattr(self, f"{field.name}_penalty")) for field in fields(Penalties)))
 
@@ -279,6 +301,11 @@ class TeacherConfig(_Part):
     samples: Staged[Annotated[int, Field(ge=0)]] = Field(
         {1: 2, 51: 0}, description="samples of each such question that the teacher plays"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_old_run(cls, values: object) -> object:
+        return _without_end(values, "samples", "until")
 
     def plays(self, question: Question) -> bool:
         return all(question.groups.get(group) in values for group, values in self.where.items())

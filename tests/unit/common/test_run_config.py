@@ -184,6 +184,25 @@ def test_a_name_may_look_like_a_date(tmp_path: Path) -> None:
     assert load(str(path)).name == "2026-11-26"
 
 
+def test_the_configuration_of_an_old_run_is_read() -> None:
+    today = load("universe", {"teacher.corpus": "passages.jsonl"})
+    old = yaml.safe_load(dump(today))
+    old["reward"] |= {"coverage_weight": 0.5, "coverage_until": 20}
+    old["teacher"] |= {"samples": 2, "until": 50}
+    old["data"]["mixture"] = [
+        {"from_step": start, **stage}
+        for start, stage in sorted(old["data"]["mixture"].items(), key=lambda it: int(it[0]))
+    ]
+    read = parse(old)
+    assert read.reward.coverage_weight == {1: 0.5, 21: 0}
+    assert read.teacher
+    assert read.teacher.samples == {1: 2, 51: 0}
+    assert read.data == today.data
+    old["reward"]["coverage_until"], old["data"]["mixture"] = None, []
+    read = parse(old)
+    assert (read.reward.coverage_weight, read.data.mixture) == ({1: 0.5}, {})
+
+
 def test_options_of_verl_may_be_nested() -> None:
     values = yaml.safe_load(dump(load("smollm2-demo")))
     lengths = {"max_prompt_length": 4000, "max_response_length": 2000}
