@@ -89,21 +89,27 @@ def to_gguf(adapter: Path, heads: Heads, out: Path) -> Path:
 
     The same folder gives the same bytes. Raises AdapterProblem.
     """
-    lora = _config(adapter / "adapter_config.json")
-    tensors = _tensors(adapter / "adapter_model.safetensors")
+    alpha = _config(adapter / "adapter_config.json").get("lora_alpha")
+    if not isinstance(alpha, int | float):
+        raise AdapterProblem(f"{adapter / 'adapter_config.json'}: lora_alpha is not a number")
+    file = adapter / "adapter_model.safetensors"
+    tensors = _tensors(file)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_suffix(".draft")
     writer = gguf.GGUFWriter(draft, "llama")
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(lora["lora_alpha"]))
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
     for name, weight in sorted(tensors.items()):
         found = _LAYER.search(name)
         if not found or found[2] not in _NAMES:
-            raise AdapterProblem(f"{adapter / 'adapter_model.safetensors'}: no place in GGUF for {name}")
+            raise AdapterProblem(f"{file}: no place in GGUF for {name}")
         layer, part, side = found.groups()
         if side == "B" and part in ("q_proj", "k_proj"):
-            weight = _interleave(weight, heads.queries if part == "q_proj" else heads.keys)
+            count = heads.queries if part == "q_proj" else heads.keys
+            if weight.ndim != 2 or len(weight) % (2 * count):
+                raise AdapterProblem(f"{file}: {name} does not fit a model with {count} heads")
+            weight = _interleave(weight, count)
         writer.add_tensor(f"blk.{layer}.{_NAMES[part]}.weight.lora_{side.lower()}", weight.astype(np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -125,7 +131,10 @@ def _tensors(file: Path) -> dict[str, np.ndarray]:
         found = dict(deserialize(file.read_bytes()))
     except (OSError, ValueError) as error:
         raise AdapterProblem(f"{file}: {error}") from error
-    return {name: _decode(**stored) for name, stored in found.items()}
+    try:
+        return {name: _decode(**stored) for name, stored in found.items()}
+    except KeyError as error:
+        raise AdapterProblem(f"{file}: weights of type {error.args[0]} cannot be converted") from None
 
 
 def _decode(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
