@@ -53,7 +53,10 @@ class Model(Protocol):
         ...
 
     async def add(self, adapter: int, path: str) -> None:
-        """Loads an adapter. Raises ValueError if it cannot be loaded, and Dead. May never end if the model dies."""
+        """Loads an adapter. May never end if the model dies.
+
+        Raises ValueError for an adapter that it refuses, OSError or RuntimeError if there is no room, and Dead.
+        """
         ...
 
     async def remove(self, adapter: int) -> None: ...
@@ -259,7 +262,7 @@ class LibraryEngine:
         number = next(self._numbers)
         try:
             await _answer(model, model.add(number, adapter))
-        except ValueError as error:
+        except (ValueError, OSError, RuntimeError) as error:
             raise GeneratorError(
                 Failure.INVALID, f"{self._library.name} does not take {adapter}: {first_line(error)}", "adapter"
             ) from error

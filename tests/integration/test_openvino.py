@@ -67,6 +67,7 @@ async def test_wrong_grammars_do_no_harm_to_other_requests(stub):
         code, details, field = await refused(stub.Generate(bad))
         assert (code, field) == (grpc.StatusCode.INVALID_ARGUMENT, "sampling.grammar")
         assert f"missing{number}" in details
+        assert await _count(stub, written("Hello", max_tokens=2)) == 2
     deep = written("Hello", grammar="root ::= " + "(" * 100_000)  # its compiler would end the process
     assert (await refused(stub.Generate(deep)))[0] == grpc.StatusCode.INVALID_ARGUMENT
     assert await asyncio.gather(*others) == [60, 60]

@@ -60,6 +60,8 @@ class FakeModel:
     async def add(self, adapter: int, path: str) -> None:
         if "bad" in path:
             raise ValueError("rank 128 is above 64")
+        if "huge" in path:
+            raise RuntimeError("no memory for a copy")
         if self.silent:
             self.waits.set()
             await asyncio.Event().wait()
@@ -105,6 +107,7 @@ def folders(tmp_path: Path) -> dict[str, str]:
         "a": str(weights(tmp_path / "a", "adapter_model.safetensors", b"three")),
         "b": str(weights(tmp_path / "b", "adapter_model.safetensors", b"four")),
         "bad": str(weights(tmp_path / "bad", "adapter_model.safetensors", b"five")),
+        "huge": str(weights(tmp_path / "huge", "adapter_model.safetensors", b"six")),
         "empty": str(weights(tmp_path / "empty", "README", b"")),
         "torn": str(weights(tmp_path / "torn", "README", b"")),
     }
@@ -286,6 +289,7 @@ async def test_what_cannot_be_loaded_leaves_all_as_it_was(engine, folders):
     (Path(folders["torn"]) / "model.safetensors").mkdir()
     for path, adapter, field, words in [
         ("", folders["bad"], "adapter", "rank 128 is above 64"),
+        ("", folders["huge"], "adapter", "no memory for a copy"),
         ("", folders["empty"], "adapter", "no adapter_model.safetensors"),
         ("/no/such", "", "path", "no folder /no/such"),
         (folders["empty"], "", "path", "no *.safetensors"),
