@@ -22,10 +22,13 @@ _AGAIN_S = 1.0  # from the end of a stream to the next one
 
 
 class Bell:
-    """Wakes the streams that tell of something when that changes. Any thread may ring it."""
+    """Wakes the streams that tell of something when that changes. Any thread may ring it.
 
-    def __init__(self) -> None:
-        self.is_closed = False
+    Without a ring, the streams tell again after `beat_s` seconds.
+    """
+
+    def __init__(self, beat_s: float = BEAT_S) -> None:
+        self.beat_s, self.is_closed = beat_s, False
         self._rung: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
     def ring(self) -> None:
@@ -51,7 +54,7 @@ class Bell:
 
 
 async def told(tell: Callable[[], Awaitable[T]], bell: Bell) -> AsyncGenerator[T, None]:
-    """Yields what `tell` returns: at once, at each ring of the bell, and after a second without one.
+    """Yields what `tell` returns: at once, at each ring of the bell, and at each beat without one.
 
     Ends when the bell is closed. Raises what `tell` raises.
     """
@@ -60,7 +63,7 @@ async def told(tell: Callable[[], Awaitable[T]], bell: Bell) -> AsyncGenerator[T
             rung.clear()
             yield await tell()
             with suppress(TimeoutError):
-                async with asyncio.timeout(BEAT_S):
+                async with asyncio.timeout(bell.beat_s):
                     await rung.wait()
 
 
