@@ -10,15 +10,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import server
 from common.addresses import free_port
 from common.files import write_whole
-from common.settings import ServiceSettings
 from contracts.v1 import generator_pb2_grpc, trainer_pb2_grpc
 from search_agent.types import Completion, FinishReason
 from services.gateway import serving
@@ -36,6 +34,7 @@ from services.trainer.monitor import Monitor
 from services.trainer.service import TrainerService
 from services.trainer.settings import TrainerSettings
 from tests.integration.conftest import RedisServer
+from tests.serving import grpc_service
 from tests.trainer_fakes import RIGHT, FakeJobs, Gates
 from tests.unit.generator.test_service import FakeEngine
 from tests.unit.retriever.helpers import FakeEncoder, build_index
@@ -88,13 +87,6 @@ def memory_mb(pid: int) -> float:
     return round(int(status.partition("VmRSS:")[2].split()[0]) / 1024, 1)
 
 
-@asynccontextmanager
-async def _serving(name: str, full_name: str, settings: ServiceSettings, register: object) -> AsyncIterator[str]:
-    served, port = await server.start(name, full_name, settings, register)
-    yield f"{HOST}:{port}"
-    await served.stop(0)
-
-
 async def _serve(folder: Path) -> None:
     answer = (Completion(RIGHT), Completion("", FinishReason.STOP, 9, 9, model="fake@1"))
     build_index(folder / "read-only")
@@ -114,10 +106,10 @@ async def _serve(folder: Path) -> None:
         stack.push_async_callback(searching.close)
         addresses = {
             "retriever": await stack.enter_async_context(
-                _serving("retriever", "v1.Retriever", retriever, RetrieverServicer(searching).register)
+                grpc_service("retriever", "v1.Retriever", retriever, RetrieverServicer(searching).register)
             ),
             "generator": await stack.enter_async_context(
-                _serving(
+                grpc_service(
                     "generator",
                     "v1.Generator",
                     GeneratorSettings(port=0),
@@ -125,7 +117,7 @@ async def _serve(folder: Path) -> None:
                 )
             ),
             "trainer": await stack.enter_async_context(
-                _serving(
+                grpc_service(
                     "trainer",
                     "v1.Trainer",
                     TrainerSettings(runs=folder / "runs", port=0),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from common import server
 from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
 from search_agent.errors import Failure, TrainerError
 from search_agent.types import Author, Completion, FinishReason, ModelInfo, Sampling, Span
@@ -21,6 +21,7 @@ from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
 from services.trainer.candidates import Files, at, own_process
 from tests.lora import write_lora
+from tests.serving import grpc_service
 from tests.waiting import LIMIT_S
 
 SAYS = [Span(Author.ENVIRONMENT, "What is the capital of France?")]
@@ -109,12 +110,9 @@ async def spare() -> AsyncIterator[tuple[Loads, str]]:
     """Serves candidates, and gives the address."""
     engine = Loads()
     service = GeneratorService(engine, 64, Remembered(), Allowed((Path("/"),)))
-    settings = GeneratorSettings(port=0)
-    running, port = await server.start(
-        "generator", "v1.Generator", settings, lambda server: add_GeneratorServicer_to_server(service, server)
-    )
-    yield engine, f"127.0.0.1:{port}/candidate"
-    await running.stop(0)
+    register = partial(add_GeneratorServicer_to_server, service)
+    async with grpc_service("generator", "v1.Generator", GeneratorSettings(port=0), register) as address:
+        yield engine, f"{address}/candidate"
 
 
 async def test_a_service_that_candidates_are_loaded_into(spare: tuple[Loads, str]) -> None:

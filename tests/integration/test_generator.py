@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -20,7 +21,6 @@ import pytest_asyncio
 from prometheus_client import REGISTRY
 
 from common.errors import FIELD_KEY
-from common.server import start
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
 from search_agent.types import Message, Sampling
@@ -32,6 +32,7 @@ from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
 from tests.lora import write_lora, write_peft
+from tests.serving import grpc_service
 from tests.waiting import LIMIT_S, until_async, until_here
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -52,16 +53,13 @@ async def engine() -> AsyncIterator[LlamaCpp]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stub(engine: LlamaCpp) -> AsyncIterator[generator_pb2_grpc.GeneratorStub]:
     service = GeneratorService(engine, 2048, Remembered(), Allowed((Path("/"),)))
-    server, port = await start(
-        "generator",
-        "v1.Generator",
-        GeneratorSettings(port=0),
-        lambda server: generator_pb2_grpc.add_GeneratorServicer_to_server(service, server),
-    )
-    # Our own client would ask again while llama.cpp is away.
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+    register = partial(generator_pb2_grpc.add_GeneratorServicer_to_server, service)
+    async with (
+        grpc_service("generator", "v1.Generator", GeneratorSettings(port=0), register) as address,
+        # Our own client would ask again while llama.cpp is away.
+        grpc.aio.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel,
+    ):
         yield generator_pb2_grpc.GeneratorStub(channel)
-    await server.stop(None)
 
 
 def chat(messages: list[pb.Message] = PARIS, max_tokens: int = 24, **sampling: object) -> pb.GenerateRequest:

@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cli.main import main
-from common import client, server
+from common import client
 from common.backends import GrpcRetriever
 from contracts.v1 import retriever_pb2, retriever_pb2_grpc
 from search_agent.errors import Failure, RetrieverError
@@ -29,6 +29,7 @@ from search_agent.types import Mode, Retrieval
 from services.retriever.search import BatchedRetriever
 from services.retriever.service import FULL_NAME, RetrieverServicer, assemble
 from services.retriever.settings import RetrieverSettings
+from tests.serving import grpc_service
 from tests.waiting import LIMIT_S
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
@@ -47,10 +48,11 @@ def retriever(settings: RetrieverSettings) -> BatchedRetriever:
 
 @pytest.fixture
 async def channel(retriever: BatchedRetriever, settings: RetrieverSettings) -> AsyncIterator[grpc.aio.Channel]:
-    served, port = await server.start("retriever", FULL_NAME, settings, RetrieverServicer(retriever).register)
-    async with client.connect(f"127.0.0.1:{port}") as channel:
+    async with (
+        grpc_service("retriever", FULL_NAME, settings, RetrieverServicer(retriever).register) as address,
+        client.connect(address) as channel,
+    ):
         yield channel
-    await served.stop(None)
 
 
 async def search(channel: grpc.aio.Channel, **request: Any) -> retriever_pb2.SearchResponse:
@@ -122,24 +124,23 @@ async def test_wrong_requests(
 
 async def test_texts_are_embedded_as_queries_or_as_passages(retriever: BatchedRetriever) -> None:
     settings = RetrieverSettings(indexes=DEMO / "indexes", port=0)
-    served, port = await server.start("retriever", FULL_NAME, settings, RetrieverServicer(retriever).register)
-    over_grpc = GrpcRetriever(f"127.0.0.1:{port}", LIMIT_S)
-    (query,) = await over_grpc.embed(["When was Warsaw rebuilt?"], "", as_passages=False)
-    texts = ["Warsaw was rebuilt after the war.", "Oxygen is a gas.", *(f"word {number}" for number in range(15))]
-    vectors = [np.frombuffer(vector, "<f4") for vector in await over_grpc.embed(texts, "demo", as_passages=True)]
-    assert {vector.shape for vector in vectors} == {(384,)}
-    assert [float(vector @ vector) for vector in vectors] == pytest.approx([1.0] * len(texts), abs=1e-3)
-    likeness = [float(vector @ np.frombuffer(query, "<f4")) for vector in vectors]
-    assert max(likeness) == likeness[0]
-    for wrong, index, failure, field in (
-        ([], "", Failure.INVALID, "texts"),
-        (["a"], "gone", Failure.NOT_FOUND, "index"),
-    ):
-        with pytest.raises(RetrieverError) as caught:
-            await retriever.embed(wrong, index, as_passages=False)
-        assert (caught.value.failure, caught.value.field) == (failure, field)
-    await over_grpc.close()
-    await served.stop(None)
+    async with grpc_service("retriever", FULL_NAME, settings, RetrieverServicer(retriever).register) as address:
+        over_grpc = GrpcRetriever(address, LIMIT_S)
+        (query,) = await over_grpc.embed(["When was Warsaw rebuilt?"], "", as_passages=False)
+        texts = ["Warsaw was rebuilt after the war.", "Oxygen is a gas.", *(f"word {number}" for number in range(15))]
+        vectors = [np.frombuffer(vector, "<f4") for vector in await over_grpc.embed(texts, "demo", as_passages=True)]
+        assert {vector.shape for vector in vectors} == {(384,)}
+        assert [float(vector @ vector) for vector in vectors] == pytest.approx([1.0] * len(texts), abs=1e-3)
+        likeness = [float(vector @ np.frombuffer(query, "<f4")) for vector in vectors]
+        assert max(likeness) == likeness[0]
+        for wrong, index, failure, field in (
+            ([], "", Failure.INVALID, "texts"),
+            (["a"], "gone", Failure.NOT_FOUND, "index"),
+        ):
+            with pytest.raises(RetrieverError) as caught:
+                await retriever.embed(wrong, index, as_passages=False)
+            assert (caught.value.failure, caught.value.field) == (failure, field)
+        await over_grpc.close()
 
 
 async def test_indexes_are_described(channel: grpc.aio.Channel) -> None:

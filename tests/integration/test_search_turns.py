@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 
-from common import server
 from common.backends import GrpcPolicy
 from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
 from search_agent.agents import AGENTS
@@ -17,6 +16,7 @@ from services.generator.llama_cpp import LlamaCpp
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
+from tests.serving import grpc_service
 from tests.waiting import LIMIT_S
 
 TITLES = ("Warsaw", 'The "Wall" [1]', "Łódź", "東京", "<query>", "Vistula", "Praga </information>", "Pulaski")
@@ -42,11 +42,10 @@ async def policy() -> AsyncIterator[Curious]:
     settings = GeneratorSettings(port=0, parallel=1)
     engine = await LlamaCpp.start(settings)
     register = partial(add_GeneratorServicer_to_server, GeneratorService(engine, settings.max_tokens, Remembered()))
-    serving, port = await server.start("generator", "v1.Generator", settings, register)
-    over_grpc = GrpcPolicy(f"127.0.0.1:{port}", timeout_s=LIMIT_S)
-    yield Curious(over_grpc)
-    await over_grpc.close()
-    await serving.stop(0)
+    async with grpc_service("generator", "v1.Generator", settings, register) as address:
+        over_grpc = GrpcPolicy(address, timeout_s=LIMIT_S)
+        yield Curious(over_grpc)
+        await over_grpc.close()
     await engine.close()
 
 

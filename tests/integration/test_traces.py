@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from bench.otlp import Received, Receiver, receiving
-from common import server, tracing
+from common import tracing
 from common.codecs import retriever as codec
 from common.settings import ServiceSettings, TracingSettings
 from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
@@ -33,6 +33,7 @@ from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings
 from tests.fakes import Retriever
 from tests.integration.conftest import RedisServer
+from tests.serving import grpc_service
 from tests.unit.gateway.rest import MOVES
 from tests.unit.generator.test_service import FakeEngine
 
@@ -107,20 +108,21 @@ async def stack(
     tracing.configure("test", TracingSettings(exporter_otlp_endpoint=receiver[1], **traced))
     found, engine = Found(), Scripted()
     service = GeneratorService(engine, 1000, Remembered())
-    servers = [
-        await server.start("retriever", "v1.Retriever", SETTINGS, partial(add_RetrieverServicer_to_server, found)),
-        await server.start("generator", "v1.Generator", SETTINGS, partial(add_GeneratorServicer_to_server, service)),
-    ]
-    retriever, generator = (f"127.0.0.1:{port}" for _, port in servers)
-    settings = GatewaySettings(
-        retriever=retriever, searcher=f"{generator}/searcher", generator=f"{generator}/reader", **gateway or {}
-    )
-    app = wire(settings)
-    http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
-    async with app.router.lifespan_context(app), http:
-        yield Stack(http, receiver[0], found, engine)
-    for each, _ in servers:
-        await each.stop(0)
+    async with (
+        grpc_service(
+            "retriever", "v1.Retriever", SETTINGS, partial(add_RetrieverServicer_to_server, found)
+        ) as retriever,
+        grpc_service(
+            "generator", "v1.Generator", SETTINGS, partial(add_GeneratorServicer_to_server, service)
+        ) as generator,
+    ):
+        settings = GatewaySettings(
+            retriever=retriever, searcher=f"{generator}/searcher", generator=f"{generator}/reader", **gateway or {}
+        )
+        app = wire(settings)
+        http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+        async with app.router.lifespan_context(app), http:
+            yield Stack(http, receiver[0], found, engine)
 
 
 ROOT = "POST /v1/answer"

@@ -1,13 +1,15 @@
 """The clients of the services over gRPC in this process."""
 
+from functools import partial
 from typing import Any
 
-import grpc
-
 from common.backends import GrpcRetriever
+from common.settings import ServiceSettings
 from contracts.v1 import retriever_pb2 as pb
 from contracts.v1.retriever_pb2_grpc import RetrieverServicer, add_RetrieverServicer_to_server
 from search_agent.types import Retrieval
+from tests.serving import grpc_service
+from tests.waiting import LIMIT_S
 
 
 class Counting(RetrieverServicer):
@@ -22,16 +24,14 @@ class Counting(RetrieverServicer):
 
 
 async def test_large_batches_are_asked_in_calls_whose_answers_fit_a_message() -> None:
-    servicer, server = Counting(), grpc.aio.server()
-    add_RetrieverServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    retriever = GrpcRetriever(f"127.0.0.1:{port}", 10)
-    queries = [str(number) for number in range(130)]
-    for top_k, calls in ((3, [128, 2]), (1000, [*[8] * 16, 2]), (10_000, [1] * 130)):
-        servicer.calls.clear()
-        found = await retriever.search(queries, Retrieval(top_k))
-        assert [passages[0].id for passages in found] == queries
-        assert servicer.calls == calls
-    await retriever.close()
-    await server.stop(0)
+    servicer, settings = Counting(), ServiceSettings(port=0, metrics_port=0)
+    register = partial(add_RetrieverServicer_to_server, servicer)
+    async with grpc_service("retriever", "v1.Retriever", settings, register) as address:
+        retriever = GrpcRetriever(address, LIMIT_S)
+        queries = [str(number) for number in range(130)]
+        for top_k, calls in ((3, [128, 2]), (1000, [*[8] * 16, 2]), (10_000, [1] * 130)):
+            servicer.calls.clear()
+            found = await retriever.search(queries, Retrieval(top_k))
+            assert [passages[0].id for passages in found] == queries
+            assert servicer.calls == calls
+        await retriever.close()

@@ -10,11 +10,12 @@ import pytest
 from common import client, context
 from common.backends import GrpcRetriever
 from common.indexes import Edit, Removal
-from common.server import start
 from common.settings import ServiceSettings
 from contracts.v1 import retriever_pb2 as pb
 from contracts.v1.retriever_pb2_grpc import RetrieverServicer, add_RetrieverServicer_to_server
 from search_agent.errors import Failure, RetrieverError
+from tests.serving import grpc_service
+from tests.waiting import LIMIT_S
 
 
 class Late(grpc.aio.AioRpcError):
@@ -77,14 +78,14 @@ async def test_edits_are_sent_whole_or_not_at_all() -> None:
             raise fault
 
     service, settings = Accepting(), ServiceSettings(port=0, metrics_port=0)
-    server, port = await start("retriever", "v1.Retriever", settings, partial(add_RetrieverServicer_to_server, service))
-    retriever = GrpcRetriever(f"127.0.0.1:{port}", 10)
-    assert (await retriever.change_passages("yes", edits(100))).removals == 100
-    with pytest.raises(ValueError, match="line 50"):
-        await retriever.change_passages("yes", edits(50, ValueError("line 50")))
-    with pytest.raises(RetrieverError, match="index: it is read-only") as raised:
-        await retriever.change_passages("no", edits(10_000))
-    assert raised.value.failure is Failure.UNSUPPORTED
-    assert [edits for edits, whole in service.came if whole] == [100]
-    await retriever.close()
-    await server.stop(None)
+    register = partial(add_RetrieverServicer_to_server, service)
+    async with grpc_service("retriever", "v1.Retriever", settings, register) as address:
+        retriever = GrpcRetriever(address, LIMIT_S)
+        assert (await retriever.change_passages("yes", edits(100))).removals == 100
+        with pytest.raises(ValueError, match="line 50"):
+            await retriever.change_passages("yes", edits(50, ValueError("line 50")))
+        with pytest.raises(RetrieverError, match="index: it is read-only") as raised:
+            await retriever.change_passages("no", edits(10_000))
+        assert raised.value.failure is Failure.UNSUPPORTED
+        assert [edits for edits, whole in service.came if whole] == [100]
+        await retriever.close()

@@ -22,6 +22,7 @@ from contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServ
 from contracts.v1.retriever_pb2_grpc import RetrieverServicer, add_RetrieverServicer_to_server
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Message, Sampling
+from tests.serving import grpc_service
 from tests.waiting import LIMIT_S, until_async
 
 
@@ -172,15 +173,12 @@ async def test_a_service_without_the_call_is_asked() -> None:
         async def ListIndexes(self, request: Any, context: Any) -> retriever_pb2.ListIndexesResponse:
             return retriever_pb2.ListIndexesResponse(indexes=[{"name": "demo", "version": "1"}])
 
-    server = grpc.aio.server()
-    add_RetrieverServicer_to_server(Old(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    client = GrpcRetriever(f"127.0.0.1:{port}", LIMIT_S, watches=True)
-    for _ in range(3):
-        assert [index.version for index in await client.indexes()] == ["1"]
-    await client.close()
-    await server.stop(0)
+    register = partial(add_RetrieverServicer_to_server, Old())
+    async with grpc_service("retriever", "v1.Retriever", Settings(), register) as address:
+        client = GrpcRetriever(address, LIMIT_S, watches=True)
+        for _ in range(3):
+            assert [index.version for index in await client.indexes()] == ["1"]
+        await client.close()
 
 
 class Line:

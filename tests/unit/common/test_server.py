@@ -5,17 +5,18 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
 import pytest
 
 from common.errors import from_rpc
-from common.server import start
 from common.settings import ServiceSettings
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
 from search_agent.errors import Failure, GeneratorError
+from tests.serving import grpc_service
 
 
 class Settings(ServiceSettings):
@@ -37,12 +38,12 @@ class Echo(GeneratorServicer):
 
 @pytest.fixture
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
-    server, port = await start(
-        "generator", "v1.Generator", Settings(), lambda server: add_GeneratorServicer_to_server(Echo(), server)
-    )
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    register = partial(add_GeneratorServicer_to_server, Echo())
+    async with (
+        grpc_service("generator", "v1.Generator", Settings(), register) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
         yield channel
-    await server.stop(None)
 
 
 NO_MESSAGES = [b"\xff\xff", b"\x0a", b"\x0a\xff\xff\xff\xff\x0f", b"\x12\x02\xed\xa0", bytes(range(255, 0, -1))]

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -19,7 +20,6 @@ from prometheus_client import REGISTRY
 from common.client import connect
 from common.codecs.generator import model_of
 from common.errors import FIELD_KEY, GRPC_CODE
-from common.server import start
 from contracts.v1 import generator_pb2 as pb
 from contracts.v1 import generator_pb2_grpc
 from search_agent import prompts
@@ -31,6 +31,7 @@ from services.generator.models import Models
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService, parse
 from services.generator.settings import GeneratorSettings
+from tests.serving import grpc_service
 from tests.waiting import LIMIT_S, until_here
 
 PIECES = (
@@ -107,17 +108,12 @@ async def serving(
     service.changed.beat_s = LIMIT_S  # who watches is told of changes only
     with suppress(GeneratorError):
         await service.begin()
-    server, port = await start(
-        "generator",
-        "v1.Generator",
-        GeneratorSettings(port=0),
-        lambda server: generator_pb2_grpc.add_GeneratorServicer_to_server(service, server),
-    )
-    try:
-        async with connect(f"127.0.0.1:{port}") as channel:
-            yield generator_pb2_grpc.GeneratorStub(channel)
-    finally:
-        await server.stop(None)
+    register = partial(generator_pb2_grpc.add_GeneratorServicer_to_server, service)
+    async with (
+        grpc_service("generator", "v1.Generator", GeneratorSettings(port=0), register) as address,
+        connect(address) as channel,
+    ):
+        yield generator_pb2_grpc.GeneratorStub(channel)
 
 
 def request(**sampling: object) -> pb.GenerateRequest:
