@@ -216,7 +216,7 @@ class LibraryEngine:
         return self.described(name)
 
     async def close(self) -> None:
-        """Stops vLLM, and the requests in flight on it."""
+        """Ends the models, and the requests in flight on them."""
         await self._swap.close()
         self._tokenizing.shutdown()
 
@@ -234,7 +234,9 @@ class LibraryEngine:
             await asyncio.to_thread(self._adapted, identity, adapter)  # refuses a bad one before the model starts
         try:
             model = await asyncio.to_thread(self._library.launch, path)
-        except Exception as error:  # of whatever kind: a wrong argument is a TypeError, a missing vLLM an ImportError
+        except (
+            Exception
+        ) as error:  # of whatever kind: a wrong argument is a TypeError, a missing library an ImportError
             raise GeneratorError(
                 Failure.INVALID, f"{self._library.name} does not start: {one_line(error)}", "path"
             ) from error

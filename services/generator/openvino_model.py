@@ -303,7 +303,8 @@ class _Tokenizer:
         asked = conversation[: len(conversation) - len(last)]
         prompt = self._tokenizer.apply_chat_template(asked, add_generation_prompt=True)
         prompt += "".join(message["content"] for message in last)
-        return self.with_control_tokens(prompt) if how["tokenize"] else prompt
+        # The template writes the token that begins a text, where the model has one.
+        return self._ids(prompt, add_special_tokens=False) if how["tokenize"] else prompt
 
     def with_control_tokens(self, text: str) -> list[int]:
         """Returns the ids of a text whose control tokens count as such."""
