@@ -244,7 +244,7 @@ async def _row(name: str, gateways: dict[str, Gateways], args: argparse.Namespac
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gateway", description=__doc__)
     parser.add_argument("--calls", type=int, default=160, help="calls of a kind in each part of a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--only", default="", help="kinds of requests whose name contains this")
     parser.add_argument(
         "--beside", type=Path, help="another checkout, whose gateway is measured in turns with this one"
