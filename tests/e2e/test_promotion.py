@@ -103,9 +103,11 @@ class Asking:
         self.models: list[list[str]] = []
 
     def ask(self) -> None:
-        body = {"question": "Who was born in Warsaw?", "max_turns": 1, "top_k": 2}
+        short = {"max_turns": 1, "top_k": 2, "observation_chars": 300, "max_selected": 1}
         while not self._stop.is_set():
-            response = httpx.post(f"{self._url}/v1/answer", json=body, timeout=LIMIT_S)
+            response = httpx.post(
+                f"{self._url}/v1/answer", json={"question": "Who was born in Warsaw?", **short}, timeout=LIMIT_S
+            )
             if response.status_code == 200:
                 self.models.append(response.json()["models"])
             else:
