@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 import tempfile
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from services.generator.spelling import Spelling
 _KEPT_PROMPTS = 4  # for each request at once: a dialogue searches between its turns, and prompts of others come
 _BLOCK_TOKENS = 32  # of OpenVINO's cache on CPUs
 _DEEPEST_GRAMMAR = 200  # brackets within each other; the compiler's stack is full at some tens of thousands
+
+# OpenVINO reports every import to a host on the internet if it finds this module.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 log = structlog.get_logger()
 
@@ -70,9 +74,10 @@ class OpenVinoModel:
         import openvino_genai
 
         self._file, self._settings = file, settings
-        self._own = openvino_genai.Tokenizer(str(file))
-        self._tokenizer = _Tokenizer(self._own, gguf_header.control_tokens(gguf_header.read(file)))
-        self._pipelines = {0: self._pipeline("")}
+        with _merged(file, "") as copy:
+            self._own = openvino_genai.Tokenizer(str(copy))
+            self._tokenizer = _Tokenizer(self._own, gguf_header.control_tokens(gguf_header.read(file)))
+            self._pipelines = {0: _Pipeline(copy, self._own, settings)}
         self._prompts = KeptPrompts(ChatTokenizer(self._tokenizer), settings.parallel * _KEPT_PROMPTS)
 
     def tokens(self, request: Request) -> list[int]:
@@ -121,17 +126,27 @@ class OpenVinoModel:
             pipeline.close()
 
     def _pipeline(self, adapter: str) -> _Pipeline:
-        """Starts the model with an adapter (empty: none), a PEFT folder or a GGUF file. Raises ValueError."""
-        with tempfile.TemporaryDirectory() as folder:
-            changes = {}
-            if adapter:
-                file = Path(adapter)
-                if file.is_dir():
-                    file = lora.to_gguf(file, lora.heads_of(self._file), Path(folder) / "adapter.gguf")
-                changes = lora.changes(file)
-            copy = Path(folder) / self._file.name
-            quick_weights.write(self._file, copy, changes)
+        """Starts the model with an adapter. Raises ValueError."""
+        with _merged(self._file, adapter) as copy:
             return _Pipeline(copy, self._own, self._settings)
+
+
+@contextmanager
+def _merged(model: Path, adapter: str) -> Iterator[Path]:
+    """Yields a copy of a model with an adapter (empty: none), a PEFT folder or a GGUF file. Raises ValueError.
+
+    OpenVINO opens a GGUF file for writing too, so it reads no file of a read-only disk.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        changes = {}
+        if adapter:
+            file = Path(adapter)
+            if file.is_dir():
+                file = lora.to_gguf(file, lora.heads_of(model), Path(folder) / "adapter.gguf")
+            changes = lora.changes(file)
+        copy = Path(folder) / model.name
+        quick_weights.write(model, copy, changes)
+        yield copy
 
 
 class _Pipeline:

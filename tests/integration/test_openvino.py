@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -58,6 +61,14 @@ async def test_chat(stub):
     info = await stub.ModelInfo(pb.ModelInfoRequest())
     known = {"model": answer.model, "engine": "openvino", "context_tokens": CONTEXT, "grammar": True}
     assert info == pb.ModelInfoResponse(**known, path=str(embedded_model()))
+
+
+async def test_nobody_is_told_that_openvino_started(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
+    command = "from services.generator import openvino_model; import openvino"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", command, env=environment)
+    assert await process.wait() == 0
+    assert [*tmp_path.iterdir()] == []  # its telemetry keeps an id and a count there
 
 
 async def test_wrong_grammars_do_no_harm_to_other_requests(stub):
