@@ -79,7 +79,7 @@ def test_a_container_is_held(service: str, containers: dict[str, dict[str, Any]]
     assert 0 < host["PidsLimit"] <= 1024
     assert host["Init"]
     assert host["ReadonlyRootfs"]
-    assert 0 < host["Memory"] <= 2 << 30
+    assert 0 < host["Memory"] <= 3 << 30
     assert host["CapDrop"] == ["ALL"]
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
 

@@ -68,7 +68,7 @@ async def test_nobody_is_told_that_openvino_started(tmp_path: Path) -> None:
     command = "from services.generator import openvino_model; import openvino"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", command, env=environment)
     assert await process.wait() == 0
-    assert [*tmp_path.iterdir()] == []  # its telemetry keeps an id and a count there
+    assert os.listdir(tmp_path) == []  # its telemetry keeps an id and a count there
 
 
 async def test_wrong_grammars_do_no_harm_to_other_requests(stub):
