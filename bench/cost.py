@@ -2,7 +2,7 @@
 
 One caller asks every method the same questions, one after another, of a stack of its own. WORK keeps each answer's
 cost, and the same command goes on where it was stopped, so that a long run can be taken in pieces. Processor seconds
-depend little on what else runs if llama.cpp has one thread (GENERATOR_THREADS=1): several wait for each other by
+depend little on what else runs if the models have one thread (GENERATOR_THREADS=1): several wait for each other by
 spinning.
 """
 
