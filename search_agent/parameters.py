@@ -45,8 +45,6 @@ def redefault(owner: type, name: str, default: object) -> Any:
 
 def with_values(params: T, values: Mapping[str, object]) -> T:
     """Returns the parameters with some values replaced. Raises BadParameter."""
-    if not values:
-        return params
     known = {each.name: each for each in fields(params)}  # type: ignore[arg-type]
     hints = _types_of(type(params))
     checked = {}

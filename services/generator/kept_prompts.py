@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from common.control_tokens import ChatTokenizer
 from search_agent.types import Message
 
+FOR_EACH_REQUEST = 4  # at once: a dialogue searches between its turns, and prompts of others come meanwhile
+
 
 class KeptPrompts:
     """Turns messages into ids. Not for two threads at once.

@@ -234,9 +234,7 @@ class LibraryEngine:
             await asyncio.to_thread(self._adapted, identity, adapter)  # refuses a bad one before the model starts
         try:
             model = await asyncio.to_thread(self._library.launch, path)
-        except (
-            Exception
-        ) as error:  # of whatever kind: a wrong argument is a TypeError, a missing library an ImportError
+        except Exception as error:  # a wrong argument is a TypeError, a missing library an ImportError
             raise GeneratorError(
                 Failure.INVALID, f"{self._library.name} does not start: {one_line(error)}", "path"
             ) from error

@@ -20,14 +20,13 @@ from common.control_tokens import ChatTokenizer, ControlTokens
 from search_agent.types import Sampling
 from services.generator import gguf_header, lora, quick_weights
 from services.generator.engine import Request
-from services.generator.kept_prompts import KeptPrompts
+from services.generator.kept_prompts import FOR_EACH_REQUEST, KeptPrompts
 from services.generator.library_engine import Dead, Delta, digest
 from services.generator.llama_cpp import digest as gguf_digest
 from services.generator.llama_cpp import embedded_model
 from services.generator.settings import GeneratorSettings
 from services.generator.spelling import Spelling
 
-_KEPT_PROMPTS = 4  # for each request at once: a dialogue searches between its turns, and prompts of others come
 _BLOCK_TOKENS = 32  # of OpenVINO's cache on CPUs
 _DEEPEST_GRAMMAR = 200  # brackets within each other; the compiler's stack is full at some tens of thousands
 
@@ -78,7 +77,7 @@ class OpenVinoModel:
             self._own = openvino_genai.Tokenizer(str(copy))
             self._tokenizer = _Tokenizer(self._own, gguf_header.control_tokens(gguf_header.read(file)))
             self._pipelines = {0: _Pipeline(copy, self._own, settings)}
-        self._prompts = KeptPrompts(ChatTokenizer(self._tokenizer), settings.parallel * _KEPT_PROMPTS)
+        self._prompts = KeptPrompts(ChatTokenizer(self._tokenizer), settings.parallel * FOR_EACH_REQUEST)
 
     def tokens(self, request: Request) -> list[int]:
         if request.prompt:

@@ -13,12 +13,11 @@ from common.control_tokens import ChatTokenizer
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Sampling
 from services.generator.engine import Request
-from services.generator.kept_prompts import KeptPrompts
+from services.generator.kept_prompts import FOR_EACH_REQUEST, KeptPrompts
 from services.generator.library_engine import Dead, Delta, digest
 from services.generator.settings import GeneratorSettings
 from services.generator.words import first_line
 
-_KEPT_PROMPTS = 4  # for each request at once: a dialogue searches between its turns, and prompts of others come
 _STREAM_INTERVAL = 8  # tokens per piece after the first; passing them on one by one would keep a core busy
 
 
@@ -94,7 +93,7 @@ class VllmModel:
             usage_context=UsageContext.OPENAI_API_SERVER,  # steps as large as the GPU can use
         )
         self._tokenizer: Any = self._llm.get_tokenizer()
-        self._prompts = KeptPrompts(ChatTokenizer(self._tokenizer), settings.parallel * _KEPT_PROMPTS)
+        self._prompts = KeptPrompts(ChatTokenizer(self._tokenizer), settings.parallel * FOR_EACH_REQUEST)
         self._adapters: dict[int, Any] = {0: None}
         self._names = itertools.count()
 

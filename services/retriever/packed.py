@@ -99,7 +99,7 @@ class PackedBert:
         for layer in self._layers:
             heads = torch.addmm(layer.reads[0], x, layer.reads[1]).view(len(x), 3, self._heads, -1)
             x = normed(x.addmm_(self.attend(heads, starts, longest).flatten(1), layer.attended), layer.middle)
-            inner = torch._addmm_activation(*layer.inner[:1], x, layer.inner[1], use_gelu=True)
+            inner = torch._addmm_activation(layer.inner[0], x, layer.inner[1], use_gelu=True)
             x = normed(x.addmm_(inner, layer.outer), layer.end)
         if self._pooling == "cls":
             pooled = x[starts[:-1].clamp(max=len(x) - 1)]
