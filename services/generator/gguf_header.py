@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")  # of a string
 
 
 class _Reader:
@@ -24,11 +25,12 @@ class _Reader:
         return struct.unpack_from(layout, self._data, self.at - struct.calcsize(layout))
 
     def string(self) -> str:
-        (length,) = self.numbers("Q")
-        if length > len(self._data) - self.at:
+        (length,) = _LENGTH.unpack_from(self._data, self.at)  # without `numbers`: a vocabulary has 100,000 strings
+        begin = self.at + _LENGTH.size
+        if length > len(self._data) - begin:
             raise ValueError("a string is longer than the file")
-        self.at += length
-        return self._data[self.at - length : self.at].decode("utf-8", "replace")
+        self.at = begin + length
+        return self._data[begin : self.at].decode("utf-8", "replace")
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:

@@ -79,9 +79,11 @@ def _q8_0(values: np.ndarray) -> bytes:
     gguf's own function rounds ties away from zero and takes several times as long.
     """
     blocks = values.reshape(-1, 32)
-    scale = np.maximum(blocks.max(1), -blocks.min(1)) / np.float32(127)
+    # reduceat takes a fraction of the time that max(1) takes for so short rows.
+    scale = np.maximum.reduceat(np.abs(values).ravel(), np.arange(0, values.size, 32)) / np.float32(127)
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+    whole = blocks * inverse[:, None]
     out = np.empty((len(blocks), 34), np.uint8)
     out[:, :2] = scale.astype("<f2")[:, None].view(np.uint8)
-    out[:, 2:] = np.rint(blocks * inverse[:, None]).astype(np.int8).view(np.uint8)
+    out[:, 2:].view(np.int8)[:] = np.rint(whole, out=whole)
     return out.tobytes()
