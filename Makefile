@@ -24,7 +24,7 @@ up: .venv/.local ## runs the stack as local processes until Ctrl-C
 test: .venv/.dev ## runs unit, integration and end-to-end tests
 	@command -v redis-server >/dev/null || deploy/ci/install.sh redis-server
 	@command -v chromium >/dev/null || deploy/ci/install.sh chromium fonts-dejavu-core || echo "the tests of the page are skipped"
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations=15
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --no-loadscope-reorder --durations=15
 
 venv-trainer: .venv-trainer/.done ## makes .venv-trainer, which has torch, transformers, peft and verl
 
