@@ -94,6 +94,9 @@ def taught(stack: Stack, run: Run, tmp_path: Path) -> Iterator[None]:
     until(lambda: top_k(stack) == before)
 
 
+PAUSE_S = 1.0  # between questions beside the gate, so that most of the time is the gate's
+
+
 class Asking:
     """Asks questions one after another beside the test."""
 
@@ -104,7 +107,7 @@ class Asking:
 
     def ask(self) -> None:
         short = {"max_turns": 1, "top_k": 2, "observation_chars": 300, "max_selected": 1}
-        while not self._stop.is_set():
+        while not self._stop.wait(PAUSE_S):
             response = httpx.post(
                 f"{self._url}/v1/answer", json={"question": "Who was born in Warsaw?", **short}, timeout=LIMIT_S
             )
