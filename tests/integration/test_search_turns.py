@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+import pytest_asyncio
 
 from common.backends import GrpcPolicy
 from contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
@@ -23,6 +24,9 @@ TITLES = ("Warsaw", 'The "Wall" [1]', "Łódź", "東京", "<query>", "Vistula",
 PASSAGES = [Passage(f"p{n}", title, f"{title} lies near place {n}.") for n, title in enumerate(TITLES)]
 
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
 class Curious:
     """Removes the end from the grammar wherever another search is allowed."""
 
@@ -37,21 +41,21 @@ class Curious:
         return completion
 
 
-@pytest.fixture
-async def policy() -> AsyncIterator[Curious]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served() -> AsyncIterator[GrpcPolicy]:
     settings = GeneratorSettings(port=0, parallel=1)
     engine = await LlamaCpp.start(settings)
     register = partial(add_GeneratorServicer_to_server, GeneratorService(engine, settings.max_tokens, Remembered()))
     async with grpc_service("generator", "v1.Generator", settings, register) as address:
         over_grpc = GrpcPolicy(address, timeout_s=LIMIT_S)
-        yield Curious(over_grpc)
+        yield over_grpc
         await over_grpc.close()
     await engine.close()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-async def test_every_turn_is_well_formed(policy: Curious, temperature: float) -> None:
-    retriever = ListRetriever(PASSAGES)
+async def test_every_turn_is_well_formed(served: GrpcPolicy, temperature: float) -> None:
+    policy, retriever = Curious(served), ListRetriever(PASSAGES)
     question = Question("q", "Who was born near the river?")
     agent = AGENTS["s3"].with_params({"temperature": temperature})
     trajectory = await agent.play(question, World(retriever, policy))
