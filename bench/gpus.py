@@ -1,7 +1,8 @@
 """Compares numbers of GPUs: `python -m bench.gpus WORK --out FILE`, as `bench/on_gpu.sh WORK gpus` does at its end.
 
 WORK has what its parts measured: logs/gpus-PART-COUNT.json, and the runs gpus-PART-COUNT. Each part that was
-measured becomes {count: figures}. `times` is the rate over that of one GPU, `efficiency` is `times` over the count.
+measured becomes {count: figures}. `times` is the rate over that of one GPU, `efficiency` is `times` over the count;
+`gpu_minutes` is the time of a step times the count.
 """
 
 from __future__ import annotations
@@ -17,9 +18,18 @@ from bench import recorded
 from common import run_config
 
 COMMAND = "bench/on_gpu.sh WORK gpus"
-WARM_UP_STEPS = 2  # compile kernels, capture graphs
+MOST = 64  # GPUs of one machine
 _AGENTS = ("questions_per_s", "p50_s", "gpu_percent", "calls", "tokens_read", "tokens_written", "at_once", "processes")
-_PHASES = {"rollouts_s": "timing_s/gen", "update_s": "timing_s/update_actor", "weights_s": "timing_s/update_weights"}
+_OF_A_STEP = {
+    "rollouts_s": "timing_s/gen",
+    "reference_s": "timing_s/ref",
+    "values_s": "timing_s/values",
+    "critic_s": "timing_s/update_critic",
+    "update_s": "timing_s/update_actor",
+    "weights_s": "timing_s/update_weights",
+    "tokens": "perf/total_num_tokens",
+    "searches": "search/searches",
+}
 Figures = dict[str, Any]
 
 
@@ -39,12 +49,12 @@ def _vectors(result: Mapping[str, Any]) -> Figures:
     }
 
 
-def training(steps: Sequence[Mapping[str, float]], samples: int) -> Figures:
-    """Returns medians of the steps after the first two; none if there are no such steps.
+def training(steps: Sequence[Mapping[str, float]], samples: int, warm_up: int) -> Figures:
+    """Returns medians of the steps after the first `warm_up`; none if there are no such steps.
 
     `steps` are verl's metrics by name, `samples` the trajectories of a step.
     """
-    measured = [step for step in steps if "timing_s/step" in step][WARM_UP_STEPS:]
+    measured = [step for step in steps if "timing_s/step" in step][warm_up:]
     if not measured:
         return {}
 
@@ -55,16 +65,19 @@ def training(steps: Sequence[Mapping[str, float]], samples: int) -> Figures:
     return {
         "steps": len(measured),
         "step_s": seconds,
-        **{name: median(metric) for name, metric in _PHASES.items() if all(metric in step for step in measured)},
+        **{name: median(metric) for name, metric in _OF_A_STEP.items() if all(metric in step for step in measured)},
         "trajectories_per_h": samples / seconds * 3600,
     }
 
 
-def _run(folder: Path) -> Figures:
+def _run(folder: Path, count: int, warm_up: int) -> Figures:
+    log = folder / "metrics.jsonl"
+    if not log.exists():
+        return {}
     config = run_config.load(str(folder / "config.yaml"))
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    steps = [json.loads(line)["data"] for line in lines]
-    return training(steps, config.questions_a_step * int(config.verl["actor_rollout_ref.rollout.n"]))
+    steps = [json.loads(line)["data"] for line in log.read_text(encoding="utf-8").splitlines()]
+    figures = training(steps, config.questions_a_step * int(config.verl["actor_rollout_ref.rollout.n"]), warm_up)
+    return figures | {"gpu_minutes": figures["step_s"] * count / 60} if figures else {}
 
 
 PARTS: dict[str, tuple[Callable[[Mapping[str, Any]], Figures], str]] = {  # how a part's file is read, and its rate
@@ -74,7 +87,7 @@ PARTS: dict[str, tuple[Callable[[Mapping[str, Any]], Figures], str]] = {  # how 
     "vectors": (_vectors, "queries_per_s"),
     "layout": (dict, "questions_per_s"),
 }
-RUNS = ("training", "paper")
+RUNS = {"training": 2, "training-7b": 2, "paper": 1}  # first steps, which compile kernels and do not count
 RATES = {part: rate for part, (_, rate) in PARTS.items()} | dict.fromkeys(RUNS, "trajectories_per_h")
 
 
@@ -90,18 +103,15 @@ def compared(figures: Mapping[int, Figures], rate: str) -> dict[str, Figures]:
 def read(work: Path) -> dict[str, dict[str, Figures]]:
     """Returns all parts that were measured."""
     found: dict[str, dict[int, Figures]] = {}
-    for part, (figures, _) in PARTS.items():
-        for file in work.glob(f"logs/gpus-{part}-[0-9]*.json"):
-            found.setdefault(part, {})[_count(file)] = figures(json.loads(file.read_text(encoding="utf-8")))
-    for part in RUNS:
-        for file in work.glob(f"gpus-{part}-[0-9]*/metrics.jsonl"):
-            if run := _run(file.parent):
-                found.setdefault(part, {})[_count(file.parent)] = run
+    for count in range(1, MOST + 1):
+        for part, (figures, _) in PARTS.items():
+            file = work / f"logs/gpus-{part}-{count}.json"
+            if file.exists():
+                found.setdefault(part, {})[count] = figures(json.loads(file.read_text(encoding="utf-8")))
+        for part, warm_up in RUNS.items():
+            if run := _run(work / f"gpus-{part}-{count}", count, warm_up):
+                found.setdefault(part, {})[count] = run
     return {part: compared(counts, RATES[part]) for part, counts in found.items()}
-
-
-def _count(file: Path) -> int:
-    return int(file.stem.rpartition("-")[2])
 
 
 def table(parts: Mapping[str, Mapping[str, Figures]]) -> list[str]:

@@ -9,7 +9,8 @@
 #   bench/on_gpu.sh WORK gpus [PART…]         compares 1, 2, 4 and 8 GPUs, as many as there are: engines of SmolLM2,
 #                                             tensor-parallel (a 7B shape), vectors (21 million), training by FSDP2; and
 #                                             serves a 7B and a 14B shape in the layout of deploy/gpu-2.env. By name
-#                                             only: paper, three steps of s3's published setting in these shapes
+#                                             only: training-7b, LoRA on a 7B shape; paper, two steps of s3's published
+#                                             setting in these shapes
 #   bench/on_gpu.sh WORK cost [FLAGS…]        plays 1,024 questions by each method with the demo's adapters, 256 at once
 #   bench/on_gpu.sh WORK evaluate             asks 500 dev questions by every method, with an untrained searcher
 #   bench/on_gpu.sh WORK head-room            measures how much the reader gains from the right passage
@@ -20,7 +21,8 @@
 #
 # A phase starts the services that do not answer yet. To run two phases side by side, give one of them PORTS, a number
 # that is added to each port, and with several GPUs CUDA_VISIBLE_DEVICES. PORTS=12000 stays clear of the ports from 32768
-# to 60999, which Linux uses for connections. COUNTS="1 4" chooses the numbers of GPUs that `gpus` compares. Two `train`
+# to 60999, which Linux uses for connections. COUNTS="1 4" chooses the numbers of GPUs that `gpus` compares, and
+# LONGEST the seconds after which one of its training runs ends (600); the steps until then are measured. Two `train`
 # phases at once are not supported: in separate Ray clusters on one host they share verl's sockets for weights, and in
 # one cluster (RAY_ADDRESS) TransferQueue's controller. WORK/logs has the output of each process. PYTHON chooses the
 # interpreter, GGUF the model (default: the embedded one), and VLLM_FLAGS adds options for vLLM.
@@ -256,8 +258,8 @@ gpus)
         for name in "$@"; do kill -- "-${pid_of[$name]}" 2>/dev/null || true; done
         for name in "$@"; do wait "${pid_of[$name]}" 2>/dev/null || true; done
     }
-    small() { # small NAME GPU PORT: an engine of SmolLM2 with searcher and reader
-        start_engine "$1" "$3" "$(vllm_arguments 12000000000 "$graphs")" CUDA_VISIBLE_DEVICES="$2" GENERATOR_MODEL="$base" \
+    small() { # small NAME GPU PORT CACHE: an engine of SmolLM2 with searcher and reader
+        start_engine "$1" "$3" "$(vllm_arguments "$4" "$graphs")" CUDA_VISIBLE_DEVICES="$2" GENERATOR_MODEL="$base" \
             GENERATOR_ADAPTERS="{\"searcher\": \"$work/warm\", \"reader\": \"$work/reader\"}" GENERATOR_ADAPTER_RANK=16 \
             GENERATOR_MAX_IN_FLIGHT=4096
     }
@@ -284,7 +286,7 @@ gpus)
             names+=("engine-$number" "retriever-$number")
             start "retriever-$number" env CUDA_VISIBLE_DEVICES= RETRIEVER_INDEXES=data/demo/indexes \
                 RETRIEVER_PORT=$((retrievers + number)) RETRIEVER_METRICS_PORT=0 "$python" -m services.retriever
-            small "engine-$number" "${cards[number]}" $((engines + number))
+            small "engine-$number" "${cards[number]}" $((engines + number)) 12000000000
         done
         for ((number = 0; number < counts[-1]; number++)); do
             listens "retriever-$number" $((retrievers + number))
@@ -326,53 +328,64 @@ gpus)
                 --devices $(seq -f cuda:%g 0 $((count - 1)))
         done
     }
-    training() { # six steps of reinforcement by FSDP2 over the GPUs, 1,024 episodes a step
-        local count run rollout=verl.actor_rollout_ref.rollout
-        start_retriever
-        small training-reader "${cards[0]}" $((engines + 40))
-        listens training-reader $((engines + 40))
-        for count in "${counts[@]}"; do
-            run=$work/$phase-training-$count
-            rm -rf "$run" && mkdir -p "$run"
-            run_of "$phase-training-$count/config" smollm2-demo base_model="$base" adapter="$work/warm" data.limit=384 \
-                data.validation=16 agent_parameters.mode=bm25 retriever=127.0.0.1:$retriever generator=127.0.0.1:$((engines + 40))/reader \
-                stop.mixed_groups=null stop.choice_entropy=null stop.coverage_rise=null "${rollouts[@]}" \
-                verl.+actor_rollout_ref.rollout.engine_kwargs.vllm.compilation_config="'{\"mode\": 0, \"cudagraph_mode\": \"FULL_DECODE_ONLY\"}'" \
-                $rollout.enforce_eager=false $rollout.cudagraph_capture_sizes='[1, 2, 4, 8, 16, 32, 64, 128, 256, 512]' \
-                $rollout.agent.num_workers=$((2 * count)) verl.trainer.n_gpus_per_node="$count" verl.data.train_batch_size=64 \
-                verl.actor_rollout_ref.actor.ppo_mini_batch_size=32 verl.trainer.total_training_steps=6 \
-                verl.trainer.val_before_train=false verl.trainer.test_freq=-1 verl.trainer.save_freq=-1
-            trained training "$count"
-        done
-        end training-reader
+    searcher() { # a 7B shape that searches as the demo's searcher does, so that episodes have its turns and lengths
+        [[ -d $work/7b-searcher ]] || "$python" -m bench.dummy_model "$work/7b-searcher" --like "$base" --adapter "$work/warm" \
+            >"$work/logs/$phase-7b-searcher.log" 2>&1
     }
-    trained() { # trained PART COUNT: the run in WORK/gpus-PART-COUNT
+    training() { # 1,024 episodes a step from the demo's searcher
+        reinforced training base_model="$base" adapter="$work/warm" data.limit=384 verl.data.train_batch_size=64 \
+            verl.actor_rollout_ref.actor.ppo_mini_batch_size=32
+    }
+    training-7b() { # 128 episodes a step
+        searcher
+        reinforced training-7b base_model="$work/7b-searcher" data.limit=96 verl.data.train_batch_size=16 \
+            verl.actor_rollout_ref.rollout.n=8 verl.actor_rollout_ref.model.enable_gradient_checkpointing=true
+    }
+    rollout=verl.actor_rollout_ref.rollout
+    short=(data.validation=16 agent_parameters.mode=bm25 retriever=127.0.0.1:$retriever "${rollouts[@]}"
+        verl.+actor_rollout_ref.rollout.engine_kwargs.vllm.compilation_config="'{\"mode\": 0, \"cudagraph_mode\": \"FULL_DECODE_ONLY\"}'"
+        $rollout.enforce_eager=false $rollout.cudagraph_capture_sizes='[1, 2, 4, 8, 16, 32, 64, 128, 256, 512]'
+        verl.trainer.val_before_train=false verl.trainer.test_freq=-1 verl.trainer.save_freq=-1)
+    reinforced() { # reinforced PART FIELD=VALUE...: six steps of GRPO with LoRA by FSDP2 over the GPUs
+        local count
+        start_retriever
+        small "$1-reader" "${cards[0]}" $((engines + 40)) 4000000000
+        listens "$1-reader" $((engines + 40))
+        for count in "${counts[@]}"; do
+            trained "$1" "$count" "$count" smollm2-demo "${short[@]}" generator=127.0.0.1:$((engines + 40))/reader \
+                stop.mixed_groups=null stop.choice_entropy=null stop.coverage_rise=null \
+                $rollout.agent.num_workers=$((2 * count)) verl.trainer.total_training_steps=6 "${@:2}"
+        done
+        end "$1-reader"
+    }
+    trained() { # trained PART COUNT TRAINING CONFIGURATION FIELD=VALUE...: the run WORK/gpus-PART-COUNT on the first TRAINING GPUs
         local name=$phase-$1-$2
-        CUDA_VISIBLE_DEVICES=$(first "$2") RAY_ADDRESS=${RAY_ADDRESS:-local} VLLM_USE_FLASHINFER_SAMPLER=0 \
-            "$python" -m learning.train "$work/$name" >"$work/logs/$name.log" 2>&1 || said "$1 on $2 stopped"
+        rm -rf "${work:?}/$name" && mkdir -p "$work/$name"
+        run_of "$name/config" "$4" verl.trainer.n_gpus_per_node="$3" "${@:5}"
+        start "$1-$2" env CUDA_VISIBLE_DEVICES="$(first "$3")" RAY_ADDRESS="${RAY_ADDRESS:-local}" VLLM_USE_FLASHINFER_SAMPLER=0 \
+            timeout -k 10 "${LONGEST:-600}" "$python" -m learning.train "$work/$name"
+        wait "${pid_of[$1-$2]}" || said "$1 on $2 stopped"
+        end "$1-$2"
         said "$1 on $2: $(tail -n 1 "$work/$name/metrics.jsonl" | cut -c1-200)"
     }
     paper() { # s3's published setting in shape: PPO with a critic, 120 questions a step, all weights of a 7B searcher
-        # The last GPU has the 14B generator. The others train; their number divides the 30 questions of a mini-batch.
-        local count=1 try micro=5 run
+        # The last GPU has the 14B generator. The others train; their number divides the 30 questions of a mini-batch, and
+        # one is too small for the weights, gradients and moments of 7 billion parameters. Micro-batches are by tokens.
+        local count=0 try
         for try in 2 3 5 6; do if ((try < ${#cards[@]})); then count=$try; fi; done
-        ((30 / count % micro == 0)) || micro=3
-        run=$phase-paper-$count
+        ((count)) || { said "paper needs three GPUs" && return; }
         shape 14b
-        [[ -d $work/7b-random ]] ||
-            "$python" -m bench.dummy_model "$work/7b-random" --random --tokenizer "$base" >"$work/logs/$phase-7b-random.log" 2>&1
+        searcher
         start_retriever
         start_engine 14b $((engines + 60)) "$(vllm_arguments 10000000000 "$graphs, \"load_format\": \"dummy\"")" \
             CUDA_VISIBLE_DEVICES="${cards[-1]}" GENERATOR_MODEL="$work/14b" GENERATOR_ADAPTER_RANK=0
         listens 14b $((engines + 60))
-        rm -rf "${work:?}/$run" && mkdir -p "$work/$run"
-        run_of "$run/config" s3-8-3-3 base_model="$work/7b-random" data.questions=data/demo/qa_train.jsonl.gz data.keep=all \
-            data.limit=376 data.validation=16 index=demo agent_parameters.mode=bm25 gate.questions=$dev \
-            retriever=127.0.0.1:$retriever generator=127.0.0.1:$((engines + 60)) verl.trainer.n_gpus_per_node=$count \
-            verl.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=$micro verl.critic.ppo_micro_batch_size_per_gpu=$micro \
-            verl.trainer.total_training_steps=3 verl.trainer.val_before_train=false verl.trainer.test_freq=-1 \
-            verl.trainer.save_freq=-1
-        trained paper "$count"
+        trained paper $((count + 1)) $count s3-8-3-3 "${short[@]}" generator=127.0.0.1:$((engines + 60)) \
+            base_model="$work/7b-searcher" data.questions=data/demo/qa_train.jsonl.gz data.keep=all data.limit=256 index=demo \
+            agent_parameters.numbered_twice=true gate.questions=$dev $rollout.agent.num_workers=$((2 * count)) \
+            verl.+actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes=24000000000 \
+            verl.actor_rollout_ref.actor.use_dynamic_bsz=true verl.actor_rollout_ref.actor.ppo_max_token_len_per_gpu=24576 \
+            verl.trainer.total_training_steps=2
         end 14b
     }
     layout() { # retriever, searcher and generator as deploy/gpu-2.env lays them out: a 7B and a 14B shape, all services
@@ -403,7 +416,7 @@ P
     ((${#parts[@]})) || parts=(engines tensor-parallel vectors training layout)
     for part in "${parts[@]}"; do
         case $part in
-        engines | tensor-parallel | vectors | training | layout | paper) "$part" ;;
+        engines | tensor-parallel | vectors | training | training-7b | layout | paper) "$part" ;;
         *)
             said "there is no part $part"
             exit 2

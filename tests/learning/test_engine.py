@@ -115,13 +115,15 @@ def write_adapter(folder: Path, base: Path) -> Path:
     return folder
 
 
-def engine(model: Path, role: str, adapter: Path | None = None, kind: type | None = None) -> Any:
+def engine(
+    model: Path, role: str, adapter: Path | None = None, kind: type | None = None, checkpointed: bool = False
+) -> Any:
     lora = {"lora_rank": 4, "lora_adapter_path": str(adapter)} if adapter else {}
     settings = HFModelConfig(
         path=str(model),
         override_config={"attn_implementation": CAUSAL},
         use_remove_padding=True,
-        enable_gradient_checkpointing=False,
+        enable_gradient_checkpointing=checkpointed,
         **lora,
     )
     settings.model_type = role
@@ -281,7 +283,8 @@ def test_steps_of_ppo_fit_the_critic_and_make_rewarded_episodes_likelier(tmp_pat
 def learn_one_half(rank: int, folder: Path) -> None:
     """Learns from three of six samples, as one of two ranks; the first writes the gradients, which are of all six."""
     with on_cpu(folder / "store", rank, 2):
-        made, batch = engine(folder / "base", "language_model"), data(max_token_len_per_gpu=22)
+        batch = data(max_token_len_per_gpu=22)
+        made = engine(folder / "base", "language_model", folder / "adapter", checkpointed=True)
         half = tu.index_select_tensor_dict(batch, list(range(3 * rank, 3 * rank + 3)))
         with made.train_mode():
             outputs = made.forward_backward_batch(half, partial(ppo_loss, config=ACTOR))
@@ -294,7 +297,9 @@ def learn_one_half(rank: int, folder: Path) -> None:
 
 
 def test_two_ranks_give_the_gradients_of_one(tmp_path: Path) -> None:
-    ours = engine(write_weights(tmp_path / "base", "llama"), "language_model")
+    """As a model of billions of parameters is trained: with LoRA, layers computed again, weights read by one rank."""
+    base = write_weights(tmp_path / "base", "qwen2")
+    ours = engine(base, "language_model", write_adapter(tmp_path / "adapter", base))
     with ours.train_mode():
         ours.forward_backward_batch(
             tu.index_select_tensor_dict(data(), list(range(6))), partial(ppo_loss, config=ACTOR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,19 @@ def test_a_run_is_measured_after_its_first_two_steps(tmp_path: Path) -> None:
         (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
         run = run_config.load("smollm2-demo", {"verl.data.train_batch_size": 64})
         (folder / "config.yaml").write_text(run_config.dump(run), encoding="utf-8")
+    shutil.copytree(tmp_path / "gpus-training-1", tmp_path / "gpus-training-7b-2")
+    (tmp_path / "gpus-training-7b-4").mkdir()  # ended before its first step
+    assert read(tmp_path)["training-7b"].keys() == {"2"}
     two = read(tmp_path)["training"]["2"]
     assert (two["steps"], two["step_s"], two["rollouts_s"]) == (2, 6, 3)
     assert two["trajectories_per_h"] == pytest.approx(64 * 16 * 600)
     assert two["efficiency"] == pytest.approx(1)
+    assert two["gpu_minutes"] == pytest.approx(2 * 6 / 60)
     assert "update_s" not in two
 
 
 def test_a_run_without_such_steps_was_not_measured() -> None:
-    assert training([{"timing_s/step": 9.0}] * 2, 8) == {}
+    assert training([{"timing_s/step": 9.0}] * 2, 8, warm_up=2) == {}
 
 
 def test_a_result_names_its_machine(tmp_path: Path) -> None:
