@@ -82,6 +82,7 @@ def _run(folder: Path, count: int, warm_up: int) -> Figures:
 
 PARTS: dict[str, tuple[Callable[[Mapping[str, Any]], Figures], str]] = {  # how a part's file is read, and its rate
     "engines": (_played, "questions_per_s"),
+    "copies": (_played, "questions_per_s"),
     "tensor-parallel": (_played, "questions_per_s"),
     "tensor-parallel-alone": (_played, "questions_per_s"),
     "vectors": (_vectors, "queries_per_s"),

@@ -9,8 +9,8 @@
 #   bench/on_gpu.sh WORK gpus [PART…]         compares 1, 2, 4 and 8 GPUs, as many as there are: engines of SmolLM2,
 #                                             tensor-parallel (a 7B shape), vectors (21 million), training by FSDP2; and
 #                                             serves a 7B and a 14B shape in the layout of deploy/gpu-2.env. By name
-#                                             only: training-7b, LoRA on a 7B shape; paper, two steps of s3's published
-#                                             setting in these shapes
+#                                             only: copies, engines behind one address; training-7b, LoRA on a 7B shape;
+#                                             paper, two steps of s3's published setting in these shapes
 #   bench/on_gpu.sh WORK cost [FLAGS…]        plays 1,024 questions by each method with the demo's adapters, 256 at once
 #   bench/on_gpu.sh WORK evaluate             asks 500 dev questions by every method, with an untrained searcher
 #   bench/on_gpu.sh WORK head-room            measures how much the reader gains from the right passage
@@ -258,8 +258,8 @@ gpus)
         for name in "$@"; do kill -- "-${pid_of[$name]}" 2>/dev/null || true; done
         for name in "$@"; do wait "${pid_of[$name]}" 2>/dev/null || true; done
     }
-    small() { # small NAME GPU PORT CACHE: an engine of SmolLM2 with searcher and reader
-        start_engine "$1" "$3" "$(vllm_arguments "$4" "$graphs")" CUDA_VISIBLE_DEVICES="$2" GENERATOR_MODEL="$base" \
+    small() { # small NAME GPUS PORT CACHE [ARGUMENTS]: an engine of SmolLM2 with searcher and reader
+        start_engine "$1" "$3" "$(vllm_arguments "$4" "$graphs${5-}")" CUDA_VISIBLE_DEVICES="$2" GENERATOR_MODEL="$base" \
             GENERATOR_ADAPTERS="{\"searcher\": \"$work/warm\", \"reader\": \"$work/reader\"}" GENERATOR_ADAPTER_RANK=16 \
             GENERATOR_MAX_IN_FLIGHT=4096
     }
@@ -278,26 +278,46 @@ gpus)
     }
     engines=$((50100 + shift_by)) retrievers=$((50200 + shift_by))
 
-    engines() { # an engine a GPU, each with a retriever and its own 256 questions at once, which no engine has read yet
+    lexical() { # lexical COUNT: retrievers, which the caller's `names` then has too
+        local number
+        for ((number = 0; number < $1; number++)); do
+            names+=("retriever-$number")
+            start "retriever-$number" env CUDA_VISIBLE_DEVICES= RETRIEVER_INDEXES=data/demo/indexes \
+                RETRIEVER_PORT=$((retrievers + number)) RETRIEVER_METRICS_PORT=0 "$python" -m services.retriever
+        done
+        for ((number = 0; number < $1; number++)); do listens "retriever-$number" $((retrievers + number)); done
+    }
+    asked() { # asked PART COUNT SKIP EACH SEARCHERS GENERATORS: for each GPU a retriever and EACH questions, 256 at once
+        measured "$1" "$2" bench.agents --limit $(($4 * $2)) --skip "$3" --at-once $((256 * $2)) --processes $((4 * $2)) \
+            --parameters "$(parameters_of_the_searcher)" --retriever "$(several $retrievers "$2")" --searcher "$5" --generator "$6"
+    }
+    engines() { # an engine a GPU, each asked what no engine has read yet
         local number count names=() skip=0 each=0
         for count in "${counts[@]}"; do each=$((each + count)); done
         each=$((6400 / each - 32)) each=${QUESTIONS:-$((each < 1024 ? each : 1024))}
         for ((number = 0; number < counts[-1]; number++)); do
-            names+=("engine-$number" "retriever-$number")
-            start "retriever-$number" env CUDA_VISIBLE_DEVICES= RETRIEVER_INDEXES=data/demo/indexes \
-                RETRIEVER_PORT=$((retrievers + number)) RETRIEVER_METRICS_PORT=0 "$python" -m services.retriever
+            names+=("engine-$number")
             small "engine-$number" "${cards[number]}" $((engines + number)) 12000000000
         done
-        for ((number = 0; number < counts[-1]; number++)); do
-            listens "retriever-$number" $((retrievers + number))
-            listens "engine-$number" $((engines + number))
-        done
+        lexical "${counts[-1]}"
+        for ((number = 0; number < counts[-1]; number++)); do listens "engine-$number" $((engines + number)); done
         for count in "${counts[@]}"; do
-            measured engines "$count" bench.agents --limit $((each * count)) --skip $skip --at-once $((256 * count)) \
-                --processes $((4 * count)) --parameters "$(parameters_of_the_searcher)" \
-                --retriever "$(several $retrievers "$count")" --searcher "$(several $engines "$count" /searcher)" \
-                --generator "$(several $engines "$count" /reader)"
+            asked engines "$count" $skip "$each" "$(several $engines "$count" /searcher)" "$(several $engines "$count" /reader)"
             skip=$((skip + (each + 32) * count))
+        done
+        end "${names[@]}"
+    }
+    copies() { # the same load on one service, for which vLLM keeps a copy of the model on each GPU
+        local count names=() each=$((6400 / counts[-1] - 32)) place=$((engines + 70))
+        each=${QUESTIONS:-$((each < 1024 ? each : 1024))}
+        for count in "${counts[@]}"; do
+            names+=("copied-$count")
+            small "copied-$count" "$(first "$count")" $((place + count)) 12000000000 ", \"data_parallel_size\": $count"
+        done
+        lexical "${counts[-1]}"
+        for count in "${counts[@]}"; do
+            listens "copied-$count" $((place + count))
+            asked copies "$count" 0 "$each" 127.0.0.1:$((place + count))/{searcher,reader}
         done
         end "${names[@]}"
     }
@@ -416,7 +436,7 @@ P
     ((${#parts[@]})) || parts=(engines tensor-parallel vectors training layout)
     for part in "${parts[@]}"; do
         case $part in
-        engines | tensor-parallel | vectors | training | training-7b | layout | paper) "$part" ;;
+        engines | copies | tensor-parallel | vectors | training | training-7b | layout | paper) "$part" ;;
         *)
             said "there is no part $part"
             exit 2
