@@ -75,7 +75,7 @@ class HotSwap(Generic[S]):
         self._start = start
         self._slot: _Slot[S]
         self._old: list[_Slot[S]] = []  # requests may still be in flight on these
-        self._restart: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()  # one load at a time: each may need the memory of a second model
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -102,11 +102,11 @@ class HotSwap(Generic[S]):
         """
         await asyncio.shield(self._spawn(self._swap(lambda models: models.changed(name, path, adapter), name)))
 
-    def lost(self, dead: S) -> None:
-        """Restarts models that died, once for all callers who notice. If that fails, the next caller tries again."""
-        if dead is self.now and (self._restart is None or self._restart.done()):
-            log.error("the model died", models=dict(dead.identities))
-            self._restart = self._spawn(self._swap(lambda models: models, dead=dead))
+    def renew(self, old: S) -> None:
+        """Starts dead or worn models anew, once for all callers. If that fails, the next caller tries again."""
+        if old is self.now and (self._renewal is None or self._renewal.done()):
+            log.error("the model is started anew", models=dict(old.identities), died=old.dead())
+            self._renewal = self._spawn(self._swap(lambda models: models, only=old))
 
     async def close(self) -> None:
         """Ends all models, and the requests in flight on them."""
@@ -117,11 +117,11 @@ class HotSwap(Generic[S]):
         for slot in (self._slot, *self._old):
             await slot.serving.close()
 
-    async def _swap(self, change: Callable[[Models], Models], name: str = "", dead: S | None = None) -> None:
-        """Replaces the models that serve; if `dead` is given, only if those are the ones."""
+    async def _swap(self, change: Callable[[Models], Models], name: str = "", only: S | None = None) -> None:
+        """Replaces the models that serve; if `only` is given, only if those are the ones."""
         async with self._loading:
             old = self._slot
-            if dead and dead is not old.serving:
+            if only and only is not old.serving:
                 return
             models = change(old.serving.models)
             if old.serving.dead():

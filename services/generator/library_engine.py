@@ -63,8 +63,12 @@ class Model(Protocol):
 
     def dead(self) -> bool: ...
 
+    def worn(self) -> bool:
+        """Tells whether past requests have left so much that the model should be started anew."""
+        ...
+
     def close(self) -> None:
-        """Ends the model. May be slow."""
+        """Ends the model. May be slow, and may be called twice."""
         ...
 
 
@@ -161,16 +165,14 @@ class LibraryEngine:
     async def stream(self, request: Request) -> AsyncGenerator[Completion, None]:
         with self._swap.use() as serving:
             model, identity = serving.running.model, serving.identities[request.model]
+            if model.worn():
+                self._swap.renew(serving)
+            context, written = self._settings.context_tokens, 0
             try:
                 loop = asyncio.get_running_loop()
                 prompt = await loop.run_in_executor(self._tokenizing, model.tokens, request)
-            except ValueError as error:
-                raise GeneratorError(Failure.INVALID, first_line(error), request.field) from None
-            context = self._settings.context_tokens
-            request.check(len(prompt), context)
-            sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, context - len(prompt)))
-            written = 0
-            try:
+                request.check(len(prompt), context)
+                sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, context - len(prompt)))
                 async with aclosing(model.generate(prompt, sampling, serving.numbers.get(request.model, 0))) as deltas:
                     async for delta in deltas:
                         written += delta.tokens
@@ -189,13 +191,13 @@ class LibraryEngine:
             except RuntimeError as error:
                 raise GeneratorError(Failure.BROKEN, f"{self._library.name} failed: {first_line(error)}") from None
             except Dead:
-                self._swap.lost(serving)
+                self._swap.renew(serving)
                 raise GeneratorError(Failure.UNAVAILABLE, f"{self._library.name} died and is started again") from None
 
     async def info(self, name: str) -> ModelInfo:
         serving = self._swap.now
         if serving.dead():
-            self._swap.lost(serving)
+            self._swap.renew(serving)
             raise GeneratorError(Failure.UNAVAILABLE, f"{self._library.name} died and is started again")
         return self.described(name)
 
@@ -222,7 +224,7 @@ class LibraryEngine:
 
     async def _start(self, models: Models, old: _Serving | None, changed: str) -> _Serving:
         """Adds the adapter to the running model if that is the one asked for; otherwise starts the model."""
-        if old and not old.dead():
+        if old and not old.dead() and not old.running.model.worn():
             running = old.running
             if await asyncio.to_thread(self._is_that, running, models.path):
                 kept = {name: number for name, number in old.numbers.items() if name != changed}

@@ -480,13 +480,13 @@ class LlamaCpp:
 
     def _check(self, server: _Server) -> None:
         if server.dead():
-            self._swap.lost(server)
+            self._swap.renew(server)
             raise GeneratorError(Failure.UNAVAILABLE, "llama.cpp died and is started again")
 
     async def _watch(self, server: _Server) -> None:
         """Restarts the model at once if its process dies, which an odd grammar can cause."""
         await server.process.wait()
-        self._swap.lost(server)
+        self._swap.renew(server)
 
 
 @contextmanager

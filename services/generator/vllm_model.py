@@ -154,5 +154,8 @@ class VllmModel:
     def dead(self) -> bool:
         return bool(self._llm.errored)
 
+    def worn(self) -> bool:
+        return False  # all its caches are bounded
+
     def close(self) -> None:
         self._llm.shutdown()

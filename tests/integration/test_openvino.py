@@ -14,6 +14,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
+from common import tracing
 from contracts.v1 import generator_pb2 as pb
 from search_agent.types import Message, Sampling
 from services.generator.engine import Request
@@ -71,6 +72,15 @@ async def test_nobody_is_told_that_openvino_started(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []  # its telemetry keeps an id and a count there
 
 
+async def test_a_new_grammar_does_not_wait_for_other_requests(stub):
+    other = asyncio.create_task(_count(stub, written("Once upon a time", max_tokens=900)))
+    for number in range(3):
+        answer = await stub.Generate(written("Hello", grammar=f'root ::= " new{number}"'))
+        assert answer.text == f" new{number}"
+    assert not other.done()
+    other.cancel()
+
+
 async def test_wrong_grammars_do_no_harm_to_other_requests(stub):
     others = [asyncio.create_task(_count(stub, written("Once upon a time", max_tokens=60))) for _ in range(2)]
     for number in range(5):
@@ -86,6 +96,32 @@ async def test_wrong_grammars_do_no_harm_to_other_requests(stub):
 
 async def _count(stub, request: pb.GenerateRequest) -> int:
     return int((await stub.Generate(request)).usage.completion_tokens)
+
+
+class Noted(tracing.Recorded):
+    """A span that keeps its stages."""
+
+    seconds: dict[str, float]
+
+    def stages(self, **seconds: float) -> None:
+        self.seconds = seconds
+
+
+async def test_a_trace_tells_how_long_a_text_waited_was_read_and_was_written(engine):
+    with Noted() as span:
+        async for _ in engine.stream(Request(Sampling(4), prompt="Once upon a time", model="default")):
+            pass
+    assert list(span.seconds) == ["queue", "prompt", "decode"]
+    assert min(span.seconds.values()) > 0
+
+
+async def test_a_model_that_keeps_many_grammars_is_worn(engine):
+    model = engine._swap.now.running.model
+    asked = 0
+    while not model.worn():
+        assert asked < 200
+        await model._grammars.compile(f'root ::= "{(asked := asked + 1)}"')
+    assert asked > 50
 
 
 async def test_control_tokens_in_a_message_are_text(engine):

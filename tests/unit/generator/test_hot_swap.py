@@ -102,10 +102,10 @@ async def test_a_dead_one_is_closed_and_started_again_once(swap):
     dead = swap.now
     dead.gone = True
     for _ in range(3):
-        swap.lost(dead)
+        swap.renew(dead)
     await settled(swap)
     assert (serves(swap), dead.closed, swap.starter.old) == ("one+/a", True, [(None, ""), (dead, "")])
-    swap.lost(dead)
+    swap.renew(dead)
     await settled(swap)
     assert len(swap.starter.started) == 2
 
@@ -113,11 +113,11 @@ async def test_a_dead_one_is_closed_and_started_again_once(swap):
 async def test_a_restart_that_fails_is_tried_by_the_next_to_notice(swap):
     dead, swap.starter.error = swap.now, ValueError("no room")
     dead.gone = True
-    swap.lost(dead)
+    swap.renew(dead)
     await settled(swap)
     assert swap.now is dead
     swap.starter.error = None
-    swap.lost(dead)
+    swap.renew(dead)
     await settled(swap)
     assert not swap.now.dead()
 

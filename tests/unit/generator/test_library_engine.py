@@ -18,7 +18,7 @@ from services.generator.kept_prompts import KeptPrompts
 from services.generator.library_engine import Dead, Delta, LibraryEngine
 from services.generator.settings import GeneratorSettings
 from services.generator.vllm_model import Vllm, tokens
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until_here
 
 ASK = Request(Sampling(max_tokens=8), messages=(Message("user", "Hi"),), model="default")
 
@@ -34,12 +34,14 @@ class FakeModel:
         self.go.set()
         self.fails: Exception | None = None
         self.finish = "stop"
-        self.is_dead = self.closed = self.left_early = self.silent = False
+        self.is_dead = self.is_worn = self.closed = self.left_early = self.silent = False
         self.waits = asyncio.Event()
 
     def tokens(self, request: Request) -> list[int]:
         if request.messages and request.messages[0].content == "no template":
             raise ValueError("this model has no chat template\nand more")
+        if request.prompt == "no tokens":
+            raise RuntimeError("the tokenizer failed")
         return [ord(each) for each in request.prompt or request.messages[-1].content]
 
     async def generate(self, prompt: list[int], sampling: Sampling, adapter: int) -> AsyncGenerator[Delta, None]:
@@ -72,6 +74,9 @@ class FakeModel:
 
     def dead(self) -> bool:
         return self.is_dead
+
+    def worn(self) -> bool:
+        return self.is_worn
 
     def close(self) -> None:
         self.closed = True
@@ -162,6 +167,7 @@ async def test_requests_that_do_not_fit_or_are_refused(engine, folders):
     long = await failure(engine, replace(ASK, sampling=Sampling(max_tokens=16), messages=(), prompt="1" * 60))
     assert (long.failure, long.field, long.excess) == (Failure.TOO_LONG, "prompt", 60 / 48)
     assert "60 tokens do not fit the 48 that a context of 64 has for them" in long.message
+    assert (await failure(engine, replace(ASK, messages=(), prompt="no tokens"))).failure is Failure.BROKEN
     template = await failure(engine, replace(ASK, messages=(Message("user", "no template"),)))
     assert (template.field, template.message) == ("messages", "this model has no chat template")
     (model,) = engine.launcher.models
@@ -316,6 +322,19 @@ async def test_a_model_that_dies_is_started_again_with_its_adapter(engine):
     assert [model.adapters for model in engine.launcher.models[1:]] == [{2}]  # once, whoever saw it die
     assert old.closed
     assert {piece.model for piece in await pieces(engine)} == {before.model}
+
+
+async def test_a_worn_model_serves_until_another_has_taken_its_place(engine):
+    old, stream, before = await begun(engine)
+    old.is_worn = True
+    assert [(await anext(engine.stream(ASK))).model for _ in range(2)] == [before] * 2
+    await until_here(lambda: engine._swap.now.running.model is not old)
+    assert (len(engine.launcher.models), old.closed) == (2, False)
+    assert {piece.model for piece in await pieces(engine)} == {before}
+    old.go.set()
+    assert [piece.text async for piece in stream] == ["two ", "end"]
+    await settled(engine)
+    assert old.closed
 
 
 async def test_a_dead_model_is_closed_before_its_successor_starts(engine):
