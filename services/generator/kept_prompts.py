@@ -16,11 +16,12 @@ class KeptPrompts:
     """Turns messages into ids. Not for two threads at once.
 
     A searcher's turns continue one assistant message. Its new text is tokenized by itself, as in training, so that the
-    ids of earlier turns stay as the model has read them. The `most` dialogues that were asked about last are kept.
+    ids of earlier turns stay as the model has read them. The `most` dialogues that were asked about last are kept, but
+    none of more than `longest` tokens, which no model here would read.
     """
 
-    def __init__(self, chat: ChatTokenizer, most: int) -> None:
-        self._chat, self._most = chat, most
+    def __init__(self, chat: ChatTokenizer, most: int, longest: int) -> None:
+        self._chat, self._most, self._longest = chat, most, longest
         self._kept: OrderedDict[tuple[Message, ...], tuple[str, array[int]]] = OrderedDict()
         self._can_continue = _continues(chat)
 
@@ -36,10 +37,11 @@ class KeptPrompts:
             ids = array("I", self._chat.chat(messages))
         elif said != kept:
             ids = ids + array("I", self._chat.text(said[len(kept) :]))
-        self._kept[before] = said, ids
-        self._kept.move_to_end(before)
-        if len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+        if len(ids) <= self._longest:
+            self._kept[before] = said, ids
+            self._kept.move_to_end(before)
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
         return ids.tolist()
 
 

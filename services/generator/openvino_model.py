@@ -64,7 +64,8 @@ class OpenVinoModel:
             self._tokenizer = _Tokenizer(self._own, gguf_header.control_tokens(gguf_header.read(file)))
             self._grammars = Grammars(copy, self._own)
             self._pipelines = {0: opened(copy, self._own, settings)}
-        self._prompts = KeptPrompts(ChatTokenizer(self._tokenizer), settings.parallel * FOR_EACH_REQUEST)
+        most, longest = settings.parallel * FOR_EACH_REQUEST, settings.context_tokens
+        self._prompts = KeptPrompts(ChatTokenizer(self._tokenizer), most, longest)
 
     def tokens(self, request: Request) -> list[int]:
         if request.prompt:

@@ -93,7 +93,8 @@ class VllmModel:
             usage_context=UsageContext.OPENAI_API_SERVER,  # steps as large as the GPU can use
         )
         self._tokenizer: Any = self._llm.get_tokenizer()
-        self._prompts = KeptPrompts(ChatTokenizer(self._tokenizer), settings.parallel * FOR_EACH_REQUEST)
+        most, longest = settings.parallel * FOR_EACH_REQUEST, settings.context_tokens
+        self._prompts = KeptPrompts(ChatTokenizer(self._tokenizer), most, longest)
         self._adapters: dict[int, Any] = {0: None}
         self._names = itertools.count()
 

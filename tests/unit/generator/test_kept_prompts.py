@@ -33,7 +33,7 @@ class Chat:
 
 
 def kept(chat: Chat, most: int = 4) -> KeptPrompts:
-    prompts = KeptPrompts(chat, most)  # type: ignore[arg-type]
+    prompts = KeptPrompts(chat, most, longest=20)  # type: ignore[arg-type]
     chat.tokenized.clear()
     return prompts
 
@@ -53,6 +53,15 @@ def test_only_the_new_text_of_a_dialogue_is_tokenized() -> None:
     assert third == [*second, *map(ord, "\nb")]  # the model has read two tokens for the line breaks, not one
     assert prompts.chat(said("a\n\nb")) == third
     assert len(chat.tokenized) == 3
+
+
+def test_a_prompt_that_no_model_reads_is_not_kept() -> None:
+    chat = Chat()
+    prompts = kept(chat)
+    for _ in range(2):
+        prompts.chat([Message("user", "How long?" * 2)])
+        prompts.chat([Message("user", "How long?" * 3)])
+    assert [len(text) for text in chat.tokenized] == [18, 27, 27]
 
 
 def test_another_dialogue_with_the_same_question_is_tokenized_anew() -> None:

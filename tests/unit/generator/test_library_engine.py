@@ -414,7 +414,7 @@ class Template:
 
 
 def ids(template: Template, request: Request) -> list[int]:
-    return tokens(template, KeptPrompts(ChatTokenizer(template), most=8), request)
+    return tokens(template, KeptPrompts(ChatTokenizer(template), most=8, longest=1000), request)
 
 
 def test_a_prompt_of_messages_and_of_text():
