@@ -9,7 +9,6 @@ from cli import gateway
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `search-agent cache`."""
-    gateway.add_url(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("stats", help="count results by index version").set_defaults(run=_stats)
     clear = commands.add_parser("clear", help="remove the results of an index, the precomputed ones too")
@@ -18,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--version", default="", help="of this version of the index")
     which.add_argument("--all", action="store_true", help="of every version")
     clear.set_defaults(run=_clear)
+    for command in commands.choices.values():
+        gateway.add_url(command)
 
 
 def _stats(args: argparse.Namespace) -> int:

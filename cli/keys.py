@@ -24,9 +24,6 @@ _LIMITS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `search-agent keys`."""
-    parser.add_argument(
-        "--store", help="the file, or the Redis as redis://…; default: as GATEWAY_KEYS and GATEWAY_REDIS_URL say"
-    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     create = commands.add_parser("create", help="make a key; it is shown this once")
     create.add_argument("name", help="whose key it is, for the list")
@@ -43,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     revoke = commands.add_parser("revoke", help="refuse a key from now on")
     revoke.add_argument("id", help="as the list shows it")
     revoke.set_defaults(run=_revoke)
+    for command in commands.choices.values():
+        command.add_argument(
+            "--store", help="the file, or the Redis as redis://…; default: as GATEWAY_KEYS and GATEWAY_REDIS_URL say"
+        )
 
 
 def _create(args: argparse.Namespace) -> int:

@@ -33,7 +33,6 @@ _SHOWN = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `search-agent train`."""
-    gateway.add_url(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     start = commands.add_parser("start", help="start a run")
     start.add_argument("config", help="the name of a configuration on the trainer's disk")
@@ -58,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollback = commands.add_parser("rollback", help="put back what the latest promotion replaced")
     rollback.add_argument("--searcher", default="", help="default: the searcher of methods without their own")
     rollback.set_defaults(run=_rollback)
+    for command in commands.choices.values():
+        gateway.add_url(command)
 
 
 def _start(args: argparse.Namespace) -> int:

@@ -208,11 +208,11 @@ def test_evaluate_and_the_cache_over_the_command_line(
         "direct": (3, 0),
     }
     assert "## At most 2 passages" in capsys.readouterr().out
-    assert main(["cache", "--url", url, "stats"]) == 0
+    assert main(["cache", "stats", "--url", url]) == 0
     assert "served" in capsys.readouterr().out
-    assert main(["cache", "--url", url, "clear", "--index", "nowhere", "--all"]) == 0
+    assert main(["cache", "clear", "--index", "nowhere", "--all", "--url", url]) == 0
     assert "0 results removed" in capsys.readouterr().out
-    assert main(["cache", "--url", "http://127.0.0.1:9", "stats"]) == 1
+    assert main(["cache", "stats", "--url", "http://127.0.0.1:9"]) == 1
     assert "is the gateway running there?" in capsys.readouterr().err
 
 

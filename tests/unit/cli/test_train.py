@@ -20,7 +20,7 @@ PROMOTED = {"promoted": True, "searcher": "searcher", "model": "m@2", "before": 
 
 
 def train(gateway: Gateway, *arguments: str) -> int:
-    return main(["train", "--url", gateway.url, *arguments])
+    return main(["train", *arguments, "--url", gateway.url])
 
 
 def test_start_sends_a_name_with_its_overrides(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:

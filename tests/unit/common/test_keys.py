@@ -79,7 +79,7 @@ async def test_a_damaged_file_opens_nothing(file: Path, text: str) -> None:
 
 def test_the_command_line_makes_lists_and_revokes(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def typed(*words: str) -> str:
-        assert main(["keys", "--store", str(file), *words]) == 0
+        assert main(["keys", *words, "--store", str(file)]) == 0
         return capsys.readouterr().out.strip()
 
     assert typed("list") == "there are no keys"
