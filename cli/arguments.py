@@ -71,8 +71,10 @@ def conditions(text: str) -> dict[str, Any]:
             return dict(json.loads(text))
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-    at = min((text.find(sign) for sign in (">=", "<=", "=") if sign in text), default=-1)
-    if at < 0:
+    at = min((text.find(sign) for sign in (">=", "<=", "=") if sign in text), default=len(text))
+    if {"<", ">"} & {*text[:at]}:
+        raise argparse.ArgumentTypeError(f"{text!r} has neither >= nor <=; a key with < or > can be given as JSON")
+    if at == len(text):
         return {text: {"exists": True}}
     key, (sign, value) = text[:at].strip(), (text[at : at + 2], text[at + 2 :])
     if sign in (">=", "<="):

@@ -115,15 +115,17 @@ def _evaluate(args: argparse.Namespace) -> int:
                 return await run.run(plan, gateway, grader.facts, asker, _advance(bar))
 
     outcome = asyncio.run(ask())
-    failed = sum(outcome.failures.values())
     if outcome.rows:
         made = report.Report(outcome, args.seed, tuple(args.price) if args.price else None)
         made.write(args.out, _plots(made, args.out))
         print((args.out / "report.md").read_text(encoding="utf-8").partition("\n## How to read it")[0])
         print(f"{args.out / 'report.md'}")
-    if failed:
-        print(f"search-agent: {failed} questions failed; the same command asks them again", file=sys.stderr)
-    return 1 if failed else 0
+    for (method, _, what), count in outcome.failures.most_common():
+        print(f"search-agent: failed answers of {method}: {count}, {what}", file=sys.stderr)
+    if outcome.failures:
+        details = args.out / "failures.jsonl"
+        print(f"search-agent: {details} has the details; the same command asks them again", file=sys.stderr)
+    return 1 if outcome.failures else 0
 
 
 def _precompute(args: argparse.Namespace) -> int:

@@ -294,9 +294,11 @@ def roll_back(args: argparse.Namespace) -> int:
 
     folder = Path(args.index).resolve()
     kept = [each.version for each in folders.versions(folder)]
-    version = args.version or next(iter(kept), "")
+    if not kept:
+        raise BuildRefused(f"{args.index}: keeps no earlier version")
+    version = args.version or kept[0]
     if version not in kept:
-        raise BuildRefused(f"{args.index}: keeps no version {version}; it has {', '.join(kept) or 'none'}")
+        raise BuildRefused(f"{args.index}: keeps no version {version}; it has {', '.join(kept)}")
     manifests.read(folders.versions_of(folder) / version, verify_checksums=True)
     folders.put_in_place(folder, folders.versions_of(folder) / version, keep=len(kept))
     return _show(folder, verify_checksums=False)

@@ -87,7 +87,7 @@ def _push(args: argparse.Namespace) -> int:
             try:
                 change = client.change_passages(args.name, batch)
             except Problem as problem:
-                raise Problem(f"{accepted:,} of {total:,} were accepted; push again to go on: {problem}") from problem
+                raise Problem(f"{accepted:,} of {total:,} passages were accepted: {problem}") from problem
             accepted += len(batch)
             progress.show("accepted", accepted, total)
         return _until_done(client, change, args.no_wait, progress)

@@ -94,7 +94,7 @@ class Stack:
 
     def _start(self) -> None:
         if in_use(self.ports["gateway"]):
-            raise StartError(f"port {self.ports['gateway']} is in use; choose another, as in: make demo PORT=8081")
+            raise StartError(f"port {self.ports['gateway']} is in use; choose another, for example PORT=8081")
         self.logs.mkdir(parents=True, exist_ok=True)
         for name in (*self.services, "gateway"):
             self.start(name)

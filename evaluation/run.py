@@ -16,7 +16,9 @@ from evaluation.errors import EvaluateProblem, Failed
 from evaluation.folder import settle
 from evaluation.gateway import Gateway
 from evaluation.rows import Grader, Row
+from search_agent.agents import AGENTS
 from search_agent.errors import JudgeError
+from search_agent.parameters import BadParameter
 from search_agent.types import Question
 
 
@@ -90,7 +92,7 @@ async def run(
 
     `grading` holds the facts of its grader. `advance` is called after every question, with true if it failed.
     Writes rows.jsonl, failures.jsonl (this run's) and run.json into the plan's folder. Raises
-    EvaluateProblem if the gateway has no such method, or the folder holds rows of another setting.
+    EvaluateProblem if the gateway has no such method or parameter, or the folder holds rows of another setting.
     """
     facts = await _facts(plan, gateway, grading)
     settle(plan.out / "run.json", facts, "rows", ("questions", "index", "scoring", "judge"), grows="parameters")
@@ -166,7 +168,13 @@ async def _facts(plan: Plan, gateway: Gateway, grading: Mapping[str, Any]) -> di
         name = method.partition(":")[0]
         if name not in known:
             raise EvaluateProblem(f"no method is called {name!r}; there are {', '.join(known)}")
-        parameters[method] = known[name] | _variant(method, known[name])[1]
+        _, given = _variant(method, known[name])
+        try:
+            if name in AGENTS:  # otherwise it is a configuration, which only the gateway knows
+                AGENTS[name].with_params(given)
+        except BadParameter as error:
+            raise EvaluateProblem(f"{method}: {error}") from None
+        parameters[method] = known[name] | given
     return {
         "questions": plan.source,
         "asked": len(plan.questions),

@@ -79,8 +79,10 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
         plan.licence.encode()
     except UnicodeEncodeError:
         raise BuildRefused("--source and --licence must be UTF-8") from None
-    if not plan.encoder and (plan.kind is not kinds.FLAT or plan.bm25 is bm25.NONE):
-        raise BuildRefused(f"without vectors there is no kind {plan.kind.name}, and BM25 is all there is")
+    if not plan.encoder and plan.kind is not kinds.FLAT:
+        raise BuildRefused(f"--kind {plan.kind.name} is a way to store vectors, and --no-dense makes none")
+    if not plan.encoder and plan.bm25 is bm25.NONE:
+        raise BuildRefused("--no-dense with --bm25 none leaves nothing to search with")
     with folders.new_index(plan.out, plan.name, plan.force) as work:
         _, others = corpus_files(plan.corpus)
         if others:
@@ -110,7 +112,7 @@ def build(plan: Plan, load: Callable[[str], Encoder], say: Callable[[str], None]
         )  # fmt: skip
         folders.seal(work, manifest, vectors)
     if skipped.count:
-        say(f"skipped {skipped.count} bad records, the first of them:")
+        say(f"bad records skipped: {skipped.count}")
         for line in skipped.first:
             say(f"  {line}")
     return plan.out / plan.name

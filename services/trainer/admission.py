@@ -29,6 +29,7 @@ _FIELDS = {
 }  # fmt: skip
 _PATHS = {"base_model", "adapter", "data.questions", "data.scores", "teacher.corpus"}
 _HOSTS = {"retriever", "generator"}
+_UNCHANGEABLE = "is not one of the fields that a request may override; a configuration's file may set all fields"
 _OPTIMISER = ("lr", "lr_warmup_steps", "lr_warmup_steps_ratio", "weight_decay")
 _PPO = ("ppo_mini_batch_size", "ppo_micro_batch_size_per_gpu", "ppo_max_token_len_per_gpu", "ppo_epochs",
         "use_dynamic_bsz", "loss_agg_mode")  # fmt: skip
@@ -98,11 +99,11 @@ class Admission:
                 raise ConfigProblem(field, f"must be one of {', '.join(self.services) or 'none'} (TRAINER_SERVICES)")
         elif option != field:
             if option not in _VERL:
-                raise ConfigProblem(field, "cannot be overridden by a request; set it in a configuration's file")
+                raise ConfigProblem(field, _UNCHANGEABLE)
             if not isinstance(value, bool | int | float) and not _is_word(value):
                 raise ConfigProblem(field, "must be a number, true, false or a word")
         elif field not in _FIELDS and not field.startswith("agent_parameters."):
-            raise ConfigProblem(field, "cannot be overridden by a request; set it in a configuration's file")
+            raise ConfigProblem(field, _UNCHANGEABLE)
 
     def _check_path(self, field: str, path: object) -> None:
         if path == "" and field != "base_model":

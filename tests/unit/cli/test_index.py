@@ -36,12 +36,14 @@ def test_build_list_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_kept_version_is_put_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = (build_index(tmp_path / where, count, "mine", dense=False) for where, count in (("a", 5), ("b", 9)))
+    assert main(["index", "rollback", str(first)]) == 1
+    assert "keeps no earlier version" in capsys.readouterr().err
     put_in_place(first, second, keep=2)
     assert main(["index", "info", str(first)]) == 0
     assert "(5)" in (shown := capsys.readouterr().out)
     assert "passages  9" in shown
     assert main(["index", "rollback", str(first), "--version", "gone"]) == 1
-    assert "keeps no version gone" in capsys.readouterr().err
+    assert "keeps no version gone; it has " in capsys.readouterr().err
     assert main(["index", "rollback", str(first)]) == 0
     assert "passages  5" in capsys.readouterr().out
 

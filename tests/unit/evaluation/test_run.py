@@ -176,11 +176,13 @@ async def test_a_method_can_be_asked_in_variants(tmp_path: Path) -> None:
         ("naive_rag:depth=8", "naive_rag has no parameter 'depth'; there are top_k, index"),
         ("naive_rag:top_k=many", "top_k must be of type int"),
         ("naive_rag:top_k", "top_k must be of type int"),
+        ("naive_rag:top_k=0", "top_k: must be between 1 and 100"),
     ],
 )
 async def test_a_bad_variant_is_named(method: str, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(EvaluateProblem, match=complaint):
         await go(Fake(), tmp_path, methods=[method])
+    assert not (tmp_path / "run.json").exists()
 
 
 async def test_a_variant_may_have_any_advertised_parameter(tmp_path: Path) -> None:

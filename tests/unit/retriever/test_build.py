@@ -107,7 +107,7 @@ def test_bad_lines_are_skipped_counted_and_shown(tmp_path: Path) -> None:
     bad.corpus.write_text("nope\n" * 7 + bad.corpus.read_text())
     folder, said = run(bad)
     assert Index(folder).manifest.count == 20
-    assert said[0] == "skipped 7 bad records, the first of them:"
+    assert said[0] == "bad records skipped: 7"
     assert len(said) == 6
     assert said[1].endswith("c.jsonl:1: not JSON: Expecting value: line 1 column 1 (char 0)")
 
