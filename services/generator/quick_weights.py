@@ -10,9 +10,10 @@ import mmap
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 from gguf.quants import dequantize
 
 from services.generator import gguf_header
@@ -20,10 +21,15 @@ from services.generator.gguf_header import Tensor, aligned
 from services.generator.lora import Change
 
 _SLOW, _QUICK = GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q8_0
+_UNQUANTISED = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
+_FILE_TYPE = "general.file_type"
 
 
 def write(model: Path, out: Path, changes: Mapping[str, Change] | None = None) -> None:
     """Writes `model` as `out`: Q4_1 tensors and those that change as Q8_0, and all else as it is.
+
+    If an adapter changes a model that is not quantised, all its matrices become Q8_0: OpenVINO takes the matrices of
+    a file for quantised or not by its general.file_type.
 
     Raises OSError, and ValueError for a file that is not a whole GGUF model and for a change that does not fit it.
     """
@@ -33,6 +39,8 @@ def write(model: Path, out: Path, changes: Mapping[str, Change] | None = None) -
         if strange := changes.keys() - {tensor.name for tensor in layout.tensors}:
             raise ValueError(f"there is no tensor {min(strange)}")
         head, end = bytearray(data[: layout.metadata_end]), 0
+        if changes:
+            _say_quantised(head, layout.metadata)
         for tensor in layout.tensors:
             name, kind = tensor.name.encode(), _kind(tensor, changes)
             shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
@@ -45,14 +53,24 @@ def write(model: Path, out: Path, changes: Mapping[str, Change] | None = None) -
                 stored = data[tensor.start : tensor.start + _size(tensor, tensor.kind)]
                 if len(stored) < _size(tensor, tensor.kind):
                     raise ValueError(f"the file ends in tensor {tensor.name}")
-                change = changes.get(tensor.name)
-                same = change is None and tensor.kind != _SLOW
-                copy.write(stored if same else _quick(tensor, stored, change))
+                same = tensor.name not in changes and _kind(tensor, changes) == tensor.kind
+                copy.write(stored if same else _quick(tensor, stored, changes.get(tensor.name)))
                 copy.write(bytes(aligned(copy.tell(), layout.metadata) - copy.tell()))
 
 
 def _kind(tensor: Tensor, changes: Mapping[str, Change]) -> int:
-    return _QUICK if tensor.kind == _SLOW or tensor.name in changes else tensor.kind
+    """Returns the type that the tensor has in the copy."""
+    if tensor.kind == _SLOW or tensor.name in changes:
+        return _QUICK
+    matrix = len(tensor.shape) == 2 and tensor.shape[0] % 32 == 0
+    return _QUICK if changes and matrix and tensor.kind in _UNQUANTISED else tensor.kind
+
+
+def _say_quantised(head: bytearray, metadata: Mapping[str, Any]) -> None:
+    """Turns the file type of an unquantised model in a file's header into Q8_0's."""
+    if metadata.get(_FILE_TYPE) in (LlamaFileType.ALL_F32, LlamaFileType.MOSTLY_F16, LlamaFileType.MOSTLY_BF16):
+        at = head.index(struct.pack("<Q", len(_FILE_TYPE)) + _FILE_TYPE.encode()) + 8 + len(_FILE_TYPE) + 4
+        struct.pack_into("<I", head, at, LlamaFileType.MOSTLY_Q8_0)
 
 
 def _size(tensor: Tensor, kind: int) -> int:

@@ -76,6 +76,30 @@ def test_an_adapter_is_merged_into_the_weights_that_it_changes(tmp_path: Path) -
     assert (after["norm.weight"].data == before["norm.weight"].data).all()
 
 
+def test_a_model_that_is_not_quantised_is_quantised_as_a_whole_with_an_adapter(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    writer = gguf.GGUFWriter(tmp_path / "f16.gguf", "qwen2")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_string("general.name", "tiny")
+    writer.add_tensor("e.weight", rows.astype(np.float16))
+    writer.add_tensor("q.weight", rows.astype(np.float16))
+    writer.add_tensor("q.bias", rows[:, 0].copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    lora = changes(adapter(tmp_path / "lora.gguf", "q.weight", np.ones((2, 64)), np.ones((3, 2))))
+    quick_weights.write(tmp_path / "f16.gguf", tmp_path / "merged.gguf", lora)
+    after = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "merged.gguf").tensors}
+    assert [after[name].tensor_type for name in ("e.weight", "q.weight", "q.bias")] == [Kind.Q8_0, Kind.Q8_0, Kind.F32]
+    assert np.abs(dequantize(after["e.weight"].data, Kind.Q8_0) - rows).max() < 0.02
+    assert np.abs(dequantize(after["q.weight"].data, Kind.Q8_0) - (rows + 6)).max() < 0.05
+    was = gguf_header.read(tmp_path / "f16.gguf")
+    assert gguf_header.read(tmp_path / "merged.gguf") == was | {"general.file_type": gguf.LlamaFileType.MOSTLY_Q8_0}
+    quick_weights.write(tmp_path / "f16.gguf", tmp_path / "plain.gguf")
+    assert gguf_header.read(tmp_path / "plain.gguf") == was
+
+
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     source = model(tmp_path / "model.gguf")
     one, two, four = np.ones((1, 64)), np.ones((3, 1)), np.ones((4, 1))
