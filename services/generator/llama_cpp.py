@@ -30,7 +30,7 @@ from search_agent.types import Completion, FinishReason, Message, ModelInfo, Sam
 from services.generator import gguf_header, quick_weights
 from services.generator.engine import Request
 from services.generator.hot_swap import HotSwap
-from services.generator.lora import AdapterProblem, heads_of, to_gguf
+from services.generator.lora import AdapterProblem, architecture_of, to_gguf
 from services.generator.models import BASE, Models, absolute
 from services.generator.settings import GeneratorSettings
 
@@ -131,7 +131,7 @@ def _adapter(source: str, model: str) -> _Weights:
             if Path(source).is_dir():
                 with _gguf(Path(model), "path"):
                     pass  # blames a bad model file, and not the adapter
-                to_gguf(Path(source), heads_of(Path(model)), file)
+                to_gguf(Path(source), architecture_of(Path(model)), file)
             else:
                 with _gguf(Path(source), "adapter") as found, file.open("wb") as copy:
                     shutil.copyfileobj(found, copy)

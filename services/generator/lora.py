@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
-from safetensors import deserialize
+from safetensors import SafetensorError, deserialize
 
 from services.generator import gguf_header
 
@@ -28,6 +28,7 @@ _NAMES = {
     "up_proj": "ffn_up",
     "down_proj": "ffn_down",
 }
+_ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
 
 class AdapterProblem(ValueError):
@@ -62,30 +63,31 @@ def changes(adapter: Path) -> dict[str, Change]:
         raise AdapterProblem(f"{adapter}: not an adapter in GGUF: {error}") from error
 
 
-class Heads(NamedTuple):
-    """The numbers of a model's attention heads, and of its key and value heads."""
+class Architecture(NamedTuple):
+    """A model's architecture as GGUF names it, and its numbers of query heads and of key-value heads."""
 
+    name: str
     queries: int
     keys: int
 
 
-def heads_of(model: Path) -> Heads:
-    """Reads the heads of a GGUF model. Raises AdapterProblem for another file or an unsupported shape."""
+def architecture_of(model: Path) -> Architecture:
+    """Reads the architecture of a GGUF model. Raises AdapterProblem for another file or an unknown architecture."""
     try:
         metadata = gguf_header.read(model)
-        architecture = metadata["general.architecture"]
-        if architecture != "llama":
-            raise AdapterProblem(f"{model}: adapters of {architecture!r} models are not converted yet")
-        queries = int(metadata["llama.attention.head_count"])
-        return Heads(queries, int(metadata.get("llama.attention.head_count_kv", queries)))
+        name = metadata["general.architecture"]
+        if name not in _ARCHITECTURES:
+            raise AdapterProblem(f"{model}: PEFT adapters of {name!r} models cannot be converted")
+        queries = int(metadata[f"{name}.attention.head_count"])
+        return Architecture(name, queries, int(metadata.get(f"{name}.attention.head_count_kv", queries)))
     except AdapterProblem:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterProblem(f"{model}: not a GGUF model: {error}") from error
 
 
-def to_gguf(adapter: Path, heads: Heads, out: Path) -> Path:
-    """Writes the PEFT folder `adapter`, for a Llama-shaped model with those heads, as `out`, in float16.
+def to_gguf(adapter: Path, architecture: Architecture, out: Path) -> Path:
+    """Writes the PEFT folder `adapter`, for a model of that architecture, as `out`, in float16.
 
     The same folder gives the same bytes. Raises AdapterProblem.
     """
@@ -96,7 +98,7 @@ def to_gguf(adapter: Path, heads: Heads, out: Path) -> Path:
     tensors = _tensors(file)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_suffix(".draft")
-    writer = gguf.GGUFWriter(draft, "llama")
+    writer = gguf.GGUFWriter(draft, architecture.name)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
@@ -106,10 +108,11 @@ def to_gguf(adapter: Path, heads: Heads, out: Path) -> Path:
             raise AdapterProblem(f"{file}: no place in GGUF for {name}")
         layer, part, side = found.groups()
         if side == "B" and part in ("q_proj", "k_proj"):
-            count = heads.queries if part == "q_proj" else heads.keys
+            count = architecture.queries if part == "q_proj" else architecture.keys
             if weight.ndim != 2 or len(weight) % (2 * count):
                 raise AdapterProblem(f"{file}: {name} does not fit a model with {count} heads")
-            weight = _interleave(weight, count)
+            if architecture.name == "llama":
+                weight = _interleave(weight, count)
         writer.add_tensor(f"blk.{layer}.{_NAMES[part]}.weight.lora_{side.lower()}", weight.astype(np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -120,7 +123,10 @@ def to_gguf(adapter: Path, heads: Heads, out: Path) -> Path:
 
 
 def _interleave(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Returns rows in llama.cpp's order: it rotates neighbouring dimensions, where transformers rotates halves."""
+    """Returns the rows of a Llama in llama.cpp's order.
+
+    It rotates neighbouring dimensions of a Llama, where transformers rotates halves. Of a Qwen both rotate halves.
+    """
     rows, rank = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, rank).swapaxes(1, 2).reshape(rows, rank)
 
@@ -129,8 +135,10 @@ def _tensors(file: Path) -> dict[str, np.ndarray]:
     """Returns the tensors by name. verl saves bfloat16, which numpy lacks; those become float32."""
     try:
         found = dict(deserialize(file.read_bytes()))
-    except (OSError, ValueError) as error:
-        raise AdapterProblem(f"{file}: {error}") from error
+    except OSError as error:
+        raise AdapterProblem(f"{file}: {error.strerror}") from error
+    except SafetensorError as error:
+        raise AdapterProblem(f"{file}: not in safetensors' format: {error}") from error
     try:
         return {name: _decode(**stored) for name, stored in found.items()}
     except KeyError as error:
@@ -146,7 +154,9 @@ def _decode(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
 def _config(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise AdapterProblem(f"{file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise AdapterProblem(f"{file}: {error}") from error
     if not isinstance(found, dict):
         raise AdapterProblem(f"{file}: not a JSON object")
@@ -160,7 +170,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="GGUF file to write")
     args = parser.parse_args()
     try:
-        print(to_gguf(args.adapter, heads_of(args.model), args.out))
+        print(to_gguf(args.adapter, architecture_of(args.model), args.out))
     except (AdapterProblem, OSError) as problem:
         raise SystemExit(f"services.generator.lora: {problem}") from None
 

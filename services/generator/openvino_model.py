@@ -138,7 +138,7 @@ def _merged(model: Path, adapter: str) -> Iterator[Path]:
         if adapter:
             file = Path(adapter)
             if file.is_dir():
-                file = lora.to_gguf(file, lora.heads_of(model), Path(folder) / "adapter.gguf")
+                file = lora.to_gguf(file, lora.architecture_of(model), Path(folder) / "adapter.gguf")
             changes = lora.changes(file)
         copy = Path(folder) / model.name
         quick_weights.write(model, copy, changes)

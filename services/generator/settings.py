@@ -27,7 +27,7 @@ class GeneratorSettings(ServiceSettings):
     metrics_port: int = Field(9103, ge=0, le=65535, description="HTTP port of /metrics for Prometheus")
     engine: Literal["llama.cpp", "openvino", "vllm", "openai"] = Field(
         "llama.cpp",
-        description="llama.cpp: a GGUF file; openvino: the same, faster on CPUs, for Llama and Qwen models; "
+        description="llama.cpp: a GGUF file; openvino: the same, faster on CPUs, for Llama, Qwen2 and Qwen3 models; "
         "vllm: a model folder on GPUs; openai: an OpenAI-compatible endpoint",
     )
     max_tokens: int = Field(2048, ge=1, description="the most tokens one request may ask for")
@@ -42,8 +42,8 @@ class GeneratorSettings(ServiceSettings):
         {"default": ""},
         min_length=1,
         description="models by name as JSON, the first of which is the default: each is a LoRA adapter on top of the "
-        "model, a folder as PEFT writes it; llama.cpp, openvino: or a GGUF file; openai: another model of the "
-        "endpoint; empty: none. `base` is the model itself",
+        "model, a folder as PEFT writes it; llama.cpp, openvino: of a Llama, Qwen2 or Qwen3, or a GGUF file; openai: "
+        "another model of the endpoint; empty: none. `base` is the model itself",
     )
     state: Path | None = Field(
         None, description="file that keeps what LoadModel put in place, for the next start; not set: it is forgotten"

@@ -10,7 +10,7 @@ import pytest
 from common import model_card, run_config
 from learning.train import options
 from learning.weights import merge_start, write_weights
-from services.generator.lora import AdapterProblem, Heads, to_gguf
+from services.generator.lora import AdapterProblem, Architecture, to_gguf
 from tests.learning.model import write_model
 
 torch = pytest.importorskip("torch")
@@ -51,7 +51,9 @@ def test_a_checkpoint_becomes_an_adapter_for_llama_cpp(run: Path, tmp_path: Path
     assert (card.method, card.data) == ("s3", ("qa_train.jsonl.gz 0.6-0.95",))
     assert settings.method.as_taught(card) == settings.method
     assert (card.base_model, card.figures) == (model_card.base_of(tmp_path / "base"), {"step": 4, "search/gain": 0.25})
-    reader = gguf.GGUFReader(to_gguf(checkpoint / "lora_adapter", Heads(2, 2), tmp_path / "adapter.gguf"))
+    reader = gguf.GGUFReader(
+        to_gguf(checkpoint / "lora_adapter", Architecture("llama", 2, 2), tmp_path / "adapter.gguf")
+    )
     saved = torch.load(checkpoint / "actor" / "model_world_size_1_rank_0.pt")
     name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.default.weight"
     found = {tensor.name: np.asarray(tensor.data) for tensor in reader.tensors}
@@ -63,7 +65,11 @@ def test_a_checkpoint_becomes_an_adapter_for_llama_cpp(run: Path, tmp_path: Path
 
 def test_a_checkpoint_without_an_adapter_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterProblem, match="lora_adapter"):
-        to_gguf(run / "checkpoints" / "global_step_4" / "lora_adapter", Heads(2, 2), tmp_path / "adapter.gguf")
+        to_gguf(
+            run / "checkpoints" / "global_step_4" / "lora_adapter",
+            Architecture("llama", 2, 2),
+            tmp_path / "adapter.gguf",
+        )
 
 
 def test_a_run_of_all_weights_starts_from_the_merged_adapter_and_leaves_models(run: Path, tmp_path: Path) -> None:

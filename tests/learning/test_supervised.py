@@ -16,7 +16,7 @@ import pytest
 from learning.warm_start.settings import Settings
 from learning.warm_start.supervised import batches, encode, read_spans, train
 from search_agent.types import Author, Span
-from services.generator.lora import AdapterProblem, Heads, to_gguf
+from services.generator.lora import AdapterProblem, Architecture, to_gguf
 from tests.learning.model import write_model
 
 torch = pytest.importorskip("torch")
@@ -142,7 +142,7 @@ def test_the_gguf_adapter_turns_as_llama_cpp_turns(model: Path, tmp_path: Path) 
     from safetensors.numpy import load_file
 
     train(model, EXAMPLES, tmp_path, replace(QUICK, epochs=1))
-    reader = gguf.GGUFReader(to_gguf(tmp_path, Heads(2, 2), tmp_path / "adapter.gguf"))
+    reader = gguf.GGUFReader(to_gguf(tmp_path, Architecture("llama", 2, 2), tmp_path / "adapter.gguf"))
     theirs = load_file(tmp_path / "adapter_model.safetensors")
     ours = {tensor.name: np.asarray(tensor.data) for tensor in reader.tensors}
     assert len(ours) == len(theirs) == 2 * 7 * 2  # layers, projections, sides
@@ -185,4 +185,4 @@ def test_an_adapter_without_a_place_is_refused(model: Path, tmp_path: Path) -> N
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8}')
     save_file({"base_model.model.lm_head.lora_A.weight": np.zeros((4, 64))}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(AdapterProblem, match="no place in GGUF"):
-        to_gguf(tmp_path, Heads(2, 2), tmp_path / "adapter.gguf")
+        to_gguf(tmp_path, Architecture("llama", 2, 2), tmp_path / "adapter.gguf")
