@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
@@ -108,9 +110,12 @@ def judge_key() -> str:
 def load(settings: type[S], argv: list[str] | None = None) -> S:
     """Returns the settings from flags and, below them, environment variables. Secrets may be in files.
 
-    Exits with status 2 and a line for each variable that is missing or wrong.
+    Exits with status 2 and a line for each variable that is missing or wrong. A variable whose name is nearly a
+    setting's gets a warning.
     """
     prefix = settings.model_config.get("env_prefix", "")
+    if settings is not TracingSettings:  # OpenTelemetry's libraries read variables of their own
+        _warn_of_misspelt(settings, prefix)
     try:
         in_files: dict[str, Any] = {
             name: value for name in _secrets(settings) if (value := secret(f"{prefix}{name}".upper()))
@@ -130,6 +135,16 @@ def load(settings: type[S], argv: list[str] | None = None) -> S:
         field = next((word for word in words if word in settings.model_fields), "")
         print(f"{prefix}{field.upper()}: not valid JSON", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _warn_of_misspelt(settings: type[BaseSettings], prefix: str) -> None:
+    """Prints a line for each variable that is set, is no setting and is spelt almost like one."""
+    names = [name.upper() for name in settings.model_fields]
+    known = {prefix + name for name in (*names, *(f"{name}_FILE".upper() for name in _secrets(settings)))}
+    for variable, value in os.environ.items():
+        if value and variable.startswith(prefix) and variable not in known:
+            for near in get_close_matches(variable.removeprefix(prefix), names, 1, 0.8):
+                print(f"warning: {variable} is not a setting; did you mean {prefix}{near}?", file=sys.stderr)
 
 
 def _secrets(settings: type[BaseSettings]) -> Iterator[str]:
