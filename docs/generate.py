@@ -276,7 +276,7 @@ def kinds() -> str:
 
 def bm25() -> str:
     """Every BM25 backend."""
-    return table(("`--bm25`", "what"), ((f"`{each.name or 'none'}`", each.about) for each in BACKENDS.values()))
+    return table(("`--bm25`", "text"), ((f"`{each.name or 'none'}`", each.about) for each in BACKENDS.values()))
 
 
 def published() -> str:
@@ -285,7 +285,7 @@ def published() -> str:
         (f"`{name}`", each.source, each.licence, f"index of `{each.encoder}`" if each.index else "corpus")
         for name, each in PUBLISHED.items()
     )
-    return table(("name", "source", "licence", "what"), rows)
+    return table(("name", "source", "licence", "contents"), rows)
 
 
 BLOCKS: dict[str, Callable[..., str]] = {
