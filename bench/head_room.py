@@ -31,8 +31,8 @@ async def rows_of(
 
     async def right(passages: Sequence[Passage]) -> float:
         messages = [Message("user", answer_prompt("answer", question.text, passages))]
-        pieces = [piece.text async for piece in generator.stream(messages, Sampling(max_tokens=tokens))]
-        return span_match("".join(pieces), question.golds)
+        written = await generator.write(messages, Sampling(max_tokens=tokens))
+        return span_match(written.text, question.golds)
 
     eight = ranking[:8]
     single = [await right([passage]) for passage in eight]

@@ -189,6 +189,10 @@ class GrpcGenerator(_GrpcModel):
     def __init__(self, target: str, timeout_s: float, patience_s: float = 0.0, watches: bool = False) -> None:
         super().__init__(target, timeout_s, GeneratorError, patience_s, watches)
 
+    async def write(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        request = models.generate_request(messages, sampling, self._model)
+        return models.completion_of(await self._link.call(self._stub.Generate, request))
+
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
         request = models.generate_request(messages, sampling, self._model)
         async for piece in self._link.stream(self._stub.GenerateStream, request):

@@ -48,31 +48,18 @@ class Link:
             return await client.upload(method, requests, longest_s, self._boundary)
 
     async def stream(self, method: Any, request: Any, timeout_s: float = 0.0) -> AsyncGenerator[Any, None]:
-        """Reads a server stream. With patience, nothing is yielded before its end, so that it can be repeated."""
-        if self._patience:
-
-            async def ask() -> list[Any]:
-                return [response async for response in self._read(method, request, timeout_s)]
-
-            for response in await self._patience(ask):
-                yield response
-            return
-        async with aclosing(self._read(method, request, timeout_s)) as responses:
-            async for response in responses:
-                yield response
+        """Reads a server stream, which is not repeated."""
+        with self._held(timeout_s) as longest_s:
+            async with aclosing(client.stream(method, request, longest_s, self._boundary)) as responses:
+                async for response in responses:
+                    self._breaker.answers()
+                    yield response
 
     async def watch(self, method: Any, request: Any) -> AsyncGenerator[Any, None]:
         """Reads a server stream that has no end of its own. How it ends tells the breaker nothing."""
         async with aclosing(client.stream(method, request, _WATCH_S, self._boundary)) as responses:
             async for response in responses:
                 yield response
-
-    async def _read(self, method: Any, request: Any, timeout_s: float) -> AsyncGenerator[Any, None]:
-        with self._held(timeout_s) as longest_s:
-            async with aclosing(client.stream(method, request, longest_s, self._boundary)) as responses:
-                async for response in responses:
-                    self._breaker.answers()
-                    yield response
 
     @contextmanager
     def _held(self, timeout_s: float) -> Iterator[float]:

@@ -12,7 +12,7 @@ from common.http import client
 from common.judge import JudgeEndpoint
 from common.run_config import RewardConfig, RunConfig
 from common.settings import judge_key
-from search_agent.world import World
+from search_agent.world import Whole, World
 
 
 def retriever_of(run: RunConfig) -> GrpcRetriever:
@@ -36,7 +36,7 @@ async def world_of(run: RunConfig) -> AsyncIterator[World]:
     """Opens the world of a run, without its searcher, and closes its channels at the end."""
     retriever, generator = retriever_of(run), generator_of(run)
     try:
-        yield World(retriever, generator=generator, judge=judge_of(run.reward))
+        yield World(retriever, generator=Whole(generator), judge=judge_of(run.reward))
     finally:
         await retriever.close()
         await generator.close()

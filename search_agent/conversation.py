@@ -8,7 +8,7 @@ from dataclasses import replace
 from search_agent import prompts, tags
 from search_agent.errors import BoundaryError, Failure
 from search_agent.types import QUESTION_CHARS, Author, Completion, Message, Sampling, Span
-from search_agent.world import Generator, Policy
+from search_agent.world import Policy, Writer
 
 Write = Callable[[str, Sampling], Awaitable[Completion]]
 
@@ -26,14 +26,11 @@ def by_searcher(searcher: Policy) -> Write:
     return write
 
 
-def by_generator(generator: Generator) -> Write:
+def by_generator(generator: Writer) -> Write:
     """Returns the generator as a writer of questions."""
 
     async def write(prompt: str, sampling: Sampling) -> Completion:
-        text, last = "", Completion("")
-        async for last in generator.stream([Message("user", prompt)], sampling):
-            text += last.text
-        return replace(last, text=text)
+        return await generator.write([Message("user", prompt)], sampling)
 
     return write
 

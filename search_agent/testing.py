@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 
 from search_agent.types import (
     Completion,
@@ -56,12 +57,18 @@ class ListRetriever:
 
 
 class EchoGenerator:
-    """Streams a fixed answer in pieces and remembers what it was asked."""
+    """Writes a fixed answer in pieces and remembers what it was asked."""
 
     def __init__(self, answer: str) -> None:
         self._answer = answer
         self.prompts: list[str] = []
         self.samplings: list[Sampling] = []
+
+    async def write(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        texts, last = [], Completion("")
+        async for last in self.stream(messages, sampling):
+            texts.append(last.text)
+        return replace(last, text="".join(texts))
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
         self.prompts.append(messages[-1].content)

@@ -75,6 +75,27 @@ class Generator(Protocol):
         ...
 
 
+class Writer(Generator, Protocol):
+    """A generator that writes for those who wait for the end, too."""
+
+    async def write(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """Returns the whole text, with the finish reason and the usage."""
+        ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A generator whose stream is one piece, so that a text that nobody reads before its end is one message."""
+
+    writer: Writer
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
+        yield await self.writer.write(messages, sampling)
+
+    async def info(self) -> ModelInfo:
+        return await self.writer.info()
+
+
 class Guard(Protocol):
     """Keeps passages that try to take a question over from the models, and may refuse to answer.
 

@@ -129,6 +129,14 @@ class Asker:
                 raise _placed(error, agent, ask) from error.__cause__
 
     async def _played(self, agent: Agent, ask: Ask, tell: _Tell) -> None:
+        """Plays the question for a caller who reads along."""
+        tell(await self._play(agent, ask, tell))
+
+    async def _end(self, agent: Agent, ask: Ask, tell: _Tell) -> None:
+        """Plays the question for a caller who wants nothing before its end."""
+        tell(await self._play(agent, ask, None))
+
+    async def _play(self, agent: Agent, ask: Ask, tell: _Tell | None) -> Finished:
         index = agent.params.index if isinstance(agent.params, Retrieval) else ""
         admit = partial(self._capacity.work, agent.name, _who(agent, ask), index=index)
         rewrite = self._rewrite if ask.history else None
@@ -150,11 +158,7 @@ class Asker:
                 self._offer(agent, question, ask.max_tokens, played.trajectory)
             finished = _with_cost(played, rewritten)
             traced.finished(span, finished.trajectory, finished.cached)
-            tell(finished)
-
-    async def _end(self, agent: Agent, ask: Ask, tell: _Tell) -> None:
-        """Plays the question for a caller who wants nothing before its end."""
-        await self._played(agent, ask, lambda event: tell(event) if isinstance(event, Finished) else None)
+            return finished
 
     async def _key(self, agent: Agent, ask: Ask, play: _Play) -> Hashable:
         """Returns everything that the events depend on."""

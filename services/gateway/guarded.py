@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from common.indexes import Change, Edit, NewIndex
 from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Rankings, Retrieval, Sampling, Span
-from search_agent.world import Generator, Searcher
+from search_agent.world import Searcher, Writer
 from services.gateway import caller
 from services.gateway.caller import Forbidden
 from services.gateway.capacity import Capacity
@@ -112,11 +112,21 @@ class MeteredGenerator:
     """Counts the generator's tokens for the caller.
 
     Nobody tells the tokens of an answer that the caller leaves early. They are estimated: the prompt's from its length,
-    and one for each piece.
+    and one for each piece that has come.
     """
 
-    def __init__(self, generator: Generator, meter: Meter) -> None:
+    def __init__(self, generator: Writer, meter: Meter) -> None:
         self._generator, self._meter = generator, meter
+
+    async def write(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        who = caller.current()
+        try:
+            completion = await self._generator.write(messages, sampling)
+        except asyncio.CancelledError:
+            await self._meter.tokens(who, _tokens_of(messages))
+            raise
+        await self._meter.tokens(who, completion.tokens)
+        return completion
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
         who, pieces, whole = caller.current(), 0, False
@@ -127,9 +137,13 @@ class MeteredGenerator:
                 yield piece
         except (GeneratorExit, asyncio.CancelledError):
             if pieces and not whole:
-                prompt = sum(len(message.content) for message in messages) // _CHARS_A_TOKEN
-                await self._meter.tokens(who, prompt + pieces)
+                await self._meter.tokens(who, _tokens_of(messages) + pieces)
             raise
 
     async def info(self) -> ModelInfo:
         return await self._generator.info()
+
+
+def _tokens_of(messages: Sequence[Message]) -> int:
+    """Returns about how many tokens a prompt has."""
+    return sum(len(message.content) for message in messages) // _CHARS_A_TOKEN

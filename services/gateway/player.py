@@ -13,7 +13,7 @@ from search_agent.agents import Agent
 from search_agent.agents.naive_rag import NaiveRagParams
 from search_agent.rag_cache import RagKey
 from search_agent.types import Event, Found, Piece, Question, Sampling, Timings, Trajectory
-from search_agent.world import Embedder, Generator, Guard, Retriever, Searcher, World
+from search_agent.world import Embedder, Guard, Retriever, Searcher, Whole, World, Writer
 from services.gateway import traced
 from services.gateway.cache import RagCache
 
@@ -31,23 +31,25 @@ class Backends:
 
     retriever: Retrieving
     searcher: Searcher
-    generator: Generator
+    generator: Writer
     cache: RagCache | None
     searchers: Mapping[str, Searcher] = field(default_factory=dict)
-    generators: Mapping[str, Generator] = field(default_factory=dict)
+    generators: Mapping[str, Writer] = field(default_factory=dict)
     guard: Guard | None = None
 
     def searcher_of(self, method: str) -> Searcher:
         """Returns the method's own searcher or, without one, the common one."""
         return self.searchers.get(method, self.searcher)
 
-    def generator_of(self, method: str) -> Generator:
+    def generator_of(self, method: str) -> Writer:
         """Returns the method's own generator or, without one, the common one."""
         return self.generators.get(method, self.generator)
 
-    def world(self, method: str) -> World:
-        """Returns the world of a method's episodes."""
-        return World(self.retriever, self.searcher_of(method), self.generator_of(method), guard=self.guard)
+    def world(self, method: str, whole: bool) -> World:
+        """Returns the world of a method's episodes, whose answers are `whole` or come in pieces."""
+        generator = self.generator_of(method)
+        answers = Whole(generator) if whole else generator
+        return World(self.retriever, self.searcher_of(method), answers, guard=self.guard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +76,17 @@ class Player:
         with_answer: bool,
         max_tokens: int | None = None,
         admit: Callable[[], AbstractContextManager[None]] = nullcontext,
-        tell: Callable[[Event], None] = lambda event: None,
+        tell: Callable[[Event], None] | None = None,
     ) -> Finished:
         """Tells each turn, then Found, then the pieces of the answer if one is asked for.
 
-        `max_tokens` makes the longest answer shorter. What the cache does not hold is played within `admit`. Raises
-        BoundaryError, and what `admit` raises.
+        Without `tell`, the generator's text comes in one piece. `max_tokens` makes the longest answer shorter. What the
+        cache does not hold is played within `admit`. Raises BoundaryError, and what `admit` raises.
         """
         longest = self._answer.max_tokens
         sampling = replace(self._answer, max_tokens=min(max_tokens or longest, longest))
-        world, started = self._backends.world(agent.name), time.perf_counter()
+        world, started = self._backends.world(agent.name, whole=tell is None), time.perf_counter()
+        tell = tell or (lambda event: None)
         cache = self._backends.cache if with_answer else None
         key = await self._rag_key(agent, question, max_documents, world, sampling) if cache else None
         digest = key.digest() if key else ""

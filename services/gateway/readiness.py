@@ -11,7 +11,7 @@ from common import context
 from common.keys import Limits
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Author, Message, Retrieval, Sampling, Span
-from search_agent.world import Generator, Searcher
+from search_agent.world import Searcher, Writer
 from services.gateway import caller
 from services.gateway.caller import Caller
 from services.gateway.player import Retrieving
@@ -69,13 +69,12 @@ def turn(searcher: Searcher) -> Probe:
     return Probe(work)
 
 
-def answer(generator: Generator) -> Probe:
+def answer(generator: Writer) -> Probe:
     """Returns a probe that has a generator write a token."""
 
     async def work() -> None:
         if _is_ours((await generator.info()).engine):
-            async for _ in generator.stream([Message("user", _TEXT)], _TOKEN):
-                pass
+            await generator.write([Message("user", _TEXT)], _TOKEN)
 
     return Probe(work)
 

@@ -158,7 +158,7 @@ class _Traced:
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
         self.end_turn()
-        with tracing.span("chat generator", {**_asked_for(sampling), "gen_ai.request.stream": True}) as span:
+        with tracing.span("chat generator", _asked_for(sampling)) as span:
             if span.reveals:
                 span.set({"gen_ai.input.messages": _messages([(each.role, each.content) for each in messages])})
             texts = []

@@ -129,7 +129,7 @@ ROOT = "POST /v1/answer"
 AGENT = f"{ROOT} > invoke_agent s3"
 SEARCH = "retrieval > v1.Retriever/Search > v1.Retriever/Search"
 MOVE = "chat searcher > v1.Generator/Generate > v1.Generator/Generate > engine searcher"
-ANSWER = "chat generator > v1.Generator/GenerateStream > v1.Generator/GenerateStream > engine reader"
+ANSWER = "chat generator > v1.Generator/Generate > v1.Generator/Generate > engine reader"
 
 
 def steps(path: str, above: str) -> Iterator[str]:

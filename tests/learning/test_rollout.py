@@ -59,10 +59,9 @@ class Services(RetrieverServicer, GeneratorServicer):
         passages = [rpb.Passage(id=f"p{n}", title=f"T{n}", text=f"text {n}", score=1.0) for n in (1, 2, 3)]
         return rpb.SearchResponse(results=[rpb.RankedPassages(passages=passages)])
 
-    async def GenerateStream(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        known = "text 2" in request.messages[-1].content
-        yield gpb.GenerateResponse(text=ANSWER if known else "no idea", model="frozen@1")
-        yield gpb.GenerateResponse(finish_reason=gpb.STOP, model="frozen@1")
+    async def Generate(self, request: Any, context: Any) -> Any:
+        text = ANSWER if "text 2" in request.messages[-1].content else "no idea"
+        return gpb.GenerateResponse(text=text, finish_reason=gpb.STOP, model="frozen@1")
 
 
 class ScriptedServer:

@@ -14,12 +14,12 @@ from prometheus_client.exposition import choose_encoder
 from common.backends import GrpcTrainer
 from common.keys import KeyStore
 from search_agent.errors import BoundaryError, Failure
-from search_agent.world import Generator, Searcher
+from search_agent.world import Searcher, Writer
 from services.gateway import readiness
 from services.gateway.player import Backends
 from services.gateway.readiness import Probe
 
-M = TypeVar("M", Searcher, Generator)
+M = TypeVar("M", Searcher, Writer)
 P = TypeVar("P")
 _CHECK_S, _PROBE_S = 2.0, 1.5
 

@@ -190,6 +190,24 @@ async def test_the_stream_tells_each_step(rest: Rest) -> None:
     assert [d["id"] for d in told["documents"]["documents"]] == ["w2", "w1"]
 
 
+class Whole(Generator):
+    """Counts the texts that were asked for as a whole."""
+
+    count = 0
+
+    async def write(self, messages: Any, sampling: Sampling) -> Completion:
+        self.count += 1
+        return await super().write(messages, sampling)
+
+
+async def test_an_answer_is_written_in_pieces_for_those_who_read_along_only() -> None:
+    generator = Whole("an answer")
+    rest = Rest(generator)
+    for stream in (False, True):
+        await rest.post("/v1/answer", question=f"what stands? {stream}", method="direct", stream=stream)
+        assert generator.count == 1
+
+
 async def test_the_stream_keeps_every_line_break_of_a_text(rest: Rest) -> None:
     question = "what\u2028stands\u0085here,\rand\r\nthere?"
     response = await rest.post("/v1/answer", question=question, method="direct", stream=True)

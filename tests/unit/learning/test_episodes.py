@@ -20,7 +20,7 @@ from search_agent.agents import AGENTS
 from search_agent.errors import BoundaryError, Failure, GeneratorError, JudgeError
 from search_agent.testing import ScriptedPolicy
 from search_agent.types import Completion, Message, Passage, Question, Sampling
-from search_agent.world import Judge, World
+from search_agent.world import Judge, Whole, World
 from tests.fakes import Generator, Retriever
 
 KEEPS = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
@@ -163,9 +163,9 @@ class Crowd(GeneratorServicer):
     def __init__(self, size: int) -> None:
         self._barrier = asyncio.Barrier(size)
 
-    async def GenerateStream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+    async def Generate(self, request: Any, context: Any) -> Any:
         await self._barrier.wait()
-        yield pb.GenerateResponse(text="an answer", finish_reason=pb.STOP, model="crowd@1")
+        return pb.GenerateResponse(text="an answer", finish_reason=pb.STOP, model="crowd@1")
 
 
 async def test_the_samples_of_a_batch_wait_together() -> None:
@@ -174,7 +174,7 @@ async def test_the_samples_of_a_batch_wait_together() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     generator = GrpcGenerator(f"127.0.0.1:{port}", timeout_s=60)
-    stage = Stage(FREE, World(Retriever(), generator=generator), RewardConfig())
+    stage = Stage(FREE, World(Retriever(), generator=Whole(generator)), RewardConfig())
     samples = (stage.play(ScriptedPolicy([KEEPS]), example(0.0, "crowd@1"), 1) for _ in range(120))
     played = await asyncio.gather(*samples)
     await generator.close()
