@@ -17,18 +17,21 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
-# Each starts clusters of Ray, which all take port 52365 for the agent that starts jobs.
-_RAY = ("tests/integration/test_on_ray.py", "tests/integration/test_ray_jobs.py")
+# Files that share a worker. Each of Ray's starts clusters, which all take port 52365 for the agent that starts jobs.
+_TOGETHER = {
+    "one stack": tuple(f"tests/e2e/test_{name}.py" for name in ("faults", "openai", "promotion", "rest")),
+    "ray": ("tests/integration/test_on_ray.py", "tests/integration/test_ray_jobs.py"),
+}
 
 
 @pytest.hookimpl(optionalhook=True)  # tests also run where xdist is not installed
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keeps each file on one worker, since its tests share fixtures; so too tests/e2e, with its one stack, and Ray."""
+    """Keeps each file on one worker, since its tests share fixtures; so too the files that share more."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "ray" if file in _RAY else "tests/e2e" if file.startswith("tests/e2e/") else file
+            return next((name for name, files in _TOGETHER.items() if file in files), file)
 
     return ByFile(config, log)
