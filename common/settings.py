@@ -62,9 +62,11 @@ class ServiceSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_in_flight: int = Field(256, ge=1, description="calls served at once; more are refused")
     drain_s: float = Field(
-        0.0, ge=0, description="seconds for which a service that stops still takes calls, while its health says so"
+        0.0,
+        ge=0,
+        description="seconds for which a stopping service still takes calls, while its health check says that it stops",
     )
-    shutdown_grace_s: float = Field(10.0, ge=0, description="seconds that calls in flight get at stop")
+    shutdown_grace_s: float = Field(10.0, ge=0, description="seconds that calls in progress then get to finish")
 
 
 class TracingSettings(BaseSettings):
@@ -75,11 +77,11 @@ class TracingSettings(BaseSettings):
     exporter_otlp_endpoint: str = Field(
         "",
         pattern="^(https?://[^/]+/?)?$",
-        description="where traces go, as http://HOST:4317; without it none are made",
+        description="where traces are sent, such as http://HOST:4317; not set: no traces",
     )
     exporter_otlp_protocol: Literal["grpc"] = "grpc"
     exporter_otlp_headers: SecretStr | None = Field(
-        None, description="what the endpoint wants to be sent, with commas in between: authorization=Bearer%20…"
+        None, description="comma-separated headers for the endpoint: authorization=Bearer%20…"
     )
     traces_sampler: Literal[
         "always_on",
@@ -90,12 +92,12 @@ class TracingSettings(BaseSettings):
         "parentbased_traceidratio",
     ] = Field(
         "parentbased_always_on",
-        description="the requests that are traced; parentbased_…: where the caller sends a `traceparent`, that decides",
+        description="which requests are traced; parentbased_…: the caller's `traceparent` decides, if there is one",
     )
-    traces_sampler_arg: float = Field(1.0, ge=0, le=1, description="share of the requests, for …traceidratio")
-    service_name: str = Field("", description="a service's name in its traces; not set: gateway, retriever, …")
+    traces_sampler_arg: float = Field(1.0, ge=0, le=1, description="share of the requests to trace, for …traceidratio")
+    service_name: str = Field("", description="the service's name in its traces; not set: gateway, retriever, …")
     instrumentation_genai_capture_message_content: bool = Field(
-        False, description="traces hold questions, queries, passages and answers too"
+        False, description="traces also contain questions, queries, passages and answers"
     )
 
 

@@ -22,23 +22,23 @@ log = structlog.get_logger()
 
 # The statuses of errors, and when each is given.
 STATUSES = {
-    HTTPStatus.UNPROCESSABLE_ENTITY: "the request is wrong; `errors` names the field",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "the request is wrong; `errors` names the field, `body` if it is not JSON",
     HTTPStatus.UNAUTHORIZED: "there is no key, or it is not known, was revoked or has expired",
-    HTTPStatus.FORBIDDEN: "the key lacks a scope (`missing_scope`) or an index (`missing_index`), or a page of another "
-    "site asks",
+    HTTPStatus.FORBIDDEN: "the key lacks a scope (`missing_scope`) or an index (`missing_index`), or a page of "
+    "another site sent the request",
     HTTPStatus.TOO_MANY_REQUESTS: "the key has reached its `limit`; `Retry-After` says when to try again",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is too long",
-    HTTPStatus.REQUEST_TIMEOUT: "the body did not come in time",
+    HTTPStatus.REQUEST_TIMEOUT: "the body did not arrive in time",
     HTTPStatus.MISDIRECTED_REQUEST: "the gateway does not answer under this host name",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the body is not declared as JSON; send `content-type: application/json`",
-    HTTPStatus.BAD_REQUEST: "the headers are too long or wrong, or the body cannot be parsed; of passages, `line` and "
-    "`errors` name the line and its field",
+    HTTPStatus.BAD_REQUEST: "the headers are too long or malformed, or the body is not UTF-8; for a body of "
+    "passages, `line` and `errors` name the wrong line and its field",
     HTTPStatus.METHOD_NOT_ALLOWED: "the route does not take this HTTP method",
     HTTPStatus.NOT_FOUND: "the index, run, model or route does not exist, or the backend is not configured",
     HTTPStatus.SERVICE_UNAVAILABLE: "the gateway or a backend is overloaded or unreachable; `Retry-After` says when "
     "to try again",
-    HTTPStatus.BAD_GATEWAY: "a backend answered with something broken",
-    HTTPStatus.GATEWAY_TIMEOUT: "a backend did not answer in time, or the request has too little of it",
+    HTTPStatus.BAD_GATEWAY: "a backend sent a broken answer",
+    HTTPStatus.GATEWAY_TIMEOUT: "a backend did not answer in time, or the request allows too little time",
     HTTPStatus.INTERNAL_SERVER_ERROR: "the gateway itself failed; its log has the details",
 }
 HTTP_STATUS = {

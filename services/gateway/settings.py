@@ -23,10 +23,10 @@ class KeySettings(BaseSettings):
 
     keys: str = Field(
         "",
-        description="where API keys are kept: a file, or `redis` for GATEWAY_REDIS_URL; without it none is asked for",
+        description="where API keys are kept: a file, or `redis` for GATEWAY_REDIS_URL; not set: no keys are required",
     )
     redis_url: SecretStr | None = Field(
-        None, validate_default=True, description="redis://…; without it nothing is cached"
+        None, validate_default=True, description="redis://…; not set: nothing is cached"
     )
 
     @field_validator("keys")
@@ -55,67 +55,68 @@ class GatewaySettings(KeySettings):
     port: int = Field(8080, ge=0, le=65535, description="HTTP port; /metrics is here too")
     published: str = Field(
         "",
-        description="where others reach the gateway if that is not `host`, as Docker publishes a port: 127.0.0.1:8080",
+        description="address at which others reach the gateway if it is not `host`, such as a port that Docker "
+        "publishes: 127.0.0.1:8080",
     )
-    open_to_all: bool = Field(False, description="asks for no key even though other machines reach the gateway")
+    open_to_all: bool = Field(False, description="require no keys even though other machines can reach the gateway")
     hosts: Names = Field(
         (),
-        description="host names that requests may be for, with commas in between, beside addresses, localhost and "
-        "names without a dot; *.example.org: all below; not set: every name if keys are asked for, else none",
+        description="comma-separated host names that the gateway answers to, beside addresses, localhost and names "
+        "without a dot; *.example.org: all subdomains; not set: every name if keys are required, else none",
     )
     cors_origins: Names = Field(
-        (), description="sites whose pages may ask, with commas in between: https://app.example.org; *: all"
+        (), description="comma-separated sites whose pages may call the gateway: https://app.example.org; *: all"
     )
     root_path: str = Field(
         "", pattern="^(/.*[^/])?$", description="path under which a proxy serves the gateway: /search-agent"
     )
-    max_body_bytes: int = Field(1_000_000, ge=1, description="longest body of a request")
-    max_passages_bytes: int = Field(1_000_000_000, ge=1, description="longest body of passages for an index")
+    max_body_bytes: int = Field(1_000_000, ge=1, description="longest body of a request, in bytes")
+    max_passages_bytes: int = Field(1_000_000_000, ge=1, description="longest body of passages for an index, in bytes")
     body_timeout_s: float = Field(
-        30, gt=0, description="seconds that a request's body may take to come; of passages, that it may pause"
+        30, gt=0, description="seconds that a request's body may take to arrive; for passages, the longest pause in it"
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     retriever: Target = Field(min_length=1, description="host:port of the retriever")
     searcher: ModelTarget = Field(
         min_length=1,
         description="host:port of the generator service that holds the searcher; host:port/name for one of several "
-        "models of the service, the base model as host:port/base",
+        "models of the service, host:port/base for its base model",
     )
     generator: ModelTarget = Field(
         min_length=1, description="host:port or host:port/name of the generator service that holds the generator"
     )
     searchers: dict[str, ModelTarget] = Field(
         default_factory=dict,
-        description='searchers of single methods as JSON, e.g. {"search_r1": "host:port/base"}',
+        description='searchers for certain methods as JSON, e.g. {"search_r1": "host:port/base"}',
     )
     generators: dict[str, ModelTarget] = Field(
         default_factory=dict,
-        description='generators of single methods as JSON, e.g. {"cot": "host:port/base"}',
+        description='generators for certain methods as JSON, e.g. {"cot": "host:port/base"}',
     )
-    trainer: Target = Field("", description="host:port of the trainer; without it there are no /v1/runs")
-    cache_ttl_s: int = Field(7 * 24 * 3600, ge=1, description="seconds a naive-RAG result is kept")
+    trainer: Target = Field("", description="host:port of the trainer; not set: /v1/runs answers 404")
+    cache_ttl_s: int = Field(7 * 24 * 3600, ge=1, description="seconds for which a naive-RAG result is kept")
     retriever_timeout_s: float = Field(10, gt=0, description="deadline of one retrieval")
     searcher_timeout_s: float = Field(60, gt=0, description="deadline of one searcher turn")
     generator_timeout_s: float = Field(60, gt=0, description="deadline of one answer")
-    trainer_timeout_s: float = Field(60, gt=0, description="deadline of a call about runs; watching has none")
+    trainer_timeout_s: float = Field(60, gt=0, description="deadline of a call to the trainer; watching a run has none")
     question_timeout_s: float = Field(
-        300, gt=0, description="seconds that a question, or another request, may take in all its calls together"
+        300, gt=0, description="seconds that a question, or another request, may take in total"
     )
-    max_in_flight: int = Field(64, ge=1, description="questions worked on at once, however fast they are; more get 503")
+    max_in_flight: int = Field(64, ge=1, description="questions answered at once, however fast they are; more get 503")
     max_slowdown: float = Field(
         2,
         ge=1,
-        description="a question gets 503 if, beside those under way, it should take more than so many times as long as "
-        "alone, and more than a second",
+        description="a question gets 503 if, beside the questions in progress, it is expected to take more than this "
+        "many times as long as alone, and more than a second",
     )
     first_question_s: float = Field(
-        5, gt=0, description="seconds that a question is taken to need until one of its method has been timed"
+        5, gt=0, description="seconds that a question is assumed to take until one of its method has been timed"
     )
-    first_at_once: int = Field(4, ge=1, description="questions worked on at once until some have been timed")
+    first_at_once: int = Field(4, ge=1, description="questions answered at once until some have been timed")
     requests_per_minute: int = Field(0, ge=0, description="limit of a key that sets none itself; 0: none")
     questions_at_once: int = Field(0, ge=0, description="limit of a key that sets none itself; 0: none")
     tokens_per_day: int = Field(0, ge=0, description="limit of a key that sets none itself; 0: none")
-    answer_max_tokens: int = Field(64, ge=1, description="longest answer")
+    answer_max_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
     methods: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="parameters by method as JSON, which replace those that the method's searcher was taught, "
@@ -123,56 +124,54 @@ class GatewaySettings(KeySettings):
     )
     configurations: dict[str, Configuration] = Field(
         default_factory=dict,
-        description="methods with parameters under names of their own as JSON, "
+        description="named methods with parameters as JSON, "
         'e.g. {"quick": {"method": "s3", "parameters": {"max_turns": 1}}}',
     )
     guard: str = Field(
         "off",
         pattern="^(off|rules|https?://.+)$",
-        description="who keeps passages that speak to a model from the models: `rules` of our own, or a service at "
-        "http(s)://…, which may refuse answers too",
+        description="guard that withholds passages which try to instruct a model: `rules` for the built-in rules, or a "
+        "service at http(s)://…, which may also refuse answers",
     )
     guard_timeout_s: float = Field(2, gt=0, description="seconds that a guard service may take")
     guard_fails: Literal["open", "closed"] = Field(
-        "closed", description="without a guard's answer: open lets everything pass, closed fails the question"
+        "closed", description="if the guard does not answer: open lets everything pass, closed fails the question"
     )
     condense: Literal["off", "searcher", "generator"] = Field(
         "off",
-        description="who rewrites the last question of a conversation so that it needs no earlier message; "
-        "generator: that of `direct`; off: earlier messages are not read",
+        description="model that rewrites the last question of a conversation so that it needs no earlier message; "
+        "generator: the one of `direct`; off: earlier messages are not read",
     )
     shadow_share: float = Field(
         0,
         ge=0,
         le=1,
-        description="share of the answered questions that naive RAG answers too, in the background, so that a judge "
-        "can compare them; 0: none",
+        description="share of the answered questions that naive RAG answers too, in the background, for a judge to "
+        "compare; 0: none",
     )
     shadow_tokens_per_day: int = Field(
-        1_000_000, ge=1, description="tokens that shadow RAG may use in a day, the judge's among them"
+        1_000_000, ge=1, description="tokens that shadow RAG may use in a day, including the judge's"
     )
     shadow_judge_url: str = Field(
         "",
         pattern="^(https?://.+)?$",
         validate_default=True,
-        description="OpenAI-compatible endpoint of the judge, as in https://llm.example.org/v1; it is sent questions, "
-        "passages and answers",
+        description="OpenAI-compatible endpoint of the judge, such as https://llm.example.org/v1; it receives "
+        "questions, passages and answers",
     )
     shadow_judge_model: str = Field("", validate_default=True, description="model of the judge")
     shadow_judge_key: SecretStr | None = Field(None, description="API key of the judge's endpoint")
-    shadow_judge_timeout_s: float = Field(60, gt=0, description="seconds that the judge may take for an answer")
-    shadow_excluded: Names = Field(
-        (), description="ids of keys whose questions shadow RAG leaves alone, with commas in between"
-    )
+    shadow_judge_timeout_s: float = Field(60, gt=0, description="seconds that the judge may take per answer")
+    shadow_excluded: Names = Field((), description="comma-separated ids of keys whose questions shadow RAG leaves out")
     citations: Literal["annotations", "text"] = Field(
-        "annotations", description="how OpenAI's clients get citations; text: written under the answer too"
+        "annotations", description="how OpenAI's clients get citations; text: also written under the answer"
     )
     drain_s: float = Field(
         0,
         ge=0,
-        description="seconds for which a gateway that stops still takes requests, while /readyz says that it does",
+        description="seconds for which a stopping gateway still takes requests, while /readyz says that it is stopping",
     )
-    shutdown_grace_s: float = Field(10, ge=0, description="seconds that requests in flight get at stop, after that")
+    shutdown_grace_s: float = Field(10, ge=0, description="seconds that requests in progress then get to finish")
 
     @field_validator("hosts")
     @classmethod

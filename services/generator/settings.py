@@ -46,19 +46,19 @@ class GeneratorSettings(ServiceSettings):
         "another model of the endpoint; empty: none. `base` is the model itself",
     )
     state: Path | None = Field(
-        None, description="file that keeps what LoadModel put in place, for the next start; not set: it is forgotten"
+        None, description="file that records what LoadModel loaded, for the next start; not set: it is forgotten"
     )
     folders: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(parts)] = Field(
         (),
-        description="folders, with commas in between, below which LoadModel opens files, beside the ones set here: "
-        "a trainer's runs, so that their checkpoints can be promoted",
+        description="comma-separated folders below which LoadModel may open files, beside the files set here: a "
+        "trainer's runs, so that their checkpoints can be promoted",
     )
-    context_tokens: int = Field(5120, ge=64, description="prompt and completion of one request")
+    context_tokens: int = Field(5120, ge=64, description="tokens of one request, prompt and completion together")
     parallel: int = Field(
         0,
         ge=0,
         validate_default=True,
-        description="requests decoded together; more wait; 0: 256 with vllm, else 4",
+        description="requests decoded together; others wait; 0: 256 with vllm, else 4",
     )
     threads: int = Field(default_factory=_usable_cpus, ge=1, description="CPU threads of llama.cpp or openvino")
     gpu_layers: int = Field(0, ge=-1, description="layers that llama.cpp puts on the GPU; -1: all")
@@ -68,10 +68,10 @@ class GeneratorSettings(ServiceSettings):
         0.9,
         gt=0,
         le=1,
-        description="share of each GPU's memory that vLLM takes for model and cache; at most half "
-        "if LoadModel is to change the model itself, since both are there for a while",
+        description="share of each GPU's memory that vLLM takes for model and cache; at most half if LoadModel is to "
+        "change the base model, because both models are in memory for a while",
     )
-    adapter_rank: int = Field(64, ge=0, description="greatest rank of a LoRA adapter in vLLM; 0: takes none")
+    adapter_rank: int = Field(64, ge=0, description="greatest rank of a LoRA adapter in vLLM; 0: no adapters")
     vllm_arguments: dict[str, Any] = Field(
         {}, description='more engine arguments of vLLM as JSON, for example {"quantization": "fp8"}'
     )
@@ -79,7 +79,7 @@ class GeneratorSettings(ServiceSettings):
     openai_base_url: str = Field(
         "",
         validate_default=True,
-        description='for example "http://vllm:8000/v1"; required with engine=openai',
+        description='base URL of the endpoint, for example "http://vllm:8000/v1"; required with engine=openai',
     )
     openai_model: str = Field(
         "", validate_default=True, description="the model to ask for; required with engine=openai"
@@ -87,17 +87,17 @@ class GeneratorSettings(ServiceSettings):
     openai_api_key: SecretStr | None = Field(None, description="API key of the endpoint, if it asks for one")
     openai_dialect: Literal["plain", "llama.cpp", "vllm"] = Field(
         "plain",
-        description="what the endpoint is: how it takes a grammar and continues an assistant message "
-        "(a plain one does neither)",
+        description="the endpoint's server, which decides how it takes a grammar and continues an assistant message; "
+        "plain: it does neither",
     )
     openai_thinking_tokens: int | None = Field(
         None,
         ge=0,
-        description="tokens that the endpoint may think for before it answers, beside those of the answer; "
-        "not set: 4096 once it has been seen to think",
+        description="tokens that the endpoint may spend on thinking, in addition to those of the answer; not set: 4096 "
+        "once it has been seen to think",
     )
-    openai_retries: int = Field(2, ge=0, description="repeats after a refused connection, 429 or 5xx")
-    openai_timeout_s: float = Field(120.0, gt=0, description="seconds to wait for the next piece")
+    openai_retries: int = Field(2, ge=0, description="retries after a refused connection, 429 or 5xx")
+    openai_timeout_s: float = Field(120.0, gt=0, description="seconds to wait for the next piece of the answer")
 
     @field_validator("model")
     @classmethod
