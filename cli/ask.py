@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `search-agent ask`."""
     parser.add_argument("question")
     parser.add_argument("--method", help="one of GET /v1/methods (default: the gateway's, s3)")
-    parser.add_argument("--index", help="default: the retriever's default index")
+    parser.add_argument("--index", help="index to search (default: the retriever's default index)")
     add_filter(parser)
-    parser.add_argument("--json", action="store_true", help="print each event as a line of JSON")
+    parser.add_argument("--json", action="store_true", help="print each event as one line of JSON")
     gateway.add_url(parser)
     parser.set_defaults(run=ask)
 
@@ -38,7 +38,7 @@ def ask(args: argparse.Namespace) -> int:
 
 
 def show(events: Iterable[Turn | Found | Piece | Answer]) -> Answer:
-    """Shows a search as it happens: drawn in a terminal that can, else as plain lines. Returns its end."""
+    """Shows a search as it happens: drawn if the terminal can do that, else as plain lines. Returns the last event."""
     if not _draws():
         return plain.show(events)
     from cli import live

@@ -10,7 +10,7 @@ from cli.problems import alone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, metavar="DIR", help="the folder to write, which training and vLLM read")
+    parser.add_argument("out", type=Path, metavar="DIR", help="folder to write, for training and vLLM")
     parser.add_argument("--gguf", type=Path, metavar="FILE", help="default: the embedded SmolLM2-135M-Instruct")
     parser.set_defaults(run=_base_model)
 

@@ -11,11 +11,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `search-agent cache`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("stats", help="count results by index version").set_defaults(run=_stats)
-    clear = commands.add_parser("clear", help="remove the results of an index, the precomputed ones too")
+    clear = commands.add_parser("clear", help="remove the results of an index, including precomputed ones")
     clear.add_argument("--index", required=True)
     which = clear.add_mutually_exclusive_group(required=True)
-    which.add_argument("--version", default="", help="of this version of the index")
-    which.add_argument("--all", action="store_true", help="of every version")
+    which.add_argument("--version", default="", help="remove those of this version of the index")
+    which.add_argument("--all", action="store_true", help="remove those of every version")
     clear.set_defaults(run=_clear)
     for command in commands.choices.values():
         gateway.add_url(command)

@@ -33,15 +33,29 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods",
         default="s3,naive_rag,direct",
-        help="comma-separated; with parameters as naive_rag:mode=bm25:top_k=8 (default: %(default)s)",
+        help="comma-separated methods, with parameters as in naive_rag:mode=bm25:top_k=8 (default: %(default)s)",
     )
     parser.add_argument(
-        "--budget", type=positive, default=0, metavar="K", help="the same number of passages for every method"
+        "--budget",
+        type=positive,
+        default=0,
+        metavar="K",
+        help="passages that the generator reads at most, the same for every method",
     )
     add_filter(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="rows and report; a run there goes on")
     parser.add_argument(
-        "--price", type=float, nargs=2, metavar=("PROMPT", "COMPLETION"), help="of a million tokens, for the cost"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of rows and report; a run that was stopped there resumes",
+    )
+    parser.add_argument(
+        "--price",
+        type=float,
+        nargs=2,
+        metavar=("PROMPT", "COMPLETION"),
+        help="prices of a million tokens, for the cost",
     )
     parser.set_defaults(run=_evaluate)
 
@@ -49,43 +63,47 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 def add_precompute(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `search-agent precompute`."""
     _common(parser)
-    parser.add_argument("--redis", default="redis://127.0.0.1:6379/0", metavar="URL", help="the gateway's cache")
+    parser.add_argument("--redis", default="redis://127.0.0.1:6379/0", metavar="URL", help="the gateway's Redis")
     parser.add_argument("--top-k", type=positive, metavar="K", help="passages of naive RAG (default: the gateway's)")
     parser.add_argument(
-        "--failed", type=Path, metavar="FILE", help="write the questions naive RAG fails, as JSON lines"
+        "--failed", type=Path, metavar="FILE", help="write the questions that naive RAG gets wrong, as JSON lines"
     )
-    parser.add_argument("--load", type=Path, metavar="FILE", help="first put a Parquet file's results into Redis")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="at the end write all scored results as Parquet")
+    parser.add_argument("--load", type=Path, metavar="FILE", help="first copy the results in a Parquet file into Redis")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="finally write all scored results as Parquet")
     parser.set_defaults(run=_precompute)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", required=True, metavar="SET", help=_QUESTIONS)
     parser.add_argument("--limit", type=positive, metavar="N", help="ask N of them, chosen by the seed")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice and the intervals (default: %(default)s)")
-    parser.add_argument("--index", default="", help="default: the retriever's default index")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the sampling and the intervals (default: %(default)s)"
+    )
+    parser.add_argument("--index", default="", help="index to search (default: the retriever's default index)")
     add_url(parser)
     parser.add_argument("--concurrency", type=positive, default=4, help="questions at once (default: %(default)s)")
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="ask from the nodes of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, local"
     )
     parser.add_argument(
-        "--timeout", type=seconds, default=300, metavar="S", help="of one question (default: %(default)s)"
+        "--timeout", type=seconds, default=300, metavar="S", help="seconds for one question (default: %(default)s)"
     )
     parser.add_argument(
         "--patience",
         type=seconds,
         default=600,
         metavar="S",
-        help="for which a question is asked again while the gateway is busy or away (default: %(default)s)",
+        help="seconds for which a question is retried while the gateway is busy or unreachable (default: %(default)s)",
     )
     parser.add_argument(
-        "--scoring", choices=[*Scoring], default=Scoring.UNICODE, help="rules of the scores (default: %(default)s)"
+        "--scoring", choices=[*Scoring], default=Scoring.UNICODE, help="scoring rules (default: %(default)s)"
     )
     parser.add_argument(
         "--judge-url", type=web_address, metavar="URL", help="base of an OpenAI-compatible API, with /v1"
     )
-    parser.add_argument("--judge-model", default="", help="its key, if it needs one, is in JUDGE_API_KEY")
+    parser.add_argument(
+        "--judge-model", default="", help="model of the judge; JUDGE_API_KEY holds its key, if it needs one"
+    )
 
 
 def _evaluate(args: argparse.Namespace) -> int:

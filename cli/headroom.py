@@ -10,19 +10,31 @@ from cli.arguments import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="NAME|FILE", help="the run to come: its agent, services and reward")
-    parser.add_argument("--searcher", required=True, metavar="HOST:PORT", help="the generator service of the searcher")
-    parser.add_argument("--questions", required=True, metavar="SET", help="as `search-agent evaluate` takes them")
+    parser.add_argument(
+        "config", metavar="NAME|FILE", help="configuration of the planned run: agent, services and reward"
+    )
+    parser.add_argument(
+        "--searcher", required=True, metavar="HOST:PORT", help="generator service that holds the searcher"
+    )
+    parser.add_argument(
+        "--questions", required=True, metavar="SET", help="question set, as for `search-agent evaluate`"
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="ask N of them, chosen by the seed")
     parser.add_argument("--samples", type=positive, default=16, help="episodes per question (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the samples (default: %(default)s)")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="temperature of the samples (default: %(default)s)"
+    )
     parser.add_argument("--retriever", metavar="HOST:PORT", help="default: the configuration's")
     parser.add_argument("--generator", metavar="HOST:PORT", help="default: the configuration's")
     parser.add_argument("--concurrency", type=positive, default=16, help="episodes at once (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of questions (default: %(default)s)")
-    parser.add_argument("--mixed", type=Path, metavar="FILE", help="write the questions whose samples differ in worth")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of questions (default: %(default)s)")
+    parser.add_argument("--mixed", type=Path, metavar="FILE", help="write the questions whose samples differ in reward")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="samples and figures; a run there goes on"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of samples and results; a measurement that was stopped there resumes",
     )
     parser.set_defaults(run=_headroom)
 
@@ -64,7 +76,7 @@ def _headroom(args: argparse.Namespace) -> int:
 
     outcome = asyncio.run(measure())
     for reason, count in outcome.failures.most_common(3):
-        print(f"search-agent: {count} × {reason}; the same command plays them again", file=sys.stderr)
+        print(f"search-agent: failed episodes: {count}, {reason}; the same command repeats them", file=sys.stderr)
     if not outcome.samples:
         raise EvaluateProblem("no question has all of its samples")
     whole = headroom.head_room(list(outcome.samples.values()))

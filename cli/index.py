@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
         type=Path,
         required=True,
         metavar="FILE",
-        help="JSON lines or a JSON array, plain or .gz, or a folder of them",
+        help="file of JSON lines or a JSON array, plain or .gz, or a folder of such files",
     )
     build.add_argument("--name", required=True, help="the index's name, and its folder's")
     build.add_argument("--out", type=Path, default=Path("indexes"), metavar="DIR", help="default: ./indexes")
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
         build.add_argument(
             f"--{texts}-prefix",
             metavar="TEXT",
-            help=f"what the encoder reads before a {texts}; default: as its configuration or its name says",
+            help=f"text that the encoder reads before a {texts}; default: from its configuration or its name",
         )
     build.add_argument("--kind", choices=KINDS, default=FLAT.name, help=f"default: flat. {_KINDS_HELP}")
     build.add_argument("--bm25", choices=CHOICES, default=BM25S.name, help=f"default: bm25s. {_BM25_HELP}")
@@ -56,13 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
     build.add_argument(
         "--part", type=_part, default=(1, 1), metavar="I/N", help="one of N shards: every N-th passage from the I-th on"
     )
-    build.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="at a bad record")
+    build.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="what to do at a bad record")
     build.add_argument("--source", default="", help="where the corpus comes from, kept with the index")
     build.add_argument("--licence", default="", help="the corpus's licence, kept with the index")
     build.add_argument("--force", action="store_true", help="replace an index of that name")
     build.set_defaults(run=_build)
 
-    connect = commands.add_parser("connect", help="make an index of a server that finds passages", description=_CONNECT)
+    connect = commands.add_parser("connect", help="use a server that finds passages as an index", description=_CONNECT)
     connect.add_argument("name", help="the index's name, and its folder's")
     server = connect.add_mutually_exclusive_group(required=True)
     server.add_argument("--retrieve", metavar="URL", help="a route that speaks /retrieve, as s3's and Search-R1's")
@@ -70,13 +70,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
     server.add_argument(
         "--shards", type=_listed, metavar="A,B", help="retrievers that hold parts of an index: HOST:PORT/INDEX,…"
     )
-    connect.add_argument("--timeout", dest="timeout_s", type=float, metavar="S", help="of a request (default: 10)")
-    connect.add_argument("--key-file", type=os.path.abspath, metavar="FILE", help="holds a bearer token")
-    connect.add_argument("--version", metavar="TEXT", help="of what /retrieve searches; without it, nothing is cached")
-    connect.add_argument("--engines", type=_listed, metavar="A,B", help="SearXNG's to ask")
-    connect.add_argument("--language", metavar="CODE", help="of results of SearXNG, such as en")
-    connect.add_argument("--safesearch", type=int, metavar="N", help="SearXNG's filter: 0 none, 1 moderate, 2 strict")
-    connect.add_argument("--pages", type=int, metavar="N", help="pages of SearXNG to read for a query (default: 3)")
+    connect.add_argument(
+        "--timeout", dest="timeout_s", type=float, metavar="S", help="seconds for a request (default: 8)"
+    )
+    connect.add_argument("--key-file", type=os.path.abspath, metavar="FILE", help="file with a bearer token")
+    connect.add_argument(
+        "--version", metavar="TEXT", help="version of what /retrieve searches; without one, nothing is cached"
+    )
+    connect.add_argument("--engines", type=_listed, metavar="A,B", help="SearXNG's engines to ask")
+    connect.add_argument("--language", metavar="CODE", help="language of SearXNG's results, such as en")
+    connect.add_argument("--safesearch", type=int, metavar="N", help="SearXNG's filter: 0 off, 1 moderate, 2 strict")
+    connect.add_argument(
+        "--pages", type=int, metavar="N", help="pages of SearXNG's results to read per query (default: 3)"
+    )
     connect.add_argument("--out", type=Path, default=Path("indexes"), metavar="DIR", help="default: ./indexes")
     connect.add_argument("--source", help="where the passages come from")
     connect.add_argument("--licence", help="their licence")
@@ -100,15 +106,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
     ladder.add_argument("--queries", type=Path, metavar="FILE", help='JSON lines with a "question"; default: passages')
     ladder.add_argument("--count", type=positive, default=500, help="queries (default: 500)")
     ladder.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="default: all of them")
-    ladder.add_argument("--top-k", type=positive, default=8, help="passages a search (default: 8)")
+    ladder.add_argument("--top-k", type=positive, default=8, help="passages per search (default: 8)")
     ladder.add_argument(
         "--seconds", type=float, default=5.0, help="seconds to measure each speed, at most (default: 5)"
     )
-    ladder.add_argument("--gpus", type=positive, default=0, help="measure each kind on this many GPUs too (default: 0)")
+    ladder.add_argument(
+        "--gpus", type=positive, default=0, help="also measure each kind on this many GPUs (default: 0)"
+    )
     ladder.add_argument(
         "--scratch", type=Path, metavar="DIR", help="folder for temporary indexes; default: the system's"
     )
-    ladder.add_argument("--json", type=Path, metavar="FILE", help="write the measurements there too")
+    ladder.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements to a file")
     ladder.set_defaults(run=_ladder)
 
     download = commands.add_parser("download", help="fetch a published index or corpus", description=_DOWNLOAD)
@@ -116,14 +124,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
     download.add_argument("--name", help="the index's name, and its folder's; default: as published")
     download.add_argument("--out", type=Path, metavar="DIR", help="default: ./indexes, or ./corpora for a corpus")
     download.add_argument(
-        "--bm25", choices=CHOICES, default="none", help="BM25 index to make of the corpus; default: none"
+        "--bm25", choices=CHOICES, default="none", help="BM25 index to build from the corpus; default: none"
     )
     download.add_argument("--endpoint", default="", help="address of the hub; default: $HF_ENDPOINT or huggingface.co")
     download.add_argument("--force", action="store_true", help="replace an index of that name")
     download.set_defaults(run=_download)
 
     listing = commands.add_parser("list", help="list the indexes of a folder")
-    listing.add_argument("--dir", type=Path, default=Path("indexes"), help="default: ./indexes")
+    listing.add_argument(
+        "--dir", type=Path, default=Path("indexes"), help="folder of index folders (default: ./indexes)"
+    )
     listing.set_defaults(run=_list)
 
     rollback = commands.add_parser("rollback", help="serve an earlier version of an index again", description=_ROLLBACK)
@@ -131,7 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._SubParsersAction
     rollback.add_argument("--version", help="a kept version; default: the newest that does not serve")
     rollback.set_defaults(run=roll_back)
 
-    info = commands.add_parser("info", help="check an index in full and show what it is")
+    info = commands.add_parser("info", help="check an index in full and describe it")
     info.add_argument("path", type=Path, help="folder of the index")
     info.set_defaults(run=_info)
     return commands
@@ -141,14 +151,14 @@ _BUILD = """Reads {"id", "title", "text"} objects, BEIR's with "_id", MedCorp's 
 whose first line is the title; passages may have no title. Files are JSON lines or a JSON array. Run the same command
 again after an interruption: it resumes where it stopped."""
 
-_CONNECT = """Writes NAME/source.json, which makes a running server an index of the retriever. The server is asked once,
-to see whether it answers, and need not be there yet."""
+_CONNECT = """Writes NAME/source.json, which makes a server an index of the retriever. The server is asked once to see
+whether it answers; it need not be running yet."""
 
 # The fields of source.json that `index connect` takes.
 _FIELDS = ("timeout_s", "key_file", "version", "engines", "language", "safesearch", "pages", "source", "licence")
 
-_ROLLBACK = """Puts a kept version in the place of the index in a folder, such as ./indexes/mine; services that serve
-it notice. `index info` shows the versions."""
+_ROLLBACK = """Replaces the index in a folder, such as ./indexes/mine, with one of its kept versions; running services
+pick it up. `index info` shows the versions."""
 
 _DOWNLOAD = """wiki-18 is an index of 21 million passages, 80 GB with its corpus; medcorp-… are corpora for
 `index build`. Run the same command again after an interruption: it resumes where it stopped."""

@@ -18,7 +18,7 @@ _GUTTER, _GAP = 3, 2  # columns of a number or mark, and behind it
 
 
 def show(events: Iterable[Turn | Found | Piece | Answer], console: Console | None = None) -> Answer:
-    """Prints each turn and the answer as it is written, then the passages and where the answer stands in them.
+    """Prints each turn and the answer as it is written, then the passages and where they contain the answer.
 
     Returns the end.
     """
@@ -76,7 +76,7 @@ def _end(answer: Answer, written: str, width: int) -> RenderableType:
 
 
 def _source(number: int, document: Document, quoted: str, width: int) -> list[RenderableType]:
-    """Returns a document's line and, if the answer stands in it, the place."""
+    """Returns a document's line and, if it contains the answer, the place."""
     title = Text.assemble(one_line(document.title), "  ", (one_line(document.id), "dim"), style="" if quoted else "dim")
     parts: list[RenderableType] = [_beside(Text(str(number), "green" if quoted else "dim"), title)]
     if quoted:

@@ -26,12 +26,12 @@ COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...]
     ("teach", "make examples for a warm start or a reading adapter", teach.add_arguments),
     ("supervised", "train an adapter on examples", supervised.add_arguments),
     ("base-model", "write a GGUF model in Hugging Face's format, for training", base_model.add_arguments),
-    ("headroom", "measure what reinforcement could win, before a run", headroom.add_arguments),
+    ("headroom", "measure before a run how much reinforcement could gain", headroom.add_arguments),
     ("train", "start, watch, promote and roll back training runs", train_commands.add_arguments),
     ("keys", "make, list and revoke API keys", keys.add_arguments),
     ("cache", "count or clear the naive-RAG cache", cache.add_arguments),
     ("universe", "make a corpus and questions from worlds of PhantomWiki", universe.add_arguments),
-    ("index", "build, list and check indexes, and change those that serve", _index),
+    ("index", "build, list and check indexes, and change running ones", _index),
 )
 
 

@@ -62,7 +62,7 @@ def turn_lines(number: int, turn: Turn) -> list[str]:
 def _sources(answer: Answer) -> list[str]:
     """Returns a line for each document that contains the answer."""
     cited = (document for document in answer.documents if document.id in answer.citations)
-    return [f"stands in: {one_line(document.title)}  [{one_line(document.id)}]" for document in cited]
+    return [f"found in: {one_line(document.title)}  [{one_line(document.id)}]" for document in cited]
 
 
 def _named(turn: Turn, passage: str) -> str:

@@ -10,9 +10,15 @@ from learning.warm_start.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder")
-    parser.add_argument("--examples", type=Path, required=True, metavar="FILE", help="as `search-agent teach` writes")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the adapter; a killed run continues")
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="folder of the model in Hugging Face's format"
+    )
+    parser.add_argument(
+        "--examples", type=Path, required=True, metavar="FILE", help="examples that `search-agent teach` wrote"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the adapter; a killed run resumes"
+    )
     parser.add_argument("--start", type=Path, metavar="DIR", help="adapter to begin with (default: a fresh one)")
     parser.add_argument(
         "--stop",

@@ -15,41 +15,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         default="smollm2-demo",
         metavar="NAME|FILE",
-        help="the run to come: its questions, index and agent (default: %(default)s)",
+        help="configuration of the planned run: questions, index and agent (default: %(default)s)",
     )
     parser.add_argument("--questions", metavar="SET", help="default: the configuration's")
     parser.add_argument(
-        "--part", type=share, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"), help="of articles (default: all)"
+        "--part",
+        type=share,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="part of the articles, each from 0 to 1 (default: all)",
     )
     parser.add_argument(
         "--corpus",
         type=Path,
         metavar="FILE",
-        help="where gold passages that are not retrieved are read; several-turn episodes need it",
+        help="corpus with the gold passages that are not retrieved; needed for episodes of several turns",
     )
-    parser.add_argument(
-        "--limit", type=positive, metavar="N", help="keep N examples, as varied as they come (default: all)"
-    )
+    parser.add_argument("--limit", type=positive, metavar="N", help="keep the N most varied examples (default: all)")
     parser.add_argument(
         "--draws",
         type=natural,
         default=0,
         metavar="N",
-        help="searching: episodes per question on blocks drawn from the ranking; 0: what is retrieved (default)",
+        help="searching: episodes per question on blocks drawn from the ranking; 0: on the retrieved block (default)",
     )
     parser.add_argument(
         "--unknown",
         type=share,
         default=1.0,
         metavar="SHARE",
-        help="reading: questions with an example that lacks a gold passage (default: all)",
+        help="reading: share of the questions with an example that lacks a gold passage (default: all)",
     )
     parser.add_argument(
         "--poisoned",
         type=share,
         default=0.0,
         metavar="SHARE",
-        help="passages without an answer that try to take the question over; no example obeys one (default: none)",
+        help="share of the passages without an answer that try to hijack the question (default: none)",
     )
     parser.add_argument("--retriever", metavar="HOST:PORT", help="default: the configuration's")
     parser.add_argument("--seed", type=int, default=0)

@@ -40,22 +40,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a dotted field, as in data.limit=100"
     )
     start.set_defaults(run=_start)
-    commands.add_parser("list", help="all runs, newest first").set_defaults(run=_list)
+    commands.add_parser("list", help="list all runs, newest first").set_defaults(run=_list)
     for name, summary, function in (
-        ("show", "a run and its configuration", _show),
-        ("watch", "a line for each step, until the run has ended", _watch),
-        ("cancel", "tell a run to stop", _cancel),
-        ("resume", "let a run that broke off go on from its newest checkpoint", _resume),
+        ("show", "show a run and its configuration", _show),
+        ("watch", "print a line for each step until the run ends", _watch),
+        ("cancel", "stop a run", _cancel),
+        ("resume", "continue an interrupted run from its newest checkpoint", _resume),
         ("promote", "put a checkpoint in the searcher's place if it passes the gate", _promote),
     ):
         command = commands.add_parser(name, help=summary)
         command.add_argument("run_id", metavar="RUN")
         command.set_defaults(run=function)
         if name == "promote":
-            command.add_argument("--checkpoint", type=int, help="its step (default: the newest)")
-            command.add_argument("--searcher", default="", help="default: the one that the run's method asks")
+            command.add_argument("--checkpoint", type=int, help="step of the checkpoint (default: the newest)")
+            command.add_argument(
+                "--searcher", default="", help="searcher to replace (default: the one of the run's method)"
+            )
     rollback = commands.add_parser("rollback", help="put back what the latest promotion replaced")
-    rollback.add_argument("--searcher", default="", help="default: the searcher of methods without their own")
+    rollback.add_argument(
+        "--searcher", default="", help="searcher to roll back (default: the one of methods without their own)"
+    )
     rollback.set_defaults(run=_rollback)
     for command in commands.choices.values():
         gateway.add_url(command)

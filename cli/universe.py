@@ -13,13 +13,15 @@ _COUNTS = {1: 10, 2: 45, 3: 45}  # questions of a world by the number of passage
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("worlds", type=Path, nargs="+", metavar="DIR", help="PhantomWiki's output, a folder per world")
     parser.add_argument(
-        "--dev", type=natural, default=2, metavar="N", help="worlds to choose with (default: %(default)s)"
+        "--dev", type=natural, default=2, metavar="N", help="worlds for the dev set (default: %(default)s)"
     )
     parser.add_argument(
-        "--test", type=natural, default=4, metavar="N", help="worlds to report on (default: %(default)s)"
+        "--test", type=natural, default=4, metavar="N", help="worlds for the test set (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the questions (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="corpus.jsonl.gz and qa_*.jsonl.gz")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the questions (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for corpus.jsonl.gz and qa_*.jsonl.gz"
+    )
     parser.set_defaults(run=_universe)
 
 

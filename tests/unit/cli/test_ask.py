@@ -79,7 +79,7 @@ def test_nothing_in_a_passage_reaches_the_terminal_as_a_command(
     assert other == "         2. Other  [p2]"
     assert malformed.startswith("    malformed: Two lines")
     assert said == "  answer: an answer"
-    assert source.startswith("  stands in: Two lines")
+    assert source.startswith("  found in: Two lines")
     assert end == "  complete; 1 kept, 1 searches, 1,234 + 5 tokens, 3.2 s"
 
 

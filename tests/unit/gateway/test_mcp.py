@@ -93,7 +93,7 @@ async def test_answer_cites_its_passages(stack: Rest) -> None:
     result = await use(stack, "answer", {"question": "Who?", "method": "naive_rag", "top_k": 2})
     assert result.structured_content["answer"] == "an answer"
     assert result.structured_content["citations"] == ["w1"]
-    assert text(result).startswith("an answer\n\nThe answer stands in [1].\n\n[1] ")
+    assert text(result).startswith("an answer\n\nThe answer appears in [1].\n\n[1] ")
 
 
 async def test_a_choice_reads_its_options(stack: Rest) -> None:

@@ -59,7 +59,7 @@ def test_questions_need_every_passage_of_their_path(tmp_path: Path) -> None:
     assert named_early.groups["chain"] == "3-shortcut"
     assert asked["What is the occupation of the mother of Ann Lee?"].groups["chain"] == "2"
     assert "Who is the father of Ann Lee?" in asked
-    # its answer stands in the passage that the question names already
+    # the passage that the question names already contains its answer
     assert "Who is the husband of the mother of Ann Lee?" not in asked
     assert "What is the hobby of the mother of Ann Lee?" not in asked
     texts = {each.id: each.text for each in universe.passages("w", world)}

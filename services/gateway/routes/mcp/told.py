@@ -57,7 +57,7 @@ def search(found: SearchOut) -> str:
 def answer(answered: AnswerOut) -> str:
     """Tells the answer, then its sources."""
     cited = [number for number, each in enumerate(answered.documents, 1) if each.id in answered.citations]
-    stands = f"The answer stands in {', '.join(f'[{number}]' for number in cited)}." if cited else ""
+    stands = f"The answer appears in {', '.join(f'[{number}]' for number in cited)}." if cited else ""
     return "\n\n".join(filter(None, [answered.answer, stands, *_numbered(answered.documents)]))
 
 
