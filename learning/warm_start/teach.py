@@ -121,33 +121,33 @@ async def _lessons_on(question: Question, retriever: Retriever, plan: Plan) -> l
     complete = [passage for passage in gold if passage]
     if not gold or len(complete) < len(gold):
         return []
-    others = await _others(question, complete, found, retriever, plan)
-    made = reading.examples(question, complete, others, plan.unknown, plan.seed)
+    named = await _named(question, complete, retriever, plan)
+    others = _unanswered(question, [passage for passage in found if passage not in named], plan)
+    made = reading.examples(question, complete, named, others, plan.unknown, plan.seed)
     return [Lesson(spans, (*question.groups.items(), place)) for place, spans in enumerate(made)]
 
 
-async def _others(
-    question: Question, gold: Sequence[Passage], found: Sequence[Passage], retriever: Retriever, plan: Plan
-) -> list[Passage]:
-    """Returns passages without a gold answer, such as a searcher keeps beside the gold ones.
+async def _named(question: Question, gold: Sequence[Passage], retriever: Retriever, plan: Plan) -> list[Passage]:
+    """Returns what searches for names in the gold passages find first: what a searcher keeps that searches too often.
 
-    They are the first that searches for names in the gold passages find, and some of `found`. A reader that was taught
-    without the former takes its answer from them (bench/pages/reinforcement.md).
+    A reader that was taught without them takes its answer from the last of a chain (bench/pages/reinforcement.md).
     """
     order = random.Random(f"{plan.seed} {question.id}")
-    named = sorted({name for passage in gold for name in names(passage.text)})
-    queries = order.sample(named, min(_NAMES, len(named)))
+    names_in = sorted({name for passage in gold for name in names(passage.text)})
+    queries = order.sample(names_in, min(_NAMES, len(names_in)))
     rankings = await retriever.search(queries, plan.parameters) if queries else ()
-    near, far = (
-        {
-            passage.id: passage
-            for passage in passages
-            if passage.id not in question.gold_ids and not span_match(passage.text, question.golds)
-        }
-        for passages in ((ranking[0] for ranking in rankings if ranking), found)
-    )
-    further = [passage for passage in far.values() if passage.id not in near]
-    return [*near.values(), *order.sample(further, min(max(reading.MOST_OTHERS, len(near)), len(further)))]
+    first = {ranking[0].id: ranking[0] for ranking in rankings if ranking}
+    return [passage for passage in first.values() if passage.id not in question.gold_ids]
+
+
+def _unanswered(question: Question, found: Sequence[Passage], plan: Plan) -> list[Passage]:
+    """Returns some passages without a gold answer."""
+    others = [
+        passage
+        for passage in found
+        if passage.id not in question.gold_ids and not span_match(passage.text, question.golds)
+    ]
+    return random.Random(f"{plan.seed} {question.id}").sample(others, min(reading.MOST_OTHERS, len(others)))
 
 
 def _teacher(question: Question, retriever: Retriever, plan: Plan) -> Teacher:

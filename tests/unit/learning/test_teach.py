@@ -52,7 +52,7 @@ def plan(what: str, **more: object) -> Plan:
 
 
 def test_reading_covers_the_gold_passage_alone_among_others_and_missing() -> None:
-    examples = reading.examples(QUESTION, [GOLD], OTHERS, 1.0, seed=0)
+    examples = reading.examples(QUESTION, [GOLD], [], OTHERS, 1.0, seed=0)
     documents = [example[0].text.count("Doc ") for example in examples]
     assert documents[:3] == [1, 2, 3]
     assert 4 <= documents[3] <= 8
@@ -61,25 +61,38 @@ def test_reading_covers_the_gold_passage_alone_among_others_and_missing() -> Non
     assert ["Radium was found" in example[0].text for example in examples] == [True] * 4 + [False]
     assert [example[1].text for example in examples] == ["Marie Curie"] * 4 + [UNKNOWN]
     assert all([span.author for span in example] == [Author.ENVIRONMENT, Author.POLICY] for example in examples)
-    assert reading.examples(QUESTION, [GOLD], OTHERS, 1.0, seed=0) == examples
-    assert reading.examples(QUESTION, [GOLD], OTHERS, 1.0, seed=1) != examples
+    assert reading.examples(QUESTION, [GOLD], [], OTHERS, 1.0, seed=0) == examples
+    assert reading.examples(QUESTION, [GOLD], [], OTHERS, 1.0, seed=1) != examples
 
 
 def test_without_others_there_is_only_the_gold_passage() -> None:
-    assert [example[1].text for example in reading.examples(QUESTION, [GOLD], [], 1.0, seed=0)] == ["Marie Curie"] * 4
+    assert [example[1].text for example in reading.examples(QUESTION, [GOLD], [], [], 1.0, seed=0)] == [
+        "Marie Curie"
+    ] * 4
 
 
 def test_reading_several_gold_passages_fails_without_one_of_them() -> None:
-    *complete, incomplete = reading.examples(HOPS, [FILM, DIRECTOR], OTHERS, 1.0, seed=3)
+    *complete, incomplete = reading.examples(HOPS, [FILM, DIRECTOR], [], OTHERS, 1.0, seed=3)
     assert all(FILM.text in example[0].text and DIRECTOR.text in example[0].text for example in complete)
     assert [example[1].text for example in complete] == ["Oslo"] * 4
     assert [FILM.text in incomplete[0].text, DIRECTOR.text in incomplete[0].text].count(True) == 1
     assert incomplete[1].text == UNKNOWN
 
 
+def test_a_passage_that_the_gold_ones_name_is_read_even_if_it_names_the_answer() -> None:
+    who = replace(HOPS, text="who directed The Long Night?", golds=("Ann Lee",))
+    about = Passage("about", "Ann Lee", "The mother of Ann Lee is Bea Lee.")
+    asked = [replace(who, id=f"h{n}") for n in range(20)]
+    made = [reading.examples(each, [FILM], [about], OTHERS, 1.0, seed=0) for each in asked]
+    assert all(about.text in one[0].text and answer.text == "Ann Lee" for _, (*one, answer), *_ in made)
+    ends = [one[0].text.index(about.text) > one[0].text.index(FILM.text) for _, one, *_ in made]
+    assert 10 < sum(ends) < 20  # in half of them by order, in others by chance
+    assert not any(about.text in example[0].text for *_, example in made)  # what is answered with UNKNOWN
+
+
 def test_a_share_of_the_questions_has_an_example_without_a_gold_passage() -> None:
     asked = [replace(HOPS, id=f"h{n}") for n in range(200)]
-    made = [len(reading.examples(each, [FILM, DIRECTOR], OTHERS, 0.3, seed=0)) for each in asked]
+    made = [len(reading.examples(each, [FILM, DIRECTOR], [], OTHERS, 0.3, seed=0)) for each in asked]
     assert {*made} == {4, 5}
     assert 0.2 < made.count(5) / 200 < 0.4
 
