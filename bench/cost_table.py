@@ -139,6 +139,9 @@ def rates() -> Table:
     for what, model in (("SmolLM2", "small"), ("a 7B shape", "seven")):
         rate = served[model]["median"]["own pace"]["questions_per_s"]
         rows.append([f"s3 served, untrained searcher, {what}, one H200", "", f"{3600 * rate:,.0f}"])
+    ours = recorded("agents-ceiling-gpu.json")
+    for what, played in (("one engine", ours["small"]), ("four engines", ours["runs"]["four engines"])):
+        rows.append([f"s3 served, SmolLM2, {what} on one H100", "", f"{3600 * played['questions_per_s']:,.0f}"])
     return ("what ran", "tokens a second", "questions an hour"), rows
 
 
