@@ -64,7 +64,7 @@ class Model(GeneratorServicer):
             await asyncio.sleep(BEAT_S)
 
     async def Generate(self, request: Any, context: Any) -> generator_pb2.GenerateResponse:
-        text = MOVE if request.sampling.stop else "an answer"
+        text = MOVE if request.sampling.grammar else "an answer"
         return generator_pb2.GenerateResponse(text=text, finish_reason=generator_pb2.STOP, model="stub@1")
 
     async def GenerateStream(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateResponse]:

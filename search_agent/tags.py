@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from unicodedata import normalize
 
 from search_agent import gbnf
@@ -40,7 +40,9 @@ _OURS = re.compile(
     r"|^[ \t]*(?:Question|Answer|Search)(?=\s*:)",
     re.IGNORECASE | re.MULTILINE,
 )
+_SIGNS = ("<", "doc", ":")  # each of the above has one in small letters; nine passages of ten have none
 _INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]")
+_GRAMMARS = 256  # that are kept: one for each number of documents
 _JOINER = "\u200d"  # has no width, and breaks what it stands in
 _ANSWER_LINE = re.compile(rf"^[ \t*#_>]*{ANSWER_LINE[:-1]}[ \t*_]*:", re.IGNORECASE | re.MULTILINE)
 
@@ -50,7 +52,11 @@ def as_text(text: str) -> str:
 
     A text that writes one in full-width letters, or with invisible ones in between, is shown in plain letters first.
     """
-    shown, count = _OURS.subn(lambda found: found[0] + _JOINER, plain(text))
+    shown = plain(text)
+    small = shown.lower()
+    if not any(sign in small for sign in _SIGNS):
+        return text
+    shown, count = _OURS.subn(lambda found: found[0] + _JOINER, shown)
     return shown if count else text
 
 
@@ -283,6 +289,7 @@ def render_move(move: Move) -> str:
     return text
 
 
+@lru_cache(_GRAMMARS)
 def move_grammar(documents: int, max_selected: int, may_search: bool) -> str:
     """Returns GBNF for `render_move`'s texts over a block of `documents`, with a query only if `may_search`."""
     numbers = " | ".join(f'"{n}"' for n in range(1, documents + 1))

@@ -236,6 +236,7 @@ OURS = [
 @given(st.lists(st.sampled_from([*OURS, "x", " ", "\n", "<", "Doc"])).map("".join))
 def test_nothing_of_a_users_text_passes_for_ours(text: str) -> None:
     shown = tags.as_text(text)
+    assert tags.as_text(text.upper()) == shown.upper()
     assert not any(tag.lower() in shown.lower() for tag in OURS)
     assert shown.replace("\u200d", "") == text
     assert tags.as_text(shown) == shown
