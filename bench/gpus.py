@@ -18,6 +18,7 @@ from bench import recorded
 from common import run_config
 
 COMMAND = "bench/on_gpu.sh WORK gpus"
+COUNTS = (1, 2, 4, 8)  # that bench/on_gpu.sh chooses from
 MOST = 64  # GPUs of one machine
 _AGENTS = ("questions_per_s", "p50_s", "gpu_percent", "calls", "tokens_read", "tokens_written", "at_once", "processes")
 _OF_A_STEP = {
@@ -93,12 +94,14 @@ RATES = {part: rate for part, (_, rate) in PARTS.items()} | dict.fromkeys(RUNS, 
 
 
 def compared(figures: Mapping[int, Figures], rate: str) -> dict[str, Figures]:
-    """Returns the figures by count, with `times` and `efficiency` where one GPU was measured too."""
+    """Returns the figures by count with `times` and `efficiency`, which are None if one GPU was not measured."""
     one = figures.get(1, {}).get(rate)
-    return {
-        str(count): found | ({"times": found[rate] / one, "efficiency": found[rate] / one / count} if one else {})
-        for count, found in sorted(figures.items())
-    }
+
+    def over_one(count: int, rate: float) -> Figures:
+        times = rate / one if one else None
+        return {"times": times, "efficiency": times / count if times else None}
+
+    return {str(count): found | over_one(count, found[rate]) for count, found in sorted(figures.items())}
 
 
 def read(work: Path) -> dict[str, dict[str, Figures]]:
@@ -115,12 +118,18 @@ def read(work: Path) -> dict[str, dict[str, Figures]]:
     return {part: compared(counts, RATES[part]) for part, counts in found.items()}
 
 
+def whole(parts: Mapping[str, Mapping[str, Figures]]) -> dict[str, dict[str, Figures | None] | None]:
+    """Returns every part and number of GPUs that a goal may name, None for what was not measured."""
+    counts = dict.fromkeys(map(str, COUNTS))
+    return {part: {**counts, **parts[part]} if part in parts else None for part in RATES}
+
+
 def table(parts: Mapping[str, Mapping[str, Figures]]) -> list[str]:
     """Returns the rates as a table in Markdown."""
     lines = ["| part | GPUs | rate | | times | efficiency |", "| --- | ---: | ---: | --- | ---: | ---: |"]
     for part, counts in parts.items():
         for count, found in counts.items():
-            compared = [f"{found[name]:.2f}" if name in found else "" for name in ("times", "efficiency")]
+            compared = ["" if found[name] is None else f"{found[name]:.2f}" for name in ("times", "efficiency")]
             unit = RATES[part].replace("_per_", "/").replace("_", " ")
             lines.append(f"| {part} | {count} | {found[RATES[part]]:,.1f} | {unit} | {' | '.join(compared)} |")
     return lines
@@ -132,7 +141,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     parts = read(args.work)
-    recorded.write(args.out, recorded.device(), COMMAND, dict.fromkeys(RATES) | parts)
+    recorded.write(args.out, recorded.device(), COMMAND, whole(parts))
     print("\n".join(table(parts)))
 
 

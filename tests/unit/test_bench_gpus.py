@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bench import recorded
-from bench.gpus import read, table, training
+from bench import recorded, scoreboard
+from bench.gpus import COUNTS, RATES, compared, read, table, training, whole
 from common import run_config
 
 
@@ -33,7 +33,8 @@ def test_rates_are_compared_with_those_of_one_gpu(tmp_path: Path) -> None:
     engines = found["engines"]
     assert [(each["times"], each["efficiency"]) for each in engines.values()] == [(1, 1), (1.8, 0.9), (3.2, 0.8)]
     assert list(engines) == ["1", "2", "4"]
-    assert found["vectors"] == {"2": {"vectors": 9, "exact": True, "ms": {"1": 2.0, "64": 4.0}, "queries_per_s": 16000}}
+    two = {"vectors": 9, "exact": True, "ms": {"1": 2.0, "64": 4.0}, "queries_per_s": 16000}
+    assert found["vectors"] == {"2": two | {"times": None, "efficiency": None}}
     assert set(found) == {"engines", "vectors"}
     assert table(found)[3:] == [
         "| engines | 2 | 90.0 | questions/s | 1.80 | 0.90 |",
@@ -65,6 +66,14 @@ def test_a_run_is_measured_after_its_first_two_steps(tmp_path: Path) -> None:
 
 def test_a_run_without_such_steps_was_not_measured() -> None:
     assert training([{"timing_s/step": 9.0}] * 2, 8, warm_up=2) == {}
+
+
+@pytest.mark.parametrize("measured", [{}, {1: {"rate": 5.0}}, {2: {"rate": 9.0}}, {3: {"rate": 9.0}}])
+def test_a_goal_on_what_was_not_measured_says_so(measured: dict[int, dict[str, float]]) -> None:
+    goals = [goal for goal in json.loads(scoreboard.GOALS.read_text("utf-8")) if goal["result"] == "gpus-gpu.json"]
+    assert {goal["now"].split("/")[2] for goal in goals} <= {str(count) for count in COUNTS}
+    result = whole({part: compared(measured, "rate") for part in RATES} if measured else {})
+    assert {scoreboard.row(goal, result)[3] for goal in goals} == {"not measured"}
 
 
 def test_a_result_names_its_machine(tmp_path: Path) -> None:
