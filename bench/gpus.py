@@ -31,6 +31,7 @@ _OF_A_STEP = {
     "tokens": "perf/total_num_tokens",
     "searches": "search/searches",
 }
+HEAD = ("part", "GPUs", "rate", "", "times", "efficiency")
 Figures = dict[str, Any]
 
 
@@ -124,15 +125,22 @@ def whole(parts: Mapping[str, Mapping[str, Figures]]) -> dict[str, dict[str, Fig
     return {part: {**counts, **parts[part]} if part in parts else None for part in RATES}
 
 
+def rows(parts: Mapping[str, Mapping[str, Figures | None] | None]) -> list[tuple[str, ...]]:
+    """Returns what was measured as rows, in HEAD's columns."""
+    shown = []
+    for part, counts in parts.items():
+        for count, found in (counts or {}).items():
+            if found:
+                unit = RATES[part].replace("_per_", "/").replace("_", " ")
+                ratios = ("" if found[name] is None else f"{found[name]:.2f}" for name in ("times", "efficiency"))
+                shown.append((part, count, f"{found[RATES[part]]:,.1f}", unit, *ratios))
+    return shown
+
+
 def table(parts: Mapping[str, Mapping[str, Figures]]) -> list[str]:
     """Returns the rates as a table in Markdown."""
-    lines = ["| part | GPUs | rate | | times | efficiency |", "| --- | ---: | ---: | --- | ---: | ---: |"]
-    for part, counts in parts.items():
-        for count, found in counts.items():
-            compared = ["" if found[name] is None else f"{found[name]:.2f}" for name in ("times", "efficiency")]
-            unit = RATES[part].replace("_per_", "/").replace("_", " ")
-            lines.append(f"| {part} | {count} | {found[RATES[part]]:,.1f} | {unit} | {' | '.join(compared)} |")
-    return lines
+    rule = ("---", "---:", "---:", "---", "---:", "---:")
+    return [f"| {' | '.join(row)} |" for row in (HEAD, rule, *rows(parts))]
 
 
 def main() -> None:

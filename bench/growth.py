@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bench import gpus
 from bench.scoreboard import recorded
 from services.retriever.gpu import SCRATCH_BYTES
 from services.retriever.kinds import KINDS
@@ -183,6 +184,12 @@ def on_two_gpus() -> Table:
     return ("callers", "one H200", "two H200s", "ratio"), rows
 
 
+def on_several_gpus() -> Table:
+    """Rates of the parts that were measured on several GPUs, and over those of one."""
+    found = recorded("gpus-gpu.json")
+    return gpus.HEAD, gpus.rows({part: found[part] for part in gpus.RATES})
+
+
 def turns() -> Table:
     """Tokens and processor time of s3 on two cores, by its searches."""
     rows = [
@@ -270,6 +277,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "encoded": encoded,
     "callers": callers,
     "two-gpus": on_two_gpus,
+    "several-gpus": on_several_gpus,
     "turns": turns,
     "training": training,
     "cached": cached,
