@@ -36,9 +36,9 @@ def by_generator(generator: Writer) -> Write:
 
 
 async def condense(history: Sequence[Message], question: str, write: Write) -> Completion:
-    """Returns the question, rewritten so that it needs none of the earlier messages, as the completion's text.
+    """Returns a completion whose text is the question, rewritten so that it needs none of the earlier messages.
 
-    A model that writes nothing leaves the question as it is. The oldest messages are left out where they do not fit.
+    A model that writes nothing leaves the question as it is. If the messages do not fit, the oldest are left out.
     Raises BoundaryError.
     """
     chars = _HISTORY_CHARS
@@ -57,6 +57,6 @@ async def condense(history: Sequence[Message], question: str, write: Write) -> C
 
 
 def _rendered(history: Sequence[Message], chars: int) -> str:
-    """Returns the end of the conversation, a line a message."""
+    """Returns the end of the conversation, one line per message."""
     lines = (f"{_SPEAKERS[each.role]}: {' '.join(each.content.split())}" for each in history)
     return tags.as_text("\n".join(lines)[-chars:])

@@ -39,16 +39,16 @@ class DialogueFull(Exception):
 
 
 class _Prompt:
-    """A text with passages in it: `render` writes it with so many characters of them, fewer if it has to fit."""
+    """A text with passages in it: `render` writes it with at most that many characters of them."""
 
     def __init__(self, render: Callable[[int], str], chars: int) -> None:
         self._render, self._chars = render, chars
         self.text = render(chars)
 
     def shorten(self, error: BoundaryError, beside: int = 0) -> None:
-        """Cuts passages so that the prompt, with `beside` more characters, may fit. Raises `error` if that is not it.
+        """Cuts passages so that the prompt, with `beside` more characters, may fit. Raises `error` if that cannot help.
 
-        The prompt's characters take about as many tokens each before and after.
+        It assumes that a character takes about as many tokens before and after.
         """
         shown = min(self._chars, len(self.text) - len(self._render(0)))
         if error.failure is not Failure.TOO_LONG or shown <= 0:
@@ -60,7 +60,7 @@ class _Prompt:
 
 
 class Episode:
-    """The agents' only access to the world, so that usage, times, turns and documents are counted in one place."""
+    """The agents' only way to the world, so that usage, times, turns and documents are counted in one place."""
 
     def __init__(
         self, method: str, question: Question, world: World, max_documents: int | None, tell: Callable[[Event], None]
@@ -117,7 +117,9 @@ class Episode:
         self.show(lambda chars: text, 0)
 
     def show(self, render: Callable[[int], str], chars: int) -> None:
-        """Appends what the environment says, passages in it, which `render` writes with at most so many characters."""
+        """Appends a text of the environment with passages in it, which `render` writes with at most that many
+        characters.
+        """
         self._newest = _Prompt(render, chars)
         self.spans.append(Span(Author.ENVIRONMENT, self._newest.text))
 
@@ -148,7 +150,7 @@ class Episode:
         self._rewritten += 1
 
     async def consult(self, render: Callable[[int], str], chars: int, sampling: Sampling) -> Completion:
-        """Asks the policy something beside the dialogue, which goes on without it; `render` is as for `show`."""
+        """Asks the policy something outside the dialogue, which continues without it; `render` is as for `show`."""
         prompt = _Prompt(render, chars)
         while True:
             try:
@@ -174,8 +176,9 @@ class Episode:
     async def answer(self, prompt: str, sampling: Sampling) -> None:
         """Lets the generator answer from the documents or, without any, directly. Raises GeneratorError, GuardError.
 
-        Pieces of its reasoning are told too, and the trajectory's answer is the answer line. If the searcher has
-        answered itself, its answer is taken and the generator is not asked. A guard that reads answers comes first.
+        Pieces of its reasoning are events too, and the trajectory's answer is the answer line. If the searcher has
+        answered itself, its answer is taken and the generator is not asked. If a guard reads answers, it is asked
+        first.
         """
         passages = [document.passage for document in self.documents]
         guarded = bool(self._world.guard and self._world.guard.reads_answers)

@@ -22,7 +22,7 @@ class Failure(StrEnum):
 class BoundaryError(Exception):
     """A failed call across a boundary. `field` names the request's field if the request is at fault.
 
-    `excess` is the length of a prompt that is TOO_LONG in units of its room, 0.0 if the model does not tell.
+    `excess` is the length of a prompt that is TOO_LONG divided by the room for it, 0.0 if the model does not say.
     """
 
     boundary: ClassVar[str]
@@ -55,7 +55,7 @@ class JudgeError(BoundaryError):
 
 
 class GuardError(BoundaryError):
-    """The guard refused, or a guard that must be heard did not answer."""
+    """The guard refused, or a required guard did not answer."""
 
     boundary = "guard"
 
@@ -69,6 +69,6 @@ class TrainerError(BoundaryError):
 
 
 class KeysError(BoundaryError):
-    """The store of API keys and of what they have used."""
+    """The store of API keys and of their usage."""
 
     boundary = "keys"

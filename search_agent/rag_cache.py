@@ -15,7 +15,7 @@ PREFIX = "rag:"
 
 @dataclass(frozen=True, slots=True)
 class RagKey:
-    """Everything a naive-RAG result depends on. Versions are content hashes.
+    """Everything that a naive-RAG result depends on. Versions are content hashes.
 
     `documents` is the number of the `top_k` passages that the generator reads; `options` are the (letter, text) pairs
     of a multiple-choice question.
@@ -74,7 +74,7 @@ class RagKey:
         return f"{self.corpus}@{self.index_version}" in result.indexes and self.generator in result.models
 
     def digest(self) -> str:
-        """Returns the Redis key. Corpus and version stand in front, so that a prefix finds the results of an index."""
+        """Returns the Redis key. It begins with corpus and version, so that a prefix finds the results of an index."""
         parts = {each.name: getattr(self, each.name) for each in fields(self)}  # not asdict, which copies deeply
         told = json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()
         return f"{PREFIX}{self.corpus}:{self.index_version}:{hashlib.sha256(told).hexdigest()}"

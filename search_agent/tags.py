@@ -113,13 +113,13 @@ def without_thoughts(text: str) -> str:
 
 
 def after_thoughts(text: str) -> str:
-    """Returns what follows the last closing THINK; a chat template may have opened it, so that the text did not."""
+    """Returns what follows the last closing THINK; the opening tag may be in the chat template and not in the text."""
     ends = [found.end() for found in _edge(closing(THINK)).finditer(text)]
     return text[ends[-1] :] if ends else text
 
 
 class Thoughts:
-    """Takes the thinking that a text begins with out of it, piece by piece as it is written."""
+    """Removes the thinking at the beginning of a text, piece by piece as it is written."""
 
     def __init__(self) -> None:
         self._held = ""  # the end of what came, which may be a part of a tag
@@ -127,7 +127,7 @@ class Thoughts:
 
     @property
     def going_on(self) -> bool:
-        """Whether nothing but thinking has come."""
+        """Whether nothing but thinking has arrived so far."""
         return self._begun and not self._ended
 
     def feed(self, piece: str) -> str:
@@ -203,7 +203,7 @@ def answer_line(text: str) -> str:
 def render_documents(passages: Sequence[Passage], chars: int | None = None, numbered_twice: bool = False) -> str:
     """Returns the numbered passages. With `chars`, their texts together have at most that many characters.
 
-    All are cut at the same length, the greatest that fits, so that longer texts use what shorter ones leave.
+    All are cut at the same length, the greatest that fits, so that longer texts use the room that shorter ones leave.
     `numbered_twice` repeats a passage's number behind it.
     """
     titles = [as_text(one_line(passage.title)) for passage in passages]
@@ -238,7 +238,7 @@ def _share(lengths: Sequence[int], chars: int) -> int:
 def shortened(passages: Sequence[Passage], chars: int) -> tuple[Passage, ...]:
     """Returns the passages with `chars` characters of text together, cut as `render_documents` cuts them.
 
-    Where each would keep fewer than LEAST_CHARS, the last passages are left out.
+    If each would keep fewer than LEAST_CHARS, the last passages are left out.
     """
     kept = list(passages)
     while True:

@@ -42,9 +42,8 @@ class Question:
 
     `gold_passages` has one entry per passage that the answer needs, each with the ids that count as that passage.
     `article` is the title of the text they are from. Both are empty where they are not known. `options` (text by
-    letter) make it multiple choice; `choice` is then the right letter. `instructions` tell the generator how to
-    answer; the search does not see them. `groups` are what reports are divided by, such as {"dataset": "musique",
-    "hops": "3"}.
+    letter) make it multiple choice; `choice` is then the right letter. `instructions` tell the generator how to answer;
+    the search does not see them. Reports are broken down by `groups`, such as {"dataset": "musique", "hops": "3"}.
     """
 
     id: str
@@ -82,7 +81,7 @@ class Span:
 class Sampling:
     """Options of one generation. Any of the `stop` strings ends the text and is not part of it.
 
-    `grammar` is GBNF (llama.cpp's notation). An engine that cannot follow a grammar refuses the request.
+    `grammar` is GBNF (llama.cpp's notation). Engines that cannot follow a grammar refuse the request.
     """
 
     max_tokens: int
@@ -110,7 +109,7 @@ class FinishReason(StrEnum):
 class Completion:
     """A text that a model wrote, or a piece of one. Only the last piece has a finish reason and token counts.
 
-    `stop` is the stop string that ended the text, empty if none did or the engine does not report it. `model` is
+    `stop` is the stop string that ended the text, empty if there was none or the engine does not report it. `model` is
     "name@version" of the model.
     """
 
@@ -138,7 +137,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Parameters of a search, which every method that searches has."""
+    """The parameters of a search, shared by all methods that search."""
 
     top_k: int = number(3, 1, 100, "passages that a search returns")
     index: str = option("", "index to search; empty: the default one")
@@ -150,7 +149,7 @@ class Retrieval:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The guard's word: the passages that no model may read, its reasons by id, and why it refuses, if it does."""
+    """The guard's verdict: its reasons by id for passages that no model may read, and why it refuses, if it does."""
 
     dropped: Mapping[str, str] = field(default_factory=dict)
     refused: str = ""
@@ -167,7 +166,7 @@ class IndexVersion:
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """An index that a retriever serves. `version` is a hash of its content, empty if nothing may keep its answers.
+    """An index that a retriever serves. `version` is a hash of its content, empty if its answers may not be cached.
 
     `modes` never contains AUTO; a server, which ranks by itself, has none. `encoder` is empty if the index has no
     vectors, `reranker` if the retriever has none. `keys` are those of its passages' metadata. A `writable` index takes
@@ -203,11 +202,11 @@ class IndexInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """Tells what a model was taught, and so how to ask it.
+    """Describes what a model was taught, and so how to ask it.
 
-    `method` is empty for a model that was taught none, such as a reading adapter. `parameters` are the method's,
-    `prompt_version` is the hash of its prompt, `base_model` the hash of the base model's weights. `data` names what it
-    was trained on, and `figures` what was measured of it.
+    `method` is empty for a model that was taught no method, such as a reading adapter. `parameters` are the method's,
+    `prompt_version` is the hash of its prompt, `base_model` the hash of the base model's weights. `data` names its
+    training data, and `figures` holds its measured results.
     """
 
     method: str = ""
@@ -314,9 +313,9 @@ class Timings:
 class Trajectory:
     """The record of a finished episode. `answer` is None if none was asked for; `finish_reason` is the answer's.
 
-    `models` wrote something, and `indexes` were searched, each as "name@version".
-    `truncated`: a model was shown less of the passages than asked, since its context has no room for more.
-    `dropped` are passages that the guard kept from the models: its reasons by id.
+    `models` wrote something, and `indexes` were searched, each as "name@version". `truncated`: a model was shown less
+    of the passages than requested, because its context has no room for more. `dropped` has the guard's reasons by id
+    for the passages that it withheld from the models.
     """
 
     method: str

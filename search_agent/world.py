@@ -97,9 +97,9 @@ class Whole:
 
 
 class Guard(Protocol):
-    """Keeps passages that try to take a question over from the models, and may refuse to answer.
+    """Withholds passages that try to hijack a question from the models, and may refuse answers.
 
-    With `reads_answers` it is asked about each answer too, which is told only after that.
+    With `reads_answers` it also checks each answer before the answer is sent.
     """
 
     @property

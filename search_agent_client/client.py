@@ -76,8 +76,9 @@ class Client(Api):
     def __init__(self, url: str = LOCAL, api_key: str = "", timeout_s: float | None = 300, **options: Any) -> None:
         """`url` may have a path, for a gateway behind a proxy. `options` are httpx.Client's.
 
-        `timeout_s` bounds the wait for an answer, and for the next event of one that is streamed; training runs and
-        promotions, which may be silent for long, have no bound. Raises GatewayError for a key that cannot be sent.
+        `timeout_s` limits the wait for an answer, or for the next event of a stream. It does not apply to the streams
+        of training runs and promotions, which may be silent for long. Raises GatewayError for a key that cannot be
+        sent.
         """
         self._connection = _Connection(httpx.Client, url, api_key, timeout_s, options)
 

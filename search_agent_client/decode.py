@@ -1,4 +1,4 @@
-"""From JSON to dataclasses, checked by their types."""
+"""Turns JSON into dataclasses, checked against their types."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def decode(kind: type[T], value: Any, at: str = "the answer") -> T:
     """Returns `value`, as `json.loads` gives it, as a `kind`. Raises Mismatch.
 
     Knows dataclasses, tuples of one type, mappings from text, enumerations of text, unions with None, and plain values.
-    Fields that a dataclass lacks are ignored, so that a newer gateway may tell more.
+    Fields that a dataclass lacks are ignored, so that a newer gateway may send more.
     """
     found: T = _decode(kind, value, at)
     return found

@@ -1,4 +1,4 @@
-"""Errors of the client. Each tells the backend that failed, and how."""
+"""Errors of the client. Each names the backend that failed and the kind of failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Unreachable(GatewayError):
 
 
 class UnexpectedAnswer(GatewayError):
-    """The answer is not one of our gateway's, or broke off."""
+    """The answer is not from one of our gateways, or was cut off."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, Failure.BROKEN)
@@ -52,7 +52,7 @@ class GatewayProblem(GatewayError):
     """
 
     def __init__(self, status: int, body: Mapping[str, Any], retry_after_s: float | None = None) -> None:
-        """`body` is what the gateway said, as far as it can be read."""
+        """`body` is the gateway's problem, as far as it can be read."""
         detail, title = body.get("detail"), body.get("title")
         super().__init__(
             str(detail or title or f"status {status}"),

@@ -116,7 +116,7 @@ def create_index(
     source: str | None = None,
     licence: str | None = None,
 ) -> Request[Index]:
-    """Makes an index without passages. An empty `encoder` is none; without the argument it is the default index's."""
+    """Makes an index without passages. An empty `encoder` means none; left out, it is the default index's."""
     body = {"name": name, "encoder": encoder, "kind": kind, "bm25": bm25, "source": source, "licence": licence}
     return Request(Sent("POST", "/v1/indexes", body), Index)
 
@@ -129,16 +129,16 @@ def delete_index(name: str) -> Request[Deleted]:
 def change_passages(
     name: str, edits: Iterable[Edit | Mapping[str, Any]], wait_s: float | None = None
 ) -> Request[Change]:
-    """Adds, replaces and removes passages by id: all of them, or none where one is wrong.
+    """Adds, replaces and removes passages by id: all of them, or none if one is wrong.
 
-    `edits` are values of Passage and Removal, or objects as in a corpus. They are sent while they are made. `wait_s` is
-    the longest time in seconds to wait for the version that has the change.
+    `edits` are values of Passage and Removal, or objects as in a corpus. They are sent as they are produced. `wait_s`
+    is the longest time in seconds to wait for the version that has the change.
     """
     return Request(_waiting("POST", _of_index(name, "/passages"), wait_s, _blocks(edits)), Change)
 
 
 def index_change(name: str, change_id: int, wait_s: float | None = None) -> Request[Change]:
-    """Returns how far a change is, after waiting up to `wait_s` seconds for its end."""
+    """Returns the progress of a change, after waiting up to `wait_s` seconds for its end."""
     return Request(_waiting("GET", _of_index(name, f"/changes/{change_id}"), wait_s), Change)
 
 
@@ -229,8 +229,8 @@ def watch_run(run_id: str) -> Stream[Run | TrainingStep]:
 def promote(run_id: str, checkpoint: int | None = None, searcher: str = "") -> Stream[GateProgress | Promotion]:
     """Puts a checkpoint in the searcher's place if it passes the gate; yields progress, then the Promotion.
 
-    Without `checkpoint` it is the newest, without `searcher` the one that the run's method asks. Leaving early stops
-    the gate, and the next call continues it.
+    `checkpoint` defaults to the newest, `searcher` to the one of the run's method. Leaving early stops the gate, and
+    the next call continues it.
     """
     return Stream(
         Sent("POST", _of_run(run_id, "/promote"), {"checkpoint": checkpoint, "searcher": searcher, "stream": True}),
@@ -263,7 +263,7 @@ def create_key(
 
 
 def revoke_key(key_id: str) -> Request[Revoked]:
-    """Refuses an API key from now on."""
+    """Revokes an API key at once."""
     return Request(Sent("DELETE", f"/v1/keys/{quote(key_id, safe='')}"), Revoked)
 
 

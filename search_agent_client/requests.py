@@ -18,7 +18,7 @@ T = TypeVar("T")
 class Sent:
     """`path` is below the gateway's address. A body of None sends none; values of None are left out of it.
 
-    `blocks` are a body of JSON lines instead, which is sent while they are made. The answer may come `patience_s`
+    `blocks` are a body of JSON lines instead, which are sent as they are produced. The answer may come `patience_s`
     seconds later than others.
     """
 
@@ -107,7 +107,7 @@ def check(sent: Sent, status: int, headers: Mapping[str, str], content: bytes) -
 
 
 def _problem(content: bytes) -> Mapping[str, Any]:
-    """Returns a problem's body; of another server's page, the beginning."""
+    """Returns the body of a problem, or the beginning of another server's page."""
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):

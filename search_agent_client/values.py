@@ -44,9 +44,10 @@ class Found:
 class SearchResult:
     """The passages that a method kept for a question.
 
-    `id` is the request's, which the gateway's log has too. `timings_ms` are milliseconds. `models` are those that wrote
-    something, and `indexes` those that were searched, as "name@version". `truncated` tells that a model read less of
-    the passages than asked. `dropped` are passages that the guard kept from the models: its reasons by id.
+    `id` is the request's, which the gateway's log has too. `timings_ms` are milliseconds. `models` lists the models
+    that wrote something, and `indexes` the indexes that were searched, as "name@version". `truncated` says that a model
+    read less of the passages than requested. `dropped` has the guard's reasons by id for the passages that it withheld
+    from the models.
     """
 
     id: str
@@ -67,8 +68,8 @@ class SearchResult:
 class Answer(SearchResult):
     """`citations` are the ids of the documents that contain the answer word for word.
 
-    `finish_reason` is length where the answer's tokens ended before the answer did. `cache_key` is the key of this
-    result in the naive-RAG cache, empty if it is not there.
+    `finish_reason` is `length` if the token limit cut the answer off. `cache_key` is the key of this result in the
+    naive-RAG cache, empty if it is not there.
     """
 
     answer: str

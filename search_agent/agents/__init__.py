@@ -20,8 +20,8 @@ _NOT_TAUGHT = ("index", "filter", "constrained", "free_first", "temperature")
 class Agent:
     """A method: its parameters, its search, and the prompt of its answer.
 
-    `opens_with_question`: the first search is made with the question, before the searcher is asked. `selects`: the
-    searcher chooses among the passages that it is shown, where other methods keep them all.
+    `opens_with_question`: the first search uses the question itself, before the searcher is asked. `selects`: the
+    searcher chooses among the passages that it is shown; other methods keep all of them.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Agent:
         max_documents: int | None = None,
         tell: Callable[[Event], None] = lambda event: None,
     ) -> Trajectory:
-        """Searches for the question and, if `answer` says how, lets it be answered.
+        """Searches for the question and, if `answer` is given, has the generator answer it.
 
-        `max_documents` is the passage budget of the answer. `tell` hears each event as it happens. Raises
+        `max_documents` is the passage budget of the answer. `tell` is called with each event as it happens. Raises
         BoundaryError.
         """
         episode = Episode(self.name, question, world, max_documents, tell)

@@ -15,6 +15,6 @@ class CotParams:
 
 
 async def search(episode: Episode, params: CotParams) -> StopReason:
-    """Leaves the generator room to reason; the answer is what its answer line says."""
+    """Leaves the generator room to reason; its answer line is the answer."""
     episode.reasoning_tokens = params.reasoning_tokens
     return StopReason.COMPLETE

@@ -71,10 +71,10 @@ def turns(default: int, help: str) -> Any:
 async def look_up(
     episode: Episode, params: DialogueParams, query: str, error: str, example: str
 ) -> Callable[[int], str]:
-    """Ends a turn of a method that keeps all it finds.
+    """Ends a turn of a method that keeps everything it finds.
 
-    Returns what the environment says to it, for `Episode.show`: the block that the query found, or without a query a
-    nudge that shows `example`.
+    Returns the environment's reply, for `Episode.show`: the block that the query found, or without a query a nudge that
+    shows `example`.
     """
     block = await episode.retrieve(query, params) if query else ()
     episode.record(Turn(query, block, block, error))

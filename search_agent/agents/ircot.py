@@ -22,7 +22,7 @@ class IrcotParams(DialogueParams):
 class Move:
     """The next sentence of the reasoning, and whether the documents so far are enough.
 
-    `error` says what was malformed. A move without a sentence that does not end the search is invalid.
+    `error` says what was malformed. A move that has no sentence and does not end the search is invalid.
     """
 
     sentence: str = ""

@@ -69,8 +69,8 @@ def parse_move(text: str) -> Move:
 async def search(episode: Episode, params: SearchR1Params) -> StopReason:
     """Searches until the policy answers, and keeps every passage found.
 
-    A searcher that answers itself gets one more turn after its last search, in which it cannot search. If it still has
-    no answer, its answer is the empty text, and the stop reason tells.
+    A searcher that answers itself gets one more turn after its last search, in which it cannot search. If it still does
+    not answer, its answer is the empty string, and the stop reason says so.
     """
     answers = params.answerer == "searcher"
     if answers:

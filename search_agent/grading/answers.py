@@ -16,8 +16,8 @@ from search_agent.types import Question
 class Scoring(StrEnum):
     """The rules by which two texts are the same answer. The name is recorded with every score.
 
-    Both give texts in ASCII the same scores, but for gold answers that are only articles and punctuation, such as the
-    blood type "A": those match nothing by SQuAD's rules, and by UNICODE an answer that says just that.
+    Both give ASCII texts the same scores, except for gold answers that are only articles and punctuation, such as the
+    blood type "A": these match nothing under SQuAD's rules, and under UNICODE an answer that says exactly that.
     """
 
     UNICODE = "unicode-1"
@@ -65,22 +65,22 @@ def normalise(text: str, scoring: Scoring = Scoring.UNICODE) -> str:
 
 
 def exact_match(answer: str, golds: Iterable[str], scoring: Scoring = Scoring.UNICODE) -> float:
-    """1.0 if the whole answer equals a gold answer after normalising."""
+    """Returns 1.0 if the whole answer equals a gold answer after normalising, else 0.0."""
     return _best(answer, golds, scoring, lambda ours, gold: float(ours == gold))
 
 
 def span_match(answer: str, golds: Iterable[str], scoring: Scoring = Scoring.UNICODE) -> float:
-    """1.0 if a gold answer appears in the answer as a run of whole tokens: GenAcc without a judge."""
+    """Returns 1.0 if a gold answer appears in the answer as a run of whole tokens, else 0.0: GenAcc without a judge."""
     return _best(answer, golds, scoring, lambda ours, gold: float(f" {gold} " in f" {ours} "))
 
 
 def f1(answer: str, golds: Iterable[str], scoring: Scoring = Scoring.UNICODE) -> float:
-    """The best token-overlap F1 against any gold answer, 0.0 to 1.0."""
+    """Returns the best token-overlap F1 against any gold answer, 0.0 to 1.0."""
     return _best(answer, golds, scoring, _token_f1)
 
 
 def matches(question: Question, answer: str, scoring: Scoring = Scoring.UNICODE) -> float:
-    """GenAcc without a judge: 1.0 if a gold answer stands in the answer, or the right option is chosen."""
+    """GenAcc without a judge: 1.0 if the answer contains a gold answer or chooses the right option."""
     if question.options:
         return float(chosen(answer, question.options, scoring) == question.choice)
     return span_match(answer, question.golds, scoring)
@@ -110,7 +110,7 @@ def _best(answer: str, golds: Iterable[str], scoring: Scoring, score: Callable[[
 
 
 def _same(answer: str, gold: str, scoring: Scoring) -> bool:
-    """Returns whether an answer equals a gold answer of which normalising leaves nothing."""
+    """Returns whether an answer equals a gold answer that normalising makes empty."""
     if scoring is Scoring.SQUAD or not gold.strip():
         return False
     if tokens := _tokens(gold):  # articles
@@ -128,12 +128,14 @@ def _token_f1(ours: str, gold: str) -> float:
 
 
 def _folded(text: str) -> str:
-    """Without differences of case and of compatible forms, as full-width letters and composed accents."""
+    """Returns the text without differences of case and of compatible forms, such as full-width letters and composed
+    accents.
+    """
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def _tokens(text: str) -> list[str]:
-    """The words of a text without punctuation, articles among them."""
+    """Returns the words of a text without punctuation, including articles."""
     if text.isascii():
         return text.lower().translate(_PUNCTUATION).split()
     pieces: list[str] = []

@@ -9,7 +9,7 @@ GoldPassages = Sequence[Sequence[str]]
 
 
 def gold_ranks(needed: GoldPassages, ids: Sequence[str]) -> tuple[int, ...]:
-    """Returns the rank, from 1, at which each needed passage first stands among `ids`, 0 where it does not."""
+    """Returns the rank, from 1, at which each needed passage first occurs in `ids`, 0 if it does not."""
     places = {id: rank for rank, id in reversed(list(enumerate(ids, 1)))}
     return tuple(min((places[id] for id in passage if id in places), default=0) for passage in needed)
 

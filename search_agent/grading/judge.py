@@ -33,7 +33,10 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """The grade of an answer. `span` is GenAcc without a judge; `judged` is the verdict, None if nobody was asked."""
+    """The grade of an answer.
+
+    `span` is GenAcc without a judge; `judged` is the verdict, None if the judge was not asked.
+    """
 
     span: float
     judged: bool | None = None
@@ -58,7 +61,7 @@ def judge_prompt(question: Question, answer: str) -> str:
 
 
 def passages_prompt(question: Question, passages: Sequence[Passage], answer: str) -> str:
-    """Returns the judge's prompt about an answer where passages, and not gold answers, are known."""
+    """Returns the judge's prompt about an answer for which passages, but no gold answers, are known."""
     return prompts.render(
         "judge_passages",
         documents=render_documents(passages, _EVIDENCE_CHARS),

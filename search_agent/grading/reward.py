@@ -15,14 +15,17 @@ def gain_beyond_rag(ours: float, rag: float) -> float:
 
 
 def gain_plus_accuracy(ours: float, rag: float) -> float:
-    """Returns the gain plus GenAcc itself, -1.0 to 2.0, on which the published code of s3 trains."""
+    """Returns the gain plus GenAcc itself, -1.0 to 2.0, the reward of s3's published code."""
     return gain_beyond_rag(ours, rag) + ours
 
 
 @dataclass(frozen=True, slots=True)
 class Penalties:
-    """The costs taken off the reward: for each way to look good without searching well, and for each malformed turn,
-    each repeated or wasted search and each passage kept."""
+    """The costs subtracted from the reward:
+
+    for each way to score well without searching well, and for each malformed turn, each repeated or wasted search and
+    each passage kept.
+    """
 
     everything: float = 0.0
     copied: float = 0.0
@@ -82,7 +85,7 @@ class Conduct:
         )
 
     def cost(self, penalties: Penalties) -> float:
-        """Returns what the conduct takes off the reward."""
+        """Returns the cost of the conduct, to be subtracted from the reward."""
         return (
             penalties.everything * self.everything
             + penalties.copied * self.copied

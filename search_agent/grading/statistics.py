@@ -32,8 +32,8 @@ def bootstrap(values: Sequence[float], seed: int, resamples: int = RESAMPLES) ->
 class Comparison:
     """A method compared with a baseline on the `count` questions that both answered.
 
-    `difference` is that of GenAcc. `wins` counts the questions that only the method got right, `losses` those that only
-    the baseline did; `p` is the exact two-sided sign test over them (McNemar).
+    `difference` is the difference of GenAcc. `wins` counts the questions that only the method got right, `losses` those
+    that only the baseline did; `p` is the exact two-sided sign test over them (McNemar).
     """
 
     count: int
