@@ -147,7 +147,8 @@ def _named(message: Schema) -> str:
     schema = message.get("content", {}).get("application/json", {}).get("schema", {})
     name = schema.get("$ref", "").rpartition("/")[2]
     if not name and schema.get("type") == "array":
-        name = f"list of {schema['items'].get('$ref', '').rpartition('/')[2]}"
+        items = schema["items"]
+        name = f"list of {items.get('$ref', '').rpartition('/')[2] or items.get('title')}"
     return name
 
 

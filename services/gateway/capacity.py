@@ -163,14 +163,14 @@ class Capacity:
         raise TooBusy(f"{under_way} requests are under way; there should be room in {wait_s:.2g} s", wait_s)
 
     def _at_once(self, kind: _Kind, left_s: float = math.inf) -> int:
-        """Returns how many requests may be under way, one of the kind among them."""
+        """Returns how many requests may be in progress, including one of the kind."""
         mean_s = max(self._slowdown * self._pace.alone(kind), _PROMPT_S)
         at_once = min(self._most, self._pace.at_once(kind, mean_s, left_s))
         metrics.ADMISSION_AT_ONCE.labels(kind[0]).set(at_once)
         return 1 if self._clears else at_once
 
     def _clear_spare(self, room: int) -> None:
-        """Ends work to spare that does not leave a place free out of `room`."""
+        """Ends spare work that does not leave a place free out of `room`."""
         self._count()
         for work in [work for work in self._under_way if work.give_up]:
             if len(self._under_way) >= room and work.give_up:

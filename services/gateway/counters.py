@@ -47,7 +47,7 @@ return {1, age}
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The state of a window of time. `spent` is false if it was full already."""
+    """The state of a time window. `spent` is false if it was already full."""
 
     spent: bool
     used: int
@@ -58,7 +58,10 @@ class Counters(Protocol):
     """Counts under names. Every method may raise KeysError."""
 
     async def spend(self, name: str, amount: int, limit: int, length_s: float) -> Window:
-        """Adds to a window that opens with its first use, unless it is full. A limit of 0 is never full."""
+        """Adds to a window, which opens with its first use, unless the window is full.
+
+        With a limit of 0 it is never full.
+        """
         ...
 
     async def hold(self, name: str, lease: str, limit: int, longest_s: float) -> tuple[bool, float]:
@@ -136,9 +139,9 @@ class RedisCounters:
 
 
 class SpareCounters:
-    """Counts in Redis, and in memory while Redis does not answer: then each gateway counts for itself.
+    """Counts in Redis, or in memory while Redis does not answer, when each gateway counts for itself.
 
-    The failure is logged once, until Redis answers again.
+    The failure is logged once per outage.
     """
 
     def __init__(self, shared: Counters) -> None:

@@ -30,7 +30,7 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Unknown(Refused):
-    """The request brings no key that is known."""
+    """The request has no known key."""
 
     status = HTTPStatus.UNAUTHORIZED
     headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
@@ -43,7 +43,7 @@ class WrongHost(Refused):
 
 
 class ForeignOrigin(Refused):
-    """A page of another site sends the request."""
+    """A page of another site sent the request."""
 
     status = HTTPStatus.FORBIDDEN
 
@@ -69,11 +69,11 @@ class WrongVerb(Refused):
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules that every request must keep. Without `keys` it lets anybody in, but no page of another site.
+    """The rules that every request must follow. Without `keys` anybody is let in, but no page of another site.
 
-    `hosts` are the names that requests may be for, "*.example.org" for all below, beside those that no foreign page can
-    have: addresses, localhost and names without a dot. Without any, a gateway that asks for keys takes every name.
-    `origins` are the sites whose pages may ask, "*" for all.
+    `hosts` are the names that requests may be for, with "*.example.org" for all subdomains, in addition to those that
+    no foreign page can have: addresses, localhost and names without a dot. Without any, a gateway that requires keys
+    accepts every name. `origins` are the sites whose pages may call the gateway, "*" for all.
     """
 
     keys: KeyStore | None = None
@@ -87,7 +87,7 @@ class Rules:
 
 
 class Door:
-    """Lets requests in that keep the rules, tells callers their limits, and turns a crash into a problem."""
+    """Lets in the requests that follow the rules, tells callers their limits, and turns a crash into a problem."""
 
     def __init__(self, app: Any, rules: Rules) -> None:
         self._app, self._rules = app, rules
@@ -165,7 +165,7 @@ class Door:
             raise WrongHost("the gateway does not answer under this name (GATEWAY_HOSTS)")
 
     def _check_origin(self, headers: Headers) -> None:
-        """Refuses what a browser sends for a page of another site, unless CORS allows that site."""
+        """Refuses requests that a browser sends for a page of another site, unless CORS allows that site."""
         origin, site = headers.get("origin", ""), headers.get("sec-fetch-site", "")
         if not origin or "*" in self._rules.origins or origin in self._rules.origins:
             return
@@ -214,7 +214,7 @@ class Door:
 
 
 def _asked_time(headers: Headers) -> float:
-    """Returns the seconds that the caller will wait, infinity if the request does not say."""
+    """Returns the seconds that the caller will wait, or infinity if the request does not say."""
     sent = headers.get(TIMEOUT_HEADER, "")
     if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", sent or "1", re.ASCII):
         raise BadTimeout("must be a number of seconds")

@@ -1,4 +1,4 @@
-"""Work that several callers want at the same time, and that is done once."""
+"""Work that several callers want at the same time and that is done only once."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _GRACE_S = 0.25  # the error of the work itself, which names the backend, comes 
 
 
 class _Flight(Generic[T]):
-    """Events as they come, kept for callers who join later.
+    """Collects events as they arrive, for callers who join later.
 
-    The work runs in the context of the first caller, except that it has the time of the last.
+    The work runs in the context of the first caller, but with the deadline of the last.
     """
 
     def __init__(self, work: Work[T], ended: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ class _Flight(Generic[T]):
                 raise TooLittleTime("the time for the whole request is over") from None
 
     def lacked_time(self, error: Exception) -> bool:
-        """Returns whether the work failed for want of time that the request being served has and the first one had not.
+        """Returns whether the work failed for lack of time that the current request has and the first one did not have.
 
         A call under way keeps the deadline with which it began.
         """
@@ -92,7 +92,7 @@ class _Flight(Generic[T]):
 
 
 class Flights(Generic[T]):
-    """Work under way by its key, which holds everything that the work's events depend on."""
+    """The work in progress, by a key that contains everything that the work's events depend on."""
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight[T]] = {}

@@ -17,7 +17,7 @@ from services.gateway.player import Retrieving
 
 
 class GuardedRetriever:
-    """Shows a caller their indexes only. The default one, if it is not theirs, is the first that is.
+    """Shows callers only their own indexes. If the default one is not theirs, their first one is.
 
     Raises Forbidden for another index.
     """
@@ -74,7 +74,7 @@ class GuardedRetriever:
 
 
 class AdmittedRetriever(GuardedRetriever):
-    """Takes on what callers ask of the retriever themselves only if it should end in time. Raises TooBusy too."""
+    """Admits direct requests to the retriever only if they should finish in time. Also raises TooBusy."""
 
     def __init__(self, retriever: Retrieving, capacity: Capacity) -> None:
         super().__init__(retriever)

@@ -1,4 +1,4 @@
-"""Guards, which judge passages before a model reads them: rules of our own, or a service over HTTP."""
+"""Guards, which judge passages before a model reads them: built-in rules, or a service over HTTP."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def reason_against(passage: Passage) -> str:
 
 
 class RuleGuard:
-    """Drops passages that hold control tokens, parts of our prompts, or words that speak to a model."""
+    """Drops passages that contain control tokens, parts of our prompts, or instructions to a model."""
 
     reads_answers = False
 

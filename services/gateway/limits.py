@@ -36,7 +36,7 @@ class TooMany(Refused):
 
 
 class Meter:
-    """Holds callers to their limits; `defaults` stand in for those that a key leaves open.
+    """Holds callers to their limits; `defaults` are used where a key sets none.
 
     A question whose gateway dies is counted for `longest_s` seconds.
     """
@@ -44,13 +44,13 @@ class Meter:
     def __init__(
         self, counters: Counters | None = None, defaults: Limits | None = None, longest_s: float = _DAY_S
     ) -> None:
-        """Without arguments it counts in memory and limits nobody but those whose keys say so."""
+        """Without arguments, it counts in memory and only enforces the limits that keys set."""
         self._counters, self._defaults = counters or MemoryCounters(), defaults or Limits()
         self._longest_s = longest_s
         self._mean_s = 1.0  # of the time of a question by a caller whose questions at once are limited
 
     async def request(self, caller: Caller) -> tuple[dict[str, str], TooMany | None]:
-        """Counts a request. Returns the headers of its response, and what refuses it if it is one too many."""
+        """Counts a request. Returns the headers of its response, and the refusal if it is one too many."""
         limits = self._of(caller)
         told, refused = _Told(), None
         if most := limits.requests_per_minute:
@@ -105,7 +105,7 @@ class Meter:
 
 @lru_cache(_CALLERS)
 def _over(limits: Limits, defaults: Limits) -> Limits:
-    """Returns the limits, and the defaults where they leave one open."""
+    """Returns the limits, with defaults where none are set."""
     own = ((each.name, getattr(limits, each.name)) for each in fields(Limits))
     return Limits(**{name: getattr(defaults, name) if value is None else value for name, value in own})
 

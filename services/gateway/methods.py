@@ -35,7 +35,7 @@ class Methods:
         self._configurations: dict[str, Configuration] = {}
 
     def add(self, name: str, configuration: Configuration) -> None:
-        """Lets agents be asked for by another name. Raises BadParameter."""
+        """Adds another name for a method with parameters. Raises BadParameter."""
         if name in AGENTS:
             raise BadParameter(name, "is a method; a configuration needs another name")
         if configuration.method not in AGENTS:
@@ -69,7 +69,7 @@ class Methods:
         return self._overridden(agent)
 
     async def all(self) -> dict[str, Agent]:
-        """Returns the agent of every name. While its searcher does not answer, what it was taught is left out."""
+        """Returns the agent of every name. If its searcher does not answer, the agent has the method's own defaults."""
         return {name: await self._or_untaught(name) for name in self.names}
 
     async def _or_untaught(self, name: str) -> Agent:

@@ -23,7 +23,7 @@ def count_failure(error: BoundaryError) -> None:
 
 
 def count_question(trajectory: Trajectory) -> None:
-    """Counts and logs a question that ended, with its times and what it cost."""
+    """Counts and logs a finished question, with its times and its cost."""
     method, timings = trajectory.method, trajectory.timings
     metrics.AGENT_QUESTIONS.labels(method, trajectory.stop_reason).inc()
     for stage in ("total", "retrieve", "search", "generate"):

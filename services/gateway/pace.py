@@ -1,4 +1,4 @@
-"""Learns how long requests take: by kind alone, and how much longer for each other request under way."""
+"""Learns how long requests take: each kind alone, and how much longer for each other request in progress."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class _Kind:
 class Pace:
     """Expects a request to take its kind's time alone, times 1 + share × others.
 
-    `share` is one figure for all kinds. 0: requests under way do not slow each other down. 1: the machine does them as
-    if one after the other.
+    `share` is one number for all kinds: with 0, concurrent requests do not slow each other down; with 1, the machine
+    handles them as if one after the other.
     """
 
     def __init__(self, first_s: float, first_at_once: int) -> None:
-        """A kind that has not been timed is taken to need `first_s` alone.
+        """A kind that has not been timed is assumed to take `first_s` alone.
 
-        `first_at_once` requests may be under way until some have been timed.
+        Until some have been timed, `first_at_once` requests may be in progress.
         """
         self._first_s, self._first_at_once = first_s, first_at_once
         self._kinds: dict[Hashable, _Kind] = {}
@@ -46,7 +46,7 @@ class Pace:
         self._most_timed = 0.0  # requests that were under way together, among those that were timed lately
 
     def observe(self, kind: Hashable, seconds: float, others: float, now: float) -> None:
-        """Learns from a request that took `seconds` beside `others` requests in the mean."""
+        """Learns from a request that took `seconds` beside `others` requests on average."""
         slowdown = 1 + self._share * others
         known = self._kinds.setdefault(kind, _Kind(seconds / slowdown))
         if others < ALONE and not known.ran_alone:
@@ -65,7 +65,7 @@ class Pace:
         return kind in self._kinds
 
     def expected(self, kind: Hashable, others: float) -> float:
-        """Returns the seconds that a request beside `others` should take in the mean."""
+        """Returns the seconds that a request beside `others` should take on average."""
         return self.alone(kind) * (1 + self._share * others)
 
     def alone(self, kind: Hashable) -> float:
@@ -78,7 +78,7 @@ class Pace:
         return known.alone_s * min(known.ratios) if known else 0.0
 
     def timed_at(self, kind: Hashable) -> float:
-        """Returns when a request of the kind was timed last."""
+        """Returns when a request of the kind was last timed."""
         return known.timed_at if (known := self._kinds.get(kind)) else -math.inf
 
     def at_once(self, kind: Hashable, mean_s: float, left_s: float) -> int:

@@ -1,4 +1,4 @@
-"""Plays one question through one method, for every route that takes questions."""
+"""Answers one question with one method, for every route that takes questions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Retrieving(Retriever, Embedder, IndexEditor, Protocol):
 class Backends:
     """Everything that the gateway calls. `cache` is None if no Redis is configured.
 
-    `searchers` and `generators` hold those of methods that have their own, by method.
+    `searchers` and `generators` have the models of methods that do not use the common ones, by method.
     """
 
     retriever: Retrieving
@@ -80,8 +80,8 @@ class Player:
     ) -> Finished:
         """Tells each turn, then Found, then the pieces of the answer if one is asked for.
 
-        Without `tell`, the generator's text comes in one piece. `max_tokens` makes the longest answer shorter. What the
-        cache does not hold is played within `admit`. Raises BoundaryError, and what `admit` raises.
+        Without `tell`, the generator's text comes in one piece. `max_tokens` makes the longest answer shorter. A
+        question that is not in the cache is played within `admit`. Raises BoundaryError, and what `admit` raises.
         """
         longest = self._answer.max_tokens
         sampling = replace(self._answer, max_tokens=min(max_tokens or longest, longest))
@@ -111,7 +111,7 @@ class Player:
         return tuple((index.name, index.version) for index in await self._backends.retriever.indexes())
 
     async def _passes(self, stored: Trajectory) -> bool:
-        """Returns whether the guard has nothing against a stored result, which it may never have seen."""
+        """Returns whether the guard accepts a stored result, which it may never have seen."""
         guard = self._backends.guard
         if not guard:
             return True

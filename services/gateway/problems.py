@@ -64,7 +64,7 @@ _PROBLEM = {
 
 
 def documented(media: str, schema: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """Returns what OpenAPI says of a route's errors, whose statuses docs/rest.md lists."""
+    """Returns OpenAPI's description of a route's errors, whose statuses docs/rest.md lists."""
     content = {media: {"schema": schema}}
     return {
         "4XX": {"description": "The request is refused.", "content": content},
@@ -81,7 +81,10 @@ _CRASH = "the gateway failed; its log has the details"
 
 @dataclass(frozen=True)
 class Problem:
-    """An error as every protocol tells it. `errors` are the request's fields at fault, `more` extension members."""
+    """An error, as every protocol reports it.
+
+    `errors` are the wrong fields of the request, `more` are extension members.
+    """
 
     status: int
     detail: str
@@ -114,7 +117,7 @@ def _encodable(text: str) -> str:
 
 
 class Refused(Exception):
-    """The gateway refuses the request by itself; a subclass sets the status, and `headers` where it needs some."""
+    """The gateway itself refuses the request; a subclass sets the status and, if needed, `headers`."""
 
     status: HTTPStatus
     headers: Mapping[str, str] = {}
@@ -137,7 +140,7 @@ class BadField(Refused):
 
 
 class TooBusy(Refused):
-    """The gateway is working on as much as it may. There should be room again in `wait_s` seconds."""
+    """The gateway is working on as much as it can. There should be room again in `wait_s` seconds."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
@@ -152,7 +155,7 @@ class TooBusy(Refused):
 
 
 class TooLittleTime(Refused):
-    """The request could not be answered in the time that it has, however little else there is to do."""
+    """The request could not be answered in the time that it has, even if there were nothing else to do."""
 
     status = HTTPStatus.GATEWAY_TIMEOUT
 
@@ -229,7 +232,9 @@ def _field(location: tuple[int | str, ...]) -> str:
 
 
 def _is_type(part: int | str) -> bool:
-    """Tells whether a part of a location is no field: the member of a union that was tried, or the key of a mapping."""
+    """Returns whether a part of a location is not a field but the member of a union that was tried, or the key of a
+    mapping.
+    """
     return part in ("str", "constrained-str", "[key]") or str(part).startswith("list[")
 
 
@@ -239,7 +244,7 @@ def as_problem(problem: Problem) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Turns the errors of routes into problems, in the shape that the route's `told_as` gives it."""
+    """Turns the errors of routes into problems, in the shape that the route's `told_as` gives them."""
 
     async def tell(request: Request, error: Exception) -> Response:
         if isinstance(error, CallerLeft):

@@ -23,7 +23,7 @@ _TEXT, _TOKEN = "Hello", Sampling(max_tokens=1)
 
 
 class Probe:
-    """Has a backend do real work when it is asked to, and not again for ten seconds after a success."""
+    """Has a backend do real work, but not again for ten seconds after a success."""
 
     def __init__(self, work: Callable[[], Awaitable[None]], clock: Callable[[], float] = time.monotonic) -> None:
         self._work, self._clock = work, clock
@@ -31,7 +31,7 @@ class Probe:
         self._task: asyncio.Task[None] | None = None
 
     async def check(self, wait_s: float) -> None:
-        """Returns if the backend works, or did lately and is busy. Raises BoundaryError."""
+        """Returns if the backend works, or worked recently and is busy. Raises BoundaryError."""
         if self._clock() - self._worked_at < _FRESH_S:
             return
         if self._task is None or self._task.done():

@@ -78,7 +78,7 @@ class Body(BaseModel):
 class SearchRequest(BaseModel):
     """A question for a method. Parameters that are left out take the method's defaults (GET /v1/methods).
 
-    A parameter may also stand beside `question` instead of in `parameters`; null there means that it is left out.
+    A parameter may also be given beside `question` instead of in `parameters`; null there means that it is left out.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -213,9 +213,9 @@ class TimingsOut(Out):
 class SearchResponse(Out):
     """`id` is the request's id, which the logs have too. `models` are those that wrote something, as "name@version".
 
-    `indexes` are those that were searched, likewise. `truncated` tells that a model read less of the passages than
-    asked, since its context has no room for more. `dropped` are passages that the guard kept from the models: its
-    reasons by id.
+    `indexes` are those that were searched, likewise. `truncated` says that a model read less of the passages than
+    requested, because its context has no room for more. `dropped` has the guard's reasons by id for the passages that
+    it withheld from the models.
     """
 
     id: str
@@ -240,8 +240,8 @@ class SearchResponse(Out):
 class AnswerResponse(SearchResponse):
     """`citations` are the ids of the documents that contain the answer word for word.
 
-    `finish_reason` is length where the answer's tokens ended before the answer did. `cache_key` is the key of this
-    result in the naive-RAG cache, empty if it is not there.
+    `finish_reason` is `length` if the token limit cut the answer off. `cache_key` is the key of this result in the
+    naive-RAG cache, empty if it is not there.
     """
 
     answer: str
@@ -309,7 +309,7 @@ class RetrieveResponse(Out):
 
     @classmethod
     def of(cls, ranked: Rankings) -> Self:
-        """Returns the response that tells the rankings."""
+        """Returns the response with the rankings."""
         return cls.model_validate({"results": [*ranked], "index": ranked.served})
 
 

@@ -17,7 +17,7 @@ _IDLE_S = 75
 
 
 class ImpatientProtocol(HttpToolsProtocol):
-    """Closes a connection on which a request's headers do not come in time, or are too long; uvicorn takes them all."""
+    """Closes a connection if a request's headers are too long or do not arrive in time, which uvicorn does not."""
 
     headers_s = _HEADERS_S
     _late: asyncio.TimerHandle | None = None
@@ -59,9 +59,9 @@ class ImpatientProtocol(HttpToolsProtocol):
 
 
 class DrainingServer(uvicorn.Server):
-    """At the signal to stop, first lets readiness say so, and closes its port when no request is under way any more.
+    """On the signal to stop, first reports it through readiness, and closes its port when no request is in progress.
 
-    The port stays open for `drain_s` at least, and `grace_s` after that at most. A second signal closes it at once.
+    The port stays open for at least `drain_s`, and for at most `grace_s` after that. A second signal closes it at once.
     """
 
     def __init__(self, config: uvicorn.Config, state: Any, drain_s: float, grace_s: float) -> None:

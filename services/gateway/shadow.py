@@ -58,7 +58,7 @@ class Shadow:
         excluded: Collection[str] = (),
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """Nothing of the keys in `excluded`, which are ids, is compared. `draw` returns numbers from 0 up to 1."""
+        """Questions of the keys in `excluded` (ids) are not compared. `draw` returns numbers from 0 up to 1."""
         self._player, self._capacity, self._meter, self._judge = player, capacity, meter, judge
         self._share, self._draw = share, draw
         self._limits = Limits(0, 0, tokens_per_day)
@@ -69,7 +69,7 @@ class Shadow:
                 metrics.SHADOW_QUESTIONS.labels(agent.name, outcome)
 
     def offer(self, agent: Agent, question: Question, max_tokens: int | None, answered: Trajectory) -> None:
-        """Compares an answer in the background if it is drawn, and if its caller does not mind."""
+        """Compares an answer in the background if it is drawn, and if its caller has not opted out."""
         who = caller.current()
         if not _is_comparable(agent) or answered.answer is None or who.is_private or who.id in self._excluded:
             return
@@ -119,7 +119,7 @@ class Shadow:
         return _JUDGED[ours, theirs]
 
     async def _naive_rag(self, agent: Agent, question: Question, max_tokens: int | None, documents: int) -> Trajectory:
-        """Returns naive RAG's answer from so many passages of the same search, which the cache may have."""
+        """Returns naive RAG's answer from that many passages of the same search, from the cache if it is there."""
         how = {each.name: getattr(agent.params, each.name) for each in fields(Retrieval)}
         naive = replace(_NAIVE, params=NaiveRagParams(**how | {"top_k": max(1, documents)}))
         played = await self._player.play(naive, question, None, True, max_tokens)

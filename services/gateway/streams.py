@@ -56,8 +56,8 @@ async def streamed(
 ) -> StreamingResponse:
     """Streams events, each the text that `sse` returns, as they come.
 
-    A comment stands in for each quarter of a minute without an event. A failure before the first event or comment is
-    an ordinary problem with its own status; a later one is the event that `failed` returns, which ends the stream.
+    After every 15 seconds without an event, a comment is sent. A failure before the first event or comment is an
+    ordinary problem with its own status; a later one is the event that `failed` returns, which ends the stream.
     """
     events = with_heartbeats(events)
     first = await unless_caller_leaves(request, anext(events))

@@ -72,7 +72,7 @@ def asked(method: str, question: str) -> tracing.Span:
 
 
 def finished(span: tracing.Span, trajectory: Trajectory, cached: bool) -> None:
-    """Tells in an agent's span how it ended."""
+    """Records in an agent's span how it ended."""
     if not span.records:
         return
     span.set(

@@ -179,7 +179,10 @@ def _judge(settings: GatewaySettings) -> JudgeEndpoint | None:
 
 
 def _keys(settings: GatewaySettings) -> tuple[KeyStore | None, Counters]:
-    """Returns the store of keys and the counters of their use. Refuses to let everybody in by mistake."""
+    """Returns the store of keys and the counters of their use.
+
+    Refuses a configuration that lets everybody in by mistake.
+    """
     where, redis_url = settings.key_store(), settings.redis_url
     is_reached = settings.is_reached_from_elsewhere()
     if not where and is_reached and not settings.open_to_all:

@@ -37,7 +37,7 @@ Wait = Annotated[
 
 
 class BadLine(Refused):
-    """A line of a body is no passage. `field` is at fault, empty where the line is no JSON object."""
+    """A line of a body is not a passage. `field` is at fault, empty if the line is not a JSON object."""
 
     status = HTTPStatus.BAD_REQUEST
 
@@ -51,7 +51,7 @@ class BadLine(Refused):
 
 
 class IndexRequest(Body):
-    """A new index without passages. Fields that are left out are the retriever's choice."""
+    """A new index without passages. The retriever chooses the fields that are left out."""
 
     name: Name = Field(examples=["mine"])
     encoder: Name | None = Field(
@@ -78,11 +78,12 @@ class VersionOut(Out):
 
 
 class ChangeOut(Out):
-    """Edits that were accepted together, and how far they are.
+    """Edits that were accepted together, and their progress.
 
     `upserts` and `removals` count distinct ids. While it is being built, `phase` is read, encode, vectors, words or
-    verify, and `done` of `total` new passages are encoded. `version` has the change, and is empty until it does.
-    `error` tells why the latest build failed. Times are in seconds since 1970, 0 for what has not happened.
+    verify, and `done` of `total` new passages are encoded. `version` is the version with the change, empty until there
+    is one. `error` says why the latest build failed. Times are in seconds since 1970, 0 for events that have not
+    happened.
     """
 
     index: str
@@ -143,7 +144,7 @@ def routes(backends: Backends) -> APIRouter:
         return [*await asyncio.gather(*map(one, indexes))]
 
     async def told(index: IndexInfo) -> tuple[Sequence[Change], str]:
-        """Returns the changes of an index and its fault. One that has a fault does not hide the others."""
+        """Returns the changes of an index and its fault. A faulty index does not hide the others."""
         try:
             return await backends.retriever.changes(index.name) if index.writable else (), index.fault
         except RetrieverError as error:
@@ -185,10 +186,10 @@ def routes(backends: Backends) -> APIRouter:
         },
     )
     async def change(name: str, request: Request, response: Response, wait: Wait = 0) -> ChangeOut:
-        """Adds, replaces and removes passages by id: all of the body, or nothing where one line is wrong.
+        """Adds, replaces and removes passages by id: the whole body, or nothing if one line is wrong.
 
-        The body is JSON lines (`application/x-ndjson`) or a JSON array, and is read as it comes. A version with the
-        change is built while the old one answers; the same body again changes nothing.
+        The body is JSON lines (`application/x-ndjson`) or a JSON array, and is read as it arrives. A version with the
+        change is built while the old one answers; sending the same body again changes nothing.
         """
         accepted = await backends.retriever.change_passages(name, _edits(request))
         response.headers["Location"] = _place(request, name, "changes", str(accepted.id))
@@ -199,7 +200,7 @@ def routes(backends: Backends) -> APIRouter:
 
     @router.get("/{name}/changes/{id}")
     async def get_change(name: str, id: int, request: Request, wait: Wait = 0) -> ChangeOut:
-        """Returns how far a change is."""
+        """Returns the progress of a change."""
         for each in await backends.retriever.changes(name):
             if each.id == id:
                 found = await unless_caller_leaves(request, _awaited(backends.retriever, each, wait))
@@ -222,21 +223,22 @@ def _place(request: Request, *parts: str) -> str:
 def _body() -> dict[str, Any]:
     """Returns OpenAPI's description of a body of passages."""
     passage = {
+        "title": "Passage",
         "type": "object",
         "required": ["id"],
         "properties": {
             "id": {"type": "string"},
             "title": {"type": "string"},
             "text": {"type": "string"},
-            "metadata": {"type": "object", "description": "texts, numbers, truth values and lists of texts by key"},
-            "deleted": {"type": "boolean", "description": "removes the passage; id alone is needed then"},
+            "metadata": {"type": "object", "description": "strings, numbers, booleans and lists of strings by key"},
+            "deleted": {"type": "boolean", "description": "removes the passage; only the id is needed then"},
         },
     }
     return {
         "required": True,
         "content": {
             "application/x-ndjson": {
-                "schema": {"type": "string", "description": "a passage a line"},
+                "schema": {"type": "string", "description": "one passage per line"},
                 "example": _LINES,
             },
             "application/json": {"schema": {"type": "array", "items": passage}},
@@ -245,7 +247,7 @@ def _body() -> dict[str, Any]:
 
 
 async def _edits(request: Request) -> AsyncIterator[Edit]:
-    """Yields the edits of a body while it comes. Raises BadLine, BadField for a body without any, CallerLeft."""
+    """Yields the edits of a body as it arrives. Raises BadLine, BadField for a body without edits, CallerLeft."""
     records, any_yet = Records(_RECORD_BYTES, key="passages"), False
     try:
         async for chunk in request.stream():
@@ -268,7 +270,7 @@ def _edit(line: int, record: bytes) -> Edit:
 
 
 async def _awaited(retriever: Retrieving, change: Change, seconds: float) -> Change:
-    """Returns the change once it is done or has failed, or as it is when the time is over."""
+    """Returns the change once it is done or has failed, or as it is when the time is up."""
     until = time.monotonic() + seconds
     while change.state in _UNDER_WAY and (left := until - time.monotonic()) > 0:
         await asyncio.sleep(min(_LOOK_AGAIN_S, left))

@@ -49,7 +49,7 @@ class KeyOut(Out):
 
 
 class NewKeyOut(KeyOut):
-    """`key` is the key itself, which is shown this once."""
+    """`key` is the key itself, which is shown only once."""
 
     key: str
 
@@ -59,7 +59,7 @@ class RevokedOut(Out):
 
 
 def routes(store: KeyStore | None) -> APIRouter:
-    """Returns the routes; without a store each answers that there are no keys."""
+    """Returns the routes; without a store, each answers that there are no keys."""
     router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
     def kept() -> KeyStore:
@@ -82,15 +82,15 @@ def routes(store: KeyStore | None) -> APIRouter:
 
     @router.get("", response_model=list[KeyOut])
     async def list_keys() -> list[Key]:
-        """Returns the keys that the caller may manage, oldest first, without the keys themselves.
+        """Returns the keys that the caller may manage, oldest first, without their secrets.
 
-        A caller whose key is for certain indexes manages keys for those only.
+        A caller whose key is for certain indexes manages only keys for those.
         """
         return [key for key in await kept().all() if caller.current().may_manage(key.indexes)]
 
     @router.delete("/{id}")
     async def revoke(id: str) -> RevokedOut:
-        """Refuses a key from now on."""
+        """Revokes a key at once."""
         there, who = kept(), caller.current()
         if who.indexes:
             found = await there.get(id)

@@ -75,7 +75,7 @@ def routes(backends: Backends, trainer: GrpcTrainer | None, keys: KeyStore | Non
 
 
 def _named(role: str, common: M, own: Mapping[str, M]) -> Iterator[tuple[str, M]]:
-    """Yields each model once. It is called by its role, and "role:method,…" if only those methods use it."""
+    """Yields each model once. Its name is its role, or "role:method,…" if only those methods use it."""
     methods: dict[M, list[str]] = {common: []}
     for method, model in own.items():
         methods.setdefault(model, []).append(method)

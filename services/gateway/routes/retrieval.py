@@ -24,8 +24,8 @@ def routes(backends: Backends) -> APIRouter:
     async def compatible_retrieve(body: CompatibleRetrieveRequest) -> dict[str, Any]:
         """Speaks the retrieval protocol of s3 and Search-R1, so that their clients work unchanged.
 
-        A result a query, whatever the query. Contents are a line with the title in quotes, and the text, as in the
-        corpora that those projects publish.
+        Every query gets one result. The contents are a line with the title in quotes, and the text, as in the corpora
+        that those projects publish.
         """
         ranked = await backends.retriever.search(body.queries, Retrieval(body.topk or 3, filter=body.filter))
         results: list[list[dict[str, Any]]] = []

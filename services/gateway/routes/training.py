@@ -29,8 +29,11 @@ class StartRequest(Body):
 
 
 class PromoteRequest(Body):
-    """`checkpoint` is its step, the newest if left out. `searcher` is who is replaced: the one that the run's
-    method asks if left out. With `stream`, Server-Sent Events: progress, done, error."""
+    """`checkpoint` is its step, the newest if left out.
+
+    `searcher` is the one to replace, by default that of the run's method. With `stream`, Server-Sent Events: progress,
+    done, error.
+    """
 
     checkpoint: Annotated[StrictInt, Field(ge=1, lt=2**32)] | None = None
     searcher: Name = ""
@@ -89,7 +92,7 @@ class GateOut(Out):
 
 
 class RollbackOut(Out):
-    """`model` serves now, `before` did until now."""
+    """`model` serves now, `before` served until now."""
 
     searcher: str
     model: str
@@ -125,7 +128,7 @@ def routes(trainer: GrpcTrainer | None) -> APIRouter:
 
     @router.post("/runs", status_code=201, response_model=RunOut)
     async def start(body: StartRequest) -> Run:
-        """Starts a training run. A key for certain indexes has to name one of them in `overrides.index`."""
+        """Starts a training run. A key for certain indexes must name one of them in `overrides.index`."""
         who = caller.current()
         if who.indexes:  # the index of a configuration is known to the trainer only
             who.check_index(str(body.overrides.get("index", "")))
@@ -153,14 +156,14 @@ def routes(trainer: GrpcTrainer | None) -> APIRouter:
 
     @router.get("/runs/{id}/events", response_class=StreamingResponse, responses=with_events("run", "step", "error"))
     async def events(id: str, request: Request) -> StreamingResponse:
-        """Streams the events `run` and `step`: all so far, then new ones until the run has ended."""
+        """Streams the events `run` and `step`: all so far, then new ones until the run ends."""
         return await streamed(request, _text(backend().watch(id)))
 
     @router.post("/runs/{id}/promote", response_model=PromotionOut, responses=with_events("progress", "done", "error"))
     async def promote(id: str, body: PromoteRequest, request: Request) -> Any:
         """Puts a checkpoint in the searcher's place if it passes the gate.
 
-        Leaving a stream stops the gate; the next request continues it.
+        Closing the stream stops the gate; the next request continues it.
         """
         answers = backend().promote(id, body.checkpoint or 0, body.searcher)
         return await (streamed(request, _text(answers)) if body.stream else _promotion(answers))

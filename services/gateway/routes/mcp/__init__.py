@@ -71,10 +71,10 @@ def server_of(tools: Tools) -> Server[Any]:
 
 
 class _Spoken(Response):
-    """Lets the protocol's library read the request and answer it.
+    """Lets the protocol's library read and answer the request.
 
-    Without sessions nothing outlives a request, so that any replica may get the next one. Each request has a manager
-    of its own, and whatever a caller who leaves has started ends with it.
+    Without sessions nothing outlives a request, so any replica may get the next one. Each request has its own manager,
+    and whatever the request has started ends with it when the caller leaves.
     """
 
     def __init__(self, server: Server[Any]) -> None:

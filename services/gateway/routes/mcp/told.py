@@ -11,7 +11,7 @@ from services.gateway.schemas import AnswerResponse, DocumentOut, PassageOut, Re
 
 
 class KeptOut(DocumentOut):
-    """A passage that was kept: `turn` searched for `query`, and had it at `rank`, which is 0 for a digest."""
+    """A passage that was kept: `turn` searched for `query` and found it at `rank`, which is 0 for a digest."""
 
     query: str
     rank: int
@@ -30,7 +30,7 @@ class SearchOut(_Kept):
 
 
 class AnswerOut(_Kept, AnswerResponse):
-    """An answer, and the passages that it is from."""
+    """An answer, and the passages it was written from."""
 
 
 def _kept(trajectory: Trajectory) -> list[KeptOut]:
@@ -44,25 +44,25 @@ def _kept(trajectory: Trajectory) -> list[KeptOut]:
 
 
 def turn(done: Turn) -> str:
-    """Tells what a turn did."""
+    """Returns what a turn did, in one line."""
     return f"searched for {done.query!r}: kept {len(done.selected)} of {counted(len(done.retrieved), 'passage')}"
 
 
 def search(found: SearchOut) -> str:
-    """Tells the passages that were kept, and why."""
+    """Returns the passages that were kept, and the queries that found them."""
     head = f"{counted(len(found.documents), 'passage')} kept in {counted(found.usage.searches, 'search', 'es')}."
     return "\n\n".join([head, *_numbered(found.documents)])
 
 
 def answer(answered: AnswerOut) -> str:
-    """Tells the answer, then its sources."""
+    """Returns the answer and its sources."""
     cited = [number for number, each in enumerate(answered.documents, 1) if each.id in answered.citations]
     stands = f"The answer appears in {', '.join(f'[{number}]' for number in cited)}." if cited else ""
     return "\n\n".join(filter(None, [answered.answer, stands, *_numbered(answered.documents)]))
 
 
 def retrieve(queries: Sequence[str], ranked: RetrieveResponse) -> str:
-    """Tells the passages of each query."""
+    """Returns the passages of each query."""
     found = zip(queries, ranked.results, strict=True)
     return "\n\n".join(
         "\n\n".join([f"For {query!r}:", *(_passage(rank, each) for rank, each in enumerate(passages, 1))])

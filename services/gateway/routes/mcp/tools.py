@@ -1,4 +1,4 @@
-"""The tools: what each takes and gives, and how it is used."""
+"""The tools: what each takes and returns, and how it is used."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Kind:
 
 
 class Tools:
-    """Asks as REST does, and tells each turn as progress."""
+    """Asks as REST does, and reports each turn as progress."""
 
     def __init__(self, asker: Asker, backends: Backends) -> None:
         self._asker, self._backends = asker, backends
@@ -82,7 +82,7 @@ class Tools:
         ]
 
     async def call(self, name: str, arguments: Mapping[str, Any], tell: Tell) -> CallToolResult:
-        """Uses a tool. A failure is a result with the problem that REST would tell. Raises MCPError for no tool."""
+        """Calls a tool. A failure is a result with the problem that REST would give. Raises MCPError for no tool."""
         if name not in self._kinds:
             raise MCPError(INVALID_PARAMS, f"no tool is called {name!r}; there are {', '.join(self._kinds)}")
         kind = self._kinds[name]
@@ -157,7 +157,10 @@ def _inlined(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[s
 
 
 def _parameters(agents: Mapping[str, Agent]) -> dict[str, Any]:
-    """Returns the schema of every method's parameters. What the methods do not agree on is told in words, or left."""
+    """Returns the schema of all methods' parameters.
+
+    Where the methods differ, it says so in words or leaves the detail out.
+    """
     having: dict[str, dict[str, Any]] = {}
     for method, agent in agents.items():
         properties: Any = agent.schema()["properties"]

@@ -114,7 +114,7 @@ register_url_convertor("text", _Text())
 
 
 def routes(asker: Asker, citations: Citations) -> APIRouter:
-    """Returns the routes; `citations` is how requests get them that do not say it."""
+    """Returns the routes; `citations` is the default for requests that do not choose."""
     router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute, responses=RESPONSES)
     started = int(time.time())
 

@@ -117,7 +117,7 @@ def _ours(item: Mapping[str, Any]) -> bool:
 
 
 def routes(asker: Asker, citations: Citations) -> APIRouter:
-    """Returns the route; `citations` is how requests get them that do not say it."""
+    """Returns the route; `citations` is the default for requests that do not choose."""
     router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute, responses=RESPONSES)
 
     @router.post("/responses", response_model=None, responses=with_events())
@@ -133,7 +133,7 @@ def routes(asker: Asker, citations: Citations) -> APIRouter:
 
 
 class _Told:
-    """Tells a question's events as those of a response, numbered from 0."""
+    """Turns a question's events into those of a response, numbered from 0."""
 
     def __init__(self, body: ResponsesRequest, citations: Citations) -> None:
         self._body, self._citations = body, citations
@@ -155,7 +155,7 @@ class _Told:
                     yield told
 
     def failed(self, problem: Problem) -> dict[str, Any]:
-        """Returns the event that ends a response which has begun."""
+        """Returns the event that ends a response that has begun."""
         code = "server_error" if problem.status >= 500 else "invalid_prompt"
         error = {"code": code, "message": problem.detail}
         return self._event("response.failed", response=self._response("failed", error=error))

@@ -77,8 +77,8 @@ def known(model: str, methods: Methods) -> str:
 class OpenAIRequest(BaseModel):
     """A request of OpenAI's with fields of ours, which the `openai` package sends as `extra_body`.
 
-    Fields `without_effect` are taken and not read. Fields `refused` must be left out or have one of the values beside
-    them, since leaving them unread would change what the answer means.
+    Fields in `without_effect` are accepted and not read. Fields in `refused` must be left out or have one of the listed
+    values, because ignoring them would change the meaning of the answer.
     """
 
     model_config = ConfigDict(extra="forbid")
