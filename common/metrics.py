@@ -14,7 +14,7 @@ RPC_IN_FLIGHT = Gauge("search_agent_rpc_in_flight", "gRPC calls being served", [
 
 # gRPC clients
 BREAKER = Gauge(
-    "search_agent_breaker", "The breaker of a backend: 0 closed, 1 half open, 2 open: it is not asked", ["backend"]
+    "search_agent_breaker", "A backend's circuit breaker: 0 closed, 1 half open, 2 open (not called)", ["backend"]
 )
 
 # Retriever
@@ -36,12 +36,12 @@ RETRIEVER_INDEX_PASSAGES = Gauge(
 RETRIEVER_BUILDING = Gauge("search_agent_retriever_building", "Indexes whose changes are being built")
 RETRIEVER_BUILD_SECONDS = Histogram(
     "search_agent_retriever_build_seconds",
-    "Time to build the changes that wait into a version, by outcome: built, failed",
+    "Time to build the waiting changes into a version, by outcome: built, failed",
     ["outcome"],
     buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 10800),
 )
 RETRIEVER_ENCODED_PASSAGES = Counter(
-    "search_agent_retriever_encoded_passages_total", "Passages that builds of changes have encoded"
+    "search_agent_retriever_encoded_passages_total", "Passages encoded by builds of changes"
 )
 RETRIEVER_SOURCE_UP = Gauge(
     "search_agent_retriever_source_up", "An index that is a server: 1 if it answered its last search", ["index"]
@@ -59,25 +59,27 @@ GENERATOR_FINISHED = Counter(
 GENERATOR_FIRST_TOKEN_SECONDS = Histogram(
     "search_agent_generator_first_token_seconds", "Time to the first piece of text", ["name"], buckets=_SECONDS
 )
-GENERATOR_MODEL = Gauge("search_agent_generator_model_info", "The models by name, value 1", ["name", "model", "engine"])
+GENERATOR_MODEL = Gauge(
+    "search_agent_generator_model_info", "The served models by name, value 1", ["name", "model", "engine"]
+)
 
 # Gateway
 HTTP_SECONDS = Histogram(
     "search_agent_http_seconds", "Time to serve an HTTP request", ["route", "status"], buckets=_SECONDS
 )
-HTTP_IN_FLIGHT = Gauge("search_agent_http_in_flight", "Questions being worked on")
+HTTP_IN_FLIGHT = Gauge("search_agent_http_in_flight", "Questions being answered")
 ADMISSIONS = Counter(
     "search_agent_admissions_total",
-    "Requests by what is to be done (a method, retrieve, embed) and outcome: admitted; refused until there is room; "
-    "hopeless in the time they have; shared with the same question under way",
+    "Requests by kind of work (a method, retrieve, embed) and outcome: admitted; refused until there is room; hopeless "
+    "in the time they have; shared with the same question in progress",
     ["work", "outcome"],
 )
 ADMISSION_AT_ONCE = Gauge(
-    "search_agent_admission_at_once", "Requests that may be under way for one more to end in time", ["work"]
+    "search_agent_admission_at_once", "Requests that may be in progress for one more to finish in time", ["work"]
 )
 ADMISSION_WAIT_SECONDS = Gauge(
     "search_agent_admission_wait_seconds",
-    "Time after which the newest refused request was told to come again; 0 once one is admitted",
+    "Time after which the last refused request was told to return; 0 once a request is admitted",
     ["work"],
 )
 AGENT_FAILURES = Counter(
@@ -103,15 +105,15 @@ AGENT_REWRITTEN_TURNS = Counter(
     "search_agent_rewritten_turns_total", "Searcher turns written freely, then again under the grammar", ["method"]
 )
 AGENT_DROPPED_PASSAGES = Counter(
-    "search_agent_dropped_passages_total", "Passages that the guard kept from the models", ["method"]
+    "search_agent_dropped_passages_total", "Passages that the guard withheld from the models", ["method"]
 )
 CACHE_LOOKUPS = Counter(
     "search_agent_cache_lookups_total", "Naive-RAG cache look-ups: hit, miss, unavailable", ["result"]
 )
 SHADOW_QUESTIONS = Counter(
     "search_agent_shadow_questions_total",
-    "Questions that naive RAG was to answer too, by whose answer the judge calls right: both, only_method, "
-    "only_naive_rag, neither; dropped for want of room, capped by the tokens of a day, failed",
+    "Questions drawn for naive RAG to answer too, by whose answer the judge finds right: both, only_method, "
+    "only_naive_rag, neither; or dropped for lack of room, capped by the daily tokens, failed",
     ["method", "outcome"],
 )
 SHADOW_TOKENS = Counter(
@@ -122,10 +124,10 @@ SHADOW_TOKENS = Counter(
 
 # Trainer
 TRAINER_RUNS = Gauge("search_agent_trainer_runs", "Known training runs by state", ["state"])
-TRAINING_STEP = Gauge("search_agent_training_step", "The step that a run has done", ["run"])
+TRAINING_STEP = Gauge("search_agent_training_step", "The last step that a run has finished", ["run"])
 TRAINING_REWARD = Gauge(
     "search_agent_training_reward",
-    "Mean over a step's samples by part: reward, gain, accuracy, rag_accuracy, penalty; of the gold passages coverage "
+    "Mean over a step's samples by part: reward, gain, accuracy, rag_accuracy, penalty; of gold passages, coverage "
     "(the share kept), all_kept and all_seen",
     ["run", "part"],
 )
@@ -137,18 +139,18 @@ TRAINING_CONDUCT = Gauge(
 )
 TRAINING_SAMPLES = Gauge(
     "search_agent_training_samples",
-    "Samples of a step that are not trained on: dropped, dropped_by_BOUNDARY, and lonely ones without siblings",
+    "Samples of a step that are not trained on: dropped, dropped_by_BOUNDARY, and lonely (without siblings)",
     ["run", "what"],
 )
 TRAINING_POLICY = Gauge(
     "search_agent_training_policy",
     "The optimisation: entropy of a token and choice_entropy of the first choice in nats, mixed_groups and "
-    "mixed_searches (the shares of questions whose samples differ in worth, in number of searches), kl_to_base, "
+    "mixed_searches (shares of questions whose samples differ in reward, in number of searches), kl_to_base, "
     "kl_of_update, clipped, loss, gradient_norm, learning_rate, critic_…",
     ["run", "what"],
 )
 TRAINING_SECONDS = Gauge(
-    "search_agent_training_seconds", "Time of a step by phase, as verl names it; step is all of it", ["run", "phase"]
+    "search_agent_training_seconds", "Time of a step by phase, as verl names it; step is the total", ["run", "phase"]
 )
 TRAINING_GPU = Gauge(
     "search_agent_training_gpu",

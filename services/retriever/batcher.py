@@ -28,7 +28,7 @@ class _Ticket(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs `work`, a list of items to as many results, in one thread; while it runs, the next batch gathers.
+    """Runs `work`, which turns a list of items into as many results, in one thread; meanwhile the next batch collects.
 
     If `work` raises for a batch, each of its items is tried alone, so that only those at fault fail.
     """
@@ -69,7 +69,7 @@ class Batcher(Generic[Item, Result]):
                 self._report()
 
     async def close(self) -> None:
-        """Waits for the batch in progress. Submitting afterwards is an error."""
+        """Waits for the batch in progress. Submitting after that is an error."""
         await asyncio.to_thread(self._thread.shutdown)
 
     def _report(self) -> None:
@@ -95,7 +95,7 @@ class Batcher(Generic[Item, Result]):
             self._runner = None
 
     async def _attempt(self, batch: list[_Ticket[Item, Result]]) -> bool:
-        """Settles the batch's tickets. Returns False if the batch failed and each item should be tried alone."""
+        """Completes the batch's tickets. Returns False if the batch failed and each item should be tried alone."""
         items = [ticket.item for ticket in batch]
         try:
             results = await asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)

@@ -1,4 +1,4 @@
-"""The BM25 backends. Each is an object; a new one is a module with its class and a line in BACKENDS."""
+"""The BM25 backends. To add one, write a module with its class and add a line to BACKENDS."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Backend(Protocol):
         ...
 
     def files(self, present: Iterable[str]) -> frozenset[str]:
-        """Returns the files of an index, as paths in its folder; where names vary, those that are `present`."""
+        """Returns the files of an index, as paths in its folder; if their names vary, those that are `present`."""
         ...
 
     def build(self, texts: Iterable[str], folder: Path) -> None:

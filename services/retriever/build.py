@@ -155,7 +155,7 @@ def store_passages(
 
 
 def _part(passages: Iterable[Passage], part: tuple[int, int]) -> Iterator[Passage]:
-    """Yields part i of n, which has every n-th passage. All of them are read, so that ids are unique across parts."""
+    """Yields part i of n, which has every n-th passage. All passages are read, so that ids are unique across parts."""
     number, parts = part
     return (passage for row, passage in enumerate(passages) if row % parts == number - 1)
 
@@ -227,7 +227,7 @@ def _resumable(work: Path, owner: dict[str, object], batch: int, say: Callable[[
 def _copy_vectors(
     given: Path, part: tuple[int, int], encoder: Encoder, store: PassageStore, path: Path, skipped: int
 ) -> None:
-    """Takes vectors made elsewhere of all passages, after comparing a few of them with the encoder's own."""
+    """Takes vectors of all passages that were made elsewhere, after comparing a few of them with the encoder's own."""
     try:
         vectors = np.load(given, mmap_mode="r")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Changes of an index that is served. Each is a file before it is acknowledged, so that none is lost."""
+"""Changes to a served index. Each is written to a file before it is acknowledged, so that none is lost."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _ABANDONED_S = 3600.0  # the age of a draft that nobody fills any more
 
 
 class Changes:
-    """The changes in `folder`, by id: those that wait to be built, and the latest that are done."""
+    """The changes in `folder`, by id: those waiting to be built, and the latest finished ones."""
 
     def __init__(self, folder: Path, index: str) -> None:
         self.folder, self._index = folder, index
         self._waiting: dict[int, Change] = {}
 
     def recover(self) -> None:
-        """Removes the drafts that a kill left."""
+        """Removes the drafts that a killed process left."""
         for path in self.folder.glob(".*"):
             with suppress(FileNotFoundError):  # another replica's, which ends
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
@@ -42,7 +42,7 @@ class Changes:
         return Draft(self.folder, self._index, self)
 
     def waiting(self) -> dict[int, Path]:
-        """Returns the files of the changes that wait, in their order."""
+        """Returns the files of the waiting changes, in order."""
         return self._files(_EDITS)
 
     def all(self) -> list[Change]:
@@ -69,7 +69,7 @@ class Changes:
         return [found[id] for id in sorted(found, reverse=True)]
 
     def finish(self, change: Change) -> None:
-        """Records that a change is done, and forgets its edits."""
+        """Records that a change is done, and deletes its edits."""
         write_whole(self.folder / f"{change.id:012d}{_DONE}", json.dumps(asdict(change)))
         (self.folder / f"{change.id:012d}{_EDITS}").unlink(missing_ok=True)
         for path in [*self._files(_DONE).values()][:-_REMEMBERED]:
@@ -91,7 +91,7 @@ class Changes:
 
 
 class Draft:
-    """A change that is being received: nothing of it counts until it is committed."""
+    """A change that is being received. It has no effect until it is committed."""
 
     def __init__(self, folder: Path, index: str, changes: Changes) -> None:
         self._folder, self._index, self._changes = folder, index, changes

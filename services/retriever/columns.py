@@ -21,7 +21,7 @@ _CACHED_BYTES = 64 * 1024 * 1024  # of the latest filters' rows, a byte a row
 
 
 class Selection:
-    """The rows that pass a filter; `mask` holds a truth value a row."""
+    """The rows that pass a filter; `mask` has a boolean per row."""
 
     def __init__(self, mask: np.ndarray) -> None:
         self.mask = mask
@@ -29,12 +29,12 @@ class Selection:
 
     @cached_property
     def packed(self) -> np.ndarray:
-        """Returns the mask as FAISS reads it, eight rows a byte."""
+        """Returns the mask as FAISS reads it, eight rows per byte."""
         return np.packbits(self.mask, bitorder="little")
 
 
 class ColumnsWriter:
-    """Collects the metadata of passages in the order of their rows, and writes it by column if there is any."""
+    """Collects the metadata of passages in row order, and writes it by column if there is any."""
 
     def __init__(self) -> None:
         self._columns: dict[str, dict[Typed, array[int]]] = {}
@@ -68,7 +68,7 @@ class ColumnsWriter:
 
 
 class Columns:
-    """The columns of the `count` passages in a folder. A column is read when a filter asks for it first."""
+    """The columns of the `count` passages in a folder. A column is read when a filter first needs it."""
 
     def __init__(self, folder: Path, count: int) -> None:
         """Raises IndexRefused."""

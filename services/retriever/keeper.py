@@ -75,7 +75,7 @@ class Keeper:
             task.cancel()
 
     def recover(self) -> None:
-        """Brings back what a kill left under another name, and removes what it left half-made."""
+        """Restores what a killed process left under another name, and removes what it left unfinished."""
         for old in self._root.glob("*.old") if self._root else ():
             folders.undo_half_replacement(old.with_suffix(""))
         for gone in self._root.glob("*.gone") if self._root else ():
@@ -84,7 +84,7 @@ class Keeper:
             Changes(changes, changes.stem).recover()
 
     def look(self) -> None:
-        """Serves what is new or replaced on disk, and no longer what has gone. Logs what cannot be opened."""
+        """Serves indexes that are new or replaced on disk, and no longer removed ones. Logs what cannot be opened."""
         roots = {root for root in (self._settings.indexes.resolve(), self._root) if root}
         with self._swapping:
             for folder in filter(_is_gone, [*self._seen]):
@@ -125,9 +125,9 @@ class Keeper:
         return Index(folder, self._settings.verify_checksums, self._gpus)
 
     def serve(self, opened: Index | Source) -> IndexInfo:
-        """Serves an index that has been noted, in the place of one of its name. Raises EncoderUnavailable.
+        """Serves an index that has been noted, in place of the one of its name. Raises EncoderUnavailable.
 
-        Searches under way keep the one before, which is closed with the last of them.
+        Searches in progress keep the previous one, which is closed with the last of them.
         """
         info = self._with_versions(opened.info)
         if isinstance(opened, Source):
@@ -142,13 +142,13 @@ class Keeper:
         return info
 
     def _forget(self, name: str) -> None:
-        """Serves an index no longer. A build of it that is under way then ends without an effect."""
+        """Stops serving an index. A build of it that is in progress then ends without effect."""
         self._shelf.drop(name)
         self._changes.pop(name, None)
         self._failed.pop(name, None)
 
     def _with_versions(self, info: IndexInfo) -> IndexInfo:
-        """Returns what is told of an index, with what its folder keeps. Reads the disk."""
+        """Returns the description of an index, with what its folder keeps. Reads the disk."""
         if not self._writable(info.name):
             return info
         return replace(info, writable=True, versions=folders.versions(self._folder(info.name)))
@@ -193,7 +193,10 @@ class Keeper:
             return self.serve(Index(root / new.name))
 
     def _encoding(self, name: str | None) -> Manifest:
-        """Returns a manifest with the encoder that a request means. Raises RetrieverError if it may not name it."""
+        """Returns a manifest with the encoder that a request names.
+
+        Raises RetrieverError if the request may not name it.
+        """
         mades = [served.index.manifest for served in self._shelf if served.index]
         if name is None:
             default = self._shelf.named("").index if any(each.info.is_default for each in self._shelf) else None
@@ -297,7 +300,7 @@ class Keeper:
                 await asyncio.wait_for(self._wake.wait(), _LOOK_S if self._failed else None)
 
     def _waiting(self) -> list[str]:
-        """Returns the indexes that have changes to build. One whose folder cannot be read is among them."""
+        """Returns the indexes that have changes to build, including any whose folder cannot be read."""
         found = []
         for name in [served.info.name for served in self._shelf if self._writable(served.info.name)]:
             try:
@@ -310,7 +313,7 @@ class Keeper:
         return found
 
     def _build(self, name: str) -> None:
-        """Builds all changes that wait into one version, and serves it. Never raises."""
+        """Builds all waiting changes into one version, and serves it. Never raises."""
         changes, started = self._of(name), time.time()
         self._progress = Progress()
         try:
@@ -337,12 +340,12 @@ class Keeper:
             self._building.pop(name, None)
 
     def _check_same(self, name: str, changes: Changes) -> None:
-        """Raises IndexRefused if the index of those changes was deleted, even if there is a new one of its name."""
+        """Raises IndexRefused if the changes' index was deleted, even if there is a new one of the same name."""
         if self._changes.get(name) is not changes:
             raise IndexRefused(self._folder(name), "was deleted")
 
     def _new_version(self, name: str, changes: Changes, edits: list[Path]) -> str:
-        """Returns the version that has the changes. Begins again if another version was put in place meanwhile."""
+        """Returns the version with the changes. Starts again if another version was put in place meanwhile."""
         folder = self._folder(name)
         with folders.working(folder.parent, name) as work:
             while True:
@@ -404,12 +407,12 @@ def _checked(edit: Edit, number: int, longest: int) -> Edit:
 
 
 def _described(folder: Path) -> str:
-    """Returns the file that makes a folder an index, empty if there is none."""
+    """Returns the name of the file that makes a folder an index, empty if there is none."""
     return next((name for name in (SOURCE, manifests.MANIFEST) if (folder / name).is_file()), "")
 
 
 def _is_gone(folder: Path) -> bool:
-    """Returns whether a folder is no index any more. One that cannot be read is still served."""
+    """Returns whether a folder is no longer an index. One that cannot be read is still served."""
     try:
         return not _described(folder)
     except OSError:
@@ -417,7 +420,7 @@ def _is_gone(folder: Path) -> bool:
 
 
 def _seen(folder: Path) -> _Seen:
-    """Returns what is there now. Raises FileNotFoundError if it is no index."""
+    """Returns what the folder contains now. Raises FileNotFoundError if it is not an index."""
     file = _described(folder) or manifests.MANIFEST
     found = (folder / file).stat()
     return _Seen(file, (found.st_mtime_ns, found.st_ino, found.st_size), folder.name)
@@ -425,7 +428,7 @@ def _seen(folder: Path) -> _Seen:
 
 @contextmanager
 def _on_disk() -> Iterator[None]:
-    """Raises RetrieverError for what the disk refuses. It is the index's fault, and other indexes are searched on."""
+    """Raises RetrieverError for errors of the disk. They concern this index; other indexes are still searched."""
     try:
         yield
     except OSError as error:

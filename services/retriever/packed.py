@@ -1,4 +1,4 @@
-"""A BERT over texts that lie one after the other, without padding.
+"""A BERT over concatenated texts, without padding.
 
 A layer is four matrix products, attention and two layer norms; no kernel only adds. For `x + a @ w + b`, the layer norm
 that makes `x` has `b` in its own bias already, and the product adds to `x` in place. Whatever else reads `x` takes `b`
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
 
 def pack(texts: Sequence[Sequence[int]]) -> Batch:
-    """Lays texts, given as token ids, one after the other."""
+    """Concatenates texts, given as token ids."""
     lengths = np.fromiter(map(len, texts), dtype=np.int32, count=len(texts))
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     ids = np.fromiter(chain.from_iterable(texts), dtype=np.int32, count=starts[-1])
@@ -159,7 +159,7 @@ def attention(device: Any, head: int) -> Attention:
 
 
 def by_length(heads: Any, starts: Any, longest: int) -> Any:
-    """Attention of any device: neighbours of one length at a time. Best for texts sorted by length."""
+    """Attention for any device: neighbouring texts of the same length at a time. Best for texts sorted by length."""
     import torch
 
     found = torch.empty_like(heads[:, 0])

@@ -1,4 +1,4 @@
-"""Passages on disk: compressed blocks of JSON lines, read through a memory map."""
+"""Passages on disk: compressed blocks of JSON lines, memory-mapped."""
 
 from __future__ import annotations
 

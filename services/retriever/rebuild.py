@@ -1,4 +1,4 @@
-"""Builds a version of an index from the one before it and changes. Vectors of texts that stay are taken over."""
+"""Builds a version of an index from the previous one and changes. Vectors of unchanged texts are reused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHUNK = 65_536  # rows of vectors at a time
 
 @dataclass
 class Progress:
-    """How far a build is: its phase, and how many of the passages that are new to the encoder are encoded."""
+    """The progress of a build: its phase, and how many of the passages that are new to the encoder are encoded."""
 
     phase: str = "read"
     done: int = 0

@@ -1,4 +1,4 @@
-"""Scores passages with a cross-encoder: a model that reads question and passage together."""
+"""Scores passages with a cross-encoder, a model that reads question and passage together."""
 
 from __future__ import annotations
 

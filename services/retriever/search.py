@@ -39,7 +39,7 @@ class Query:
 
     @property
     def found(self) -> int:
-        """The number of passages that its mode finds; if they are more than top_k, the reranker chooses among them."""
+        """The number of passages that its mode finds; if that is more than top_k, the reranker chooses among them."""
         return max(self.top_k, self.rerank)
 
     @property
@@ -166,7 +166,7 @@ class BatchedRetriever:
         return [await self._told(served) for served in self._shelf]
 
     async def _told(self, served: Served) -> IndexInfo:
-        """Returns what is known of an index, with the fault of one that is a server."""
+        """Returns what is known about an index; for a server, with its fault."""
         if served.source is None:
             return served.info
         try:
@@ -176,7 +176,7 @@ class BatchedRetriever:
         return replace(served.info, fault=served.source.fault if served.source else "")
 
     async def _known(self, served: Served) -> Served:
-        """Returns the index with what its servers tell of it by now, if it has any. Raises RetrieverError."""
+        """Returns the index, with what its servers report by now if it has any. Raises RetrieverError."""
         if served.source is None:
             return served
         return self._shelf.tell(served, await served.source.described())
@@ -262,5 +262,5 @@ class BatchedRetriever:
 
 
 def _cleaned(query: str) -> str:
-    """Returns what is searched for: no more characters than a question may have, which no encoder reads in full."""
+    """Returns the query, cut to the length that a question may have, which no encoder reads in full."""
     return query[:QUESTION_CHARS].replace("\0", " ").strip()

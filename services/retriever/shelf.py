@@ -1,4 +1,4 @@
-"""The indexes that are served, by name. One takes another's place between two searches."""
+"""The served indexes, by name. One replaces another between two searches."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Shelf:
         return name in self._served
 
     def put(self, served: Served) -> Served:
-        """Serves an index, in the place of one of its name if there is one."""
+        """Serves an index, in place of the one of its name if there is one."""
         name = served.info.name
         info = replace(served.info, is_default=name == self._default, reranker=self._reranker)
         before = self._served.get(name)
@@ -61,7 +61,7 @@ class Shelf:
         return self.put(known) if self._served.get(info.name) is served else known
 
     def drop(self, name: str) -> None:
-        """Serves it no longer. Searches under way go on."""
+        """Stops serving an index. Searches in progress continue."""
         if gone := self._served.pop(name, None):
             self._forget(gone)
             self.changed.ring()

@@ -58,7 +58,7 @@ class Source:
         return found
 
     async def ask(self, queries: Sequence[str], how: Retrieval) -> Rankings:
-        """Does what `search` does, and notes nothing."""
+        """Does what `search` does, without recording the outcome."""
         distinct = [*dict.fromkeys(queries)]
         answer = await self._asked.search(distinct, how)
         found = dict(zip(distinct, answer, strict=True))
@@ -81,7 +81,7 @@ class Source:
 
 
 class _Http:
-    """A server that ranks by itself and tells nothing of its index."""
+    """A server that does its own ranking and does not describe its index."""
 
     def __init__(self, folder: Path, config: HttpConfig) -> None:
         name, key = folder.absolute().name, configs.key_of(folder, config)

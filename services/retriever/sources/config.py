@@ -64,7 +64,7 @@ class RetrieveConfig(_HttpSource):
 
 
 class SearxngConfig(_HttpSource):
-    """A SearXNG instance; `url` is its base. What is empty or None stays as the instance has it."""
+    """A SearXNG instance; `url` is its base. Values that are empty or None are the instance's own."""
 
     kind: Literal["searxng"] = "searxng"
     version: ClassVar[str] = ""  # the web changes
@@ -119,7 +119,7 @@ def key_of(folder: Path, config: HttpConfig) -> str:
 
 
 def connect(out: Path, name: str, fields: dict[str, Any], force: bool) -> Path:
-    """Makes the folder of an index that is a server. Raises BuildRefused, and IndexRefused for a bad field."""
+    """Creates the folder of an index that is a server. Raises BuildRefused, and IndexRefused for a bad field."""
     try:
         config = _CONFIG.validate_json(json.dumps(fields))
     except ValidationError as error:
