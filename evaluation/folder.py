@@ -1,4 +1,4 @@
-"""The folder of a run, which continues only under the conditions that it began with."""
+"""The folder of a run, which resumes only under the conditions that it began with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _Json = dict[str, Any]
 
 
 def settle(path: Path, facts: _Json, what: str, same: Iterable[str], grows: str = "") -> None:
-    """Writes `facts` to `path`. Raises EvaluateProblem if the folder holds `what` (such as "rows") of other facts.
+    """Writes `facts` to `path`. Raises EvaluateProblem if the folder contains `what` (such as "rows") from a run with
+    other facts.
 
     The facts named in `same` must equal the earlier ones. The fact `grows` is a mapping that may gain entries; its
     earlier entries are added to `facts`.

@@ -1,4 +1,4 @@
-"""A running gateway as evaluation asks it: as users do, and with patience."""
+"""Asks a running gateway as users do, but with patience."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Doing work in the actors of a Ray cluster: one per node, restarted by Ray when it dies."""
+"""Runs work in the actors of a Ray cluster: one per node, restarted by Ray when it dies."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ async def actors(
 ) -> AsyncIterator[Work[T, R]]:
     """Yields a function that does an item in a free actor of the cluster, as `opening`'s would do it here.
 
-    `address` is HOST:PORT, ray://HOST:PORT, "auto" for the cluster on this machine, or "local" to start one
-    here. `opening` and the items are pickled, and this project's code goes along. There are as many actors as
-    nodes, at most `concurrency`, which is how many items may be under way. An item whose actor or node died is
-    done again, once Ray has started the actor anew, elsewhere if the node is gone. Raises EvaluateProblem if an
-    actor cannot start; the work raises what it would raise here, and Failed for an item that lost ATTEMPTS actors.
+    `address` is HOST:PORT, ray://HOST:PORT, "auto" for the cluster on this machine, or "local" to start one here.
+    `opening` and the items are pickled, and this project's code is sent along. There is one actor per node, and at most
+    `concurrency` items are in progress. An item whose actor or node died is done again, once Ray has started the actor
+    anew, elsewhere if the node is gone. Raises EvaluateProblem if an actor cannot start; the work raises what it would
+    raise here, and Failed for an item that lost ATTEMPTS actors.
     """
     _connect(address)
     try:

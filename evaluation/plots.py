@@ -73,7 +73,7 @@ def _panel(axis: Axes, report: Report, budget: int, name: str) -> None:
 
 
 def _spread(places: dict[str, float], apart: float) -> dict[str, float]:
-    """Returns the places, moved sideways where they are closer than `apart`. A group keeps its middle."""
+    """Returns the positions, moved sideways where they are closer than `apart`. A group keeps its centre."""
     groups: list[list[str]] = []
     for method in sorted(places, key=lambda each: places[each]):
         if groups and places[method] - places[groups[-1][-1]] < apart:

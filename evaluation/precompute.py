@@ -27,7 +27,7 @@ class Scorer:
         self._gateway, self._grader, self._store, self._parameters = gateway, grader, store, parameters
 
     async def __call__(self, question: Question) -> tuple[bool, bool]:
-        """Returns whether naive RAG is right, and whether that was known before. Repeating it changes nothing.
+        """Returns whether naive RAG is right, and whether that was known before. Calling it again changes nothing.
 
         Raises Failed, JudgeError; EvaluateProblem if the gateway's cache is elsewhere, CacheError if Redis fails.
         """
@@ -87,8 +87,8 @@ async def precompute(
 ) -> Outcome:
     """Scores every question with `score`, a Scorer here or elsewhere, which asks `index` or the default one.
 
-    Questions answered before, by the models and index served now, come from the cache, so that a killed run continues
-    and no stale result is used. Raises EvaluateProblem if the gateway has no cache or another one, or keeps nothing of
+    Questions answered before, by the models and index served now, come from the cache, so that a killed run resumes and
+    no stale result is used. Raises EvaluateProblem if the gateway has no cache or a different one, or caches nothing of
     the index, and CacheError if Redis fails.
     """
     await gateway.check_cache(index)

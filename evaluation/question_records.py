@@ -1,4 +1,4 @@
-"""Converting records of published data sets to questions, and questions to JSON lines."""
+"""Converts records of published data sets to questions, and questions to JSON lines."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def _mirage(path: Path, benchmark: Mapping[str, Mapping[str, Any]], chosen: str)
 
 
 def part(asked: Sequence[Question], low: float, high: float) -> list[Question]:
-    """Returns the questions whose sources lie from `low` to `high`, where a hash spreads sources evenly over 0 to 1.
+    """Returns the questions whose sources lie from `low` to `high`; a hash spreads sources evenly over 0 to 1.
 
     Parts that do not overlap share no source, so that models can be trained on separate ones. Raises EvaluateProblem if
     the part is empty.
@@ -156,8 +156,8 @@ def part(asked: Sequence[Question], low: float, high: float) -> list[Question]:
 def sources(asked: Sequence[Question]) -> list[str]:
     """Names the source of each question: questions that share an article or a gold passage share a source.
 
-    Sharing carries over: with a question on passages a and b, and one on b and c, all three passages are one source.
-    It is called by an article's title, or else by a passage's id; a question with neither is a source of its own.
+    Sharing is transitive: with a question on passages a and b, and one on b and c, all three passages are one source. A
+    source is named after an article's title, or else a passage's id; a question with neither is its own source.
     """
     above: dict[tuple[int, str], tuple[int, str]] = {}  # towards the name of the source, which sorts first
 

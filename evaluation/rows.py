@@ -26,12 +26,12 @@ RECALL_AT = (1, 3, 5, 10)
 class Row:
     """One question answered by one method and scored; scores are 0.0 to 1.0.
 
-    `budget` is the passage budget, 0 for the method's own setting. `judged` is the judge's verdict, None
-    where it was not asked. Ranks count the documents the generator read from 1, and are 0 where none fits.
-    `gold_ranks` has the rank of each gold passage, and `gold_seen` is the share of them that some turn retrieved;
-    they are empty and None where no gold passage is known. `milliseconds` is the gateway's time, None for an
-    answer from its cache. `scoring` names the rules of the scores. `truncated`: a model was shown
-    less of the passages than asked, for want of room. `groups` are the question's.
+    `budget` is the passage budget, 0 for the method's own setting. `judged` is the judge's verdict, None if it was not
+    asked. Ranks count the documents the generator read from 1, and are 0 where none fits. `gold_ranks` has the rank of
+    each gold passage, and `gold_seen` is the share of them that some turn retrieved; they are empty and None where no
+    gold passage is known. `milliseconds` is the gateway's time, None for an answer from its cache. `scoring` names the
+    rules of the scores. `truncated`: a model was shown less of the passages than requested, for lack of room. `groups`
+    are the question's.
     """
 
     id: str
@@ -80,7 +80,7 @@ class Grader:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Returns what scores depend on besides the question and the answer, for the record."""
+        """Returns what scores depend on beside the question and the answer, for the records."""
         return {"scoring": str(self._scoring), "judge": self._judge.facts if self._judge else None}
 
     async def __call__(self, question: Question, method: str, budget: int, answer: Answer) -> Row:

@@ -1,4 +1,4 @@
-"""Asks every question by every method and keeps the rows, so that a killed run continues."""
+"""Asks every question with every method and keeps the rows, so that a killed run resumes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Task:
 
 
 class Asker:
-    """Has one task answered and grades it, here or in Ray's actors."""
+    """Has one task answered and grades the answer, here or in Ray's actors."""
 
     def __init__(self, gateway: Gateway, grader: Grader) -> None:
         self._gateway, self._grader = gateway, grader

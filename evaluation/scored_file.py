@@ -1,4 +1,4 @@
-"""Scored naive-RAG results as a Parquet file, to move them to another Redis or to look at them."""
+"""Scored naive-RAG results as a Parquet file, to copy them to another Redis or to inspect them."""
 
 from __future__ import annotations
 

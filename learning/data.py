@@ -1,4 +1,4 @@
-"""Turns questions into verl's Parquet: naive-RAG scores, the filter, and a validation part from other articles."""
+"""Turns questions into verl's Parquet: naive-RAG scores, the filter, and a validation set from other articles."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ class _Scorer:
 
 
 async def _store(scores: str) -> tuple[Look, Callable[[], Awaitable[None]]]:
-    """Returns a function that looks a score up, and one that closes what it reads from. Raises ConfigProblem."""
+    """Returns a function that looks up a score, and one that closes its source. Raises ConfigProblem."""
 
     async def nothing(*_: str) -> None:
         return None
@@ -292,7 +292,7 @@ def _read_scores(path: Path) -> dict[tuple[str, str], rag_store.Score | None]:
 def _row(
     place: int, question: Question, facts: Facts, score: Score | None, gold: tuple[Passage, ...]
 ) -> dict[str, Any]:
-    """Returns a row for verl's dataset. The rollout's part is one JSON text, so that no layer between changes it."""
+    """Returns a row for verl's dataset. The rollout's part is one JSON text, so that no layer in between changes it."""
     example = Example(question, score.gen_acc if score else None, facts.generator, gold)
     return {
         "data_source": SOURCE,

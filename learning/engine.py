@@ -1,8 +1,8 @@
 """verl's FSDP engines for actor and critic, with each prompt computed once and the head on learned tokens only.
 
-Importing this registers them for NVIDIA's cards; verl's own stay for others. A model whose architecture is not known to
-work is packed as verl packs it. Tokens that are not learned get 0 as log-probability, entropy and value; verl's losses
-and advantages mask them.
+Importing this registers them for NVIDIA's cards; verl's own stay for others. Models of other architectures are packed
+as verl packs them. Tokens that are not learned get 0 as log-probability, entropy and value; verl's losses and
+advantages mask them.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class SharedPrompts(FSDPEngine):
 
 
 def _scattered(values: torch.Tensor, packed: Packed, micro_batch: TensorDict) -> torch.Tensor:
-    """Returns a value for each token of each sample (nested), 0 but before learned tokens."""
+    """Returns a value for each token of each sample (nested), 0 except before learned tokens."""
     ids = micro_batch["input_ids"]
     everywhere = values.new_zeros(ids.values().shape[0]).index_put((packed.before,), values)
     return torch.nested.nested_tensor_from_jagged(everywhere, ids.offsets())

@@ -22,7 +22,7 @@ class Example:
     """A question to train on.
 
     `rag` is naive RAG's GenAcc with `generator` ("name@version"). Both are empty if the reward does not use naive RAG.
-    `gold` are the gold passages, for the teacher; empty if it plays none of the samples.
+    `gold` has the gold passages for the teacher; it is empty if the teacher plays none of the samples.
     """
 
     question: Question
@@ -55,7 +55,7 @@ class Stage:
     async def play(self, policy: Policy, example: Example, step: int, teacher: Teacher | None = None) -> Played:
         """Plays an episode of a training step. Raises BoundaryError: a failed episode has no reward.
 
-        A teacher sees what is retrieved; `policy` says its moves.
+        A teacher sees what is retrieved, and `policy` writes its moves.
         """
         world = replace(self._world, searcher=policy, retriever=teacher or self._world.retriever)
         answer = Sampling(max_tokens=self._terms.answer_tokens)
@@ -85,7 +85,7 @@ class Stage:
 def evidence_kept(question: Question, trajectory: Trajectory) -> dict[str, float]:
     """Returns the share of the gold passages kept, and 1.0 or 0.0 for all kept and for all retrieved.
 
-    Nothing is returned for a question whose gold passages are not known.
+    Returns nothing for a question whose gold passages are not known.
     """
     needed = question.gold_passages
     if not needed:

@@ -10,14 +10,14 @@ from search_agent.types import Trajectory
 
 
 def mixed(worth: Sequence[float]) -> bool:
-    """True if the samples' rewards differ; if they do not, comparing them teaches nothing."""
+    """Returns whether the samples' rewards differ; if they do not, comparing them teaches nothing."""
     return len(set(worth)) > 1
 
 
 def entropy(choices: Sequence[Hashable]) -> float:
     """Returns the entropy in nats of the choices' frequencies.
 
-    Over few samples it is too low: it is at most the logarithm of their number.
+    With few samples it is too low: it is at most the logarithm of their number.
     """
     shares = [count / len(choices) for count in Counter(choices).values()]
     return sum(-share * math.log(share) for share in shares)

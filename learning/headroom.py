@@ -1,7 +1,7 @@
 """Head room: how much reinforcement could win, measured by sampling the searcher many times before training.
 
-Reinforcement makes more likely what the searcher already does sometimes. It learns nothing from a question whose
-samples all have the same reward, and it can win nothing if the best sample is no better than the greedy one.
+Reinforcement makes actions more likely that the searcher already takes sometimes. It learns nothing from a question
+whose samples all have the same reward, and it can win nothing if the best sample is no better than the greedy one.
 """
 
 from __future__ import annotations

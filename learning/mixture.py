@@ -1,4 +1,4 @@
-"""Puts the questions of a run's steps in order, with shares of kinds of questions that change from stage to stage."""
+"""Orders the questions of a run's steps, with shares of each kind of question that change from stage to stage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search_agent.types import Question
 
 
 class _Deck:
-    """Deals questions at random. Each comes once before any comes again."""
+    """Draws questions at random. Each is drawn once before any is drawn again."""
 
     def __init__(self, questions: Sequence[Question], seed: str) -> None:
         self._questions, self._order = questions, random.Random(seed)

@@ -1,4 +1,4 @@
-"""Packs samples into one row in which a prompt that several samples share is computed once.
+"""Packs samples into one row in which a shared prompt is computed only once.
 
 A prompt's tokens but the last lie before the first of its samples. Each sample has the prompt's last token, from which
 its first token is predicted, and its response without the last token, from which nothing is predicted.
@@ -88,7 +88,7 @@ def pack(samples: Sequence[Sample], device: torch.device) -> Packed:
 def micro_batches(samples: Sequence[Sample], limit: int) -> list[list[int]]:
     """Returns micro-batches of places of samples, with at most `limit` tokens in a row unless one sample has more.
 
-    Samples of one prompt stay together; where they do not fit into one row, the prompt is in several.
+    Samples of one prompt stay together; if they do not fit into one row, the prompt is in several rows.
     """
     first: dict[int, int] = {}
     for place, sample in enumerate(samples):

@@ -1,4 +1,4 @@
-"""The Policy port for training: a dialogue of token ids, in which sampled ids stay as they were sampled."""
+"""The Policy port for training: a dialogue of token ids, in which sampled ids stay exactly as sampled."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ Logprobs = Callable[[list[int], list[int]], Awaitable[Sequence[float]]]
 
 
 class Dictation:
-    """Says a player's moves in place of the model's samples, with the probabilities that the model gives them.
+    """Writes a player's moves in place of the model's samples, with the probabilities that the model gives them.
 
     A move is tokenised whole, as in the examples of a warm start. It is said in pieces, each up to the token that ends
     a stop string, as the model would say it.

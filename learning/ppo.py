@@ -25,9 +25,9 @@ from learning.stopping import reason_to_stop
 class Sampler(ReplayBuffer):
     """Gives verl a step's samples without the failed ones, which then affect neither the loss nor their group.
 
-    verl pads the batch with samples of weight 0. With `algorithm.filter_groups` it replaces questions whose samples all
-    have the same reward, which teach nothing, until the batch is full. It never replaces a question because a sample
-    failed.
+    verl fills up the batch with samples of weight 0. With `algorithm.filter_groups` it replaces questions whose samples
+    all have the same reward, which teach nothing, until the batch is full. It never replaces a question because a
+    sample failed.
     """
 
     def __init__(self, *, sampler_kwargs: DictConfig, **kwargs: Any) -> None:
@@ -111,7 +111,7 @@ class Trainer(PPOTrainerSync):
         super().on_train_begin()
 
     def on_step_end(self) -> None:
-        """Raises RunStopped if the steps so far break a rule, after this step's checkpoint has been saved."""
+        """Raises RunStopped if the steps so far break a stop rule, after this step's checkpoint has been saved."""
         rules = run_config.load(str(self._folder / "config.yaml")).stop
         if reason := reason_to_stop(self.logger.logger["file"].steps(), rules):
             self._save_checkpoint()

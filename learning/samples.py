@@ -1,4 +1,4 @@
-"""Settles a step's samples: which are dropped, which figures are logged, and when a run stops by itself."""
+"""Decides which of a step's samples are dropped, which metrics are logged, and when a run stops by itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def settle(
     step: int,
     drop_even: bool = False,
 ) -> Settled:
-    """Takes the failed samples of a step out of it. Raises RunStopped if they are too many.
+    """Removes the failed samples of a step. Raises RunStopped if there are too many.
 
     `groups` are the prompts that samples belong to, and `fields` their extra fields. `expected` counts all that
     were asked for: those that are missing failed too. A group of fewer than `smallest_group` samples that are

@@ -1,4 +1,4 @@
-"""Replaces the models that serve by others, for every engine."""
+"""Replaces the serving models with others, for every engine."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class HotSwap(Generic[S]):
 
     @contextmanager
     def use(self) -> Iterator[S]:
-        """Gives the models that take new requests, and keeps them for as long as the context is open."""
+        """Yields the models that take new requests, and keeps them loaded while the context is open."""
         with self._slot.use() as serving:
             yield serving
 
@@ -150,7 +150,7 @@ class HotSwap(Generic[S]):
 
 
 async def _bury(dead: _Slot[S]) -> None:
-    """Closes a dead model before its successor starts, since its remains may hold a GPU's memory."""
+    """Closes a dead model before its successor starts, because its remains may hold GPU memory."""
     with suppress(TimeoutError):
         await asyncio.wait_for(dead.idle.wait(), _FAIL_S)
     await dead.serving.close()

@@ -290,7 +290,7 @@ class LibraryEngine:
 
 
 async def _answer(model: Model, call: Coroutine[Any, Any, None]) -> None:
-    """Waits for the call. Raises Dead if the model dies first, because a library may then leave calls unanswered."""
+    """Waits for the call. Raises Dead if the model dies first, because a library may then never answer."""
     calling = asyncio.ensure_future(call)
     try:
         while not (await asyncio.wait([calling], timeout=_ALIVE_S))[0]:

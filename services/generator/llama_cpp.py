@@ -258,7 +258,7 @@ class _Server:
 
     @asynccontextmanager
     async def completion(self, request: Request) -> AsyncIterator[httpx.Response]:
-        """Opens llama.cpp's answer to a request. Leaving it closes the connection, which frees the slot."""
+        """Opens llama.cpp's answer to a request. Leaving the context closes the connection, which frees the slot."""
         body = _body(await self.prompt(request), request.sampling)
         if self.adapters:
             # Without any number llama.cpp would apply all of them.
@@ -357,7 +357,9 @@ def _refusal(status: int, text: str, field: str) -> GeneratorError:
 
 
 def _stages(last: dict[str, Any], took_s: float) -> None:
-    """Adds to the trace how long a text waited, its prompt was read and it was written, by llama.cpp's times."""
+    """Adds to the trace the times that a text waited, its prompt was read and it was written, as llama.cpp reports
+    them.
+    """
     span, timings = tracing.current(), last["timings"]
     read_s, wrote_s = timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3
     span.stages(queue=max(0.0, took_s - read_s - wrote_s), prompt=read_s, decode=wrote_s)

@@ -38,18 +38,20 @@ def _status_failure(status: int) -> Failure:
 
 
 def _too_long(error: openai.APIStatusError) -> bool:
-    """True if the endpoint says, in OpenAI's, vLLM's, llama.cpp's or similar words, that the prompt is too long."""
+    """Returns whether the endpoint says, in OpenAI's, vLLM's, llama.cpp's or similar words, that the prompt is too
+    long.
+    """
     said = f"{error.code} {error.response.text}".lower()
     signs = ("context_length_exceeded", "exceed_context_size", "context length", "context size", "context window")
     return error.status_code in (400, 413, 422) and any(sign in said for sign in signs)
 
 
 class _AskAgain(Exception):
-    """The failed request taught something about the endpoint that the next one takes into account."""
+    """The failed request revealed something about the endpoint that the next one takes into account."""
 
 
 class _Remote:
-    """A model of the endpoint, and what requests have taught about it."""
+    """A model of the endpoint, and what requests have revealed about it."""
 
     def __init__(self, name: str, thinking_tokens: int | None) -> None:
         self.name = name
@@ -61,8 +63,8 @@ class _Remote:
 class OpenAIEndpoint:
     """Streams from the endpoint that the settings name. The key appears in no error.
 
-    The first request that shows it teaches which parameters a model refuses, and whether it thinks before it answers.
-    Thinking inside the text is passed on as it came, but a request that yields nothing else is repeated.
+    The first requests reveal which parameters a model refuses, and whether it thinks before it answers. Thinking inside
+    the text is passed on as it came, but a request that yields nothing else is repeated.
     """
 
     def __init__(self, settings: GeneratorSettings) -> None:
@@ -253,7 +255,7 @@ class _Attempt:
 
 
 def _is_protocol(request: Request) -> bool:
-    """True if the request asks for a searcher's move, in which thinking belongs to the method."""
+    """Returns whether the request asks for a searcher's move, in which thinking belongs to the method."""
     return bool(request.sampling.stop or request.sampling.grammar)
 
 

@@ -45,7 +45,7 @@ class Remembered:
         return record.served if record.configured == self._configured else None
 
     def write(self, served: Models) -> None:
-        """Writes the file. A failure is only logged, because the models serve anyway."""
+        """Writes the file. A failure is only logged, because the models are served anyway."""
         if not self._file:
             return
         try:

@@ -187,12 +187,12 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
 
 
 def _asked_for(request: Request) -> tracing.Attributes:
-    """Returns what a span tells of a text that is to be written."""
+    """Returns a span's attributes for a text that is to be written."""
     return {"gen_ai.request.model": request.model, "gen_ai.request.max_tokens": request.sampling.max_tokens}
 
 
 def _used(last: Completion) -> tracing.Attributes:
-    """Returns what a span tells of a text that is written."""
+    """Returns a span's attributes for a finished text."""
     return {
         "gen_ai.response.model": last.model,
         "gen_ai.response.finish_reasons": [str(last.finish_reason)],

@@ -37,7 +37,7 @@ def card_of(path: str, adapter: str) -> ModelCard:
 
 
 def warn(info: ModelInfo) -> None:
-    """Logs if the model is served in another way than it was taught, which may cost quality."""
+    """Logs a warning if the model is not served as it was taught, which may reduce quality."""
     card = info.card
     base = model_card.read(Path(info.path)).base_model if info.path else ""
     served = base or info.model.rpartition("@")[2].partition("+")[0]

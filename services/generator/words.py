@@ -1,4 +1,4 @@
-"""Errors of other libraries in a line."""
+"""Puts errors of other libraries into one line."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Candidates(Protocol):
 
 
 def own_process(timeout_s: float, patience_s: float = 0.0) -> Candidates:
-    """Serves candidates by a generator service on a free port of this machine, which ends with the gate.
+    """Serves candidates from a generator service on a free port of this machine, which stops with the gate.
 
     Its engine is the searcher's; GENERATOR_… variables configure all else. vLLM needs a GPU, which the trainer does not
     have: candidates for vLLM need a service of their own. `timeout_s` is the deadline of a searcher's turn; one that is

@@ -2,7 +2,7 @@
 
 The candidate passes if the mean difference of GenAcc, over the questions that both answered, reaches the margin, and
 the lower end of its 95 % paired bootstrap interval is above zero. The run may also ask that no group of the questions
-falls: none may be worse by `group_fall` with an interval below zero. A question that a service failed is counted and
+falls: none may be worse by `group_fall` with an interval below zero. A question whose service failed is counted but
 never scored. If more failed than the configuration allows, the gate is inconclusive.
 """
 
@@ -194,7 +194,7 @@ def decide(
 def _fallen(
     candidate: Sequence[Answered], current: Sequence[Answered], questions: Sequence[Question], terms: GateConfig
 ) -> list[str]:
-    """Returns the groups, with their figures, that are worse by `group_fall` with an interval below zero."""
+    """Returns the groups, with their results, that are worse by `group_fall` with an interval below zero."""
     if terms.group_fall is None:
         return []
     members: dict[tuple[str, str], set[str]] = {}

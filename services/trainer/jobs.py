@@ -39,7 +39,7 @@ class Jobs(Protocol):
     """Runs `learning.train` on a run's folder. Every method raises TrainerError."""
 
     async def submit(self, job: str, folder: Path) -> None:
-        """Submits a job under an id that no job has had."""
+        """Submits a job under a new id."""
         ...
 
     async def status(self, job: str) -> Job: ...

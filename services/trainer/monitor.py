@@ -1,4 +1,4 @@
-"""Follows the runs under way: turns the states of their jobs into states of runs, and publishes their metrics."""
+"""Follows the active runs: derives their states from those of their jobs, and publishes their metrics."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Monitor:
         return moved
 
     async def follow(self) -> None:
-        """Follows all runs until cancelled, those that an earlier service started too."""
+        """Follows all runs until cancelled, including those that an earlier service started."""
         while True:
             states: Counter[RunState] = Counter()
             for id in self._runs.ids():
@@ -152,7 +152,7 @@ class Monitor:
         return RunState.FAILED, ": ".join([status, *last])
 
     def _reason(self, run: Run) -> str:
-        """Returns the reason that the run itself gave, in one line."""
+        """Returns, in one line, the reason that the run itself gave."""
         try:
             text = (self._runs.path(run.id) / "reason.txt").read_text(encoding="utf-8", errors="replace")
         except OSError:

@@ -33,7 +33,7 @@ def _rfc3339(time: datetime) -> str:
 
 
 class Runs:
-    """The runs of a folder, which nobody else writes. Every method raises TrainerError."""
+    """The runs of a folder that nobody else writes to. Every method raises TrainerError."""
 
     def __init__(self, folder: Path, clock: Callable[[], str] = now) -> None:
         self._folder, self._clock = folder.absolute(), clock

@@ -1,4 +1,4 @@
-"""A run's metrics: from verl's log to the steps of WatchRun and to Prometheus, while they are written.
+"""Turns the metrics in verl's log into the steps of WatchRun and publishes them to Prometheus, as they are written.
 
 The tables map each metric of verl 0.9.1, and our own `search/…`, to the name "GROUP/NAME" of the contract and the
 gauges. Metrics without a name there stay in metrics.jsonl and TensorBoard.
