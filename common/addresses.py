@@ -1,4 +1,4 @@
-"""Addresses: HOST:PORT with an IPv6 host in brackets, a model's name behind it, and which hosts need no proxy."""
+"""Addresses: HOST:PORT with an IPv6 host in brackets, the name of a model after it, and which hosts need no proxy."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def model_at(target: str) -> tuple[str, str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tells whether only this machine reaches the host."""
+    """Returns whether only this machine can reach the host."""
     try:
         return ip_address(bare(host)).is_loopback
     except ValueError:
@@ -64,7 +64,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_unclaimable(host: str) -> bool:
-    """Tells whether no site can have the host as its name: an address, localhost, or a name without a dot."""
+    """Returns whether no site can have the host as its name: an address, localhost, or a name without a dot."""
     try:
         ip_address(bare(host))
     except ValueError:
@@ -73,7 +73,7 @@ def is_unclaimable(host: str) -> bool:
 
 
 def is_near(host: str) -> bool:
-    """Tells whether the host is this machine or on a private network, where no proxy stands in between."""
+    """Returns whether the host is this machine or on a private network, for which no proxy is used."""
     host = bare(host.lower().rstrip("."))
     try:
         address = ip_address(host.partition("%")[0])

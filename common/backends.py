@@ -49,14 +49,14 @@ class GrpcRetriever:
     def __init__(self, target: str, timeout_s: float, patience_s: float = 0.0, watches: bool = False) -> None:
         """Asks again for up to `patience_s` what the service is too busy for, where that changes nothing.
 
-        A client that `watches` has the indexes told to it, and need not ask for them (`Pushed`).
+        A client that `watches` is sent the indexes and need not ask for them (`Pushed`).
         """
         self._link = Link(target, timeout_s, RetrieverError, patience_s=patience_s)
         self._stub = RetrieverStub(self._link.channel)
         self._served = Pushed(self._list_indexes, self._watch_indexes) if watches else None
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
-        """Asks for a large batch in several calls, each with a deadline of its own; the last tells the version."""
+        """Splits a large batch into several calls, each with its own deadline; the version is the last call's."""
         found = Rankings()
         at_once = max(1, min(_QUERIES_A_CALL, _PASSAGES_A_CALL // max(how.top_k, 1)))
         for start in range(0, len(queries), at_once):
@@ -67,7 +67,7 @@ class GrpcRetriever:
         return found
 
     async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
-        """Asks for many texts in several calls, each with a deadline of its own."""
+        """Splits many texts into several calls, each with its own deadline."""
         vectors: list[bytes] = []
         for start in range(0, len(texts), _TEXTS_A_CALL):
             request = retrieval.embed_request(texts[start : start + _TEXTS_A_CALL], index, as_passages)
@@ -126,8 +126,8 @@ async def _edits_requests(index: str, edits: AsyncIterable[Edit]) -> AsyncIterat
 class _GrpcModel:
     """A client of one model of a generator service, for searcher and generator alike.
 
-    `target` is HOST:PORT/NAME; without a name it is the service's first model. A client that `watches` has the model
-    that is served told to it, and need not ask for it (`Pushed`).
+    `target` is HOST:PORT/NAME; without a name it is the service's first model. A client that `watches` is sent the
+    served model and need not ask for it (`Pushed`).
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class _GrpcModel:
                 yield models.model_of(response)
 
     async def load(self, path: str, adapter: str) -> ModelInfo:
-        """Puts another adapter (empty: none) and base model (empty: the same) in place; requests under way finish."""
+        """Loads another adapter (empty: none) and base model (empty: the same); requests in progress finish first."""
         request = LoadModelRequest(path=path, adapter=adapter, model=self._model)
         return models.model_of(await self._link.once(self._stub.LoadModel, request, _LOAD_TIMEOUT_S))
 

@@ -1,4 +1,4 @@
-"""A circuit breaker: a backend that keeps failing is left alone for a moment."""
+"""A circuit breaker: a backend that keeps failing is not called for a moment."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Breaker:
     def call(self, counts_time: bool = True) -> Iterator[None]:
         """Holds a call to the backend. Raises UNAVAILABLE without calling while the breaker is open.
 
-        A timeout is a failure only if it `counts_time`; that of a call that had little time says nothing. An error with
-        a field is that of what the request names, such as an index on another server, and not the backend's.
+        A timeout is a failure only if it `counts_time`; the timeout of a call that had little time says nothing. An
+        error with a field concerns what the request names, such as an index on another server, and not the backend.
         """
         trying = object()
         if self._state is not CLOSED:

@@ -73,14 +73,14 @@ def trace_id() -> str:
 
 
 def begin_time(limit_s: float) -> Time:
-    """Gives the request being served that many seconds from now on, in all its calls together."""
+    """Gives the request being served that many seconds from now on, for all its calls together."""
     time_ = Time(time.monotonic() + limit_s)
     _time.set(time_)
     return time_
 
 
 def ends_at() -> float:
-    """Returns when the time of the request being served is over, on the monotonic clock."""
+    """Returns the monotonic time at which the request being served runs out of time."""
     return _time.get().ends_at
 
 

@@ -1,4 +1,4 @@
-"""Writes files in whole or not at all, also where the disk fills up."""
+"""Writes files completely or not at all, even if the disk fills up."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 def refusal(error: BaseException | None) -> str:
-    """Returns what a disk said that takes no more, or nothing at all; empty for any other error."""
+    """Returns the message of a disk that is full or refuses all writes; empty for any other error."""
     code = error.errno if isinstance(error, OSError) else None
     return os.strerror(code) if code in _REFUSALS else ""
 
 
 @contextmanager
 def draft_of(path: Path) -> Iterator[Path]:
-    """Yields a file to write, which takes the place of `path` at the end, and goes after an error.
+    """Yields a file to write, which replaces `path` at the end, or is removed after an error.
 
     A reader finds the old content or the new, even after a crash. Links and permissions stay. A pipe or a device is
     written to as it is. Raises OSError.
@@ -49,7 +49,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def append_whole(file: FileIO, line: bytes) -> None:
-    """Appends to a file that is open without a buffer. A disk that fills up gets all of the line or nothing of it.
+    """Appends to a file that is open without a buffer. If the disk fills up, the file gets the whole line or nothing.
 
     Raises OSError.
     """

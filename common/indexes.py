@@ -12,7 +12,7 @@ from search_agent.types import IndexInfo, Passage
 
 @dataclass(frozen=True, slots=True)
 class NewIndex:
-    """An index to create. `encoder` is None for the default index's, empty for none; BM25 is then all there is."""
+    """An index to create. `encoder` is None for the default index's, and empty for none, which leaves only BM25."""
 
     name: str
     encoder: str | None = None
@@ -41,7 +41,7 @@ class ChangeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Edits that were stored together, and how far they are.
+    """Edits that were stored together, and their progress.
 
     Ids count from 1 in each index. `upserts` and `removals` count distinct ids. `phase` is the build's: read, encode,
     vectors, words or verify; `done` of `total` passages that are new to the encoder are encoded. `version` has the
@@ -78,7 +78,7 @@ class IndexEditor(Protocol):
         ...
 
     async def changes(self, index: str) -> Sequence[Change]:
-        """Returns the changes that are not done and the latest that are, newest first."""
+        """Returns the unfinished changes and the latest finished ones, newest first."""
         ...
 
     async def roll_back(self, index: str, version: str) -> IndexInfo:

@@ -40,7 +40,7 @@ class Journal(Generic[T]):
 
 
 def read(path: Path, kind: type[T]) -> list[T]:
-    """Returns what a Journal of `path` would find, and changes nothing. Raises OSError."""
+    """Returns what a Journal of `path` would find, without changing the file. Raises OSError."""
     return _values(path, kind, lines.whole(path.read_bytes())[0])
 
 

@@ -115,7 +115,7 @@ def open_store(where: str, timeout_s: float) -> KeyStore:
 
 
 class RedisKeys:
-    """Keys in Redis, which several gateways share. A key that is revoked is refused by all of them at once."""
+    """Keys in Redis, which several gateways share. A revoked key is refused by all of them at once."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self._redis = redis_client.connect(url, timeout_s, KeysError)
@@ -143,7 +143,7 @@ class RedisKeys:
 
 
 class FileKeys:
-    """Keys in a JSON file, a record an id. It is read again once it changes, by whoever changed it."""
+    """Keys in a JSON file, one record per id. The file is read again whenever anyone has changed it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""The way to one backend: its channel, the deadline of its calls, its breaker, and patience where a batch asks."""
+"""The way to one backend: its channel, the deadline of its calls, its breaker, and patience for batch clients."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Link:
                     yield response
 
     async def watch(self, method: Any, request: Any) -> AsyncGenerator[Any, None]:
-        """Reads a server stream that has no end of its own. How it ends tells the breaker nothing."""
+        """Reads a server stream that has no end of its own. The way it ends does not affect the breaker."""
         async with aclosing(client.stream(method, request, _WATCH_S, self._boundary)) as responses:
             async for response in responses:
                 yield response

@@ -100,7 +100,7 @@ class _Span(tracing.Recorded):
 
 
 class _Watched(SpanExporter):
-    """Logs once that an endpoint takes nothing, until it does."""
+    """Logs once per outage that the endpoint does not take spans."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter, self._failing = exporter, False

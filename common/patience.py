@@ -1,4 +1,4 @@
-"""Patience of batch clients: what a service was too busy or too broken to do is asked again, more slowly."""
+"""Patience of batch clients: calls that a service was too busy or too broken to answer are repeated, more slowly."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def pause_of(error: Exception) -> float | None:
 class Patience:
     """Asks again for up to `limit_s` seconds. All calls of a batch share it.
 
-    Each failure makes fewer calls go on at once, and each success a little more, so that a slow service gets what it
-    can do. Once a call has given up and none has succeeded meanwhile, the next ones give up at their first failure.
+    Each failure reduces the number of concurrent calls, and each success raises it a little, so that a slow service
+    gets only what it can handle. Once a call has given up and none has succeeded meanwhile, the next ones give up at
+    their first failure.
     """
 
     def __init__(self, limit_s: float, pause_of: Callable[[Exception], float | None] = pause_of) -> None:

@@ -1,4 +1,4 @@
-"""News of what a service serves: its clients are told at once and after each change, and need not ask."""
+"""Pushes what a service serves to its clients, at once and after each change, so that they need not ask."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AGAIN_S = 1.0  # from the end of a stream to the next one
 
 
 class Bell:
-    """Wakes the streams that tell of something when that changes. Any thread may ring it.
+    """Wakes the streams that report something when it changes. Any thread may ring it.
 
     Without a ring, the streams tell again after `beat_s` seconds.
     """
@@ -71,10 +71,10 @@ class Pushed(Generic[T]):
     """Knows what a service serves, as its stream told it last or, while the stream is silent, as the service answers.
 
     The stream shares its connection with the calls of the same channel, so that among several replicas it is told by
-    the one that the next call would reach. A change is known once its message has come. When the connection breaks,
-    the service stops, or it is restarted, the stream ends, and every `get` asks until the next stream has begun. A
-    service that is cut off without a word is believed for 2.5 s after its last message, which is the longest time for
-    which a value can be out of date.
+    the one that the next call would reach. A change is known once its message has come. When the connection breaks, the
+    service stops, or it is restarted, the stream ends, and every `get` asks until the next stream has begun. If a
+    service is cut off silently, its last message is trusted for 2.5 s, which is the longest time for which a value can
+    be out of date.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The score of a result for one question, from 0.0 to 1.0. `scoring` and `judge` tell how it was graded."""
+    """The score of a result for one question, from 0.0 to 1.0. `scoring` and `judge` say how it was graded."""
 
     question: str
     golds: tuple[str, ...]
