@@ -1,10 +1,11 @@
 """Measures the gateway's own cost, with backends that answer at once: `python -m bench.gateway`.
 
-p50 and p99 are round trips of one client over HTTP; they include the time of the client and of the stub backends, which
-run in one process beside the gateway. The client writes prepared requests to a socket, because httpx takes about as
-long as the gateway does for its health. The cache is a redis-server that the benchmark starts. With `--beside`,
-the gateway of another checkout is measured in turns with this one; with `--processes`, several of this one are,
-whose callers are dealt out evenly. Figures are medians over the rounds, ratios are medians of each round's.
+p50 and p99 are round trips of one client over HTTP; they include the time of the client and of the stub backends, a
+process each, beside the gateway. The client writes prepared requests to a socket, because httpx takes about as long
+as the gateway does for its health. The cache is a redis-server that the benchmark starts. With `--beside`, the gateway
+of another checkout is measured in turns with this one; with `--processes`, several of this one are, whose callers are
+dealt out evenly. Figures are medians over the rounds, and ratios are medians of each round's; the processor time that
+each process takes for a request, of which Linux counts hundredths of a second, is the mean over the rounds.
 """
 
 from __future__ import annotations
@@ -13,62 +14,23 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
+import uvloop
 
 from bench.processes import processor_s
 from common.addresses import free_port
-from common.pushed import BEAT_S
-from contracts.v1 import generator_pb2, retriever_pb2
-from contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
-from contracts.v1.retriever_pb2_grpc import RetrieverServicer, add_RetrieverServicer_to_server
 
-PASSAGE = retriever_pb2.Passage(id="p", title="Title", text="word " * 120, score=0.5)
-INDEX = retriever_pb2.IndexInfo(name="stub", version="1", encoder="stub", is_default=True)
-INDEXES = retriever_pb2.ListIndexesResponse(indexes=[INDEX])
-MODEL = generator_pb2.ModelInfoResponse(model="stub@1")
 WARM_UP = 20  # calls before the first that is measured
 ACCEPT = "application/json, text/event-stream"  # which MCP demands
-MOVE = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
-
-
-class Retriever(RetrieverServicer):
-    async def Search(self, request: Any, context: Any) -> retriever_pb2.SearchResponse:
-        ranked = retriever_pb2.RankedPassages(passages=[PASSAGE] * request.top_k)
-        return retriever_pb2.SearchResponse(results=[ranked] * len(request.queries), index="stub", index_version="1")
-
-    async def ListIndexes(self, request: Any, context: Any) -> retriever_pb2.ListIndexesResponse:
-        return INDEXES
-
-    async def WatchIndexes(self, request: Any, context: Any) -> AsyncIterator[retriever_pb2.ListIndexesResponse]:
-        while True:
-            yield INDEXES
-            await asyncio.sleep(BEAT_S)
-
-
-class Model(GeneratorServicer):
-    async def ModelInfo(self, request: Any, context: Any) -> generator_pb2.ModelInfoResponse:
-        return MODEL
-
-    async def WatchModel(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.ModelInfoResponse]:
-        while True:
-            yield MODEL
-            await asyncio.sleep(BEAT_S)
-
-    async def Generate(self, request: Any, context: Any) -> generator_pb2.GenerateResponse:
-        text = MOVE if request.sampling.grammar else "an answer"
-        return generator_pb2.GenerateResponse(text=text, finish_reason=generator_pb2.STOP, model="stub@1")
-
-    async def GenerateStream(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateResponse]:
-        yield generator_pb2.GenerateResponse(text="an answer", finish_reason=generator_pb2.STOP, model="stub@1")
 
 
 Body = Callable[[], dict[str, Any]]
@@ -136,33 +98,49 @@ class Gateways:
 
     processes: list[asyncio.subprocess.Process]
     ports: list[int]
+    load: Mapping[str, int]  # the ids of the processes beside them, by what they are
     figures: dict[str, list[float]] = field(default_factory=dict)
 
     def processor_s(self) -> float:
         return processor_s(each.pid for each in self.processes)
+
+    def parts(self) -> dict[str, float]:
+        """Returns the processor seconds so far of the gateways and of each process beside them."""
+        beside = {f"{name}_ms_at_16": processor_s([pid]) for name, pid in self.load.items()}
+        return {"gateways_ms_at_16": self.processor_s(), **beside}
 
     async def measure(self, path: str, body: Body | None, calls: int, at_once: int) -> None:
         """Makes calls from one caller, then from `at_once` callers, and notes the figures."""
         before = self.processor_s()
         alone = sorted(await calls_of_one(self.ports[0], path, body, calls))
         own_ms = (self.processor_s() - before) / calls * 1e3
-        began, before, load = time.perf_counter(), self.processor_s(), time.process_time()
+        began, before = time.perf_counter(), self.parts()
         ports = itertools.islice(itertools.cycle(self.ports), at_once)
         await asyncio.gather(*(calls_of_one(port, path, body, calls // at_once) for port in ports))
-        took = time.perf_counter() - began
+        took, made = time.perf_counter() - began, calls // at_once * at_once
         for name, figure in {
             "own_ms": own_ms,
             "p50_ms": statistics.median(alone),
             "p99_ms": alone[int(len(alone) * 0.99)],
-            "per_second_at_16": calls // at_once * at_once / took,
-            "gateway_cores_at_16": (self.processor_s() - before) / took,
-            "load_and_backends_cores_at_16": (time.process_time() - load) / took,
+            "per_second_at_16": made / took,
+            **{part: (seconds - before[part]) / made * 1e3 for part, seconds in self.parts().items()},
         }.items():
             self.figures.setdefault(name, []).append(figure)
 
+    def medians(self) -> dict[str, float]:
+        """Returns each figure, and what the cores of this machine could do if they did nothing else."""
+        told = {
+            name: (statistics.mean if name in self.parts() else statistics.median)(values)
+            for name, values in self.figures.items()
+        }
+        told["per_second_at_most"] = len(os.sched_getaffinity(0)) * 1e3 / sum(told[part] for part in self.parts())
+        return told
+
 
 @asynccontextmanager
-async def started(folder: Path, processes: int, flags: Sequence[str]) -> AsyncIterator[Gateways]:
+async def started(
+    folder: Path, processes: int, flags: Sequence[str], load: Mapping[str, int]
+) -> AsyncIterator[Gateways]:
     """Starts gateways of the checkout in `folder`, and stops them."""
     ports = [free_port() for _ in range(processes)]
     starting = [
@@ -171,7 +149,7 @@ async def started(folder: Path, processes: int, flags: Sequence[str]) -> AsyncIt
         )
         for port in ports
     ]
-    gateways = Gateways([await each for each in starting], ports)
+    gateways = Gateways([await each for each in starting], ports, load)
     try:
         for port in ports:
             await _ready(port)
@@ -193,11 +171,12 @@ async def _ready(port: int) -> None:
 
 async def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     async with AsyncExitStack() as stack:
-        server = grpc.aio.server()
-        add_RetrieverServicer_to_server(Retriever(), server)
-        add_GeneratorServicer_to_server(Model(), server)
-        backend = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        await server.start()
+        stubs = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bench.stubs", stdout=asyncio.subprocess.PIPE
+        )
+        stack.callback(stubs.terminate)
+        assert stubs.stdout
+        backend = f"127.0.0.1:{int(await stubs.stdout.readline())}"
         redis_port = str(free_port())
         redis = await asyncio.create_subprocess_exec(
             "redis-server", "--port", redis_port, "--save", "", stdout=asyncio.subprocess.DEVNULL
@@ -212,10 +191,11 @@ async def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             shapes["beside"] = (args.beside, 1)
         if args.processes > 1:
             shapes[f"{args.processes} processes"] = (here, args.processes)
-        gateways = {name: await stack.enter_async_context(started(*shape, flags)) for name, shape in shapes.items()}
-        rows = [await _row(name, gateways, args) for name in REQUESTS if args.only in name]
-    await server.stop(0)
-    return rows
+        load = {"client": os.getpid(), "stubs": stubs.pid, "redis": redis.pid}
+        gateways = {
+            name: await stack.enter_async_context(started(*shape, flags, load)) for name, shape in shapes.items()
+        }
+        return [await _row(name, gateways, args) for name in REQUESTS if args.only in name]
 
 
 async def _row(name: str, gateways: dict[str, Gateways], args: argparse.Namespace) -> dict[str, Any]:
@@ -228,9 +208,7 @@ async def _row(name: str, gateways: dict[str, Gateways], args: argparse.Namespac
         turns = [*gateways.values()]
         for each in turns if number % 2 else reversed(turns):
             await each.measure(path, body, args.calls, 16)
-    mine, *others = (
-        {key: statistics.median(values) for key, values in each.figures.items()} for each in gateways.values()
-    )
+    mine, *others = (each.medians() for each in gateways.values())
     row: dict[str, Any] = {"request": name, **mine}
     for (which, each), figures in zip([*gateways.items()][1:], others, strict=True):
         row[which] = figures | {
@@ -252,7 +230,7 @@ def main() -> int:
     )
     parser.add_argument("--processes", type=int, default=1, help="gateways to measure beside one")
     args = parser.parse_args()
-    rows = asyncio.run(run(args))
+    rows = uvloop.run(run(args))
     print("| request | gateway's own CPU ms | p50 ms | p99 ms | requests/s, 16 at once |\n|---|---|---|---|---|")
     for row in rows:
         times = " | ".join(f"{row[column]:.2f}" for column in ("own_ms", "p50_ms", "p99_ms"))
