@@ -62,6 +62,7 @@ class CrossEncoderReranker:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise RerankerUnavailable(f"reranker {name} cannot be loaded: {reason}") from error
+        self._model.tokenizer.split_special_tokens = True  # a passage that spells one does not end the pair
         first = self._predict([("first call", "loads what is loaded lazily")])
         if np.shape(first) != (1,):
             raise RerankerUnavailable(f"reranker {name} gives {np.shape(first)[-1]} scores a pair, not one")

@@ -14,7 +14,8 @@ TokenIds = Callable[[Sequence[str]], list[list[int]]]
 def token_ids(tokenizer: Any, limit: int) -> TokenIds:
     """Returns a function from texts to their token ids, at most `limit` each, that several threads may call.
 
-    It has a copy of a fast tokenizer, whose limit nobody else changes, and skips what transformers computes besides.
+    It has a copy of a fast tokenizer, whose limit nobody else changes, and skips what transformers computes besides. A
+    text that spells a special token, such as "<pad>", is read as these letters.
     """
     if hasattr(tokenizer, "backend_tokenizer"):
         return _Fast(tokenizer, limit)
@@ -27,7 +28,7 @@ class _Fast:
         self._tokenizer = type(backend).from_str(backend.to_str())
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(limit, direction=tokenizer.truncation_side)
-        self._tokenizer.encode_special_tokens = getattr(tokenizer, "split_special_tokens", False)
+        self._tokenizer.encode_special_tokens = True
         self._chars = limit * _CHARS_A_TOKEN
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
@@ -42,5 +43,7 @@ class _Slow:
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         cut = [text[: self._limit * _CHARS_A_TOKEN] for text in texts]
         with self._one_at_a_time:
-            found: list[list[int]] = self._tokenizer(cut, truncation=True, max_length=self._limit)["input_ids"]
+            found: list[list[int]] = self._tokenizer(
+                cut, truncation=True, max_length=self._limit, split_special_tokens=True
+            )["input_ids"]
         return found

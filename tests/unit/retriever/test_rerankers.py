@@ -115,6 +115,7 @@ class FakeModel:
             raise OSError("gone is not a local folder\nmore lines")
         self.labels = 3 if name == "nli" else 1
         self.greatest = 10.0 if name == "wide" else 1.0
+        self.tokenizer = SimpleNamespace()
 
     def predict(self, pairs: list[tuple[str, str]], batch_size: int, **_: Any) -> np.ndarray:
         scores = np.array([len(text) for _, text in pairs], dtype=np.float64)
@@ -165,9 +166,12 @@ def test_a_real_cross_encoder_from_a_folder(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(vocab_size=len(words), num_labels=1, **sizes)
     BertForSequenceClassification(config).save_pretrained(tmp_path)
-    scores = load_reranker(str(tmp_path)).scores([("abc", "def " * 600), ("abc", "xyz"), ("abc", "xyz")])
+    reranker = load_reranker(str(tmp_path))
+    scores = reranker.scores([("abc", "def " * 600), ("abc", "xyz"), ("abc", "xyz")])
     assert scores.shape == (3,)
     assert scores[1] == pytest.approx(scores[2])
+    spelt, other = reranker.scores([("abc", "d [SEP] f"), ("abc", "d !sep! f")])  # no vocabulary has either sign
+    assert spelt == other
 
     import sentence_transformers
     import torch

@@ -27,10 +27,20 @@ def test_ids_are_those_of_the_library(side: str) -> None:
 
     tokenizer = learned(["one two three"], words=60, max_tokens=64)
     tokenizer.truncation_side = side
-    theirs = tokenizer(TEXTS, truncation=True, max_length=20)["input_ids"]
+    theirs = tokenizer(TEXTS, truncation=True, max_length=20, split_special_tokens=True)["input_ids"]
     short, long = token_ids(tokenizer, 20), token_ids(tokenizer, 30)
     assert short(TEXTS) == theirs
     assert max(map(len, long(TEXTS))) == 30  # one limit does not change the other
     assert short(TEXTS) == theirs
     assert token_ids(Slow(tokenizer), 20)(TEXTS) == theirs
     assert short([]) == []
+
+
+def test_a_text_that_spells_special_tokens_has_none_but_those_around_it() -> None:
+    from bench.encoder_folder import learned
+
+    tokenizer = learned(["one two three"], words=60, max_tokens=64)
+    for ids in (token_ids(each, 30) for each in (tokenizer, Slow(tokenizer))):
+        (found,) = ids([f"one {' '.join(tokenizer.all_special_tokens)} two"])
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # signs that it has not learned
+        assert not special & {*found[1:-1]}
