@@ -46,16 +46,20 @@ class _Calls(grpc.aio.ServerInterceptor):
     async def _serve(self, full_name: str, call: grpc.aio.ServicerContext) -> AsyncIterator[None]:
         incoming = dict(call.invocation_metadata() or ())
         traceparent, attributes = context.traceparent_of(incoming), {"rpc.system.name": "grpc", "rpc.method": full_name}
-        is_traced = traceparent or not _watches(full_name.rpartition("/")[2])
-        with tracing.serve(full_name, traceparent, attributes) if is_traced else tracing.NOBODY as span:
+        method = full_name.rpartition("/")[2]
+        watches = method.startswith("Watch")  # it waits for news for as long as its caller likes
+        with (
+            tracing.NOBODY if watches and not traceparent else tracing.serve(full_name, traceparent, attributes) as span
+        ):
             context.begin(incoming, span.traceparent)
-            async with self._watch(full_name.rpartition("/")[2], call, span):
+            async with self._hold(method, 0 if watches else 1, call, span):
                 yield
 
     @asynccontextmanager
-    async def _watch(self, method: str, call: grpc.aio.ServicerContext, span: tracing.Span) -> AsyncIterator[None]:
+    async def _hold(
+        self, method: str, places: int, call: grpc.aio.ServicerContext, span: tracing.Span
+    ) -> AsyncIterator[None]:
         started, code = time.perf_counter(), grpc.StatusCode.OK
-        places = 0 if _watches(method) else 1
         self._in_flight += places
         metrics.RPC_IN_FLIGHT.labels(self._service).set(self._in_flight)
         try:
@@ -130,11 +134,6 @@ class _Calls(grpc.aio.ServerInterceptor):
                     yield response
 
         return grpc.unary_stream_rpc_method_handler(stream, None, handler.response_serializer)
-
-
-def _watches(method: str) -> bool:
-    """Tells whether a method's calls wait for news for as long as their callers like."""
-    return method.startswith("Watch")
 
 
 async def start(
