@@ -19,7 +19,7 @@ export async function ask(main, { methods, link, setLink }) {
 
   main.append(
     h("h1", {}, "Ask, and watch it search"),
-    h("p", { class: "lead" }, "A small model decides what to search for and which passages to keep. Another answers from those."),
+    h("p", { class: "lead" }, "A small model decides what to search for and which passages to keep. Another model answers from these passages."),
     box.form,
     parameters,
     result,
@@ -63,7 +63,7 @@ function explained() {
   const steps = [
     ["Search", "The searcher writes a query, and the retriever returns its best passages."],
     ["Keep", "The searcher keeps the passages that help. Then it searches again, or ends the search."],
-    ["Answer", "The generator reads only what was kept. Citations lead to the passages."],
+    ["Answer", "The generator reads only what was kept. Citations link to the passages."],
   ];
   return h("ol", { class: "steps" }, steps.map(([name, text]) => h("li", {}, h("strong", {}, name), h("span", {}, text))));
 }

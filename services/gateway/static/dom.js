@@ -39,7 +39,7 @@ export const seconds = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 10
 
 /** Shows what went wrong, in the words of the problem. */
 export function failure(error) {
-  const notes = error.status === 403 ? ["The button with the key takes another one."] : [];
+  const notes = error.status === 403 ? ["Use the key button to enter another one."] : [];
   if (error.retryAfter) notes.push(`Try again in ${counted(error.retryAfter, "second")}.`);
   if (error.requestId) notes.push(`The logs have it as request ${error.requestId}.`);
   return h(

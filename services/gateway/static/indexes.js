@@ -129,7 +129,7 @@ function create(look) {
   const encoder = h("select", { id: "index-encoder" }, h("option", { value: "same" }, "dense and BM25"), h("option", { value: "none" }, "BM25 only"));
   dialogue(
     "New index",
-    "It begins without passages, and serves at once. Its encoder is the default index's.",
+    "The new index is empty and is served at once. It uses the default index's encoder.",
     [h("label", { for: "index-name" }, "Name"), name, h("label", { for: "index-encoder" }, "Searched by"), encoder],
     "Make it",
     async (outcome, signal) => {
@@ -146,7 +146,7 @@ function add(name, look) {
   const text = h("textarea", { id: "index-text", rows: 6, spellcheck: "false", dir: "auto", placeholder: SHAPE });
   dialogue(
     `Add passages to ${name}`,
-    "JSON, one passage a line. A passage whose id is there is replaced; the old version answers until the new one is built.",
+    "JSON, one passage per line. A passage with an existing id is replaced; the old version answers until the new one is built.",
     [h("label", { for: "index-file" }, "From a file"), file, h("label", { for: "index-text" }, "Or pasted"), text],
     "Add",
     async (outcome, signal) => {

@@ -6,8 +6,8 @@ import { withAnswerMarked } from "./marks.js";
 
 const STOPPED = {
   complete: "The search was complete.",
-  max_turns: "The search ended with the last turn that was allowed.",
-  budget: "The search ended because another turn would not have fitted the token budget.",
+  max_turns: "The search ended after the last turn that was allowed.",
+  budget: "The search ended because another turn would not have fit into the token budget.",
   invalid: "The search ended because the searcher's last move was malformed.",
 };
 const STAGES = { retrieve: "retriever", search: "searcher", generate: "generator" };
@@ -203,7 +203,7 @@ export class Outcome {
     );
     this.times.replaceChildren(...timeBar(times));
     const about = this.turns.length ? [STOPPED[answer.stop_reason]] : [];
-    if (answer.truncated) about.push("A model read less of the passages than asked, because its context was full.");
+    if (answer.truncated) about.push("A model read less of the passages than requested, because its context was full.");
     const dropped = Object.values(answer.dropped);
     if (dropped.length) about.push(`The guard kept ${count(dropped.length)} passages from the models: ${[...new Set(dropped)].join(", ")}.`);
     const versions = [...answer.indexes, ...answer.models].map((version) => h("li", {}, quoted("span", { class: "id" }, version)));

@@ -15,7 +15,7 @@ export function promote(id, checkpoints) {
   const checkpoint = h("select", { id: "checkpoint" }, checkpoints.toReversed().map((step) => h("option", { value: step }, `step ${step}`)));
   dialogue(
     `Promote ${id}`,
-    "A gate asks the checkpoint and the searcher that serves the same questions. Only if the checkpoint is better does it take the searcher's place. Closing this window stops the gate.",
+    "A gate asks the checkpoint and the current searcher the same questions. The checkpoint replaces the searcher only if it is better. Closing this window stops the gate.",
     [h("label", { for: "checkpoint" }, "Checkpoint"), checkpoint],
     "Start the gate",
     async (outcome, signal) => {
