@@ -60,7 +60,7 @@ def web_address(text: str) -> str:
     except ValueError:
         good = False
     if not good:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a URL as http://HOST:PORT")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a URL such as http://HOST:PORT")
     return text.rstrip("/")
 
 

@@ -13,6 +13,7 @@ from cli.arguments import days, natural
 from cli.problems import alone
 from cli.terminal import one_line
 from common.problems import Problem
+from search_agent.errors import KeysError
 
 _TIMEOUT_S = 5.0
 _LIMITS = {
@@ -102,7 +103,11 @@ def _in_store(args: argparse.Namespace, work: Callable[[Any], Awaitable[Any]]) -
         finally:
             await store.close()
 
-    return asyncio.run(opened())
+    try:
+        return asyncio.run(opened())
+    except KeysError as error:
+        place = "" if "://" in where else f"{where}: "  # a URL may hold a password
+        raise Problem(f"{place}{error}") from None
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ async def fetch(
         async with asyncio.timeout(http.timeout.read), http.stream(method, url, **request) as response:
             body = await whole(response, most_bytes)
     except TimeoutError:
-        raise httpx.ReadTimeout(f"no whole answer within {http.timeout.read:g} s") from None
+        raise httpx.ReadTimeout(f"no complete answer within {http.timeout.read:g} s") from None
     headers = httpx.Headers(response.headers)
     headers.pop("content-encoding", None)  # the body is unpacked
     return httpx.Response(response.status_code, headers=headers, content=body, request=response.request)

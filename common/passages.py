@@ -14,7 +14,7 @@ MAX_KEYS, MAX_KEY_CHARS, MAX_METADATA_BYTES = 32, 100, 8192
 
 
 class BadPassage(ValueError):
-    """A record that is not a passage. `field` is at fault, empty where the record is no JSON object."""
+    """A record that is not a passage. `field` is at fault, empty if the record is not a JSON object."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)

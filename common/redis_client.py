@@ -31,7 +31,7 @@ def connect(url: str, timeout_s: float, boundary: type[BoundaryError]) -> redis.
             encoding_errors="replace",  # a damaged value is a miss
         )
     except ValueError as error:
-        raise boundary(Failure.INVALID, f"not a Redis URL as redis://HOST:PORT/DB: {error}") from None
+        raise boundary(Failure.INVALID, f"not a Redis URL such as redis://HOST:PORT/DB: {error}") from None
 
 
 @contextmanager

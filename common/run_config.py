@@ -96,7 +96,7 @@ class _Loader(yaml.SafeLoader):
             if key.tag not in _KEYS:
                 raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key.start_mark)
             if key.value in found:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
             found.add(key.value)
 
 
@@ -132,7 +132,7 @@ def _dotted(value: object) -> object:
         options = {f"{name}.{rest}": each for rest, each in nested.items()} if isinstance(nested, dict) else {}
         for option, each in (options or {str(name): inner}).items():
             if option in found:
-                raise ConfigProblem(f"verl.{option}", "is there twice")
+                raise ConfigProblem(f"verl.{option}", "is given twice")
             found[option] = each
     return found
 
@@ -412,7 +412,7 @@ class RunConfig(_Part):
         if (self.reward.kind == "exact_match") != own_answer:
             raise ConfigProblem("reward.kind", "exact_match goes with search_r1's answerer: searcher, and only with it")
         if own_answer and self.data.keep != "all":
-            raise ConfigProblem("data.keep", "must be all where naive RAG is not compared with")
+            raise ConfigProblem("data.keep", "must be all, because the reward does not use naive RAG")
         for option, value in self.verl.items():
             if not _OPTION.fullmatch(option):
                 raise ConfigProblem(f"verl.{option}", "is not the dotted name of an option")

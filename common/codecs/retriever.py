@@ -49,10 +49,10 @@ def passage_message(passage: Passage) -> pb.Passage:
 
 
 def passage_of(message: pb.Passage) -> Passage:
-    """Raises ValueError for metadata that is no JSON object."""
+    """Raises ValueError for metadata that is not a JSON object."""
     metadata = json.loads(message.metadata) if message.metadata else {}
     if not isinstance(metadata, dict):
-        raise ValueError("is no JSON object")
+        raise ValueError("is not a JSON object")
     return value_of(Passage, message, metadata=metadata)
 
 

@@ -158,7 +158,7 @@ class Keeper:
         if root is None:
             raise RetrieverError(Failure.UNSUPPORTED, "RETRIEVER_WRITABLE names no folder for new indexes", "name")
         if new.name in self._shelf:
-            raise RetrieverError(Failure.INVALID, f"there is an index {new.name!r} already", "name")
+            raise RetrieverError(Failure.INVALID, f"there is already an index {new.name!r}", "name")
         try:
             with _on_disk():
                 return await asyncio.to_thread(self._create, root, new)

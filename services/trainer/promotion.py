@@ -194,7 +194,7 @@ class Promoter:
 
     def _alone(self) -> AbstractAsyncContextManager[None]:
         if self._busy.locked():
-            raise TrainerError(Failure.OVERLOADED, "another promotion or rollback is under way")
+            raise TrainerError(Failure.OVERLOADED, "another promotion or rollback is in progress")
         return self._busy
 
     def _searcher(self, name: str) -> LoadableSearcher:

@@ -22,7 +22,7 @@ def _url(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() for c in value):
         raise ValueError("must be a URL, for example http://host:8000/retrieve")
     if parts.port == 0:  # raises ValueError for a port that is no number
-        raise ValueError("port 0 is nobody's")
+        raise ValueError("port 0 cannot be used")
     if parts.username or parts.password:
         raise ValueError("holds a name or a password; put a key into key_file")
     return value

@@ -56,7 +56,7 @@ MISTAKES = [
     ("train start smollm2-demo --url DOWN", 1, "is the gateway running there?"),
     ("train start smollm2-demo --set seed --url DOWN", 1, "must be FIELD=VALUE"),
     ("keys list", 1, "GATEWAY_KEYS"),
-    ("keys list --store FILE", 1, "the file of keys is damaged"),
+    ("keys list --store FILE", 1, "FILE: the file of keys is damaged"),
     ("keys revoke x --store FILE", 1, "the file of keys is damaged"),
     ("keys revoke x --store MISSING", 1, "x: no such key"),
     ("keys create me --scope ask --store MISSING/keys", 1, "No such file"),
