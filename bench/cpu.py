@@ -135,6 +135,8 @@ async def measure(
         stored = Path(folder) / "stored.gguf"  # by another name it is no longer the embedded model, which is converted
         stored.symlink_to(embedded_model())
         async with engines(stored, names, threads) as found:
+            for engine in found.values():
+                await ask("s3", questions.load(str(DATA / "qa_two_hops.jsonl.gz"))[-1], engine)  # compiles the grammars
             for at in range(0, len(asked), callers):
                 for method in methods:
                     for name, engine in found.items():

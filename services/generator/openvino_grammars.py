@@ -16,7 +16,7 @@ import numpy as np
 from services.generator import gguf_header
 
 _DEEPEST = 200  # brackets within each other; the compiler's stack is full at some tens of thousands
-_MOST = 128  # a compiled grammar of s3 takes 2 MiB
+_MOST = 64  # a compiled grammar of s3 takes 2 to 6 MiB
 _NUMBER = 4  # GGUF's type of a layer count
 
 
