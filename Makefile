@@ -16,7 +16,7 @@ help: ## lists these commands
 	@touch .venv/.local $@
 
 demo: .venv/.local ## starts the stack as local processes, asks questions, stops (QUESTION="…" asks yours)
-	@$(BIN)/python -m deploy.local demo --port $(PORT) $(if $(QUESTION),--question "$(QUESTION)")
+	@$(BIN)/python -m deploy.local demo --port $(PORT) $(if $(QUESTION),--question "$$QUESTION")
 
 up: .venv/.local ## runs the stack as local processes until Ctrl-C
 	@$(BIN)/python -m deploy.local up --port $(PORT)

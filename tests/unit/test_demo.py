@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 from deploy.demo import compared, demo_questions
 from search_agent.types import Question
 from search_agent_client import Answer
 from tests.answers import answer, document, turn
 
+ROOT = Path(__file__).parents[2]
 QUESTION = Question("q", "Where does the river begin?", ("Alps",), (("river",), ("spring", "source")))
 
 
@@ -48,3 +53,14 @@ def test_a_question_without_gold_answers_gets_no_verdict() -> None:
 
 def test_the_demo_asks_for_one_passage_and_for_two() -> None:
     assert {len(question.gold_passages) for question in demo_questions()} == {1, 2}
+
+
+def test_a_question_reaches_the_demo_as_it_was_typed(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nfor each in "$@"; do echo "$each"; done\n')
+    python.chmod(0o755)
+    asked = """Who gave Dante's Comedy the name "Divine", and `date`?"""
+    command = ["make", "--silent", "-o", ".venv/.local", "demo", f"BIN={tmp_path}", f"QUESTION={asked}"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.splitlines()[-1] == asked
