@@ -72,10 +72,11 @@ def _named(turn: Turn, passage: str) -> str:
 def summary(answer: Answer) -> str:
     """Returns what the answer cost, in one line."""
     usage, took = answer.usage, answer.timings_ms.total / 1000
+    searches = "1 search" if usage.searches == 1 else f"{usage.searches} searches"
     notes = ", cached" * answer.cached + ", passages were cut to fit the model" * answer.truncated
     if answer.dropped:
         notes += f", {len(answer.dropped)} dropped by the guard"
     return (
-        f"{answer.stop_reason}; {len(answer.documents)} kept, {usage.searches} searches, "
+        f"{answer.stop_reason}; {len(answer.documents)} kept, {searches}, "
         f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens, {took:.1f} s{notes}"
     )

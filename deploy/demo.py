@@ -30,7 +30,7 @@ def demo_questions() -> list[Question]:
 
 
 def demo(url: str, asked: Sequence[Question]) -> None:
-    """Asks each question by s3, then by naive RAG of the same retrieval and as many passages, and shows who is right.
+    """Asks each question by s3, then by naive RAG with the same retrieval and as many passages; shows who is right.
 
     Raises GatewayError.
     """
@@ -49,7 +49,7 @@ def demo(url: str, asked: Sequence[Question]) -> None:
             right["naive RAG"] += _right(question, rag)
             seconds.append(ours.timings_ms.total / 1000)
     if all(question.golds for question in asked):
-        print(f"\nright, of {len(asked)}: s3 {right['s3']}, naive RAG of as many passages {right['naive RAG']}")
+        print(f"\nright, of {len(asked)}: s3 {right['s3']}, naive RAG with as many passages {right['naive RAG']}")
     print(f"s3 took {sum(seconds) / len(seconds):.1f} s a question, {max(seconds):.1f} at most", flush=True)
 
 

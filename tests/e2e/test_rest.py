@@ -232,5 +232,5 @@ def test_the_demo_agrees_with_the_gold_answers(rest: httpx.Client, capsys: pytes
     (rag,) = re.findall(r"^  naive RAG : (.*)  \((right|wrong)\), \d+ passages?$", shown, re.MULTILINE)
     right = [matches(question, answer) == 1 for answer, _ in (ours, rag)]
     assert [said == "right" for _, said in (ours, rag)] == right
-    assert f"right, of 1: s3 {right[0]:d}, naive RAG of as many passages {right[1]:d}" in shown
+    assert f"right, of 1: s3 {right[0]:d}, naive RAG with as many passages {right[1]:d}" in shown
     assert "of 2 gold passages kept; search 1 found" in shown

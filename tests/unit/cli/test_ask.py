@@ -80,7 +80,7 @@ def test_nothing_in_a_passage_reaches_the_terminal_as_a_command(
     assert malformed.startswith("    malformed: Two lines")
     assert said == "  answer: an answer"
     assert source.startswith("  found in: Two lines")
-    assert end == "  complete; 1 kept, 1 searches, 1,234 + 5 tokens, 3.2 s"
+    assert end == "  complete; 1 kept, 1 search, 1,234 + 5 tokens, 3.2 s"
 
 
 def test_what_a_question_sends(gateway: Gateway) -> None:
