@@ -33,8 +33,10 @@ def told(command: Callable[[], int]) -> int:
         return 130
     except BrokenPipeError:  # the reader of the output has left, as `head` does
         said = ""
-    except (Problem, BoundaryError) as problem:
+    except Problem as problem:
         said = str(problem)
+    except BoundaryError as error:
+        said = f"{error.boundary}: {error}"
     except ModuleNotFoundError as error:
         said = f"{error.name} is not installed; the extras of pyproject.toml bring what each command needs"
     except UnicodeError as error:

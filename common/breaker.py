@@ -20,7 +20,7 @@ class Breaker:
 
     def __init__(self, name: str, boundary: type[BoundaryError], clock: Callable[[], float] = time.monotonic) -> None:
         self._name, self._boundary, self._clock = name, boundary, clock
-        self._failures, self._next_try_at = 0, 0.0
+        self._failures, self._last, self._next_try_at = 0, "", 0.0
         self._trying: object = None  # the newest call that tries
         self._state = -1
         self._set(CLOSED)
@@ -37,7 +37,7 @@ class Breaker:
             now = self._clock()
             if now < self._next_try_at:
                 raise self._boundary(
-                    Failure.UNAVAILABLE, f"it failed {self._failures} times in a row; one call tries it"
+                    Failure.UNAVAILABLE, f"{self._last} ({self._failures} times in a row; one call tries it)"
                 )
             self._trying, self._next_try_at = trying, now + _TRY_S
             self._set(HALF_OPEN)
@@ -50,7 +50,7 @@ class Breaker:
             elif is_late and not counts_time:
                 self._learn_nothing(trying)
             else:
-                self._fail()
+                self._fail(error.message)
             raise
         except BaseException:  # the caller left
             self._learn_nothing(trying)
@@ -67,8 +67,8 @@ class Breaker:
             self._next_try_at = self._clock()
             self._set(OPEN)
 
-    def _fail(self) -> None:
-        self._failures += 1
+    def _fail(self, message: str) -> None:
+        self._failures, self._last = self._failures + 1, message
         if self._failures >= _FAILURES:
             self._next_try_at = self._clock() + _OPEN_S
             self._set(OPEN)

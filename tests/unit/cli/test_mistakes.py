@@ -15,6 +15,7 @@ import pytest
 
 from cli.main import COMMANDS, main
 from cli.problems import told
+from search_agent.errors import Failure, RetrieverError
 
 DOWN = "http://127.0.0.1:9"
 QUESTIONS = '{"id": "q", "question": "Who?", "golden_answers": ["x"]}\n'
@@ -196,6 +197,14 @@ print([name for name in set(sys.modules) - before if "site-packages" in str(sys.
 def test_a_bug_is_not_hidden() -> None:
     with pytest.raises(KeyError):
         told(lambda: {}["bug"])  # type: ignore[no-any-return]
+
+
+def test_a_failed_service_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    def ask() -> NoReturn:
+        raise RetrieverError(Failure.UNAVAILABLE, "it cannot be reached")
+
+    assert told(ask) == 1
+    assert capsys.readouterr().err == "search-agent: retriever: it cannot be reached\n"
 
 
 def test_an_output_that_nobody_reads() -> None:

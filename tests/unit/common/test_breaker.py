@@ -54,7 +54,7 @@ def test_it_opens_after_five_failures_in_a_row_and_one_call_tries(breaker: Break
         pass
     assert [fail(breaker) for _ in range(5)] == ["asked"] * 5
     assert state() == OPEN
-    assert fail(breaker) == "it failed 5 times in a row; one call tries it"
+    assert fail(breaker) == "asked (5 times in a row; one call tries it)"
     clock.now += 1
     with breaker.call():
         assert state() == HALF_OPEN
