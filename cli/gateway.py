@@ -33,5 +33,5 @@ def client(args: argparse.Namespace) -> Client:
 
 
 def api_key() -> str:
-    """Returns the key, empty where none is set. Raises Problem for one that cannot be used."""
+    """Returns the key, empty if none is set. Raises Problem for one that cannot be used."""
     return secret(_KEY)

@@ -1,4 +1,4 @@
-"""`search-agent headroom`: what reinforcement could win over the searcher as it is."""
+"""`search-agent headroom`: how much reinforcement could gain over the current searcher."""
 
 from __future__ import annotations
 

@@ -297,7 +297,7 @@ def _ladder(args: argparse.Namespace) -> int:
 
 
 def roll_back(args: argparse.Namespace) -> int:
-    """Puts a kept version in the place of the index in the folder `args.index`. Raises BuildRefused."""
+    """Replaces the index in the folder `args.index` with a kept version. Raises BuildRefused."""
     from services.retriever import folders
     from services.retriever import manifest as manifests
     from services.retriever.errors import BuildRefused

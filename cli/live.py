@@ -1,4 +1,4 @@
-"""A search in a terminal, as it happens: turn by turn, then the answer and the passages that it rests on."""
+"""A search in a terminal, as it happens: turn by turn, then the answer and the passages that support it."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def _delete(args: argparse.Namespace) -> int:
 
 
 def _edits(file: Path) -> Iterator[Mapping[str, Any]]:
-    """Yields the records of a file as they are sent. Raises Problem for one that is no edit, with file and line."""
+    """Yields the records of a file as they are sent. Raises Problem for one that is not an edit, with file and line."""
     from common import records
     from common.passages import BadPassage, read_edit
 

@@ -1,4 +1,4 @@
-"""Searches that several samples of a step make at the same time, sent once."""
+"""Sends searches that several samples of a step make at the same time only once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search_agent.world import Retriever
 
 
 class SharedRetriever:
-    """Retriever port: sends once what many ask for. All samples of a group begin with the same query.
+    """Retriever port: sends a search once that many ask for. All samples of a group begin with the same query.
 
     Keeps the results of the last `limit` searches; one that failed is asked again.
     """

@@ -11,8 +11,8 @@ from common.run_config import StopConfig
 def reason_to_stop(steps: Sequence[Mapping[str, float]], rules: StopConfig) -> str:
     """Returns the rule that the latest steps break, with their figures, or "" if none is broken.
 
-    `steps` are the metrics of the training steps so far, in order. Figures are means over `rules.window` steps, so
-    that one odd step stops nothing. A metric that the run does not log breaks no rule.
+    `steps` are the metrics of the training steps so far, in order. Figures are means over `rules.window` steps, so that
+    a single odd step does not stop the run. A metric that the run does not log breaks no rule.
     """
 
     def mean(name: str, end: int) -> float | None:

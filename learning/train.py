@@ -1,4 +1,4 @@
-"""Prepares data and trains one run, from where it stopped: `python -m learning.train RUN_FOLDER`.
+"""Prepares data and trains one run, resuming where it stopped: `python -m learning.train RUN_FOLDER`.
 
 Exits with 0 if the run has finished, with 3 if it stopped by itself (RUN_FOLDER/reason.txt has the reason), and with
 another status if it crashed. As a job of Ray it joins that cluster; otherwise it starts its own.

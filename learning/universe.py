@@ -35,7 +35,7 @@ def read_world(folder: Path) -> World:
 
 
 def _facts(facts: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yields what is stated of a fact list such as 'hobby("Aida Wang", "meditation").'"""
+    """Yields the statements of a fact list such as 'hobby("Aida Wang", "meditation").'"""
     for fact in facts:
         name, _, arguments = fact.partition("(")
         if name in _WORDS:
@@ -90,10 +90,10 @@ def _paths(world: World, hops: int) -> list[_Path]:
 
 
 def questions(name: str, world: World, counts: Mapping[int, int], seed: int) -> list[Question]:
-    """Returns questions that need so many passages (`counts` by hops), or all there are, chosen by the seed.
+    """Returns as many questions as `counts` says for each number of hops, or all there are, chosen by the seed.
 
     Each asks for a fact of the last person of a path, which no passage before it on the path states. The world's name
-    is the article of its questions, so that sets are divided by worlds. The group `chain` tells paths with a shortcut.
+    is the article of its questions, so that sets are divided by worlds. The group `chain` marks paths with a shortcut.
     """
     order = random.Random(f"{seed} {name}")
     made: list[Question] = []

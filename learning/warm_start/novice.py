@@ -17,7 +17,7 @@ class Novice(Player):
     """Moves at random: it keeps any passages, goes on or stops, and searches for a name of the newest block.
 
     Any name will do that is not the title of a passage it has read, and that it has not searched for; without one it
-    stops. If it drew from all names as often as they occur, it would mostly search for what it has just read.
+    stops. If it drew names in proportion to their frequency, it would mostly search for what it has just read.
     """
 
     def __init__(self, retriever: Retriever, parameters: s3.S3Params, seed: str) -> None:

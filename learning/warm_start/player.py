@@ -1,4 +1,4 @@
-"""A player takes the place of the model in an episode: it sees what was retrieved, and its moves are well formed."""
+"""A player replaces the model in an episode: it sees what was retrieved, and its moves are well formed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Poisoned distractors: a student sees passages that speak to it, and a teacher that does not listen."""
+"""Poisoned distractors: a student sees passages that try to instruct it, and a teacher that does not obey."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ATTACKS = (
 
 
 class PoisonedRetriever:
-    """Poisons a share of the passages that are neither gold nor hold a gold answer.
+    """Poisons a share of the passages that are not gold and contain no gold answer.
 
     A poisoned passage wants the title of another passage of its ranking as the answer. The same passage is poisoned in
     the same way whenever the question finds it beside the same titles. `ids` are those of all that were poisoned.

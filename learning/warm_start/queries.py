@@ -19,7 +19,7 @@ _FUNCTION_WORDS = frozenset(
 
 
 def queries(question: str, read: Sequence[str], missing: Sequence[Passage]) -> list[str]:
-    """Returns queries for the missing passages, the likeliest first, in words that stand in `read` or the question.
+    """Returns queries for the missing passages, the most likely first, made of words in `read` or the question.
 
     They are the titles that were read; the names in both the passage and `read`, latest first, alone and with the words
     that the passage shares with the question; and those words alone.
