@@ -18,6 +18,7 @@ from services.gateway import problems
 
 log = structlog.get_logger()
 T = TypeVar("T")
+_UNWATCHED_S = 0.02  # work that ends sooner is not worth stopping
 _HEARTBEAT_S = 15.0  # proxies close a connection after a minute of silence
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter keeps nginx from collecting events
 
@@ -104,21 +105,26 @@ async def unless_caller_leaves(request: Request, work: Awaitable[T]) -> T:
     """Waits for the work. Cancels it, and with it the models' work, when the caller closes the connection."""
     task = asyncio.current_task()
     assert task
+    watchers: list[asyncio.Task[None]] = []
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         task.cancel()
 
-    watcher = asyncio.create_task(watch())
+    watching = asyncio.get_running_loop().call_later(
+        _UNWATCHED_S, lambda: watchers.append(asyncio.create_task(watch()))
+    )
     try:
         return await work
     except asyncio.CancelledError:
-        if watcher.done():
+        if any(watcher.done() for watcher in watchers):
             task.uncancel()
             raise problems.CallerLeft from None
         raise
     finally:
-        watcher.cancel()
-        with suppress(asyncio.CancelledError):
-            await watcher
+        watching.cancel()
+        for watcher in watchers:
+            watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await watcher
