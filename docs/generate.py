@@ -18,6 +18,7 @@ from bench import cost_table, growth, scoreboard
 from common import metrics
 from common.run_config import RunConfig
 from common.settings import TracingSettings
+from deploy import generated
 from search_agent.agents import AGENTS
 from search_agent_client.api import Api, Call, Events
 from services.gateway.app import create_app
@@ -320,18 +321,6 @@ def filled(text: str) -> str:
     return _BLOCK.sub(block, text)
 
 
-def main(argv: list[str]) -> int:
-    stale = []
-    for document in (path for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))):
-        text = document.read_text(encoding="utf-8")
-        if (fresh := filled(text)) != text:
-            stale.append(document)
-            if "--check" not in argv:
-                document.write_text(fresh, encoding="utf-8")
-    for document in stale:
-        print(f"{document.relative_to(ROOT)}: {'stale; run make docs' if '--check' in argv else 'written'}")
-    return int(bool(stale) and "--check" in argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    documents = (path for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern)))
+    sys.exit(generated.main(((path, filled(path.read_text(encoding="utf-8"))) for path in documents), "make docs"))
