@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import uvloop
@@ -14,11 +14,19 @@ from contracts.v1 import generator_pb2, retriever_pb2
 from contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
 from contracts.v1.retriever_pb2_grpc import RetrieverServicer, add_RetrieverServicer_to_server
 
+T = TypeVar("T")
 PASSAGE = retriever_pb2.Passage(id="p", title="Title", text="word " * 120, score=0.5)
 INDEX = retriever_pb2.IndexInfo(name="stub", version="1", encoder="stub", is_default=True)
 INDEXES = retriever_pb2.ListIndexesResponse(indexes=[INDEX])
 MODEL = generator_pb2.ModelInfoResponse(model="stub@1")
 MOVE = "<important_info>[1]</important_info>\n<search_complete>True</search_complete>"
+
+
+async def _beats(served: T) -> AsyncIterator[T]:
+    """Yields what is served, again and again, as the services do."""
+    while True:
+        yield served
+        await asyncio.sleep(BEAT_S)
 
 
 class Retriever(RetrieverServicer):
@@ -30,9 +38,8 @@ class Retriever(RetrieverServicer):
         return INDEXES
 
     async def WatchIndexes(self, request: Any, context: Any) -> AsyncIterator[retriever_pb2.ListIndexesResponse]:
-        while True:
-            yield INDEXES
-            await asyncio.sleep(BEAT_S)
+        async for served in _beats(INDEXES):
+            yield served
 
 
 class Model(GeneratorServicer):
@@ -40,9 +47,8 @@ class Model(GeneratorServicer):
         return MODEL
 
     async def WatchModel(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.ModelInfoResponse]:
-        while True:
-            yield MODEL
-            await asyncio.sleep(BEAT_S)
+        async for served in _beats(MODEL):
+            yield served
 
     async def Generate(self, request: Any, context: Any) -> generator_pb2.GenerateResponse:
         text = MOVE if request.sampling.grammar else "an answer"
