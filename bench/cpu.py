@@ -31,7 +31,7 @@ from search_agent.errors import BoundaryError
 from search_agent.grading.answers import matches
 from search_agent.types import Question, Sampling
 from search_agent.world import World
-from services.generator.llama_cpp import embedded_model
+from services.generator.gguf_files import embedded_model
 from services.generator.taught import card_of
 
 STORED = "llama.cpp, stored weights"

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _base_model(args: argparse.Namespace) -> int:
     from common.problems import Problem
     from services.generator.base_model import unpack
-    from services.generator.llama_cpp import embedded_model
+    from services.generator.gguf_files import embedded_model
 
     if args.gguf and not args.gguf.is_file():
         raise FileNotFoundError(2, "No such file", args.gguf)

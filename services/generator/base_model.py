@@ -11,7 +11,7 @@ from typing import Any
 
 from common import model_card
 from search_agent.types import ModelCard
-from services.generator.llama_cpp import digest
+from services.generator.gguf_files import digest
 
 
 def unpack(gguf: Path, folder: Path) -> Path:

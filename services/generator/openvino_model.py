@@ -13,12 +13,10 @@ from typing import Any
 from common import tracing
 from common.control_tokens import ChatTokenizer, ControlTokens
 from search_agent.types import Sampling
-from services.generator import gguf_header, lora, quick_weights
+from services.generator import gguf_files, gguf_header, lora, quick_weights
 from services.generator.engine import Request
 from services.generator.kept_prompts import FOR_EACH_REQUEST, KeptPrompts
 from services.generator.library_engine import Delta, digest
-from services.generator.llama_cpp import digest as gguf_digest
-from services.generator.llama_cpp import embedded_model
 from services.generator.openvino_grammars import Grammars
 from services.generator.openvino_pipeline import Job, Pipeline, opened
 from services.generator.settings import GeneratorSettings
@@ -35,15 +33,15 @@ class OpenVino:
 
     def found(self, path: str) -> str:
         """Returns the file of a model, by default of the embedded one. Raises GeneratorError."""
-        return str(Path(path).absolute() if path else embedded_model())
+        return str(Path(path).absolute() if path else gguf_files.embedded_model())
 
     def identity(self, path: str) -> str:
-        return f"{Path(path).stem}@{gguf_digest(Path(path))}"
+        return f"{Path(path).stem}@{gguf_files.digest(Path(path))}"
 
     def version(self, adapter: str) -> str:
         if Path(adapter).is_dir():
             return digest(adapter, "adapter_model.safetensors", "adapter")
-        return gguf_digest(Path(adapter), "adapter")
+        return gguf_files.digest(Path(adapter), "adapter")
 
     def launch(self, path: str) -> OpenVinoModel:
         return OpenVinoModel(Path(path), self._settings)

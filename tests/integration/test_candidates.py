@@ -14,7 +14,7 @@ from search_agent.errors import Failure, TrainerError
 from search_agent.types import Author, Completion, FinishReason, ModelInfo, Sampling, Span
 from services.generator.allowed import Allowed
 from services.generator.engine import Request
-from services.generator.llama_cpp import embedded_model
+from services.generator.gguf_files import embedded_model
 from services.generator.models import Models
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService

@@ -27,7 +27,9 @@ from search_agent.types import Message, Sampling
 from services.generator import lora
 from services.generator.allowed import Allowed
 from services.generator.engine import Request
-from services.generator.llama_cpp import LLAMA_PROCESS, LlamaCpp, embedded_model
+from services.generator.gguf_files import embedded_model
+from services.generator.llama_cpp import LlamaCpp
+from services.generator.llama_server import LLAMA_PROCESS
 from services.generator.remembered import Remembered
 from services.generator.service import GeneratorService
 from services.generator.settings import GeneratorSettings

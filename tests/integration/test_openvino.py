@@ -18,8 +18,8 @@ from common import tracing
 from contracts.v1 import generator_pb2 as pb
 from search_agent.types import Message, Sampling
 from services.generator.engine import Request
+from services.generator.gguf_files import embedded_model
 from services.generator.library_engine import LibraryEngine
-from services.generator.llama_cpp import embedded_model
 from services.generator.openvino_model import OpenVino
 from services.generator.settings import GeneratorSettings
 from tests.integration.test_generator import (  # tests and a fixture, for the engine below

@@ -10,7 +10,7 @@ import pytest
 from search_agent import gbnf, tags
 from search_agent.agents import deep_retrieval, ircot, search_o1, search_r1
 from services.generator.base_model import tokenizer_of
-from services.generator.llama_cpp import embedded_model
+from services.generator.gguf_files import embedded_model
 
 xgrammar = pytest.importorskip("xgrammar")
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.generator.llama_cpp import Turns
+from services.generator.llama_server import Turns
 
 
 class Line:
