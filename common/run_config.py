@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -16,11 +16,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     ValidationError,
     model_validator,
 )
 
+from common import strict_yaml
+from common.by_steps import BySteps, Staged, at
 from common.problems import Problem
 from common.settings import ModelTarget, Target
 from search_agent.agents import AGENTS, Agent
@@ -52,58 +53,6 @@ _OURS = (
     "trainer.v1",
 )
 _OPTION = re.compile(r"\+?\w[\w-]*(\.\w[\w-]*)*")  # of verl; a plus adds one that it does not have
-_DEEPEST = 20  # levels of a file
-_BIGGEST = 2**63  # what verl, numpy and torch take for a number
-_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")}
-_KEYS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int")}
-
-
-class _Loader(yaml.SafeLoader):
-    """Takes what JSON could say, and dates as text. Every other value is a YAMLError with its line.
-
-    It takes no aliases: a few hundred bytes of them unfold to gigabytes.
-    """
-
-    _depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        mark = self.peek_event().start_mark
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not taken", problem_mark=mark)
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            raise yaml.MarkedYAMLError(problem=f"more than {_DEEPEST} levels", problem_mark=mark)
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            if node.tag not in _TAGS:
-                raise ValueError(f"{node.tag} is not taken")
-            if isinstance(node, yaml.MappingNode):
-                self._check_keys(node)
-            value = super().construct_object(node, deep)
-            if isinstance(value, int | float) and not -_BIGGEST < value < _BIGGEST:
-                raise ValueError("the number is too large")
-        except ValueError as error:
-            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
-        return value
-
-    def _check_keys(self, node: yaml.MappingNode) -> None:
-        found = set()
-        for key, _ in node.value:
-            if key.tag not in _KEYS:
-                raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key.start_mark)
-            if key.value in found:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
-            found.add(key.value)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag in _TAGS]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 class ConfigProblem(Problem, ValueError):
@@ -159,38 +108,6 @@ def _interval(value: tuple[float, float]) -> tuple[float, float]:
 
 
 _Interval = Annotated[tuple[float, float], AfterValidator(_interval)]
-
-
-T = TypeVar("T")
-
-
-def _in_order(values: dict[int, T]) -> dict[int, T]:
-    if values and min(values) != 1:
-        raise ValueError(f"the first value must hold from step 1, not {min(values)}")
-    return dict(sorted(values.items()))
-
-
-def _from_the_first(value: object) -> object:
-    if value == {}:
-        raise ValueError("must have a value from step 1")
-    return value if isinstance(value, Mapping) else {1: value}
-
-
-def _constant_alone(values: Mapping[int, T]) -> Mapping[int, T] | T:
-    return values if len(values) > 1 else values[1]
-
-
-# Values by the first training step at which each holds; steps count from 1.
-BySteps = Annotated[
-    dict[Annotated[int, Field(ge=1)], T], AfterValidator(_in_order), Field(json_schema_extra={"by": "steps"})
-]
-# The same, where a value that never changes may stand by itself.
-Staged = Annotated[BySteps[T], BeforeValidator(_from_the_first), PlainSerializer(_constant_alone)]
-
-
-def at(step: int, values: Mapping[int, T]) -> T:
-    """Returns the value that holds at a training step."""
-    return values[max(first for first in values if first <= step)]
 
 
 def _from_stages(value: object) -> object:
@@ -483,25 +400,14 @@ def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> RunCo
 def read(text: str, overrides: Mapping[str, Any] | None = None, source: str = "the text") -> RunConfig:
     """Does what `load` does for YAML text; errors call it `source`."""
     try:
-        values = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigProblem("", _fault(source, text, error)) from None
+        values = strict_yaml.load(text, source)
+    except Problem as problem:
+        raise ConfigProblem("", str(problem)) from None
     if not isinstance(values, dict):
         raise ConfigProblem("", f"{source}: not a mapping")
     for field, value in (overrides or {}).items():
         _replace(values, field, value)
     return parse(values)
-
-
-def _fault(source: str, text: str, error: yaml.YAMLError) -> str:
-    """Returns what is wrong with YAML, with its line."""
-    if isinstance(error, yaml.reader.ReaderError):
-        line, reason = text.count("\n", 0, error.position), f"{chr(error.character)!r} is not text"
-    else:
-        assert isinstance(error, yaml.MarkedYAMLError)
-        mark = error.problem_mark or error.context_mark
-        line, reason = mark.line if mark else 0, error.problem or str(error)
-    return f"{source}:{line + 1}: {reason}"
 
 
 def parse(values: Mapping[str, Any]) -> RunConfig:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from common.run_config import RewardConfig, at
+from common.by_steps import at
+from common.run_config import RewardConfig
 from learning.warm_start.teacher import Teacher
 from search_agent.agents import Agent
 from search_agent.agents.s3 import S3Params

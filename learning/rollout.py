@@ -14,7 +14,8 @@ import structlog
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
 from common import run_config
-from common.run_config import RunConfig, TeacherConfig, at
+from common.by_steps import at
+from common.run_config import RunConfig, TeacherConfig
 from learning import wiring
 from learning.episodes import Example, Played, Stage, example_of
 from learning.groups import first_choice

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from common.run_config import FOLDER, ConfigProblem, TeacherConfig, at, dump, load, parse
+from common.by_steps import at
+from common.run_config import FOLDER, ConfigProblem, TeacherConfig, dump, load, parse
 from search_agent.grading.reward import Penalties
 
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
