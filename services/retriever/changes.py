@@ -28,6 +28,7 @@ class Changes:
     def __init__(self, folder: Path, index: str) -> None:
         self.folder, self._index = folder, index
         self._waiting: dict[int, Change] = {}
+        self.fault = ""  # of the last attempt to build them
 
     def recover(self) -> None:
         """Removes the drafts that a killed process left."""

@@ -23,6 +23,7 @@ from services.retriever.keeper import Keeper
 from services.retriever.manifest import Manifest
 from services.retriever.rerankers import Reranker, load_reranker
 from services.retriever.search import BatchedRetriever
+from services.retriever.served_folders import ServedFolders
 from services.retriever.settings import RetrieverSettings
 from services.retriever.shelf import Shelf
 from services.retriever.sources import Source
@@ -112,14 +113,14 @@ def assemble(
     default = _default(settings, [*indexes, *sources])
     reranker = load_ranker(settings.reranker) if settings.reranker else None
     shelf = Shelf(default, reranker.name if reranker else "")
-    keeper = Keeper(shelf, Encoders(load), settings, gpus)
+    served = ServedFolders(shelf, Encoders(load), settings, gpus)
     every: list[Index | Source] = [*indexes.values(), *sources.values()]
     for opened in every:
-        keeper.note(opened.folder, opened.name)
-        keeper.serve(opened)
-    keeper.recover()
-    keeper.look()
-    return BatchedRetriever(shelf, settings, keeper, reranker)
+        served.note(opened.folder, opened.name)
+        served.serve(opened)
+    served.recover()
+    served.look()
+    return BatchedRetriever(shelf, settings, Keeper(served, settings), reranker)
 
 
 def _default(settings: RetrieverSettings, indexes: Sequence[str]) -> str:

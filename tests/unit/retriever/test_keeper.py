@@ -228,7 +228,7 @@ async def test_an_index_with_a_damaged_change_does_not_keep_others_from_being_bu
 async def test_nothing_is_built_for_an_index_whose_changes_were_deleted_meanwhile(tmp_path: Path) -> None:
     retriever = opened(tmp_path)
     made = await retriever.keeper.create_index(NewIndex("mine"))
-    retriever.keeper._build("mine")
+    retriever.keeper.builder.build("mine")
     assert (await retriever.indexes())[0].version == made.version
     await retriever.close()
 
@@ -245,13 +245,13 @@ async def test_a_bell_rings_for_what_changes_and_for_nothing_else(tmp_path: Path
         made = await retriever.keeper.create_index(NewIndex("mine"))
         assert await has_rung()
         await retriever.keeper.change_passages("mine", each([passage(1)]))
-        retriever.keeper.look()
+        retriever.keeper.served.look()
         assert not await has_rung()
-        retriever.keeper._build("mine")
+        retriever.keeper.builder.build("mine")
         assert await has_rung()
         await retriever.keeper.roll_back("mine", made.version)
         assert await has_rung()
-        retriever.keeper.look()
+        retriever.keeper.served.look()
         assert not await has_rung()
         await retriever.keeper.delete_index("mine")
         assert await has_rung()
@@ -290,10 +290,10 @@ async def test_a_new_index_has_nothing_of_one_that_somebody_removed(tmp_path: Pa
         await retriever.keeper.create_index(NewIndex(name))
         await retriever.keeper.change_passages(name, each([passage(1)]))
         shutil.rmtree(tmp_path / name)
-    retriever.keeper.look()
+    retriever.keeper.served.look()
     await retriever.keeper.create_index(NewIndex("mine"))
     build_index(tmp_path, 5, "other", ENCODER)
-    retriever.keeper.look()
+    retriever.keeper.served.look()
     for name in ("mine", "other"):
         assert await retriever.keeper.changes(name) == []
     await retriever.close()
@@ -414,14 +414,14 @@ async def test_what_others_put_on_disk_is_served(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "small")
     build_index(tmp_path, 20, "small")
     build_index(tmp_path, 5, "another")
-    keeper.look()
+    keeper.served.look()
     found = {index.name: index for index in await retriever.indexes()}
     assert {name: index.passages for name, index in found.items()} == {"small": 20, "another": 5}
     assert found["small"].version != before.version
     (tmp_path / "small" / "passages.bin").write_bytes(b"damaged")
     (tmp_path / "small" / "manifest.json").touch()
     shutil.rmtree(tmp_path / "another")
-    keeper.look()
+    keeper.served.look()
     assert [index.version for index in await retriever.indexes()] == [found["small"].version]
     await retriever.close()
 
@@ -430,24 +430,24 @@ async def test_servers_that_others_put_on_disk_are_served(tmp_path: Path) -> Non
     build_index(tmp_path, 10, "small", ENCODER)
     retriever = opened(tmp_path)
     connect(tmp_path, "web", {"kind": "searxng", "url": "http://nobody:1"}, force=False)
-    retriever.keeper.look()
+    retriever.keeper.served.look()
     assert {index.name: (index.kind, index.writable) for index in await retriever.indexes()} == {
         "small": ("flat", True),
         "web": ("searxng", False),
     }
     fields = {"kind": "retrieve", "url": "http://127.0.0.1:1/retrieve", "version": "2"}
     connect(tmp_path, "web", fields, force=True)
-    retriever.keeper.look()
+    retriever.keeper.served.look()
     assert {index.name: index.version for index in await retriever.indexes()}["web"] == "2"
     (tmp_path / "web" / "source.json").write_text("{")
-    retriever.keeper.look()
+    retriever.keeper.served.look()
     assert len(await retriever.indexes()) == 2
     with pytest.raises(RetrieverError):
         await retriever.search(["x"], Retrieval(1, "web", Mode.AUTO))
     up = ("search_agent_retriever_source_up", {"index": "web"})
     assert REGISTRY.get_sample_value(*up) == 0
     shutil.rmtree(tmp_path / "web")
-    retriever.keeper.look()
+    retriever.keeper.served.look()
     assert REGISTRY.get_sample_value(*up) is None  # or its alert would never end
     assert [index.name for index in await retriever.indexes()] == ["small"]
     await retriever.close()
@@ -457,9 +457,9 @@ async def test_a_copy_of_an_index_does_not_take_its_place(tmp_path: Path) -> Non
     build_index(tmp_path, 10, "small", ENCODER)
     retriever = opened(tmp_path)
     shutil.copytree(tmp_path / "small", tmp_path / "copy")
-    retriever.keeper.look()
+    retriever.keeper.served.look()
     shutil.rmtree(tmp_path / "copy")
-    retriever.keeper.look()
+    retriever.keeper.served.look()
     assert [(index.name, index.writable) for index in await retriever.indexes()] == [("small", True)]
     await retriever.close()
 
@@ -473,7 +473,7 @@ async def test_a_link_to_an_index_can_be_turned(tmp_path: Path) -> None:
     retriever = assemble(RetrieverSettings(indexes=served), lambda _: FakeEncoder())
     (served / "new").symlink_to(tmp_path / "20" / "small")
     (served / "new").rename(served / "small")
-    retriever.keeper.look()
+    retriever.keeper.served.look()
     assert [index.passages for index in await retriever.indexes()] == [20]
     await retriever.close()
 
