@@ -11,8 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cli import gateway
-from cli import index as stored_index
+from cli import gateway, stored_index
 from cli.arguments import positive
 from cli.terminal import one_line
 from common.problems import Problem

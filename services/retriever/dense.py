@@ -16,7 +16,7 @@ from services.retriever.columns import Selection
 from services.retriever.errors import BuildRefused, IndexRefused
 from services.retriever.fusion import Ranking
 from services.retriever.gpu import Device
-from services.retriever.kinds import FAISS, KINDS, VECTORS, Kind, Parameters
+from services.retriever.kinds import EXACT, FAISS, KINDS, VECTORS, Kind, Parameters
 from services.retriever.rows import Rows
 
 _CHUNK = 65_536  # rows widened to float32 at a time
@@ -85,8 +85,7 @@ class Stored:
 def exact_rows(path: Path, kind: Kind, count: int, dim: int) -> Rows:
     """Returns the vectors of a file, to make another kind from. Raises BuildRefused if the kind is lossy."""
     if not kind.exact:
-        able = ", ".join(sorted(each.name for each in KINDS.values() if each.exact))
-        raise BuildRefused(f"{path}: {kind.name} does not keep the vectors as they were; start from {able}")
+        raise BuildRefused(f"{path}: {kind.name} does not keep the vectors as they were; start from {', '.join(EXACT)}")
     return Stored(path, kind, count, dim)
 
 

@@ -261,6 +261,7 @@ KINDS: dict[str, Kind] = {
         _Hnsw("hnsw", "a graph over 2 bytes a number"),
     )
 }
+EXACT = tuple(name for name, kind in KINDS.items() if kind.exact)  # they keep the vectors as they were
 
 
 def named(name: str) -> Kind:

@@ -53,13 +53,13 @@ def programs_of(image: str) -> list[str]:
 
 
 def reached(modules: list[str]) -> set[str]:
-    """Returns the files of this repository that the modules import, directly or not."""
+    """Returns the files of this repository that the programs import, directly or not."""
     found: set[Path] = set()
-    left = list(modules)
+    left = [*modules, *(f"{module}.__main__" for module in modules)]
     while left:
         name = left.pop()
         packages = [name.rsplit(".", dots)[0] for dots in range(1, name.count(".") + 1)]
-        for module in (name, f"{name}.__main__", *packages):
+        for module in (name, *packages):
             file = file_of(module)
             if file and file not in found:
                 found.add(file)
