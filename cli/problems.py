@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from common import waiting
 from common.problems import Problem
 from search_agent.errors import BoundaryError
 
@@ -25,7 +26,8 @@ def told(command: Callable[[], int]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack characters of a passage
     try:
-        status = command()
+        with waiting.shown(waiting.display_on(sys.stderr)):
+            status = command()
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:

@@ -26,7 +26,7 @@ class _Busy(Exception):
     """The endpoint says that it is busy. `pause_s` is its Retry-After, 0.0 if it sends none."""
 
     def __init__(self, response: httpx.Response) -> None:
-        super().__init__(response)
+        super().__init__(f"it answers {response.status_code}")
         after = response.headers.get("retry-after", "")
         self.response, self.pause_s = response, float(after) if after.isdecimal() else 0.0
 
@@ -40,7 +40,9 @@ class JudgeEndpoint:
         """An endpoint that is busy is asked again for up to `patience_s`."""
         self._http, self._url, self._model, self._key = http, url.rstrip("/"), model, key
         self._dialect = Dialect()
-        self._patience = Patience(patience_s, lambda error: error.pause_s if isinstance(error, _Busy) else None)
+        self._patience = Patience(
+            patience_s, "judge", self._url, lambda error: error.pause_s if isinstance(error, _Busy) else None
+        )
         self._max_tokens = list(_MAX_TOKENS)  # the first is asked for; those that were refused are gone
 
     @property

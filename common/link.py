@@ -27,7 +27,7 @@ class Link:
         self.channel = client.connect(target)
         self._timeout_s, self._boundary = timeout_s, boundary
         self._breaker = Breaker(f"{boundary.boundary}/{model}" if model else boundary.boundary, boundary)
-        self._patience = Patience(patience_s) if patience_s else None
+        self._patience = Patience(patience_s, boundary.boundary, target) if patience_s else None
 
     async def call(self, method: Any, request: Any) -> Any:
         """Makes a unary call that changes nothing."""

@@ -13,7 +13,7 @@ class Gateway:
     """Asks a gateway. All but `answer` raise GatewayError."""
 
     def __init__(self, client: AsyncClient, patience_s: float) -> None:
-        self._client, self._patience = client, Patience(patience_s, _pause_of)
+        self._client, self._patience = client, Patience(patience_s, "gateway", client.url, _pause_of)
 
     async def methods(self) -> dict[str, dict[str, Any]]:
         """Returns each method's parameters with the values in force."""

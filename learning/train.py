@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import run_config, run_services
+from common import run_config, run_services, waiting
 from common.files import refusal, write_whole
 from common.problems import Problem
 from common.run_config import ConfigProblem, RunConfig
@@ -237,7 +237,8 @@ def main(argv: list[str]) -> int:
     reason = folder / "reason.txt"
     reason.unlink(missing_ok=True)
     try:
-        train(folder)
+        with waiting.shown(waiting.display_on(sys.stderr)):
+            train(folder)
     except (RunStopped, OSError) as stopped:
         if isinstance(stopped, OSError) and not refusal(stopped):
             raise

@@ -80,6 +80,7 @@ class Client(Api):
         of training runs and promotions, which may be silent for long. Raises GatewayError for a key that cannot be
         sent.
         """
+        self.url = url
         self._connection = _Connection(httpx.Client, url, api_key, timeout_s, options)
 
     def __enter__(self) -> Self:
@@ -116,6 +117,7 @@ class AsyncClient(Api):
 
     def __init__(self, url: str = LOCAL, api_key: str = "", timeout_s: float | None = 300, **options: Any) -> None:
         """Takes what `Client` takes; `options` are httpx.AsyncClient's."""
+        self.url = url
         self._connection = _Connection(httpx.AsyncClient, url, api_key, timeout_s, options)
 
     async def __aenter__(self) -> Self:

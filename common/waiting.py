@@ -1,0 +1,100 @@
+"""Shows which service a batch command waits for, why, and until when."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_EVERY_S = 30.0  # between two lines where nothing can be overwritten
+
+
+class Display(Protocol):
+    def wait(self, service: str, why: str, left_s: float) -> None:
+        """Shows that calls of a service fail, and that they are repeated for `left_s` more seconds."""
+
+    def end(self, service: str) -> None:
+        """Shows that a service is no longer waited for: it answers, or its callers have given up."""
+
+
+class _Nothing:
+    def wait(self, service: str, why: str, left_s: float) -> None: ...
+
+    def end(self, service: str) -> None: ...
+
+
+class Lines:
+    """A line for each service, and another every 30 seconds."""
+
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out, self._clock = out, clock
+        self._said_at: dict[str, float] = {}
+
+    def wait(self, service: str, why: str, left_s: float) -> None:
+        now = self._clock()
+        if service not in self._said_at or now - self._said_at[service] >= _EVERY_S:
+            self._said_at[service] = now
+            self._say(_line(service, why, left_s))
+
+    def end(self, service: str) -> None:
+        if self._said_at.pop(service, None) is not None:
+            self._say(f"no longer waiting for {service}")
+
+    def _say(self, line: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(line, self._out)  # on a line of its own, also where a bar is drawn
+        self._out.flush()
+
+
+class Renewed:
+    """One line for each service, below the progress bar if there is one. It disappears at the end."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._bars: dict[str, tqdm[Any]] = {}
+
+    def wait(self, service: str, why: str, left_s: float) -> None:
+        if service not in self._bars:
+            from tqdm import tqdm
+
+            self._bars[service] = tqdm(bar_format="{desc}", leave=False, dynamic_ncols=True, file=self._out)
+        self._bars[service].set_description_str(_line(service, why, left_s))
+
+    def end(self, service: str) -> None:
+        if service in self._bars:
+            self._bars.pop(service).close()
+
+
+_display: Display = _Nothing()
+
+
+def display() -> Display:
+    """Returns where waiting is shown in this process; services show none."""
+    return _display
+
+
+@contextmanager
+def shown(on: Display) -> Iterator[None]:
+    """Shows waiting on a display."""
+    global _display
+    before, _display = _display, on
+    try:
+        yield
+    finally:
+        _display = before
+
+
+def display_on(out: TextIO) -> Display:
+    """Returns the display for a terminal, or for a pipe or file."""
+    return Renewed(out) if out.isatty() else Lines(out)
+
+
+def _line(service: str, why: str, left_s: float) -> str:
+    until = datetime.now() + timedelta(seconds=left_s)
+    return f"waiting for {service} until {until:%H:%M:%S}: {' '.join(why.split())}"
