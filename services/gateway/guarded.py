@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
 from common.indexes import Change, Edit, NewIndex
 from search_agent.types import Completion, IndexInfo, Message, ModelInfo, Rankings, Retrieval, Sampling, Span
 from search_agent.world import Searcher, Writer
 from services.gateway import caller
-from services.gateway.caller import Forbidden
+from services.gateway.caller import Caller, Forbidden
 from services.gateway.capacity import Capacity
 from services.gateway.limits import Meter
 from services.gateway.player import Retrieving
@@ -90,60 +91,77 @@ class AdmittedRetriever(GuardedRetriever):
             return await super().embed(texts, index, as_passages)
 
 
+_CHARS_A_TOKEN = 4  # about, in English
+_RECENT = 0.2  # the weight of the newest text in the mean pace
+
+
+class _Tally:
+    """Counts the tokens of one model's texts for the caller.
+
+    Nobody tells the tokens of a text that the caller leaves, so they are estimated. The prompt's come from its length.
+    Those written are one for each piece that has come; of a text that comes whole, what the model writes in that time.
+    """
+
+    def __init__(self, meter: Meter, clock: Callable[[], float]) -> None:
+        self._meter, self._clock = meter, clock
+        self._pace = 0.0  # tokens written a second
+
+    async def whole(self, text: Awaitable[Completion], prompt: Iterable[str], sampling: Sampling) -> Completion:
+        who, began = caller.current(), self._clock()
+        try:
+            completion = await text
+        except asyncio.CancelledError:
+            written = round(self._pace * (self._clock() - began))
+            await self.left(who, prompt, min(written, sampling.max_tokens))
+            raise
+        if completion.completion_tokens and (took_s := self._clock() - began):
+            pace = completion.completion_tokens / took_s
+            self._pace += (_RECENT if self._pace else 1) * (pace - self._pace)
+        await self.told(who, completion)
+        return completion
+
+    async def told(self, who: Caller, completion: Completion) -> None:
+        await self._meter.tokens(who, completion.tokens)
+
+    async def left(self, who: Caller, prompt: Iterable[str], written: int) -> None:
+        await self._meter.tokens(who, sum(map(len, prompt)) // _CHARS_A_TOKEN + written)
+
+
 class MeteredSearcher:
     """Counts the searcher's tokens for the caller."""
 
-    def __init__(self, searcher: Searcher, meter: Meter) -> None:
-        self._searcher, self._meter = searcher, meter
+    def __init__(self, searcher: Searcher, meter: Meter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._searcher, self._tally = searcher, _Tally(meter, clock)
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
-        completion = await self._searcher.complete(spans, sampling)
-        await self._meter.tokens(caller.current(), completion.tokens)
-        return completion
+        text = self._searcher.complete(spans, sampling)
+        return await self._tally.whole(text, (span.text for span in spans), sampling)
 
     async def info(self) -> ModelInfo:
         return await self._searcher.info()
 
 
-_CHARS_A_TOKEN = 4  # about, in English
-
-
 class MeteredGenerator:
-    """Counts the generator's tokens for the caller.
+    """Counts the generator's tokens for the caller."""
 
-    Nobody tells the tokens of an answer that the caller leaves early. They are estimated: the prompt's from its length,
-    and one for each piece that has come.
-    """
-
-    def __init__(self, generator: Writer, meter: Meter) -> None:
-        self._generator, self._meter = generator, meter
+    def __init__(self, generator: Writer, meter: Meter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._generator, self._tally = generator, _Tally(meter, clock)
 
     async def write(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        who = caller.current()
-        try:
-            completion = await self._generator.write(messages, sampling)
-        except asyncio.CancelledError:
-            await self._meter.tokens(who, _tokens_of(messages))
-            raise
-        await self._meter.tokens(who, completion.tokens)
-        return completion
+        text = self._generator.write(messages, sampling)
+        return await self._tally.whole(text, (message.content for message in messages), sampling)
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
         who, pieces, whole = caller.current(), 0, False
         try:
             async for piece in self._generator.stream(messages, sampling):
                 pieces, whole = pieces + 1, bool(piece.finish_reason)
-                await self._meter.tokens(who, piece.tokens)
+                await self._tally.told(who, piece)
                 yield piece
         except (GeneratorExit, asyncio.CancelledError):
-            if pieces and not whole:
-                await self._meter.tokens(who, _tokens_of(messages) + pieces)
+            if not whole:
+                await self._tally.left(who, (message.content for message in messages), pieces)
             raise
 
     async def info(self) -> ModelInfo:
         return await self._generator.info()
-
-
-def _tokens_of(messages: Sequence[Message]) -> int:
-    """Returns about how many tokens a prompt has."""
-    return sum(len(message.content) for message in messages) // _CHARS_A_TOKEN
