@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _base_model(args: argparse.Namespace) -> int:
+    from common.error_text import one_line
     from common.problems import Problem
     from services.generator.base_model import unpack
     from services.generator.gguf_files import embedded_model
@@ -25,7 +26,7 @@ def _base_model(args: argparse.Namespace) -> int:
     try:
         print(unpack(args.gguf or embedded_model(), args.out))
     except ValueError as error:  # transformers raises it for a file that it cannot read
-        raise Problem(" ".join(str(error).split())) from error
+        raise Problem(one_line(error)) from error
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cli import ladder, stored_index
 from cli.problems import alone
+from cli.terminal import say
 from services.retriever.bm25 import BM25S, CHOICES
 from services.retriever.kinds import EXACT, FLAT, KINDS
 from services.retriever.published import PUBLISHED
@@ -151,7 +152,7 @@ def _build(args: argparse.Namespace) -> int:
         part=args.part,
         force=args.force,
     )
-    folder = build(plan, partial(load_encoder, given=given, every_gpu=True), lambda line: print(line, file=sys.stderr))
+    folder = build(plan, partial(load_encoder, given=given, every_gpu=True), say)
     return stored_index.show(folder, verify_checksums=False)
 
 
@@ -189,9 +190,6 @@ def _convert(args: argparse.Namespace) -> int:
 def _download(args: argparse.Namespace) -> int:
     from services.retriever.download import download_corpus, download_index
     from services.retriever.hub import ENDPOINT, Hub
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
 
     published, hub = PUBLISHED[args.what], Hub(args.endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT)
     name = args.name or args.what

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from cli.arguments import positive
+from cli.terminal import say
 from services.retriever.kinds import EXACT, KINDS
 
 
@@ -74,9 +74,6 @@ def _ladder(args: argparse.Namespace) -> int:
                 chosen = np.linspace(0, manifest.count - 1, min(args.count, manifest.count)).astype(int)
                 queries = np.concatenate([rows[row : row + 1] for row in chosen]).astype(np.float32)
             about = f"{manifest.name} {manifest.version}"
-
-        def say(line: str) -> None:
-            print(line, file=sys.stderr)
 
         rungs = ladder.measure(
             rows, queries, [KINDS[name] for name in args.kinds], scratch, args.top_k, args.seconds, say, args.gpus

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _supervised(args: argparse.Namespace) -> int:
+    from common.error_text import one_line
     from common.problems import Problem
     from learning.warm_start.supervised import read_card, read_spans, train
 
@@ -42,5 +43,5 @@ def _supervised(args: argparse.Namespace) -> int:
         examples, card = read_spans(args.examples), read_card(args.examples)
         train(args.model, examples, args.out, settings_of(args, Settings), args.start, args.stop, card)
     except ValueError as error:  # transformers and PEFT raise it for files that they cannot use
-        raise Problem(" ".join(str(error).split())) from error
+        raise Problem(one_line(error)) from error
     return 0

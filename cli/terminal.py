@@ -1,8 +1,14 @@
-"""Text that others wrote, for a terminal."""
+"""Lines beside a command's output, and text that others wrote, for a terminal."""
 
 from __future__ import annotations
 
+import sys
 import unicodedata
+
+
+def say(line: str) -> None:
+    """Prints a line on standard error."""
+    print(line, file=sys.stderr)
 
 
 def one_line(text: str) -> str:

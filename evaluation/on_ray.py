@@ -16,6 +16,7 @@ import common
 import evaluation
 import search_agent
 import search_agent_client
+from common.error_text import one_line
 from evaluation.errors import EvaluateProblem, Failed
 from search_agent.errors import Failure
 
@@ -90,7 +91,7 @@ async def actors(
                 except RayTaskError as error:
                     raise error.cause from error
                 except RayError as error:
-                    lost = _line(error)
+                    lost = one_line(error)
                     await _started(actor)
                 finally:
                     slots.put_nowait(actor)
@@ -117,7 +118,7 @@ def _connect(address: str) -> None:
             **(_LOCAL if address == "local" else {}),
         )
     except Exception as error:  # Ray raises its own, gRPC's and the system's
-        raise EvaluateProblem(f"no Ray cluster at {address}: {_line(error)}") from error
+        raise EvaluateProblem(f"no Ray cluster at {address}: {one_line(error)}") from error
 
 
 def _on_each_node(opening: Callable[[], AbstractAsyncContextManager[Work[T, R]]], concurrency: int) -> list[Any]:
@@ -143,7 +144,7 @@ async def _started(actor: Any) -> None:
         await _result(actor.start.remote())
     except RayError as error:
         cause = error.cause if isinstance(error, RayTaskError) else error
-        raise EvaluateProblem(f"Ray's actors cannot start: {_line(cause)}") from error
+        raise EvaluateProblem(f"Ray's actors cannot start: {one_line(cause)}") from error
 
 
 async def _result(reference: Any) -> Any:
@@ -151,7 +152,3 @@ async def _result(reference: Any) -> Any:
     result = asyncio.ensure_future(reference)
     result.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, even if nobody waits
     return await asyncio.shield(result)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

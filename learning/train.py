@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import run_config, run_services, waiting
+from common.error_text import one_line
 from common.files import refusal, write_whole
 from common.problems import Problem
 from common.run_config import ConfigProblem, RunConfig
@@ -242,7 +243,7 @@ def main(argv: list[str]) -> int:
     except (RunStopped, OSError) as stopped:
         if isinstance(stopped, OSError) and not refusal(stopped):
             raise
-        line = " ".join(str(stopped).split())
+        line = one_line(stopped)
         print(line, file=sys.stderr)
         with suppress(OSError):  # on a full disk
             write_whole(reason, line + "\n")

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
+from common.error_text import one_line
 from services.generator.models import Models
 
 log = structlog.get_logger()
@@ -146,7 +147,7 @@ class HotSwap(Generic[S]):
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("the model cannot be changed", error=" ".join(str(error).split()))
+            log.error("the model cannot be changed", error=one_line(error))
 
 
 async def _bury(dead: _Slot[S]) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common import model_card
+from common.error_text import first_line, one_line
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Completion, FinishReason, ModelInfo, Sampling
 from services.generator.engine import Request
 from services.generator.hot_swap import HotSwap
 from services.generator.models import Models, absolute
 from services.generator.settings import GeneratorSettings
-from services.generator.words import first_line, one_line
 
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 _ALIVE_S = 1.0  # between checks that a call's model still lives

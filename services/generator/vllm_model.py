@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from common.control_tokens import ChatTokenizer
+from common.error_text import first_line
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Sampling
 from services.generator.engine import Request
 from services.generator.kept_prompts import FOR_EACH_REQUEST, KeptPrompts
 from services.generator.library_engine import Dead, Delta, digest
 from services.generator.settings import GeneratorSettings
-from services.generator.words import first_line
 
 _STREAM_INTERVAL = 8  # tokens per piece after the first; passing them on one by one would keep a core busy
 

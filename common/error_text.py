@@ -1,4 +1,4 @@
-"""Puts errors of other libraries into one line."""
+"""Errors of other libraries in one line."""
 
 from __future__ import annotations
 
