@@ -12,7 +12,8 @@ from pathlib import Path
 
 from common import lines, model_card, stored
 from common.files import write_whole
-from common.run_config import RunConfig
+from common.run_config import ConfigProblem, RunConfig
+from learning.adapters import adapted
 
 _ATTENTION = "learning.attention"
 
@@ -23,17 +24,22 @@ def start_of(run: RunConfig, folder: Path) -> str:
 
 
 def merge_start(run: RunConfig, folder: Path) -> None:
-    """Writes the start of a run that trains all weights from an adapter: the base model with the adapter merged in."""
+    """Writes the start of a run that trains all weights from an adapter: the base model with the adapter merged in.
+
+    Raises ConfigProblem if the two do not fit together.
+    """
     start = Path(start_of(run, folder))
     if str(start) == run.base_model or start.exists():
         return
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     draft = start.with_suffix(".draft")
     base = AutoModelForCausalLM.from_pretrained(run.base_model, dtype=torch.float32)
-    PeftModel.from_pretrained(base, run.adapter).merge_and_unload().save_pretrained(draft)
+    try:
+        adapted(base, run.adapter).merge_and_unload().save_pretrained(draft)
+    except ValueError as error:
+        raise ConfigProblem("adapter", f"cannot be merged into {run.base_model}: {error}") from error
     AutoTokenizer.from_pretrained(run.base_model).save_pretrained(draft)
     draft.rename(start)
 

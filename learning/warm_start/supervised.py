@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from common import model_card, stored
 from common.control_tokens import ChatTokenizer
+from learning.adapters import adapted
 from learning.warm_start.settings import Settings
 from search_agent.types import UNTAUGHT, Author, Message, ModelCard, Span
 
@@ -121,7 +122,7 @@ def train(
     OUT/checkpoint.pt if the run before was killed. Runs on a GPU, in bfloat16, where there is one.
     """
     import torch
-    from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from tqdm import tqdm
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -134,7 +135,7 @@ def train(
         model_folder, dtype=torch.bfloat16 if device == "cuda" else None, attn_implementation=CAUSAL
     )
     lora = LoraConfig(r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    begun = PeftModel.from_pretrained(base, start, is_trainable=True) if start else get_peft_model(base, lora)
+    begun = adapted(base, start, trainable=True) if start else get_peft_model(base, lora)
     model = begun.to(device).train()
     learned = [each for each in model.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=settings.learning_rate, weight_decay=0.0)

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,16 +36,18 @@ class AdapterProblem(ValueError):
     """The adapter cannot be converted to GGUF; the message names the file."""
 
 
-class Change(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Change:
     """An adapter's change of one weight: `scale` times the product of `b` (rows, rank) and `a` (rank, columns)."""
 
     scale: float
     b: np.ndarray
     a: np.ndarray
 
-    def values(self) -> np.ndarray:
-        """Returns the change as an array (rows, columns) in float32."""
-        return np.float32(self.scale) * (self.b.astype(np.float32) @ self.a.astype(np.float32))
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Returns the weight, an array (rows, columns), after the change. Raises ValueError for another shape."""
+        change = self.b.astype(np.float32) @ self.a.astype(np.float32)
+        return values + np.float32(self.scale) * change.reshape(values.shape)
 
 
 def changes(adapter: Path) -> dict[str, Change]:
@@ -77,7 +80,7 @@ def architecture_of(model: Path) -> Architecture:
         metadata = gguf_header.read(model)
         name = metadata["general.architecture"]
         if name not in _ARCHITECTURES:
-            raise AdapterProblem(f"{model}: PEFT adapters of {name!r} models cannot be converted")
+            raise AdapterProblem(f"{model}: weights of {name!r} models cannot be converted to GGUF")
         queries = int(metadata[f"{name}.attention.head_count"])
         return Architecture(name, queries, int(metadata.get(f"{name}.attention.head_count_kv", queries)))
     except AdapterProblem:
@@ -112,7 +115,7 @@ def to_gguf(adapter: Path, architecture: Architecture, out: Path) -> Path:
             if weight.ndim != 2 or len(weight) % (2 * count):
                 raise AdapterProblem(f"{file}: {name} does not fit a model with {count} heads")
             if architecture.name == "llama":
-                weight = _interleave(weight, count)
+                weight = interleaved(weight, count)
         writer.add_tensor(f"blk.{layer}.{_NAMES[part]}.weight.lora_{side.lower()}", weight.astype(np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -122,13 +125,13 @@ def to_gguf(adapter: Path, architecture: Architecture, out: Path) -> Path:
     return out
 
 
-def _interleave(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Returns the rows of a Llama in llama.cpp's order.
+def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Returns the rows of a Llama's queries or keys, (rows, columns), in llama.cpp's order.
 
     It rotates neighbouring dimensions of a Llama, where transformers rotates halves. Of a Qwen both rotate halves.
     """
-    rows, rank = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, rank).swapaxes(1, 2).reshape(rows, rank)
+    rows, columns = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
 def _tensors(file: Path) -> dict[str, np.ndarray]:
@@ -140,12 +143,13 @@ def _tensors(file: Path) -> dict[str, np.ndarray]:
     except SafetensorError as error:
         raise AdapterProblem(f"{file}: not in safetensors' format: {error}") from error
     try:
-        return {name: _decode(**stored) for name, stored in found.items()}
+        return {name: decoded(**stored) for name, stored in found.items()}
     except KeyError as error:
         raise AdapterProblem(f"{file}: weights of type {error.args[0]} cannot be converted") from None
 
 
-def _decode(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
+def decoded(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
+    """Returns a tensor of a safetensors file. Raises KeyError for a type that has no numbers, or unusual ones."""
     if dtype == "BF16":  # the upper half of a float32
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
     return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).reshape(shape)

@@ -1,4 +1,4 @@
-"""Copies a GGUF model into a form whose prompts are read faster, with an adapter merged into its weights or none.
+"""Copies a GGUF model into a form whose prompts are read faster, with its weights as they are or changed.
 
 llama.cpp multiplies Q8_0 weights by many tokens at once, and Q4_1 weights by one token at a time. A Q8_0 weight keeps
 the value that it is given to 1/254 of the largest of its block.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,21 @@ from gguf.quants import dequantize
 
 from services.generator import gguf_header
 from services.generator.gguf_header import Tensor, aligned
-from services.generator.lora import Change
 
-_SLOW, _QUICK = GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q8_0
-_UNQUANTISED = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
+_SLOW, _QUICK, _WHOLE = GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q8_0, GGMLQuantizationType.F32
+_UNQUANTISED = (_WHOLE, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
 _FILE_TYPE = "general.file_type"
+
+# From a tensor's values, an array (rows, columns) or (values,) in float32, to those that it gets. Raises ValueError if
+# the shape is not the one that it expects.
+Change = Callable[[np.ndarray], np.ndarray]
 
 
 def write(model: Path, out: Path, changes: Mapping[str, Change] | None = None) -> None:
-    """Writes `model` as `out`: Q4_1 tensors and those that change as Q8_0, and all else as it is.
+    """Writes `model` as `out`: Q4_1 matrices and those that change as Q8_0, and all else as it is.
 
-    If an adapter changes a model that is not quantised, all its matrices become Q8_0: OpenVINO takes the matrices of
-    a file for quantised or not by its general.file_type.
+    If a model that is not quantised changes, all its matrices become Q8_0: OpenVINO takes the matrices of a file for
+    quantised or not by its general.file_type.
 
     Raises OSError, and ValueError for a file that is not a whole GGUF model and for a change that does not fit it.
     """
@@ -53,17 +56,18 @@ def write(model: Path, out: Path, changes: Mapping[str, Change] | None = None) -
                 stored = data[tensor.start : tensor.start + _size(tensor, tensor.kind)]
                 if len(stored) < _size(tensor, tensor.kind):
                     raise ValueError(f"the file ends in tensor {tensor.name}")
-                same = tensor.name not in changes and _kind(tensor, changes) == tensor.kind
-                copy.write(stored if same else _quick(tensor, stored, changes.get(tensor.name)))
+                kind = _kind(tensor, changes)
+                same = tensor.name not in changes and kind == tensor.kind
+                copy.write(stored if same else _changed(tensor, stored, kind, changes.get(tensor.name)))
                 copy.write(bytes(aligned(copy.tell(), layout.metadata) - copy.tell()))
 
 
 def _kind(tensor: Tensor, changes: Mapping[str, Change]) -> int:
     """Returns the type that the tensor has in the copy."""
-    if tensor.kind == _SLOW or tensor.name in changes:
+    matrix, changed = len(tensor.shape) == 2 and tensor.shape[0] % 32 == 0, tensor.name in changes
+    if tensor.kind == _SLOW or (matrix and (changed or (changes and tensor.kind in _UNQUANTISED))):
         return _QUICK
-    matrix = len(tensor.shape) == 2 and tensor.shape[0] % 32 == 0
-    return _QUICK if changes and matrix and tensor.kind in _UNQUANTISED else tensor.kind
+    return _WHOLE if changed else tensor.kind
 
 
 def _say_quantised(head: bytearray, metadata: Mapping[str, Any]) -> None:
@@ -79,16 +83,16 @@ def _size(tensor: Tensor, kind: int) -> int:
     return int(np.prod(tensor.shape)) // values * size
 
 
-def _quick(tensor: Tensor, stored: bytes, change: Change | None) -> bytes:
-    """Returns a tensor as Q8_0 blocks, after the change if there is one."""
+def _changed(tensor: Tensor, stored: bytes, kind: int, change: Change | None) -> bytes:
+    """Returns a tensor as Q8_0 or F32 blocks, after the change if there is one."""
     # One row: gguf works through groups of rows, which is slow where they are short.
     values = dequantize(np.frombuffer(stored, np.uint8).reshape(1, -1), GGMLQuantizationType(tensor.kind))
     if change:
         try:
-            values = values + change.values().reshape(tensor.shape[::-1]).reshape(1, -1)
+            values = change(values.reshape(tensor.shape[::-1])).reshape(1, -1)
         except ValueError:
-            raise ValueError(f"the adapter's change of {tensor.name} has another shape") from None
-    return _q8_0(values)
+            raise ValueError(f"the change of {tensor.name} has another shape") from None
+    return _q8_0(values) if kind == _QUICK else values.astype("<f4").tobytes()
 
 
 def _q8_0(values: np.ndarray) -> bytes:

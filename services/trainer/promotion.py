@@ -93,7 +93,7 @@ class Promoter:
             current = await target.info()
             if not current.path:
                 raise TrainerError(Failure.UNSUPPORTED, f"the engine of {name} loads no models")
-            files = self._files(id, step, current.engine, settings)
+            files = await asyncio.to_thread(self._files, id, step, current, settings)
             attempt = _Attempt(id, step, settings, files, name, target, current)
             queue: asyncio.Queue[GateProgress | None] = asyncio.Queue()
             judging = asyncio.create_task(self._judge(attempt, queue.put_nowait))
@@ -212,25 +212,34 @@ class Promoter:
             raise TrainerError(Failure.UNSUPPORTED, message, "checkpoint")
         return wanted or found[-1]
 
-    def _files(self, id: str, step: int, engine: str, settings: RunConfig) -> Files:
+    def _files(self, id: str, step: int, current: ModelInfo, settings: RunConfig) -> Files:
         """Returns the checkpoint's LoRA adapter or, for a run without LoRA, the model in the engine's format.
 
-        A checkpoint without a card gets one: it was taught what its run's configuration says.
+        A checkpoint without a card gets one: it was taught what its run's configuration says. Slow if the model has to
+        be converted.
         """
         folder = self._runs.path(id) / "checkpoints" / f"global_step_{step}"
-        adapter, model = folder / "lora_adapter", folder / ("model" if engine == "vllm" else "model.gguf")
-        weights = adapter if adapter.is_dir() else model
-        if not weights.exists():
-            message = f"checkpoint {step} of run {id} has neither lora_adapter nor {model.name}, which {engine} loads"
-            raise TrainerError(Failure.UNSUPPORTED, message, "checkpoint")
-        if model_card.read(weights) == UNTAUGHT:
-            try:
+        adapter, model = folder / "lora_adapter", folder / "model"
+        try:
+            if adapter.is_dir():
+                weights = adapter
+            elif current.engine == "vllm":
+                weights = model
+            else:
+                weights = _in_gguf(model, Path(current.path))
+            if not weights.exists():
+                engine = current.engine
+                message = (
+                    f"checkpoint {step} of run {id} has neither lora_adapter nor {weights.name}, which {engine} loads"
+                )
+                raise TrainerError(Failure.UNSUPPORTED, message, "checkpoint")
+            if model_card.read(weights) == UNTAUGHT:
                 card = replace(settings.card(), figures={"step": step})
                 model_card.write(weights if weights.is_dir() else folder, card)
-            except OSError as error:
-                message = f"checkpoint {step} of run {id} cannot be written to: {error.strerror}"
-                raise TrainerError(Failure.UNAVAILABLE, message) from error
-        return Files("", str(adapter)) if weights is adapter else Files(str(model), "")
+        except OSError as error:
+            message = f"checkpoint {step} of run {id} cannot be written to: {error.strerror}"
+            raise TrainerError(Failure.UNAVAILABLE, message) from error
+        return Files("", str(adapter)) if weights is adapter else Files(str(weights), "")
 
     def _records(self) -> list[_Record]:
         journal = Journal(self._path, _Record)
@@ -244,6 +253,22 @@ class Promoter:
             journal.append({"kind": kind, **asdict(promotion), "model": _model(after), "before": _model(before)})
         finally:
             journal.close()
+
+
+def _in_gguf(model: Path, like: Path) -> Path:
+    """Returns a checkpoint's model in GGUF; converts it unless that has been done. Raises OSError and TrainerError."""
+    out = model.with_suffix(".gguf")
+    if out.exists() or not model.is_dir():
+        return out
+    if not like.is_file():
+        message = f"to convert {model} to GGUF, the trainer needs the searcher's model, and has no file {like}"
+        raise TrainerError(Failure.UNSUPPORTED, message, "checkpoint")
+    from services.generator.fine_tuned import to_gguf
+
+    try:
+        return to_gguf(model, like, out)
+    except ValueError as error:
+        raise TrainerError(Failure.UNSUPPORTED, f"cannot be converted to GGUF: {error}", "checkpoint") from error
 
 
 def _questions(settings: RunConfig) -> list[Question]:

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 
 from common import model_card, run_config
+from common.run_config import ConfigProblem
 from learning.train import options
 from learning.weights import merge_start, write_weights
 from services.generator.lora import AdapterProblem, Architecture, to_gguf
@@ -105,3 +107,29 @@ def test_a_run_of_all_weights_starts_from_the_merged_adapter_and_leaves_models(r
     assert torch.equal(written, expected.bfloat16().to(written.dtype))
     card = model_card.read(checkpoint / "model")
     assert (card.method, card.base_model, card.figures) == ("s3", "", {"step": 4})
+
+
+def test_an_adapter_that_cannot_be_merged_is_told(run: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def model(**changed: int) -> Any:
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "base", **changed))
+
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    model().save_pretrained(tmp_path / "base")
+    get_peft_model(model(num_hidden_layers=3), lora).save_pretrained(tmp_path / "deeper")
+    get_peft_model(model(hidden_size=128), lora).save_pretrained(tmp_path / "wider")
+    prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(model(), prefix).save_pretrained(tmp_path / "prefix")
+    for name, problem in (
+        ("deeper", "no place for .*layers.2."),
+        ("wider", "size mismatch"),
+        ("prefix", "no LoRA adapter, but PREFIX_TUNING"),
+        ("missing", "adapter_config.json"),
+    ):
+        changes = {"adapter": str(tmp_path / name), "verl.actor_rollout_ref.model.lora_rank": 0}
+        with pytest.raises(ConfigProblem, match=problem) as caught:
+            merge_start(run_config.load(str(run / "config.yaml"), changes), run)
+        assert caught.value.field == "adapter"
+        assert not (run / "start").exists()

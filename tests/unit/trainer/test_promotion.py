@@ -14,6 +14,7 @@ from search_agent.agents import AGENTS
 from search_agent.errors import Failure, RetrieverError, TrainerError
 from search_agent.types import ModelCard
 from services.trainer.promotion import GateLimits, Promoter
+from tests.fine_tuned import CARD, write_before, write_trained
 from tests.full_disk import full_disk
 from tests.trainer_fakes import FakeSearcher, Gates
 
@@ -175,6 +176,25 @@ async def test_a_whole_model_is_in_the_form_that_the_searchers_engine_loads(gate
     (checkpoint / "model").mkdir()
     await promoted(gates.promoter(), run)
     assert (gates.served[0].path, gates.served[0].adapter) == (str(checkpoint / "model"), "")
+
+
+async def test_a_whole_model_is_converted_for_a_searcher_on_a_cpu(gates: Gates, run: str, tmp_path: Path) -> None:
+    model = gates.runs.path(run) / "checkpoints/global_step_100/model"
+    model.parent.mkdir(parents=True)
+    write_trained(model)
+    with pytest.raises(TrainerError, match=r"has no file /models/base\.gguf") as caught:
+        await promoted(gates.promoter(), run)
+    assert (caught.value.failure, caught.value.field) == (Failure.UNSUPPORTED, "checkpoint")
+    gates.searcher.path = str(write_before(tmp_path / "base.gguf", output=(9, 32)))
+    write_trained(model, tied=False)
+    with pytest.raises(TrainerError, match=r"no weights for output\.weight"):
+        await promoted(gates.promoter(), run)
+    assert gates.served == []
+    write_trained(model)
+    gates.searcher.path = str(write_before(tmp_path / "base.gguf"))
+    await promoted(gates.promoter(), run)
+    assert (gates.served[0].path, gates.served[0].adapter) == (str(model.with_suffix(".gguf")), "")
+    assert (await gates.served[0].info()).card == CARD
 
 
 @pytest.mark.parametrize(
