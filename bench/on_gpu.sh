@@ -533,7 +533,9 @@ train)
     newest=$(find "$run" -maxdepth 2 -name 'global_step_*' | sort -V | tail -n 1)
     [[ -n $newest ]] || exit 1
     rm -rf "$work/trained-$seed"
-    cp -r "$newest/lora_adapter" "$work/trained-$seed"
+    weights=$newest/lora_adapter
+    [[ -d $weights ]] || weights=$newest/model
+    cp -r "$weights" "$work/trained-$seed"
     said "run $seed: $(wc -l <"$run/metrics.jsonl") lines of metrics, newest checkpoint ${newest##*/}"
     ;;
 compare)
@@ -543,8 +545,14 @@ compare)
     naive=direct,naive_rag:top_k=8
     for size in 1 2 3; do naive+=,naive_rag:top_k=$size,naive_rag:mode=hybrid:top_k=$size; done
     for name in "${@:3}"; do
-        [[ $name = smollm2 ]] || load "$name"
-        start_generator searcher $searcher "$name"
+        if [[ -f $work/$name/config.json ]]; then # a model of which all weights were trained
+            start_engine searcher $searcher "$(vllm_arguments 4000000000 "$graphs")" GENERATOR_MODEL="$work/$name" \
+                GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0
+            listens searcher $searcher
+        else
+            [[ $name = smollm2 ]] || load "$name"
+            start_generator searcher $searcher "$name"
+        fi
         start_gateway $reader "$(methods_of_the_demo)"
         more= reranked=
         if serves_reranker "$work/reranker"; then

@@ -268,7 +268,7 @@ class RunConfig(_Part):
     agent: Literal["s3", "search_r1"]
     agent_parameters: dict[str, Any] = {}
     base_model: str = Field(min_length=1, description="a folder as transformers saves it, or a hub id")
-    adapter: str = Field("", description="LoRA adapter to start from")
+    adapter: str = Field("", description="LoRA adapter to start from; it is merged first if all weights are trained")
     data: DataConfig
     retriever: Target = Field(min_length=1, description="host:port")
     index: str = Field("", description="empty: the retriever's default")
@@ -337,6 +337,11 @@ class RunConfig(_Part):
                 raise ConfigProblem(f"verl.{option}", "is set by the trainer")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigProblem(f"verl.{option}", "is not a finite number")
+        rank = self.verl.get("actor_rollout_ref.model.lora_rank", 0)
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
+            raise ConfigProblem(
+                "verl.actor_rollout_ref.model.lora_rank", "must be a whole number; 0 trains all weights"
+            )
         if self.drop_even_groups and not str(self.verl.get("algorithm.adv_estimator")).startswith("grpo"):
             raise ConfigProblem("drop_even_groups", "only GRPO compares samples of one question")
         if self.drop_even_groups and self.verl.get("algorithm.filter_groups.enable"):
@@ -384,27 +389,61 @@ def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> RunCo
 
     The rest of a field after `verl.` or `agent_parameters.` is one key. Raises ConfigProblem.
     """
-    path = Path(name_or_path)
-    if not path.suffix:
-        path = FOLDER / f"{name_or_path}.yaml"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
-        raise ConfigProblem("", f"no configuration {name_or_path}; there are {names}") from None
-    except (OSError, ValueError) as error:  # no text, or no name of a file
-        raise ConfigProblem("", f"{path}: {error}") from None
-    return read(text, overrides, str(path))
+    return _replaced(_values(_path(name_or_path, Path())), overrides)
 
 
 def read(text: str, overrides: Mapping[str, Any] | None = None, source: str = "the text") -> RunConfig:
-    """Does what `load` does for YAML text; errors call it `source`."""
+    """Does what `load` does for YAML text, which has no base; errors call it `source`."""
+    return _replaced(_mapping(text, source), overrides)
+
+
+def _path(name_or_path: object, beside: Path) -> Path:
+    """Returns the path of a configuration's file, which is relative to the folder `beside` if it has a suffix."""
+    if not isinstance(name_or_path, str):
+        raise ConfigProblem("base", "must be the name of a configuration, or a file")
+    return beside / name_or_path if Path(name_or_path).suffix else FOLDER / f"{name_or_path}.yaml"
+
+
+def _values(path: Path, over: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Returns the fields of a file, laid over those of its base. `over` are the files that have it as base."""
+    try:
+        values = _mapping(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+        named = path.stem if path.parent == FOLDER else path
+        raise ConfigProblem("base" if over else "", f"no configuration {named}; there are {names}") from None
+    except (OSError, UnicodeError) as error:  # no text, or no name of a file
+        raise ConfigProblem("", f"{path}: {error}") from None
+    if "base" not in values:
+        return values
+    base = _path(values.pop("base"), path.parent)
+    if base in (path, *over):
+        raise ConfigProblem("base", f"{base} would be its own base")
+    return _laid_over(_values(base, (path, *over)), values)
+
+
+def _laid_over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Returns a configuration whose fields are those of `own` or, where it has none, of `base`; so are those of parts,
+    such as `reward`.
+    """
+    for values in (base, own):
+        if "verl" in values:
+            values["verl"] = _dotted(values["verl"])
+    both = (name for name in base.keys() & own.keys() if isinstance(base[name], dict) and isinstance(own[name], dict))
+    return {**base, **own, **{name: {**base[name], **own[name]} for name in both}}
+
+
+def _mapping(text: str, source: str) -> dict[str, Any]:
     try:
         values = strict_yaml.load(text, source)
     except Problem as problem:
         raise ConfigProblem("", str(problem)) from None
     if not isinstance(values, dict):
         raise ConfigProblem("", f"{source}: not a mapping")
+    return values
+
+
+def _replaced(values: dict[str, Any], overrides: Mapping[str, Any] | None) -> RunConfig:
     for field, value in (overrides or {}).items():
         _replace(values, field, value)
     return parse(values)

@@ -32,6 +32,46 @@ def test_the_papers_setting() -> None:
     assert run.seed == 42
 
 
+def test_a_configuration_may_say_only_where_it_differs_from_its_base(tmp_path: Path) -> None:
+    whole, base = load("multihop-full"), load("multihop")
+    differs = {"actor_rollout_ref.model.lora_rank": 0, "actor_rollout_ref.actor.optim.lr": 1e-5}
+    assert whole == base.model_copy(update={"name": "multihop-full", "verl": base.verl | differs})
+    assert (base.trains_adapter, whole.trains_adapter) == (True, False)
+
+    (tmp_path / "mine.yaml").write_text("""
+base: multihop-full
+name: mine
+reward: {coverage_weight: {1: 1.0, 31: 0}}
+agent_parameters: {top_k: 4}
+verl: {actor_rollout_ref: {rollout: {n: 8}}}
+""")
+    (tmp_path / "other.yaml").write_text("base: mine.yaml\nseed: 7\n")
+    other = load(str(tmp_path / "other.yaml"), {"reward.kind": "gain_plus_accuracy"})
+    changes: dict[str, Any] = {"name": "mine", "seed": 7, "reward.coverage_weight": {1: 1.0, 31: 0},
+                               "reward.kind": "gain_plus_accuracy", "agent_parameters.top_k": 4,
+                               "verl.actor_rollout_ref.rollout.n": 8}  # fmt: skip
+    assert other == load("multihop-full", changes)
+
+
+@pytest.mark.parametrize(
+    ("base", "problem"),
+    [
+        ("missing", "base: no configuration missing; there are multihop, "),
+        ("missing.yaml", r"base: no configuration .*missing\.yaml"),
+        ("own.yaml", r"base: .*own\.yaml would be its own base"),
+        ("round.yaml", r"base: .*own\.yaml would be its own base"),
+        ("3", "base: must be the name"),
+    ],
+)
+def test_a_base_must_be_another_configuration(tmp_path: Path, base: str, problem: str) -> None:
+    (tmp_path / "own.yaml").write_text(f"base: {base}\nname: own\n")
+    (tmp_path / "round.yaml").write_text("base: own.yaml\n")
+    with pytest.raises(ConfigProblem, match=problem):
+        load(str(tmp_path / "own.yaml"))
+    with pytest.raises(ConfigProblem, match="base: "):
+        load("multihop", {"base": "smollm2-demo"})  # a request cannot choose one
+
+
 def test_fields_are_replaced_by_their_dotted_names() -> None:
     run = load("smollm2-demo", {"seed": 7, "reward.kind": "gain_plus_accuracy", "agent_parameters.top_k": 4,
                                 "verl.trainer.total_training_steps": 2, "data.keep": 0.25})  # fmt: skip
@@ -50,6 +90,8 @@ def test_fields_are_replaced_by_their_dotted_names() -> None:
         ("agent_parameters.temperature", 0.5, "agent_parameters.temperature"),
         ("agent_parameters.constrained", True, "agent_parameters.constrained"),
         ("agent_parameters.context_tokens", 9000, "agent_parameters.context_tokens"),
+        ("verl.actor_rollout_ref.model.lora_rank", -1, "verl.actor_rollout_ref.model.lora_rank"),
+        ("verl.actor_rollout_ref.model.lora_rank", "16", "verl.actor_rollout_ref.model.lora_rank"),
         ("data.keep", 1.5, "data.keep"),
         ("data.keep", True, "data.keep"),
         ("data.questions", [], "data.questions"),
