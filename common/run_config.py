@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from common import strict_yaml
+from common import model_card, strict_yaml
 from common.by_steps import BySteps, Staged, at
 from common.problems import Problem
 from common.settings import ModelTarget, Target
@@ -266,7 +266,9 @@ class RunConfig(_Part):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)  # a run's folder has a longer name
     seed: int = Field(ge=0, lt=2**32)
     agent: Literal["s3", "search_r1"]
-    agent_parameters: dict[str, Any] = {}
+    agent_parameters: dict[str, Any] = Field(
+        {}, description="parameters of the agent; in a file also a searcher's folder, whose card has them"
+    )
     base_model: str = Field(min_length=1, description="a folder as transformers saves it, or a hub id")
     adapter: str = Field("", description="LoRA adapter to start from; it is merged first if all weights are trained")
     data: DataConfig
@@ -387,7 +389,8 @@ class RunConfig(_Part):
 def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """Loads the configuration of that name in `run_configs/`, or a file, and replaces dotted fields.
 
-    The rest of a field after `verl.` or `agent_parameters.` is one key. Raises ConfigProblem.
+    The file may give `agent_parameters` as the folder of a searcher, whose card then has them. The rest of a field
+    after `verl.` or `agent_parameters.` is one key. Raises ConfigProblem.
     """
     return _replaced(_values(_path(name_or_path, Path())), overrides)
 
@@ -440,6 +443,8 @@ def _mapping(text: str, source: str) -> dict[str, Any]:
         raise ConfigProblem("", str(problem)) from None
     if not isinstance(values, dict):
         raise ConfigProblem("", f"{source}: not a mapping")
+    if isinstance(searcher := values.get("agent_parameters"), str):
+        values["agent_parameters"] = _taught(searcher, values.get("agent", ""))
     return values
 
 
@@ -447,6 +452,19 @@ def _replaced(values: dict[str, Any], overrides: Mapping[str, Any] | None) -> Ru
     for field, value in (overrides or {}).items():
         _replace(values, field, value)
     return parse(values)
+
+
+def _taught(searcher: str, agent: object) -> dict[str, Any]:
+    """Returns the parameters that the searcher in this folder was taught. `agent` is empty if the file's base has it.
+
+    Raises ConfigProblem.
+    """
+    card = model_card.read(Path(searcher))
+    if not card.method:
+        raise ConfigProblem("agent_parameters", f"{searcher} has no {model_card.FILE} that names a method")
+    if agent not in ("", card.method):
+        raise ConfigProblem("agent_parameters", f"{searcher} was taught {card.method}, not {agent}")
+    return dict(card.parameters)
 
 
 def parse(values: Mapping[str, Any]) -> RunConfig:

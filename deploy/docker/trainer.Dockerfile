@@ -23,6 +23,7 @@ COPY evaluation evaluation
 COPY services/generator services/generator
 COPY services/trainer services/trainer
 COPY data/demo/qa_*.jsonl.gz data/demo/
+COPY data/demo/adapters/searcher/search_agent.json data/demo/adapters/searcher/
 COPY data/universe/qa_*.jsonl.gz data/universe/
 
 USER app

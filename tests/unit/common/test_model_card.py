@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common import model_card, run_config
+from common import model_card
+from search_agent import prompts
 from search_agent.agents import AGENTS
 from search_agent.types import UNTAUGHT, ModelCard
 
@@ -52,10 +53,9 @@ def test_an_adapter_has_learned_what_the_one_it_began_from_had(tmp_path: Path) -
     assert (trained.method, trained.parameters) == (CARD.method, CARD.parameters)
 
 
-def test_the_demos_searcher_is_asked_as_its_run_asks() -> None:
-    run = run_config.load("smollm2-demo")
+def test_the_demos_searcher_is_asked_with_the_prompt_that_it_was_taught() -> None:
     searcher, reader = model_card.read(ADAPTERS / "searcher"), model_card.read(ADAPTERS / "reader")
-    assert AGENTS["s3"].as_taught(searcher).card() == run.method.card()
-    assert searcher.prompt_version == run.method.card().prompt_version
-    assert reader.method == ""
+    assert searcher.prompt_version == prompts.version(searcher.method)
+    assert AGENTS[searcher.method].as_taught(searcher).params.max_turns == searcher.parameters["max_turns"]
     assert searcher.base_model == reader.base_model != ""
+    assert reader.method == ""

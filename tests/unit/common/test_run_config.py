@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
+from common import model_card
 from common.by_steps import at
 from common.run_config import FOLDER, ConfigProblem, TeacherConfig, dump, load, parse
 from search_agent.grading.reward import Penalties
+from search_agent.types import ModelCard
 
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
@@ -190,6 +192,20 @@ def test_the_searchers_own_answer_is_not_compared_with_naive_rag() -> None:
     with pytest.raises(ConfigProblem) as problem:
         load("search-r1", {"data.keep": "naive_rag_fails"})
     assert problem.value.field == "data.keep"
+
+
+def test_a_searchers_card_gives_the_parameters(tmp_path: Path) -> None:
+    file, searcher = tmp_path / "mine.yaml", tmp_path / "searcher"
+    file.write_text(dump(load("smollm2-demo", {"agent_parameters": {}})).replace(": {}", f": {searcher}", 1))
+    searcher.mkdir()
+    for card, refused in ((None, True), (ModelCard("search_r1"), True), (ModelCard("s3", {"max_turns": 2}), False)):
+        if card:
+            model_card.write(searcher, card)
+        if refused:
+            with pytest.raises(ConfigProblem, match=str(searcher)) as problem:
+                load(str(file))
+            assert problem.value.field == "agent_parameters"
+    assert load(str(file), {"agent_parameters.top_k": 5}).agent_parameters == {"max_turns": 2, "top_k": 5}
 
 
 def test_an_unknown_configuration_is_told_which_there_are() -> None:
