@@ -117,6 +117,7 @@ class Asker:
         async with self._meter.question(caller.current()):
             agent = await self._agent(ask)
             try:
+                agent = await self._player.fitted(agent, ask.parameters)
                 key = await self._key(agent, ask, play)
                 if getattr(agent.params, "temperature", 0):
                     key = object()  # nobody shares what is sampled

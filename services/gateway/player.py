@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -12,8 +12,8 @@ from common.indexes import IndexEditor
 from search_agent.agents import Agent
 from search_agent.agents.naive_rag import NaiveRagParams
 from search_agent.rag_cache import RagKey
-from search_agent.types import Event, Found, Piece, Question, Sampling, Timings, Trajectory
-from search_agent.world import Embedder, Guard, Retriever, Searcher, Whole, World, Writer
+from search_agent.types import Event, Found, Mode, Piece, Question, Retrieval, Sampling, Timings, Trajectory
+from search_agent.world import Embedder, Guard, Retriever, Searcher, Whole, World, Writer, index_named
 from services.gateway import traced
 from services.gateway.cache import RagCache
 
@@ -105,6 +105,21 @@ class Player:
         known = key and key.made(trajectory) and not trajectory.dropped
         ours = cache and known and await cache.put(digest, trajectory)
         return Finished(trajectory, cache_key=digest if ours else "")
+
+    async def fitted(self, agent: Agent, asked: Container[str]) -> Agent:
+        """Returns the agent without a mode or reranker that its index lacks, unless they were `asked` for.
+
+        A searcher is taught on one index, and then asked over any. Raises RetrieverError.
+        """
+        how = agent.params
+        if not isinstance(how, Retrieval) or (how.mode is Mode.AUTO and not how.rerank):
+            return agent
+        index = index_named(await self._backends.retriever.indexes(), how.index)
+        fit = {
+            "mode": how.mode if how.mode in index.modes else Mode.AUTO,
+            "rerank": how.rerank if index.reranker else 0,
+        }
+        return agent.with_params({name: value for name, value in fit.items() if name not in asked})
 
     async def index_versions(self) -> Hashable:
         """Returns the names and versions of the caller's indexes. Raises RetrieverError."""

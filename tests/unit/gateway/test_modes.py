@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from search_agent.agents import AGENTS
+from search_agent.types import Mode, ModelCard, Sampling
+from services.gateway.player import Player
 from services.retriever.service import assemble
 from services.retriever.settings import RetrieverSettings
 from tests.unit.gateway.rest import Rest
@@ -45,6 +48,17 @@ async def test_a_mode_that_the_index_has_not_is_named_with_those_it_has(rest: Re
         problem = response.json()
         assert problem["errors"][0]["field"] == "mode"
         assert "it has bm25" in problem["detail"]
+
+
+@pytest.mark.parametrize(("index", "mode"), [("", Mode.HYBRID), ("words", Mode.AUTO)])
+async def test_a_mode_that_was_taught_gives_way_to_the_index(rest: Rest, index: str, mode: Mode) -> None:
+    rest.searcher.card = ModelCard("s3", {"mode": "hybrid", "rerank": 20})
+    response = await rest.post("/v1/search", question="word7", parameters={"index": index})
+    assert response.status_code == 200, response.text
+    player, agent = Player(rest.backends, Sampling(max_tokens=8)), AGENTS["s3"].as_taught(rest.searcher.card)
+    here = (await player.fitted(agent.with_params({"index": index}), ())).params
+    assert (here.mode, here.rerank) == (mode, 0)
+    assert await player.fitted(agent, ("mode", "rerank")) == agent
 
 
 async def test_an_index_tells_its_modes(rest: Rest) -> None:
