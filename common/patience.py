@@ -19,7 +19,7 @@ TEMPORARY = frozenset({Failure.OVERLOADED, Failure.UNAVAILABLE, Failure.TIMEOUT}
 TEMPORARY_STATUSES = frozenset({429, 503, 504})  # of HTTP
 _FIRST_S, _LONGEST_S = 0.25, 15.0
 _LONGEST_TOLD_S = 60.0  # a service may be free sooner than it said, and asking it early costs little
-_SHOWN_S = 2.0  # a service that answers nobody for longer is shown to be waited for
+_SHOWN_S = 1.0  # a service that answers nobody for longer is shown to be waited for
 _FEWER = 0.7  # the share of calls that go on at once after one that must come again
 
 
@@ -76,7 +76,7 @@ class Patience:
                     pause_s = pause_s or longest * random.uniform(0.5, 1)  # together refused, not together again
                     longest = min(2 * longest, _LONGEST_S)
                     pause_s = min(pause_s, left_s, _LONGEST_TOLD_S)
-                    self._show(error, asked, pause_s)
+                    self._show(error, asked)
                 else:
                     self._gave_up, self._succeeded_at = False, self._clock()
                     if self._failing_since is not None:
@@ -91,12 +91,12 @@ class Patience:
             self._most = max(1.0, _FEWER * min(self._most, self._under_way))
             self._fewer_since = self._clock()
 
-    def _show(self, error: Exception, asked: float, pause_s: float) -> None:
-        """Shows the wait, unless others are answered or it may soon be over."""
+    def _show(self, error: Exception, asked: float) -> None:
+        """Shows the wait, unless it has just begun."""
         if self._failing_since is None:
             self._failing_since = asked
         failing_s = self._clock() - self._failing_since
-        if failing_s + pause_s >= _SHOWN_S:
+        if failing_s >= _SHOWN_S:
             why = str(error).removeprefix(f"{self._address}: ")
             waiting.display().wait(self._service, why, self._limit_s - failing_s)
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+import structlog
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -22,34 +24,25 @@ class Display(Protocol):
         """Shows that a service is no longer waited for: it answers, or its callers have given up."""
 
 
-class _Nothing:
-    def wait(self, service: str, why: str, left_s: float) -> None: ...
-
-    def end(self, service: str) -> None: ...
-
-
 class Lines:
-    """A line for each service, and another every 30 seconds."""
+    """Says a line for each service at most every 30 seconds, and one at the end of a wait that was said."""
 
-    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._out, self._clock = out, clock
+    def __init__(self, say: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._clock = say, clock
         self._said_at: dict[str, float] = {}
+        self._waited_for: set[str] = set()  # by the last line
 
     def wait(self, service: str, why: str, left_s: float) -> None:
         now = self._clock()
         if service not in self._said_at or now - self._said_at[service] >= _EVERY_S:
             self._said_at[service] = now
+            self._waited_for.add(service)
             self._say(_line(service, why, left_s))
 
     def end(self, service: str) -> None:
-        if self._said_at.pop(service, None) is not None:
+        if service in self._waited_for:
+            self._waited_for.remove(service)
             self._say(f"no longer waiting for {service}")
-
-    def _say(self, line: str) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(line, self._out)  # on a line of its own, also where a bar is drawn
-        self._out.flush()
 
 
 class Renewed:
@@ -71,11 +64,11 @@ class Renewed:
             self._bars.pop(service).close()
 
 
-_display: Display = _Nothing()
+_display: Display = Lines(structlog.get_logger().warning)  # of services and of workers on a cluster
 
 
 def display() -> Display:
-    """Returns where waiting is shown in this process; services show none."""
+    """Returns where waiting is shown in this process: in the log, unless `shown` says otherwise."""
     return _display
 
 
@@ -92,7 +85,16 @@ def shown(on: Display) -> Iterator[None]:
 
 def display_on(out: TextIO) -> Display:
     """Returns the display for a terminal, or for a pipe or file."""
-    return Renewed(out) if out.isatty() else Lines(out)
+    if out.isatty():
+        return Renewed(out)
+
+    def say(line: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(line, out)  # on a line of its own, also where a bar is drawn
+        out.flush()
+
+    return Lines(say)
 
 
 def _line(service: str, why: str, left_s: float) -> str:
