@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from common.error_text import one_line
+
 
 def adapted(base: Any, adapter: str | os.PathLike[str], trainable: bool = False) -> Any:
     """Returns a transformers model with a LoRA adapter, a PEFT folder. Raises ValueError if it does not fit the model.
@@ -19,9 +21,9 @@ def adapted(base: Any, adapter: str | os.PathLike[str], trainable: bool = False)
         model = PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
         saved = load_peft_weights(str(adapter), device="cpu")
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{adapter} is no adapter of this model: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(f"{adapter} does not fit the model: {one_line(error)[:300]}") from error
     if (kind := str(model.active_peft_config.peft_type.value)) != "LORA":
-        raise ValueError(f"{adapter} is no LoRA adapter, but {kind}")
+        raise ValueError(f"{adapter} is not a LoRA adapter, but {kind}")
     if unused := saved.keys() - get_peft_model_state_dict(model).keys():
-        raise ValueError(f"{adapter} is no adapter of this model, which has no place for {min(unused)}")
+        raise ValueError(f"{adapter} does not fit the model, which has no {min(unused)}")
     return model

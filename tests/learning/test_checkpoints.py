@@ -123,9 +123,9 @@ def test_an_adapter_that_cannot_be_merged_is_told(run: Path, tmp_path: Path) -> 
     prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     get_peft_model(model(), prefix).save_pretrained(tmp_path / "prefix")
     for name, problem in (
-        ("deeper", "no place for .*layers.2."),
+        ("deeper", r"which has no .*layers\.2\."),
         ("wider", "size mismatch"),
-        ("prefix", "no LoRA adapter, but PREFIX_TUNING"),
+        ("prefix", "not a LoRA adapter, but PREFIX_TUNING"),
         ("missing", "adapter_config.json"),
     ):
         changes = {"adapter": str(tmp_path / name), "verl.actor_rollout_ref.model.lora_rank": 0}
