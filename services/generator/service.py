@@ -100,7 +100,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         name = models.name(request.model)
         if not request.path and not request.adapter:  # an unreadable message looks like this too
             raise invalid("path", "name the base model to load it without an adapter")
-        self._allowed.check("path", request.path, (models.path,))
+        self._allowed.check("path", request.path, (models.path, self._configured_path))
         self._allowed.check("adapter", request.adapter, (*models.adapters.values(), *self._configured_adapters))
         loading = self._replace(name, request.path, request.adapter)
         # The engine completes a load even if the caller leaves, so it must be remembered and shown then too.

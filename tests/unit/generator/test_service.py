@@ -456,6 +456,18 @@ async def test_a_card_that_this_version_cannot_follow_is_refused_before_the_load
     assert engine.loads == []
 
 
+async def test_what_was_configured_may_come_back_after_a_whole_model(tmp_path: Path) -> None:
+    whole = tmp_path / "model.gguf"
+    whole.touch()
+    engine = FakeEngine()
+    engine.models = Models("/elsewhere/base.gguf", {"searcher": "/elsewhere/adapter"})
+    async with serving(engine, folder=tmp_path) as stub:
+        await stub.LoadModel(pb.LoadModelRequest(path=str(whole)))
+        assert (engine.models.path, engine.models.adapters) == (str(whole), {"searcher": ""})
+        await stub.LoadModel(pb.LoadModelRequest(path="/elsewhere/base.gguf", adapter="/elsewhere/adapter"))
+    assert engine.models == Models("/elsewhere/base.gguf", {"searcher": "/elsewhere/adapter"})
+
+
 async def test_nothing_outside_of_the_folders_is_loaded_and_an_empty_message_changes_nothing(tmp_path: Path) -> None:
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     leaking, nested, carded = inside / "leaking", inside / "nested", inside / "carded"
