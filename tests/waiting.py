@@ -32,3 +32,9 @@ async def until_here(done: Callable[[], object]) -> None:
         return done()
 
     await until_async(asked)
+
+
+async def settled() -> None:
+    """Lets the other tasks of this loop run until they wait for something."""
+    for _ in range(5):
+        await asyncio.sleep(0)

@@ -23,7 +23,7 @@ from contracts.v1.retriever_pb2_grpc import RetrieverServicer, add_RetrieverServ
 from search_agent.errors import Failure, GeneratorError
 from search_agent.types import Message, Sampling
 from tests.serving import grpc_service
-from tests.waiting import LIMIT_S, until_async
+from tests.waiting import LIMIT_S, settled, until_async
 
 
 class Settings(ServiceSettings):
@@ -206,11 +206,6 @@ class Line:
             self.sent.put_nowait(told)
             await settled()
         return await self.pushed.get()
-
-
-async def settled() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

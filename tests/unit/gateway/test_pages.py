@@ -1,7 +1,6 @@
 """The page's files: served with a strict policy, whole, small, and without another host."""
 
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,6 @@ from tests.unit.gateway.rest import Rest
 
 STATIC = Path(__file__).parents[3] / "services/gateway/static"
 OURS = sorted(path.name for path in STATIC.iterdir())
-
-
-@pytest.fixture
-async def rest() -> AsyncIterator[Rest]:
-    gateway = Rest()
-    async with gateway.http:
-        yield gateway
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

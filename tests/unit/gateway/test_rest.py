@@ -22,13 +22,6 @@ from tests.waiting import LIMIT_S
 JSON = {"content-type": "application/json"}
 
 
-@pytest.fixture
-async def rest() -> AsyncIterator[Rest]:
-    gateway = Rest()
-    async with gateway.http:
-        yield gateway
-
-
 def events(text: str) -> list[tuple[str, Any]]:
     found = []
     for block in text.strip().split("\n\n"):

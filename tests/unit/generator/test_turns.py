@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.generator.llama_server import Turns
+from tests.waiting import settled
 
 
 class Line:
@@ -24,17 +25,17 @@ class Line:
             self._leaves[request] = asyncio.Event()
             self._tasks[request] = asyncio.create_task(self._ask(request))
             await asyncio.sleep(0)
-        await settle()
+        await settled()
 
     async def leave(self, *requests: str) -> None:
         for request in requests:
             self._leaves[request].set()
-        await settle()
+        await settled()
 
     async def give_up(self, *requests: str) -> None:
         for request in requests:
             self._tasks[request].cancel()
-        await settle()
+        await settled()
 
     async def _ask(self, request: str) -> None:
         async with self.turns.turn(request[0]):
@@ -43,11 +44,6 @@ class Line:
                 await self._leaves[request].wait()
             finally:
                 self.inside.remove(request)
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 @asynccontextmanager
