@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-import structlog
-
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -64,7 +62,13 @@ class Renewed:
             self._bars.pop(service).close()
 
 
-_display: Display = Lines(structlog.get_logger().warning)  # of services and of workers on a cluster
+def _log(line: str) -> None:
+    import structlog  # late, because every command imports this module
+
+    structlog.get_logger().warning(line)
+
+
+_display: Display = Lines(_log)
 
 
 def display() -> Display:

