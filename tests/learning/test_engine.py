@@ -29,6 +29,8 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss, value_loss
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
+from common import run_config
+from learning import weights
 from learning.attention import CAUSAL
 from learning.engine import Actor, Critic
 from tests.learning.model import write_model
@@ -244,6 +246,24 @@ def test_a_micro_batch_in_which_nothing_is_learned_changes_nothing(tmp_path: Pat
     for name in ("response_mask", "loss_mask"):
         batch[name].values()[-8:] = 0
     compare_actor(engine(base, "language_model"), theirs, batch)
+
+
+def test_a_checkpoint_of_all_weights_becomes_a_model(tmp_path: Path) -> None:
+    base, checkpoint = write_weights(tmp_path / "base", "llama"), tmp_path / "checkpoints" / "global_step_1"
+    made = engine(base, "language_model")
+    with made.train_mode():
+        made.train_batch(data(), partial(ppo_loss, config=ACTOR))
+    made.save_checkpoint(str(checkpoint / "actor"), global_step=1)
+    weights.write_weights(run_config.load("multihop-full", {"base_model": str(base)}), tmp_path)
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+        for folder in (base, checkpoint / "model")
+    )
+    trained = {name: weight.full_tensor() for name, weight in made.module.state_dict().items()}
+    assert after.keys() == trained.keys()
+    for name, weight in trained.items():
+        assert not torch.equal(weight, before[name])
+        assert torch.equal(after[name], weight.bfloat16().float())
 
 
 def test_steps_of_ppo_fit_the_critic_and_make_rewarded_episodes_likelier(tmp_path: Path) -> None:
