@@ -495,7 +495,7 @@ adapters)
         said "$1: $(tail -n 1 "$work/$1/losses.jsonl")"
     }
     # A searcher of one turn, which keeps one passage of eight.
-    single=(agent_parameters.{max_turns=1,max_selected=1,top_k=8,observation_chars=6000,turn_tokens=64,context_tokens=2048})
+    single=(agent_parameters.{mode=dense,max_turns=1,max_selected=1,top_k=8,observation_chars=6000,turn_tokens=64,context_tokens=2048})
     run_of dense smollm2-demo "${single[@]}"
     run_of hybrid smollm2-demo "${single[@]}" agent_parameters.mode=hybrid
     # Articles from 0.6 on are new to the reader, so that reinforcement sees how it reads unseen text. The gate uses the
