@@ -225,7 +225,7 @@ class ModelInfo:
     """A model that is served. `model` is "name@version"; `context_tokens` is 0 if the engine does not report it.
 
     `path` and `adapter` load the same model again; they are empty if the engine has no files. `card` is the
-    adapter's or, if it has none, the model's.
+    adapter's or, if it has none, the model's. Other adapters of the service use the base model too if it is `shared`.
     """
 
     model: str
@@ -235,6 +235,7 @@ class ModelInfo:
     path: str = ""
     adapter: str = ""
     card: ModelCard = UNTAUGHT
+    shared: bool = False
 
 
 class StopReason(StrEnum):

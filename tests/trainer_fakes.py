@@ -67,6 +67,7 @@ class FakeSearcher:
 
     def __init__(self, path: str, adapter: str = "", failing: Sequence[str] = ()) -> None:
         self.path, self.adapter, self.failing, self.engine = path, adapter, failing, "llama.cpp"
+        self.shared = False
         self.asked = 0
         self.turn_tokens: set[int] = set()
         self.loads: list[tuple[str, str]] = []
@@ -84,7 +85,7 @@ class FakeSearcher:
 
     async def info(self) -> ModelInfo:
         card = card_of(self.path, self.adapter)
-        return ModelInfo(self.model, self.engine, grammar=True, path=self.path, adapter=self.adapter, card=card)
+        return ModelInfo(self.model, self.engine, 0, True, self.path, self.adapter, card, self.shared)
 
     async def load(self, path: str, adapter: str) -> ModelInfo:
         self.loads.append((path, adapter))

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ontracts/v1/generator.proto\x12\x02v1\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x8c\x01\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x0f\n\x07grammar\x18\x06 \x01(\tB\x08\n\x06_top_pB\x07\n\x05_seed\"o\n\x0fGenerateRequest\x12\x1d\n\x08messages\x18\x01 \x03(\x0b\x32\x0b.v1.Message\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x1e\n\x08sampling\x18\x03 \x01(\x0b\x32\x0c.v1.Sampling\x12\r\n\x05model\x18\x04 \x01(\t\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"\x80\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\'\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x10.v1.FinishReason\x12\x18\n\x05usage\x18\x03 \x01(\x0b\x32\t.v1.Usage\x12\x0c\n\x04stop\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\"!\n\x10ModelInfoRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x97\x01\n\x11ModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x0f\n\x07grammar\x18\x04 \x01(\x08\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x06 \x01(\t\x12\x1b\n\x04\x63\x61rd\x18\x07 \x01(\x0b\x32\r.v1.ModelCard\"\xc6\x01\n\tModelCard\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x01(\t\x12\x16\n\x0eprompt_version\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x05 \x03(\t\x12+\n\x07\x66igures\x18\x06 \x03(\x0b\x32\x1a.v1.ModelCard.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"@\n\x10LoadModelRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t*C\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x08\n\x04STOP\x10\x01\x12\n\n\x06LENGTH\x10\x02\x32\xb2\x02\n\tGenerator\x12\x35\n\x08Generate\x12\x13.v1.GenerateRequest\x1a\x14.v1.GenerateResponse\x12=\n\x0eGenerateStream\x12\x13.v1.GenerateRequest\x1a\x14.v1.GenerateResponse0\x01\x12\x38\n\tModelInfo\x12\x14.v1.ModelInfoRequest\x1a\x15.v1.ModelInfoResponse\x12;\n\nWatchModel\x12\x14.v1.ModelInfoRequest\x1a\x15.v1.ModelInfoResponse0\x01\x12\x38\n\tLoadModel\x12\x14.v1.LoadModelRequest\x1a\x15.v1.ModelInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ontracts/v1/generator.proto\x12\x02v1\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x8c\x01\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x0f\n\x07grammar\x18\x06 \x01(\tB\x08\n\x06_top_pB\x07\n\x05_seed\"o\n\x0fGenerateRequest\x12\x1d\n\x08messages\x18\x01 \x03(\x0b\x32\x0b.v1.Message\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x1e\n\x08sampling\x18\x03 \x01(\x0b\x32\x0c.v1.Sampling\x12\r\n\x05model\x18\x04 \x01(\t\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"\x80\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\'\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x10.v1.FinishReason\x12\x18\n\x05usage\x18\x03 \x01(\x0b\x32\t.v1.Usage\x12\x0c\n\x04stop\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\"!\n\x10ModelInfoRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xa7\x01\n\x11ModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x0f\n\x07grammar\x18\x04 \x01(\x08\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x06 \x01(\t\x12\x1b\n\x04\x63\x61rd\x18\x07 \x01(\x0b\x32\r.v1.ModelCard\x12\x0e\n\x06shared\x18\x08 \x01(\x08\"\xc6\x01\n\tModelCard\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x01(\t\x12\x16\n\x0eprompt_version\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x05 \x03(\t\x12+\n\x07\x66igures\x18\x06 \x03(\x0b\x32\x1a.v1.ModelCard.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"@\n\x10LoadModelRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t*C\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x08\n\x04STOP\x10\x01\x12\n\n\x06LENGTH\x10\x02\x32\xb2\x02\n\tGenerator\x12\x35\n\x08Generate\x12\x13.v1.GenerateRequest\x1a\x14.v1.GenerateResponse\x12=\n\x0eGenerateStream\x12\x13.v1.GenerateRequest\x1a\x14.v1.GenerateResponse0\x01\x12\x38\n\tModelInfo\x12\x14.v1.ModelInfoRequest\x1a\x15.v1.ModelInfoResponse\x12;\n\nWatchModel\x12\x14.v1.ModelInfoRequest\x1a\x15.v1.ModelInfoResponse0\x01\x12\x38\n\tLoadModel\x12\x14.v1.LoadModelRequest\x1a\x15.v1.ModelInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELCARD_FIGURESENTRY']._loaded_options = None
   _globals['_MODELCARD_FIGURESENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=980
-  _globals['_FINISHREASON']._serialized_end=1047
+  _globals['_FINISHREASON']._serialized_start=996
+  _globals['_FINISHREASON']._serialized_end=1063
   _globals['_MESSAGE']._serialized_start=36
   _globals['_MESSAGE']._serialized_end=76
   _globals['_SAMPLING']._serialized_start=79
@@ -48,13 +48,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELINFOREQUEST']._serialized_start=524
   _globals['_MODELINFOREQUEST']._serialized_end=557
   _globals['_MODELINFORESPONSE']._serialized_start=560
-  _globals['_MODELINFORESPONSE']._serialized_end=711
-  _globals['_MODELCARD']._serialized_start=714
-  _globals['_MODELCARD']._serialized_end=912
-  _globals['_MODELCARD_FIGURESENTRY']._serialized_start=866
-  _globals['_MODELCARD_FIGURESENTRY']._serialized_end=912
-  _globals['_LOADMODELREQUEST']._serialized_start=914
-  _globals['_LOADMODELREQUEST']._serialized_end=978
-  _globals['_GENERATOR']._serialized_start=1050
-  _globals['_GENERATOR']._serialized_end=1356
+  _globals['_MODELINFORESPONSE']._serialized_end=727
+  _globals['_MODELCARD']._serialized_start=730
+  _globals['_MODELCARD']._serialized_end=928
+  _globals['_MODELCARD_FIGURESENTRY']._serialized_start=882
+  _globals['_MODELCARD_FIGURESENTRY']._serialized_end=928
+  _globals['_LOADMODELREQUEST']._serialized_start=930
+  _globals['_LOADMODELREQUEST']._serialized_end=994
+  _globals['_GENERATOR']._serialized_start=1066
+  _globals['_GENERATOR']._serialized_end=1372
 # @@protoc_insertion_point(module_scope)

@@ -80,7 +80,7 @@ class ModelInfoRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class ModelInfoResponse(_message.Message):
-    __slots__ = ("model", "engine", "context_tokens", "grammar", "path", "adapter", "card")
+    __slots__ = ("model", "engine", "context_tokens", "grammar", "path", "adapter", "card", "shared")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,7 @@ class ModelInfoResponse(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     model: str
     engine: str
     context_tokens: int
@@ -95,7 +96,8 @@ class ModelInfoResponse(_message.Message):
     path: str
     adapter: str
     card: ModelCard
-    def __init__(self, model: _Optional[str] = ..., engine: _Optional[str] = ..., context_tokens: _Optional[int] = ..., grammar: bool = ..., path: _Optional[str] = ..., adapter: _Optional[str] = ..., card: _Optional[_Union[ModelCard, _Mapping]] = ...) -> None: ...
+    shared: bool
+    def __init__(self, model: _Optional[str] = ..., engine: _Optional[str] = ..., context_tokens: _Optional[int] = ..., grammar: bool = ..., path: _Optional[str] = ..., adapter: _Optional[str] = ..., card: _Optional[_Union[ModelCard, _Mapping]] = ..., shared: bool = ...) -> None: ...
 
 class ModelCard(_message.Message):
     __slots__ = ("method", "parameters", "prompt_version", "base_model", "data", "figures")

@@ -37,12 +37,16 @@ class Models:
         """Returns the adapter of a name, empty for none."""
         return self.adapters.get(name, "")
 
+    def others(self, name: str) -> list[str]:
+        """Returns the names that share the base model with `name`, without `base`."""
+        return [each for each in self.adapters if each != name]
+
     def changed(self, name: str, path: str, adapter: str) -> Models:
         """Returns the models with another adapter under `name` and, if `path` is given, on that base model.
 
         Raises GeneratorError for `base`, and for another base model while other names share this one.
         """
-        others = [each for each in self.adapters if each != name]
+        others = self.others(name)
         if name == BASE:
             raise GeneratorError(Failure.UNSUPPORTED, f"{BASE} is the base model, which takes no adapter", "model")
         if others and path not in ("", self.path):

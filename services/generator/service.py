@@ -140,7 +140,8 @@ class GeneratorService(generator_pb2_grpc.GeneratorServicer):
         return self._with_card(name, info)
 
     def _with_card(self, name: str, info: types.ModelInfo) -> types.ModelInfo:
-        """Adds the model's card, which is read, and warned of, once per model."""
+        """Adds the model's card, which is read, and warned of, once per model; and whether other names share it."""
+        info = replace(info, shared=bool(self._engine.models.others(name)))
         model, card = self._taught.get(name, ("", UNTAUGHT))
         if model == info.model:
             return replace(info, card=card)

@@ -94,6 +94,9 @@ class Promoter:
             if not current.path:
                 raise TrainerError(Failure.UNSUPPORTED, f"the engine of {name} loads no models")
             files = await asyncio.to_thread(self._files, id, step, current, settings)
+            if files.path and current.shared:
+                message = f"{name} shares its base model with other names; a whole model needs a service of its own"
+                raise TrainerError(Failure.UNSUPPORTED, message, "searcher")
             attempt = _Attempt(id, step, settings, files, name, target, current)
             queue: asyncio.Queue[GateProgress | None] = asyncio.Queue()
             judging = asyncio.create_task(self._judge(attempt, queue.put_nowait))

@@ -138,7 +138,7 @@ CARDS = st.builds(
 )
 
 
-@given(st.builds(ModelInfo, TEXT, TEXT, COUNT, st.booleans(), TEXT, TEXT, CARDS))
+@given(st.builds(ModelInfo, TEXT, TEXT, COUNT, st.booleans(), TEXT, TEXT, CARDS, st.booleans()))
 def test_models(info: ModelInfo) -> None:
     assert generator.model_of(sent(generator.model_response(info))) == info
 

@@ -335,7 +335,9 @@ async def test_a_loaded_model_is_told_and_shown():
         loaded = await stub.LoadModel(pb.LoadModelRequest(adapter="a.gguf", model="reader"))
         assert await stub.ModelInfo(pb.ModelInfoRequest(model="reader")) == loaded
         assert await stub.ModelInfo(pb.ModelInfoRequest()) == info
-    assert info == pb.ModelInfoResponse(model="fake@+", engine="llama.cpp", context_tokens=512, grammar=True)
+    assert info == pb.ModelInfoResponse(
+        model="fake@+", engine="llama.cpp", context_tokens=512, grammar=True, shared=True
+    )
     assert loaded.model == "fake@+a.gguf"
     assert engine.loads == [("reader", "", "a.gguf")]
     for name, model in (("searcher", "fake@+"), ("reader", "fake@+a.gguf"), ("base", "fake@+")):
@@ -465,7 +467,10 @@ async def test_what_was_configured_may_come_back_after_a_whole_model(tmp_path: P
         await stub.LoadModel(pb.LoadModelRequest(path=str(whole)))
         assert (engine.models.path, engine.models.adapters) == (str(whole), {"searcher": ""})
         await stub.LoadModel(pb.LoadModelRequest(path="/elsewhere/base.gguf", adapter="/elsewhere/adapter"))
-    assert engine.models == Models("/elsewhere/base.gguf", {"searcher": "/elsewhere/adapter"})
+        assert engine.models == Models("/elsewhere/base.gguf", {"searcher": "/elsewhere/adapter"})
+        assert not (await stub.ModelInfo(pb.ModelInfoRequest())).shared
+        engine.models = Models("/elsewhere/base.gguf", {"searcher": "", "reader": ""})
+        assert (await stub.ModelInfo(pb.ModelInfoRequest())).shared
 
 
 async def test_nothing_outside_of_the_folders_is_loaded_and_an_empty_message_changes_nothing(tmp_path: Path) -> None:

@@ -191,7 +191,11 @@ async def test_a_whole_model_is_converted_for_a_searcher_on_a_cpu(gates: Gates, 
         await promoted(gates.promoter(), run)
     assert gates.served == []
     write_trained(model)
-    gates.searcher.path = str(write_before(tmp_path / "base.gguf"))
+    gates.searcher.path, gates.searcher.shared = str(write_before(tmp_path / "base.gguf")), True
+    with pytest.raises(TrainerError, match="needs a service of its own"):
+        await promoted(gates.promoter(), run)
+    assert gates.served == []
+    gates.searcher.shared = False
     await promoted(gates.promoter(), run)
     assert (gates.served[0].path, gates.served[0].adapter) == (str(model.with_suffix(".gguf")), "")
     assert (await gates.served[0].info()).card == CARD
