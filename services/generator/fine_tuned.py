@@ -1,8 +1,8 @@
 """Converts a fine-tuned model to GGUF: `python -m services.generator.fine_tuned MODEL LIKE OUT`.
 
-transformers saved the model, of which all weights were trained. LIKE is the same model before that in GGUF, such as the
-searcher that it shall replace: it has the vocabulary, the chat template and all else that training leaves as it is.
-Promotion does the same for a searcher on a CPU.
+MODEL is a folder as transformers saves it, all of whose weights were trained. LIKE is a GGUF file of the same model
+before that, such as the searcher that it is to replace: it has the vocabulary, the chat template and everything else
+that training leaves as it is. Promotion does the same for a searcher on a CPU.
 """
 
 from __future__ import annotations
