@@ -401,7 +401,7 @@ gpus)
             CUDA_VISIBLE_DEVICES="${cards[-1]}" GENERATOR_MODEL="$work/14b" GENERATOR_ADAPTER_RANK=0
         listens 14b $((engines + 60))
         trained paper $((count + 1)) $count s3-8-3-3 "${short[@]}" generator=127.0.0.1:$((engines + 60)) \
-            base_model="$work/7b-searcher" data.questions=data/demo/qa_train.jsonl.gz data.keep=all data.limit=256 index=demo \
+            base_model="$work/7b-searcher" data.questions=data/demo/qa_train.jsonl.gz data.keep=all data.limit=300 index=demo \
             agent_parameters.numbered_twice=true gate.questions=$dev $rollout.agent.num_workers=$((2 * count)) \
             verl.+actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes=24000000000 \
             verl.actor_rollout_ref.actor.use_dynamic_bsz=true verl.actor_rollout_ref.actor.ppo_max_token_len_per_gpu=24576 \

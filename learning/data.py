@@ -317,3 +317,10 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     draft = path.with_suffix(".draft")
     parquet.write_table(pyarrow.Table.from_pylist(list(rows)), draft)
     draft.replace(path)
+
+
+def rows(path: Path) -> int:
+    """Returns the number of rows of a file that `write` made."""
+    from pyarrow import parquet
+
+    return int(parquet.read_metadata(path).num_rows)

@@ -172,6 +172,15 @@ def compose(chosen: Mapping[str, Any]) -> DictConfig:
     return whole
 
 
+def check_steps(whole: DictConfig, questions: int) -> None:
+    """Refuses more steps than the questions to train on make: verl would end the run early, without a word."""
+    batch, epochs, steps = whole.data.train_batch_size, whole.trainer.total_epochs, whole.trainer.total_training_steps
+    most = questions // batch * epochs
+    if most < (steps or 1):
+        told = f"{questions} questions make {most} steps of {batch} (total_epochs: {epochs}), not {steps or 1}"
+        raise ConfigProblem("verl.trainer.total_training_steps", told)
+
+
 def train(folder: Path) -> None:
     """Trains the run. Raises RunStopped, with a reason of one line, if it cannot continue by itself."""
     try:
@@ -183,6 +192,7 @@ def train(folder: Path) -> None:
         asyncio.run(_prepare(run, folder / "data"))
         merge_start(run, folder)
         chosen = compose(options(run, folder))
+        check_steps(chosen, data.rows(folder / "data" / data.TRAIN))
     except (Problem, BoundaryError) as error:
         raise RunStopped(str(error)) from error
     try:

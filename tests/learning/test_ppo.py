@@ -97,6 +97,19 @@ def test_an_option_of_the_engine_passes_through(tmp_path: Path) -> None:
     assert whole.actor_rollout_ref.rollout.engine_kwargs.vllm.kernel_config == {"enable_flashinfer_autotune": False}
 
 
+@pytest.mark.parametrize(("questions", "epochs", "steps"), [(239, 1, 2), (119, 9, 1), (119, 9, None)])
+def test_steps_that_the_questions_do_not_make_are_refused(
+    tmp_path: Path, questions: int, epochs: int, steps: int | None
+) -> None:
+    # of these, verl trains 1, 0 and 0
+    wanted = {"verl.trainer.total_epochs": epochs, "verl.trainer.total_training_steps": steps}
+    whole = composed(tmp_path, "s3-8-3-3", wanted)
+    with pytest.raises(ConfigProblem) as problem:
+        train.check_steps(whole, questions)
+    assert problem.value.field == "verl.trainer.total_training_steps"
+    train.check_steps(whole, 240)
+
+
 def test_a_run_resumes_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
     whole = composed(tmp_path, "smollm2-demo", {})
     checkpoints = Path(whole.trainer.default_local_dir)
@@ -124,7 +137,7 @@ async def test_verls_dataset_reads_our_rows(tmp_path: Path) -> None:
     await data.prepare(run, tmp_path / "data", World(Retriever(), generator=Generator("x")))
     tokenizer = omega_conf_to_dataclass(whole.actor_rollout_ref.model).tokenizer
     dataset = create_rl_dataset(whole.data.train_files, whole.data, tokenizer, None, is_train=True)
-    assert len(dataset) == 6
+    assert len(dataset) == data.rows(tmp_path / "data" / data.TRAIN) == 6
     batch = collate_fn([dataset[0], dataset[1]])
     example = example_of(json.loads(batch["reward_model"][0]["ground_truth"]))
     assert batch["raw_prompt"][0] == [{"role": "user", "content": example.question.text}]
