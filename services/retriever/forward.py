@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
 from threading import Lock
 from typing import Any, Protocol
 
@@ -184,7 +183,7 @@ def padded(texts: TokenIds, padding: int, left: bool) -> dict[str, np.ndarray]:
     at = np.arange(lengths.max())
     mask = at[::-1] < lengths[:, None] if left else at < lengths[:, None]
     filled = np.full(mask.shape, padding, dtype=np.int64)
-    filled[mask] = np.fromiter(chain.from_iterable(texts), dtype=np.int64, count=lengths.sum())
+    filled[mask] = np.concatenate([np.asarray(each, dtype=np.int32) for each in texts])
     return {"input_ids": filled, "attention_mask": mask.astype(np.int64)}
 
 

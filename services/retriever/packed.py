@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from itertools import chain, groupby, pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +32,7 @@ def pack(texts: Sequence[Sequence[int]]) -> Batch:
     """Concatenates texts, given as token ids."""
     lengths = np.fromiter(map(len, texts), dtype=np.int32, count=len(texts))
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    ids = np.fromiter(chain.from_iterable(texts), dtype=np.int32, count=starts[-1])
+    ids = np.concatenate([np.asarray(each, dtype=np.int32) for each in texts])
     places = np.arange(len(ids), dtype=np.int32) - np.repeat(starts[:-1], lengths)
     return Batch(ids, places, starts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -12,11 +13,13 @@ import numpy as np
 from services.retriever.errors import EncoderUnavailable
 from services.retriever.forward import Forward, attention_of_any_shape, batches, forward
 from services.retriever.prefixes import NOTHING, PASSAGE_PREFIX, QUERY_PREFIX, prefixes
-from services.retriever.token_ids import TokenIds, token_ids
+from services.retriever.token_ids import TokenIds, in_processes, token_ids
 
 QUERY_TOKENS, PASSAGE_TOKENS = 256, 180  # as in the experiments of s3; longer texts are cut
 _SHARE = 2048  # texts tokenized at a time: enough for several batches, few enough that encoding starts soon
 _SHARES_A_GPU = 4  # at once: one is encoded while others are tokenized
+_MANY = 8192  # texts that are worth the start of processes
+_PROCESSES_A_GPU, _CORES_A_PROCESS = 3, 4
 
 
 def batch_tokens(gpu: bool) -> int:
@@ -28,7 +31,8 @@ class SentenceTransformerEncoder:
     """A model that sentence-transformers loads from the hub or a folder: in float16 on GPUs if there are any.
 
     Texts are sorted by length and batched by tokens, which leaves next to no padding. Some texts are tokenized while
-    others are encoded. Prefixes that are not `given` come from the model's configuration, or from its name.
+    others are encoded; on a GPU, other processes tokenize if there are many. Prefixes that are not `given` come from
+    the model's configuration, or from its name.
     """
 
     def __init__(self, name: str, module: Any, given: Mapping[str, str] = NOTHING, every_gpu: bool = False) -> None:
@@ -47,6 +51,9 @@ class SentenceTransformerEncoder:
         tokenizer, longest = models[0].tokenizer, models[0].max_seq_length or QUERY_TOKENS
         self._query_ids = token_ids(tokenizer, min(QUERY_TOKENS, longest))
         self._passage_ids = token_ids(tokenizer, min(PASSAGE_TOKENS, longest))
+        wanted = _PROCESSES_A_GPU * len(models) if gpus else 0  # on a CPU, the model needs the cores
+        processes = min(wanted, len(os.sched_getaffinity(0)) // _CORES_A_PROCESS)
+        self._many_passage_ids = in_processes(self._passage_ids, processes)
         self._batch_tokens = batch_tokens(gpus > 0)
         self.at_once = 16_384 * len(models) if gpus else 32
         self._free: SimpleQueue[Forward] = SimpleQueue()
@@ -60,7 +67,8 @@ class SentenceTransformerEncoder:
         return self._encode([self.parameters[QUERY_PREFIX] + text for text in texts], self._query_ids)
 
     def passages(self, texts: Sequence[str]) -> np.ndarray:
-        return self._encode([self.parameters[PASSAGE_PREFIX] + text for text in texts], self._passage_ids)
+        tokenize = self._passage_ids if len(texts) < _MANY else self._many_passage_ids
+        return self._encode([self.parameters[PASSAGE_PREFIX] + text for text in texts], tokenize)
 
     def _encode(self, texts: list[str], tokenize: TokenIds) -> np.ndarray:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)

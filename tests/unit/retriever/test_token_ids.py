@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import multiprocessing
+import subprocess
+import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
-from services.retriever.token_ids import token_ids
+from services.retriever.token_ids import in_processes, token_ids
 
 pytest.importorskip("transformers")
 
@@ -44,3 +48,39 @@ def test_a_text_that_spells_special_tokens_has_none_but_those_around_it() -> Non
         (found,) = ids([f"one {' '.join(tokenizer.all_special_tokens)} two"])
         special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # signs that it has not learned
         assert not special & {*found[1:-1]}
+
+
+def test_processes_make_the_same_ids_and_this_one_does_if_they_die() -> None:
+    from bench.encoder_folder import learned
+
+    tokenizer = learned(["one two three"], words=60, max_tokens=64)
+    tokenizer.truncation_side = "left"
+    here = token_ids(tokenizer, 20)
+    there = in_processes(here, 2)
+    made = there(TEXTS)
+    assert [list(map(int, each)) for each in made] == here(TEXTS)
+    assert isinstance(made[0], np.ndarray)  # made there
+    workers = multiprocessing.active_children()
+    assert workers
+    for worker in workers:
+        worker.kill()
+        worker.join()
+    assert there(TEXTS) == here(TEXTS)
+
+
+def test_what_stays_in_this_process() -> None:
+    from bench.encoder_folder import learned
+
+    tokenizer = learned(["one two three"], words=60, max_tokens=64)
+    fast, slow = token_ids(tokenizer, 20), token_ids(Slow(tokenizer), 20)
+    assert in_processes(slow, 3) is slow
+    assert in_processes(fast, 1) is fast
+
+
+def test_processes_end_with_the_one_that_they_work_for() -> None:
+    works = [sys.executable, "-m", "tests.unit.retriever.tokenizing"]
+    with subprocess.Popen(works, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == "tokenizing\n"
+        parent.kill()
+        parent.communicate(timeout=20)  # returns when the last process that holds the output has ended
