@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from common import grpc_threads
 from common.settings import TracingSettings, load
 from services.gateway.settings import GatewaySettings
 
 
 def main() -> None:
     settings, traced = load(GatewaySettings), load(TracingSettings, [])
+    grpc_threads.use_fewer()
 
     import uvloop
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 
+from common import grpc_threads
 from common.settings import TracingSettings, load
 from services.generator.settings import GeneratorSettings
 
@@ -14,6 +15,7 @@ async def serve(settings: GeneratorSettings) -> None:
     """The wiring: settings, engine, service, server."""
     # Merging an adapter multiplies many small matrices, which a thread does faster than several that wait for others.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    grpc_threads.use_fewer()
     # Imported here because they are slow, and --help and a wrong setting should answer at once.
     from common.server import run
     from contracts.v1 import generator_pb2_grpc

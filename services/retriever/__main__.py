@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 
+from common import grpc_threads
 from common.settings import TracingSettings, load
 from services.retriever.settings import RetrieverSettings
 
@@ -18,6 +19,7 @@ def main() -> None:
     # Threads that wait for each other sleep. By default they spin, on cores that other processes need: a lone
     # query then took two to three times its processor time with an encoder of torch (bench/pages/compare-servers.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    grpc_threads.use_fewer()
 
     from common import logs, server, tracing
     from services.retriever.errors import RetrieverProblem
