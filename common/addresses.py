@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import ip_address
 
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -63,6 +64,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@lru_cache(1024)  # every request names a host, and nearly always the same one
 def is_unclaimable(host: str) -> bool:
     """Returns whether no site can have the host as its name: an address, localhost, or a name without a dot."""
     try:

@@ -45,9 +45,10 @@ def begin(incoming: Mapping[str, str], traceparent: str = "") -> dict[str, str]:
     """
     if traceparent:
         incoming = {**incoming, TRACEPARENT: traceparent}
+    random = secrets.token_hex(32)
     made = {
-        REQUEST_ID: secrets.token_hex(8),
-        TRACEPARENT: f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00",  # nobody records it
+        REQUEST_ID: random[:16],
+        TRACEPARENT: f"00-{random[16:48]}-{random[48:]}-00",  # nobody records it
     }
     ids = {key: value if _VALID[key].fullmatch(value := incoming.get(key, "")) else made[key] for key in made}
     _current.set(ids)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import AbstractContextManager, aclosing
 from typing import Any
 
 from common import client, context
@@ -39,17 +39,20 @@ class Link:
 
     async def once(self, method: Any, request: Any, timeout_s: float = 0.0) -> Any:
         """Makes a unary call, which is not repeated."""
-        with self._held(timeout_s) as longest_s:
+        longest_s = timeout_s or self._timeout_s
+        with self._held(longest_s):
             return await client.call(method, request, longest_s, self._boundary)
 
     async def upload(self, method: Any, requests: AsyncIterable[Any], timeout_s: float = 0.0) -> Any:
         """Sends a client stream, which is not repeated, and returns its answer."""
-        with self._held(timeout_s) as longest_s:
+        longest_s = timeout_s or self._timeout_s
+        with self._held(longest_s):
             return await client.upload(method, requests, longest_s, self._boundary)
 
     async def stream(self, method: Any, request: Any, timeout_s: float = 0.0) -> AsyncGenerator[Any, None]:
         """Reads a server stream, which is not repeated."""
-        with self._held(timeout_s) as longest_s:
+        longest_s = timeout_s or self._timeout_s
+        with self._held(longest_s):
             async with aclosing(client.stream(method, request, longest_s, self._boundary)) as responses:
                 async for response in responses:
                     self._breaker.answers()
@@ -61,12 +64,9 @@ class Link:
             async for response in responses:
                 yield response
 
-    @contextmanager
-    def _held(self, timeout_s: float) -> Iterator[float]:
-        """Holds a call, and yields the seconds that it may take: `timeout_s`, or those of the link for 0."""
-        longest_s = timeout_s or self._timeout_s
-        with self._breaker.call(counts_time=context.time_left(longest_s) == longest_s):
-            yield longest_s
+    def _held(self, longest_s: float) -> AbstractContextManager[None]:
+        """Holds a call of that many seconds at most."""
+        return self._breaker.call(counts_time=context.time_left(longest_s) == longest_s)
 
     async def close(self) -> None:
         await self.channel.close()

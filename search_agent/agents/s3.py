@@ -13,6 +13,9 @@ from search_agent.episode import Episode
 from search_agent.parameters import number, option, redefault
 from search_agent.types import FinishReason, Passage, StopReason, Turn
 
+_EXAMPLE_COMPLETE = tags.render_move(tags.Move((1,), complete=True))
+_EXAMPLE_SEARCH = tags.render_move(tags.Move((2, 5), "a short search for what is still missing"))
+
 
 @dataclass(frozen=True)
 class S3Params(DialogueParams):
@@ -35,7 +38,6 @@ class S3Params(DialogueParams):
 
 async def search(episode: Episode, params: S3Params) -> StopReason:
     """Searches with the question, then lets the policy select and search until it completes."""
-    example_search = tags.render_move(tags.Move((2, 5), "a short search for what is still missing"))
     query, block = episode.question.text, await episode.retrieve(episode.question.text, params)
     first = block
     episode.show(
@@ -43,8 +45,8 @@ async def search(episode: Episode, params: S3Params) -> StopReason:
             "s3",
             question=episode.asked,
             max_selected=params.max_selected,
-            example_complete=tags.render_move(tags.Move((1,), complete=True)),
-            example_search=example_search,
+            example_complete=_EXAMPLE_COMPLETE,
+            example_search=_EXAMPLE_SEARCH,
             information=params.information(first, chars),
         ),
         params.observation_chars,
@@ -65,7 +67,7 @@ async def search(episode: Episode, params: S3Params) -> StopReason:
             episode.show(partial(_result, params, block), params.observation_chars)
         else:
             query, block = "", ()
-            episode.observe(f"\n\n{prompts.render('s3_nudge', example_search=example_search)}\n\n")
+            episode.observe(f"\n\n{prompts.render('s3_nudge', example_search=_EXAMPLE_SEARCH)}\n\n")
     raise AssertionError("the last turn returns")
 
 

@@ -52,6 +52,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         responses=problems.RESPONSES,
+        # FastAPI's own holds bodies and errors' messages. Ours is in `common.tracing` and `common.metrics`.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.add_middleware(Door, rules=rules)
     app.add_middleware(Observed)

@@ -87,8 +87,9 @@ class _Flight(Generic[T]):
 
     async def stop(self) -> None:
         """Stops the work and waits for its end."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
 
 class Flights(Generic[T]):

@@ -27,7 +27,8 @@ class GuardedRetriever:
         self._retriever = retriever
 
     async def search(self, queries: Sequence[str], how: Retrieval) -> Rankings:
-        return await self._retriever.search(queries, replace(how, index=await self._allowed(how.index)))
+        index = await self._allowed(how.index)
+        return await self._retriever.search(queries, how if index == how.index else replace(how, index=index))
 
     async def embed(self, texts: Sequence[str], index: str, as_passages: bool) -> list[bytes]:
         return await self._retriever.embed(texts, await self._allowed(index), as_passages)
