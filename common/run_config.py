@@ -52,6 +52,17 @@ _OURS = (
     "trainer.use_v1",
     "trainer.v1",
 )
+# Options of verl that the trainer calculates with.
+_WHOLE = (
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.rollout.val_kwargs.n",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    "data.train_batch_size",
+    "trainer.total_epochs",
+)
+_STEPS = "trainer.total_training_steps"  # null: all that the epochs make
 _OPTION = re.compile(r"\+?\w[\w-]*(\.\w[\w-]*)*")  # of verl; a plus adds one that it does not have
 
 
@@ -339,6 +350,9 @@ class RunConfig(_Part):
                 raise ConfigProblem(f"verl.{option}", "is set by the trainer")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigProblem(f"verl.{option}", "is not a finite number")
+            is_whole = isinstance(value, int) and value >= 1 and value is not True
+            if not is_whole and (option in _WHOLE or (option == _STEPS and value is not None)):
+                raise ConfigProblem(f"verl.{option}", "must be a whole number from 1")
         rank = self.verl.get("actor_rollout_ref.model.lora_rank", 0)
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
             raise ConfigProblem(
@@ -352,11 +366,7 @@ class RunConfig(_Part):
             )
         self._check_mixture()
         self._check_teacher()
-        lengths = {name: self.verl.get(name, 512) for name in ("data.max_prompt_length", "data.max_response_length")}
-        for name, length in lengths.items():
-            if not isinstance(length, int):
-                raise ConfigProblem(f"verl.{name}", "must be a whole number of tokens")
-        prompt, response = lengths.values()
+        prompt, response = (self.verl.get(f"data.max_{part}_length", 512) for part in ("prompt", "response"))
         if prompt + response < params.context_tokens:
             raise ConfigProblem(
                 "agent_parameters.context_tokens",
@@ -368,9 +378,8 @@ class RunConfig(_Part):
     def _check_mixture(self) -> None:
         if not self.data.mixture:
             return
-        steps = self.verl.get("trainer.total_training_steps")
-        if not isinstance(steps, int):
-            raise ConfigProblem("verl.trainer.total_training_steps", "data.mixture needs the number of steps")
+        if self.verl.get(_STEPS) is None:
+            raise ConfigProblem(f"verl.{_STEPS}", "data.mixture needs the number of steps")
         if self.verl.get("algorithm.filter_groups.enable"):
             raise ConfigProblem("data.mixture", "verl's algorithm.filter_groups takes more questions than a step has")
 
@@ -410,19 +419,20 @@ def _path(name_or_path: object, beside: Path) -> Path:
 def _values(path: Path, over: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Returns the fields of a file, laid over those of its base. `over` are the files that have it as base."""
     try:
-        values = _mapping(path.read_text(encoding="utf-8"), str(path))
+        text, real = path.read_text(encoding="utf-8"), path.resolve()
     except FileNotFoundError:
         names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
         named = path.stem if path.parent == FOLDER else path
         raise ConfigProblem("base" if over else "", f"no configuration {named}; there are {names}") from None
-    except (OSError, UnicodeError) as error:  # no text, or no name of a file
-        raise ConfigProblem("", f"{path}: {error}") from None
+    except (OSError, ValueError) as error:  # no text, or no name of a file
+        raise ConfigProblem("base" if over else "", f"{path}: {error}") from None
+    if real in over:
+        raise ConfigProblem("base", f"{real} would be its own base")
+    values = _mapping(text, str(path))
     if "base" not in values:
         return values
     base = _path(values.pop("base"), path.parent)
-    if base in (path, *over):
-        raise ConfigProblem("base", f"{base} would be its own base")
-    return _laid_over(_values(base, (path, *over)), values)
+    return _laid_over(_values(base, (real, *over)), values)
 
 
 def _laid_over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

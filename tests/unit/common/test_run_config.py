@@ -62,10 +62,13 @@ verl: {actor_rollout_ref: {rollout: {n: 8}}}
         ("missing.yaml", r"base: no configuration .*missing\.yaml"),
         ("own.yaml", r"base: .*own\.yaml would be its own base"),
         ("round.yaml", r"base: .*own\.yaml would be its own base"),
+        ("../{folder}/own.yaml", r"base: .*own\.yaml would be its own base"),
         ("3", "base: must be the name"),
+        ('"\\0.yaml"', "base: .*null byte"),
     ],
 )
 def test_a_base_must_be_another_configuration(tmp_path: Path, base: str, problem: str) -> None:
+    base = base.format(folder=tmp_path.name)
     (tmp_path / "own.yaml").write_text(f"base: {base}\nname: own\n")
     (tmp_path / "round.yaml").write_text("base: own.yaml\n")
     with pytest.raises(ConfigProblem, match=problem):
@@ -94,6 +97,11 @@ def test_fields_are_replaced_by_their_dotted_names() -> None:
         ("agent_parameters.context_tokens", 9000, "agent_parameters.context_tokens"),
         ("verl.actor_rollout_ref.model.lora_rank", -1, "verl.actor_rollout_ref.model.lora_rank"),
         ("verl.actor_rollout_ref.model.lora_rank", "16", "verl.actor_rollout_ref.model.lora_rank"),
+        ("verl.data.train_batch_size", 0, "verl.data.train_batch_size"),
+        ("verl.data.max_prompt_length", "2k", "verl.data.max_prompt_length"),
+        ("verl.actor_rollout_ref.rollout.n", None, "verl.actor_rollout_ref.rollout.n"),
+        ("verl.trainer.total_epochs", True, "verl.trainer.total_epochs"),
+        ("verl.trainer.total_training_steps", 1.5, "verl.trainer.total_training_steps"),
         ("data.keep", 1.5, "data.keep"),
         ("data.keep", True, "data.keep"),
         ("data.questions", [], "data.questions"),
