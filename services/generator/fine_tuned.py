@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from common import model_card
 from search_agent.types import UNTAUGHT
 from services.generator import gguf_header, quick_weights
-from services.generator.lora import Architecture, architecture_of, decoded, interleaved
+from services.generator.lora import TYPES, Architecture, architecture_of, decoded, interleaved
 
 _KINDS = (".weight", ".bias")
 _ARCHITECTURES = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -97,15 +98,19 @@ def _tensors(model: Path) -> dict[str, _Stored]:
     found = {}
     for path in sorted(model.glob("*.safetensors")):
         try:
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                header: dict[str, Any] = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            for name, tensor in header.items():
-                start, end = (8 + length + offset for offset in tensor["data_offsets"])
-                found[name] = _Stored(path, tensor["dtype"], tensor["shape"], start, end)
-        except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            with safe_open(path, "numpy"):
+                pass  # it checks the header against the file's length
+        except SafetensorError as error:
             raise ValueError(f"{path}: not in safetensors' format: {error}") from error
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header: dict[str, Any] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        for name, tensor in header.items():
+            start, end = (8 + length + offset for offset in tensor["data_offsets"])
+            if tensor["dtype"] not in TYPES:
+                raise ValueError(f"{path}: weights of type {tensor['dtype']} cannot be converted")
+            found[name] = _Stored(path, tensor["dtype"], tensor["shape"], start, end)
     if not found:
         raise ValueError(f"{model}: no weights in *.safetensors")
     return found

@@ -30,6 +30,8 @@ _NAMES = {
     "down_proj": "ffn_down",
 }
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
+# Types of weights in safetensors, as numpy names them. It lacks BF16, whose bits are read.
+TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 class AdapterProblem(ValueError):
@@ -149,10 +151,11 @@ def _tensors(file: Path) -> dict[str, np.ndarray]:
 
 
 def decoded(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
-    """Returns a tensor of a safetensors file. Raises KeyError for a type that has no numbers, or unusual ones."""
+    """Returns a tensor of a safetensors file. Raises KeyError for a type that is not in TYPES."""
+    values = np.frombuffer(data, TYPES[dtype])
     if dtype == "BF16":  # the upper half of a float32
-        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
-    return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).reshape(shape)
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    return values.reshape(shape)
 
 
 def _config(file: Path) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 from gguf.quants import dequantize
+from safetensors.numpy import save_file
 
 from common import model_card
 from services.generator import fine_tuned, gguf_header
@@ -73,12 +74,31 @@ def test_another_model_is_refused_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["like.gguf", "model"]
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 20, (2).to_bytes(8, "little") + b"[]"])
-def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: b"\xff" * 20,
+        lambda whole: (2).to_bytes(8, "little") + b"[]",
+        lambda whole: (2**40).to_bytes(8, "little") + whole[8:],
+        lambda whole: whole[:-200],
+    ],
+)
+def test_a_damaged_file_is_named(
+    tmp_path: Path, damage: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_trained(tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").write_bytes(content)
+    file = tmp_path / "model" / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
     monkeypatch.setattr(
         sys, "argv", ["", *map(str, (tmp_path / "model", write_before(tmp_path / "like.gguf"), tmp_path / "out"))]
     )
     with pytest.raises(SystemExit, match=r"model\.safetensors: not in safetensors' format"):
         fine_tuned.main()
+
+
+def test_weights_of_another_type_are_refused(tmp_path: Path) -> None:
+    write_trained(tmp_path / "model")
+    save_file({"model.embed_tokens.weight": np.zeros((3, 32), np.int8)}, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors: weights of type I8 "):
+        to_gguf(tmp_path / "model", write_before(tmp_path / "like.gguf"), tmp_path / "model.gguf")
