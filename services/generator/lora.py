@@ -30,6 +30,8 @@ _NAMES = {
     "down_proj": "ffn_down",
 }
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
+# Options of PEFT that change how weights are scaled or shaped. In GGUF, each is scaled by alpha / rank.
+_MORE_THAN_GGUF = ("alpha_pattern", "rank_pattern", "use_dora", "use_rslora")
 # Types of weights in safetensors, as numpy names them. It lacks BF16, whose bits are read.
 TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -96,9 +98,14 @@ def to_gguf(adapter: Path, architecture: Architecture, out: Path) -> Path:
 
     The same folder gives the same bytes. Raises AdapterProblem.
     """
-    alpha = _config(adapter / "adapter_config.json").get("lora_alpha")
+    described = adapter / "adapter_config.json"
+    config = _config(described)
+    alpha, rank = config.get("lora_alpha"), config.get("r")
     if not isinstance(alpha, int | float):
-        raise AdapterProblem(f"{adapter / 'adapter_config.json'}: lora_alpha is not a number")
+        raise AdapterProblem(f"{described}: lora_alpha is not a number")
+    for option in _MORE_THAN_GGUF:
+        if config.get(option):
+            raise AdapterProblem(f"{described}: {option} has no place in GGUF")
     file = adapter / "adapter_model.safetensors"
     tensors = _tensors(file)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -112,9 +119,12 @@ def to_gguf(adapter: Path, architecture: Architecture, out: Path) -> Path:
         if not found or found[2] not in _NAMES:
             raise AdapterProblem(f"{file}: no place in GGUF for {name}")
         layer, part, side = found.groups()
+        # A is (rank, columns), B (rows, rank).
+        if weight.ndim != 2 or (rank and weight.shape["AB".index(side)] != rank):
+            raise AdapterProblem(f"{file}: {name} has shape {weight.shape}, and the adapter rank {rank}")
         if side == "B" and part in ("q_proj", "k_proj"):
             count = architecture.queries if part == "q_proj" else architecture.keys
-            if weight.ndim != 2 or len(weight) % (2 * count):
+            if len(weight) % (2 * count):
                 raise AdapterProblem(f"{file}: {name} does not fit a model with {count} heads")
             if architecture.name == "llama":
                 weight = interleaved(weight, count)

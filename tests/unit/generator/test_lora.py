@@ -20,6 +20,9 @@ QUERIES = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
     [
         ({}, np.float32, 8, r"adapter_config\.json: lora_alpha"),
         ({"lora_alpha": "16"}, np.float32, 8, r"adapter_config\.json: lora_alpha"),
+        ({"lora_alpha": 16, "use_rslora": True}, np.float32, 8, r"adapter_config\.json: use_rslora"),
+        ({"lora_alpha": 16, "alpha_pattern": {"q_proj": 4}}, np.float32, 8, r"adapter_config\.json: alpha_pattern"),
+        ({"lora_alpha": 16, "r": 4}, np.float32, 8, r"adapter_model\.safetensors: .*q_proj.* rank 4"),
         ({"lora_alpha": 16}, np.int8, 8, r"adapter_model\.safetensors: .*I8"),
         ({"lora_alpha": 16}, np.float32, 6, r"adapter_model\.safetensors: .*q_proj.* 2 heads"),
     ],
