@@ -12,7 +12,9 @@ from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
+import structlog
 
+log = structlog.get_logger()
 _CHARS_A_TOKEN = 100  # hardly a token has more; what is beyond is cut before tokenizing
 _THREADS = 4  # of each process; 3 processes with so many keep up with an H100, and 6 with 2 do not
 
@@ -67,14 +69,17 @@ class _Fast:
 
 class _InProcesses:
     def __init__(self, here: _Fast, count: int) -> None:
-        self._here = here
+        self._here, self._said = here, False
         spawned = multiprocessing.get_context("spawn")  # a fork would copy the state of CUDA
         self._pool = ProcessPoolExecutor(count, spawned, _begin, (here,))
 
     def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
         try:
             ids, lengths = self._pool.submit(_made, texts).result()
-        except BrokenProcessPool:
+        except BrokenProcessPool as error:
+            if not self._said:
+                self._said = True
+                log.warning("texts are tokenized by this process from now on, more slowly", reason=str(error))
             return self._here(texts)
         split: list[Any] = np.split(ids, np.cumsum(lengths)[:-1])
         return split

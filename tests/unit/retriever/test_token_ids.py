@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from services.retriever.token_ids import in_processes, token_ids
 
@@ -65,7 +66,9 @@ def test_processes_make_the_same_ids_and_this_one_does_if_they_die() -> None:
     for worker in workers:
         worker.kill()
         worker.join()
-    assert there(TEXTS) == here(TEXTS)
+    with capture_logs() as said:
+        assert there(TEXTS) == there(TEXTS) == here(TEXTS)
+    assert [line["log_level"] for line in said] == ["warning"]  # once
 
 
 def test_what_stays_in_this_process() -> None:
