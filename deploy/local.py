@@ -34,6 +34,7 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopba
 DEFAULTS = {
     "RETRIEVER_INDEXES": str(ROOT / "data" / "demo" / "indexes"),
     "RETRIEVER_WRITABLE": str(LOGS / "indexes"),
+    "GENERATOR_CACHE": str(LOGS / "models"),
 }
 SERVICES = ("redis", "retriever", "searcher", "generator", "trainer")  # in the order of their start
 MODEL_SERVICES = ("searcher", "generator")  # both run services.generator

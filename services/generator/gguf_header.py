@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")  # of a string
+_TENSOR_COUNT_AT = 8  # behind the magic number and the version
 
 
 class _Reader:
@@ -55,6 +56,15 @@ def read(path: Path) -> dict[str, Any]:
     """Returns the metadata by key, with lists for arrays. Raises ValueError for another kind of file, and OSError."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return layout(data).metadata
+
+
+def without_tensors(path: Path) -> bytes:
+    """Returns a GGUF file that has the metadata of the one at `path` and no tensors. Raises as `read` does."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = layout(data)
+        head = bytearray(data[: found.metadata_end])
+    _LENGTH.pack_into(head, _TENSOR_COUNT_AT, 0)
+    return bytes(head.ljust(aligned(len(head), found.metadata), b"\0"))
 
 
 class Tensor(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 from common import tracing
 from common.control_tokens import ChatTokenizer, ControlTokens
 from search_agent.types import Sampling
-from services.generator import gguf_files, gguf_header, lora, quick_weights
+from services.generator import gguf_files, gguf_header, kept_tokenizers, lora, quick_weights
 from services.generator.engine import Request
 from services.generator.kept_prompts import FOR_EACH_REQUEST, KeptPrompts
 from services.generator.library_engine import Delta, digest
@@ -54,11 +54,9 @@ class OpenVinoModel:
     """
 
     def __init__(self, file: Path, settings: GeneratorSettings) -> None:
-        import openvino_genai
-
         self._file, self._settings = file, settings
         with _merged(file, "") as copy:
-            self._own = openvino_genai.Tokenizer(str(copy))
+            self._own = kept_tokenizers.opened(copy, settings.cache)
             self._tokenizer = _Tokenizer(self._own, gguf_header.control_tokens(gguf_header.read(file)))
             self._grammars = Grammars(copy, self._own)
             self._pipelines = {0: opened(copy, self._own, settings)}
