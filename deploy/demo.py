@@ -9,7 +9,8 @@ from cli.ask import show
 from evaluation import questions
 from search_agent.grading.answers import matches
 from search_agent.grading.evidence import gold_ranks
-from search_agent.types import IndexInfo, Mode, Question
+from search_agent.types import Question
+from search_agent.world import index_named
 from search_agent_client import Answer, Client, Turn
 
 DATA = Path(__file__).parent.parent / "data" / "demo"
@@ -38,7 +39,7 @@ def demo(url: str, asked: Sequence[Question]) -> None:
     right, seconds = {"s3": 0, "naive RAG": 0}, []
     with Client(url) as client:
         (s3,) = (each for each in client.methods() if each.name == "s3")
-        mode = mode_on(client.indexes(), s3.defaults["mode"])
+        mode = index_named(client.indexes(), s3.defaults["index"]).fitting(s3.defaults["mode"])
         for question in asked:
             print(f"\nQ: {question.text}")
             ours = show(client.stream_answer(question.text, "s3"))
@@ -52,12 +53,6 @@ def demo(url: str, asked: Sequence[Question]) -> None:
     if all(question.golds for question in asked):
         print(f"\nright, of {len(asked)}: s3 {right['s3']}, naive RAG with as many passages {right['naive RAG']}")
     print(f"s3 took {sum(seconds) / len(seconds):.1f} s a question, {max(seconds):.1f} at most", flush=True)
-
-
-def mode_on(indexes: Sequence[IndexInfo], taught: Mode) -> Mode:
-    """Returns how a searcher that was taught on `taught` ranks the passages of the default index."""
-    (index,) = (each for each in indexes if each.is_default)
-    return taught if taught in index.modes else Mode.AUTO
 
 
 def compared(question: Question, ours: Answer, rag: Answer) -> list[str]:

@@ -199,6 +199,10 @@ class IndexInfo:
         """Returns the mode that this index uses for `asked`."""
         return next(iter(self.modes), asked) if asked is Mode.AUTO else asked
 
+    def fitting(self, taught: Mode) -> Mode:
+        """Returns the mode for a searcher that was taught `taught`: AUTO if this index lacks that."""
+        return taught if taught in self.modes else Mode.AUTO
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:

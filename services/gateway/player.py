@@ -116,7 +116,7 @@ class Player:
             return agent
         index = index_named(await self._backends.retriever.indexes(), how.index)
         fit = {
-            "mode": how.mode if how.mode in index.modes else Mode.AUTO,
+            "mode": index.fitting(how.mode),
             "rerank": how.rerank if index.reranker else 0,
         }
         return agent.with_params({name: value for name, value in fit.items() if name not in asked})

@@ -6,8 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from deploy.demo import compared, demo_questions, mode_on
-from search_agent.types import IndexInfo, Mode, Question
+from deploy.demo import compared, demo_questions
+from search_agent.types import Question
 from search_agent_client import Answer
 from tests.answers import answer, document, turn
 
@@ -49,13 +49,6 @@ def test_a_question_without_gold_answers_gets_no_verdict() -> None:
         "naive RAG : the Alps, 1 passage",
         "gold      : unknown",
     ]
-
-
-def test_naive_rag_ranks_as_the_searcher_does_whatever_the_index_has() -> None:
-    both = IndexInfo("both", "1", modes=(Mode.DENSE, Mode.HYBRID), is_default=True)
-    words, server = IndexInfo("words", "1", modes=(Mode.BM25,), is_default=True), IndexInfo("server", "")
-    assert mode_on([server, both], Mode.HYBRID) is Mode.HYBRID
-    assert mode_on([server, words], Mode.HYBRID) is Mode.AUTO
 
 
 def test_the_demo_asks_for_one_passage_and_for_two() -> None:
