@@ -10,11 +10,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from threading import Lock, Thread
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import structlog
 
 log = structlog.get_logger()
+
 _CHARS_A_TOKEN = 100  # hardly a token has more; what is beyond is cut before tokenizing
 _THREADS = 4  # of each process; 3 processes with so many keep up with an H100, and 6 with 2 do not
 
@@ -72,6 +74,7 @@ class _InProcesses:
         self._here, self._said = here, False
         spawned = multiprocessing.get_context("spawn")  # a fork would copy the state of CUDA
         self._pool = ProcessPoolExecutor(count, spawned, _begin, (here,))
+        finalize(self, self._pool.shutdown)  # also when the interpreter ends, before it takes modules apart
 
     def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
         try:

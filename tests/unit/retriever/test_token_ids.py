@@ -80,10 +80,14 @@ def test_what_stays_in_this_process() -> None:
     assert in_processes(fast, 1) is fast
 
 
-def test_processes_end_with_the_one_that_they_work_for() -> None:
+@pytest.mark.parametrize("killed", [True, False])
+def test_processes_end_with_the_one_that_they_work_for(killed: bool) -> None:
     works = [sys.executable, "-m", "tests.unit.retriever.tokenizing"]
-    with subprocess.Popen(works, stdout=subprocess.PIPE, text=True) as parent:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(works, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as parent:
         assert parent.stdout
         assert parent.stdout.readline() == "tokenizing\n"
-        parent.kill()
-        parent.communicate(timeout=20)  # returns when the last process that holds the output has ended
+        if killed:
+            parent.kill()
+        _, said = parent.communicate(timeout=20)  # returns when the last process that holds the output has ended
+    assert killed or (parent.returncode, said) == (0, "")
