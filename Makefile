@@ -35,9 +35,8 @@ venv-trainer: .venv-trainer/.done ## makes .venv-trainer, which has torch, trans
 	@touch $@
 
 test-torch: .venv-trainer/.done ## runs the tests that need torch, on a CPU: training with the real verl, encoders, GPU search
-	@.venv-trainer/bin/python -m pytest tests/learning tests/unit/learning tests/unit/trainer tests/unit/retriever/test_torch_encoder.py \
-		tests/unit/retriever/test_torch_device.py tests/unit/retriever/test_torch_benchmarks.py \
-		tests/unit/retriever/test_token_ids.py
+	@.venv-trainer/bin/python -m pytest tests/learning tests/unit/learning tests/unit/trainer \
+		$(addprefix tests/unit/retriever/,test_cross_encoder.py test_packed.py test_token_ids.py test_torch_benchmarks.py test_torch_device.py test_torch_encoder.py)
 
 test-compose: .venv/.dev ## builds the images and tests the stack in containers
 	@deploy/ci/test-compose.sh

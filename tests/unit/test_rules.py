@@ -82,3 +82,17 @@ def test_settings_are_read_once() -> None:
         file for file in FILES if file.startswith("cli/") or Path(file).name in ("settings.py", "__main__.py")
     } | ENVIRONMENT.keys()
     assert files_with(reads) <= allowed
+
+
+def test_what_needs_the_trainers_packages_is_run_where_they_are() -> None:
+    """Such a file skips itself in `make test`, so `make test-torch` has to name it or its folder."""
+    with_them = subprocess.run(
+        ["make", "-n", "test-torch"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    named = {word for word in with_them.split() if word.startswith("tests/")}
+    skips = subprocess.run(
+        ["git", "grep", "-l", r"pytest\.importorskip(", "tests"], cwd=ROOT, capture_output=True, text=True
+    )
+    left_out = [file for file in skips.stdout.splitlines() if not any(file.startswith(each) for each in named)]
+    assert skips.stdout
+    assert left_out == []
