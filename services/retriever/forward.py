@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from services.retriever.packed import Batch, PackedBert, by_length, pack, packs
+from services.retriever.token_ids import flat
 
 TokenIds = Sequence[Sequence[int]]
 Wait = Callable[[], np.ndarray]
@@ -183,7 +184,7 @@ def padded(texts: TokenIds, padding: int, left: bool) -> dict[str, np.ndarray]:
     at = np.arange(lengths.max())
     mask = at[::-1] < lengths[:, None] if left else at < lengths[:, None]
     filled = np.full(mask.shape, padding, dtype=np.int64)
-    filled[mask] = np.concatenate([np.asarray(each, dtype=np.int32) for each in texts])
+    filled[mask] = flat(texts)
     return {"input_ids": filled, "attention_mask": mask.astype(np.int64)}
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from services.retriever.token_ids import flat
+
 _FLASH_FROM = (8, 0)  # compute capability
 _FLASH_HEAD = 256  # numbers in a head, at most
 
@@ -32,7 +34,7 @@ def pack(texts: Sequence[Sequence[int]]) -> Batch:
     """Concatenates texts, given as token ids."""
     lengths = np.fromiter(map(len, texts), dtype=np.int32, count=len(texts))
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    ids = np.concatenate([np.asarray(each, dtype=np.int32) for each in texts])
+    ids = flat(texts)
     places = np.arange(len(ids), dtype=np.int32) - np.repeat(starts[:-1], lengths)
     return Batch(ids, places, starts)
 

@@ -44,6 +44,11 @@ def in_processes(make: TokenIds, count: int) -> TokenIds:
     return _InProcesses(make, count) if isinstance(make, _Fast) and count > 1 else make
 
 
+def flat(ids: Sequence[Sequence[int]]) -> np.ndarray:
+    """Returns the token ids of all texts, one after another, int32."""
+    return np.concatenate([np.asarray(each, dtype=np.int32) for each in ids])
+
+
 class _Fast:
     def __init__(self, tokenizer: Any, limit: int) -> None:
         backend = tokenizer.backend_tokenizer
@@ -110,7 +115,7 @@ def _end_with_parent() -> None:
 def _made(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Returns all token ids in one array, which costs little to send, and the number of each text's."""
     ids = _make(texts)
-    return np.concatenate([np.asarray(each, dtype=np.int32) for each in ids]), np.array([len(each) for each in ids])
+    return flat(ids), np.array([len(each) for each in ids])
 
 
 class _Slow:
