@@ -389,23 +389,28 @@ gpus)
         said "$1 on $2: $(tail -n 1 "$work/$name/metrics.jsonl" | cut -c1-200)"
     }
     paper() { # s3's published setting in shape: PPO with a critic, 120 questions a step, all weights of a 7B searcher
-        # The last GPU has the 14B generator. The others train; their number divides the 30 questions of a mini-batch, and
-        # one is too small for the weights, gradients and moments of 7 billion parameters. Micro-batches are by tokens.
-        local count=0 try
-        for try in 2 3 5 6; do if ((try < ${#cards[@]})); then count=$try; fi; done
-        ((count)) || { said "paper needs three GPUs" && return; }
+        # The last GPU has the 14B generator. The others train, and it does too if it has room for both. The number that
+        # train divides the 30 questions of a mini-batch; one is too small for the weights, gradients and moments of
+        # 7 billion parameters. Micro-batches are by tokens.
+        local count=0 try apart=1 more=()
+        if (($(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | sort -n | head -n 1) > 120000)); then
+            # Only the moments leave the GPUs, which saves the machine's memory, too.
+            apart=0 more=(verl.{actor_rollout_ref.actor.fsdp_config,critic.fsdp}.param_offload=false)
+        fi
+        for try in 2 3 5 6; do if ((try + apart <= ${#cards[@]})); then count=$try; fi; done
+        ((count)) || { said "paper needs three GPUs, or two of 120 GiB" && return; }
         shape 14b
+        start_engine 14b $((engines + 60)) "$(vllm_arguments 10000000000 "$graphs, \"load_format\": \"dummy\"")" \
+            CUDA_VISIBLE_DEVICES="${cards[count + apart - 1]}" GENERATOR_MODEL="$work/14b" GENERATOR_ADAPTER_RANK=0
         searcher
         start_retriever
-        start_engine 14b $((engines + 60)) "$(vllm_arguments 10000000000 "$graphs, \"load_format\": \"dummy\"")" \
-            CUDA_VISIBLE_DEVICES="${cards[-1]}" GENERATOR_MODEL="$work/14b" GENERATOR_ADAPTER_RANK=0
         listens 14b $((engines + 60))
-        trained paper $((count + 1)) $count s3-8-3-3 "${short[@]}" generator=127.0.0.1:$((engines + 60)) \
+        trained paper $((count + apart)) $count s3-8-3-3 "${short[@]}" generator=127.0.0.1:$((engines + 60)) \
             base_model="$work/7b-searcher" data.questions=data/demo/qa_train.jsonl.gz data.keep=all data.limit=300 index=demo \
             agent_parameters.numbered_twice=true gate.questions=$dev $rollout.agent.num_workers=$((2 * count)) \
             verl.+actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes=24000000000 \
             verl.actor_rollout_ref.actor.use_dynamic_bsz=true verl.actor_rollout_ref.actor.ppo_max_token_len_per_gpu=24576 \
-            verl.trainer.total_training_steps=2
+            verl.trainer.total_training_steps=2 "${more[@]}"
         end 14b
     }
     layout() { # retriever, searcher and generator as deploy/gpu-2.env lays them out: a 7B and a 14B shape, all services
