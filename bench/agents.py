@@ -2,7 +2,8 @@
 
 Each question goes on as soon as its call returns, and a new one begins as soon as another ends. `--calls` records what
 the models were asked and how much they wrote, of which `bench.ceiling` makes vLLM's own ceiling. On a machine with a
-GPU, the result also has the GPU's utilisation by all processes.
+GPU, the result also has the GPU's utilisation by all processes. `failed` counts questions that a service failed; all
+other figures leave them out.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from common import pool
 from common.backends import GrpcGenerator, GrpcPolicy, GrpcRetriever, dialogue
 from evaluation import questions
 from search_agent.agents import AGENTS
+from search_agent.errors import BoundaryError
 from search_agent.grading import answers
 from search_agent.types import Completion, Message, ModelInfo, Question, Sampling, Span, Trajectory
 from search_agent.world import Generator, Policy, World
@@ -86,6 +88,9 @@ class Played:
     calls: list[Call]
 
 
+Results = tuple[list[Played], list[str]]  # the questions that were played, and how others failed
+
+
 @contextmanager
 def gpu_use(command: Sequence[str] = NVIDIA_SMI) -> Iterator[list[float]]:
     """Samples the first GPU's utilisation in percent while the context is open.
@@ -137,18 +142,23 @@ def summary(played: Sequence[Played], percent: Sequence[float]) -> dict[str, Any
     }
 
 
-async def play(asked: Sequence[Question], args: argparse.Namespace, number: int, at_once: int) -> list[Played]:
+async def play(asked: Sequence[Question], args: argparse.Namespace, number: int, at_once: int) -> Results:
     """Plays this process's questions over its services. Warms them up, and begins together with the other processes."""
     retriever = GrpcRetriever(_one_of(args.retriever, number), TIMEOUT_S)
     searcher = GrpcPolicy(_one_of(args.searcher, number), TIMEOUT_S)
     generator = GrpcGenerator(_one_of(args.generator, number), TIMEOUT_S)
     agent = AGENTS[args.method].with_params(json.loads(args.parameters))
     played: list[Played] = []
+    failed: list[str] = []
 
     async def one(question: Question) -> None:
         models = Recorded(searcher, generator)
         began = time.perf_counter()
-        found = await agent.play(question, World(retriever, models, models), Sampling(max_tokens=ANSWER_TOKENS))
+        try:
+            found = await agent.play(question, World(retriever, models, models), Sampling(max_tokens=ANSWER_TOKENS))
+        except BoundaryError as error:
+            failed.append(f"{error.boundary}: {error}")
+            return
         ended = time.perf_counter()
         played.append(Played(began, ended, answers.matches(question, found.answer or ""), found, models.calls))
 
@@ -156,6 +166,7 @@ async def play(asked: Sequence[Question], args: argparse.Namespace, number: int,
         warm_up = max(2, at_once // 8)
         await pool.each(asked[:warm_up], one, at_once)
         played.clear()
+        failed.clear()
         await asyncio.to_thread(_start.wait, TIMEOUT_S)
         await pool.each(asked[warm_up:], one, at_once)
     except BaseException:
@@ -164,7 +175,7 @@ async def play(asked: Sequence[Question], args: argparse.Namespace, number: int,
     finally:
         for backend in (retriever, searcher, generator):
             await backend.close()
-    return played
+    return played, failed
 
 
 def _one_of(addresses: str, number: int) -> str:
@@ -181,7 +192,7 @@ def _begin(barrier: Any) -> None:
 _start: Any = None  # a barrier of all processes
 
 
-def _part(asked: Sequence[Question], args: argparse.Namespace, number: int, at_once: int) -> list[Played]:
+def _part(asked: Sequence[Question], args: argparse.Namespace, number: int, at_once: int) -> Results:
     return asyncio.run(play(asked, args, number, at_once))
 
 
@@ -202,9 +213,13 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Played]]:
             results.get()  # raises what has gone wrong there
             raise
         with gpu_use() as percent:
-            played = sorted((one for part in results.get() for one in part), key=lambda one: one.ended)
+            done = results.get()
+    played = sorted((one for part, _ in done for one in part), key=lambda one: one.ended)
+    failed = [one for _, part in done for one in part]
+    if not played:
+        raise SystemExit(f"all questions failed, the first with {failed[0]}")
     about = {"method": args.method, "parameters": args.parameters, "at_once": args.at_once, "processes": args.processes}
-    return {**about, **summary(played, percent)}, played
+    return {**about, **summary(played, percent), "failed": len(failed), "failures": Counter(failed)}, played
 
 
 def main() -> None:
