@@ -77,6 +77,12 @@ class GeneratorSettings(ServiceSettings):
         "change the base model, because both models are in memory for a while",
     )
     adapter_rank: int = Field(64, ge=0, description="greatest rank of a LoRA adapter in vLLM; 0: no adapters")
+    graph_tokens: int = Field(
+        0,
+        ge=0,
+        description="vLLM replays steps of up to so many tokens as CUDA graphs, and takes no larger ones; 4096 makes "
+        "small models more than twice as fast (bench/pages/agents.md); 0: what vLLM does by itself",
+    )
     vllm_arguments: dict[str, Any] = Field(
         {}, description='more engine arguments of vLLM as JSON, for example {"quantization": "fp8"}'
     )
@@ -144,6 +150,14 @@ class GeneratorSettings(ServiceSettings):
     @classmethod
     def _of_its_engine(cls, value: int, info: ValidationInfo) -> int:
         return value or (256 if info.data.get("engine") == "vllm" else 4)
+
+    @field_validator("graph_tokens")
+    @classmethod
+    def _room_for_all(cls, value: int, info: ValidationInfo) -> int:
+        parallel = info.data.get("parallel", 0)
+        if 0 < value < parallel:
+            raise ValueError(f"must be at least GENERATOR_PARALLEL, {parallel}: each request may get a token in a step")
+        return value
 
     @field_validator("openai_base_url", "openai_model")
     @classmethod

@@ -19,11 +19,29 @@ from services.generator.library_engine import Dead, Delta, digest
 from services.generator.settings import GeneratorSettings
 
 _STREAM_INTERVAL = 8  # tokens per piece after the first; passing them on one by one would keep a core busy
+_SPARSE, _DENSE = 64, 4  # up to _SPARSE tokens a graph for each doubling, then _DENSE
 
 
 def tokens(tokenizer: Any, prompts: KeptPrompts, request: Request) -> list[int]:
     """Returns the prompt's ids. Raises ValueError for messages that the tokenizer's template refuses."""
     return list(tokenizer.encode(request.prompt)) if request.prompt else prompts.chat(request.messages)
+
+
+def graphs(tokens: int) -> dict[str, Any]:
+    """Returns engine arguments with which vLLM replays every step as CUDA graphs; no step has more than `tokens`.
+
+    Launching a small model's kernels one by one takes longer than computing them. Steps that only decode are one graph.
+    Others are pieces with attention in between: in one graph with it, FlashAttention 3 computes wrongly now and then
+    (pytorch/torchtitan#3668). Nothing is compiled. Must be called before vLLM is imported.
+    """
+    os.environ["VLLM_USE_BREAKABLE_CUDAGRAPH"] = "1"
+    sizes, size = [], 1
+    while size < tokens:
+        sizes += [size] if size < _SPARSE else [size + size // _DENSE * part for part in range(_DENSE)]
+        size *= 2
+    recorded = [*(each for each in sizes if each < tokens), tokens]
+    kinds = {"mode": "none", "cudagraph_mode": "full_and_piecewise", "cudagraph_capture_sizes": recorded}
+    return {"max_num_batched_tokens": tokens, "compilation_config": kinds}
 
 
 class Vllm:
@@ -69,6 +87,7 @@ class VllmModel:
         # gRPC's threads do not survive a fork.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        steps = graphs(settings.graph_tokens) if settings.graph_tokens else {}
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -81,6 +100,7 @@ class VllmModel:
             "gpu_memory_utilization": settings.gpu_memory,
             "enable_prefix_caching": True,  # a turn's prompt begins with the previous turn's
             "stream_interval": _STREAM_INTERVAL,
+            **steps,
         }
         if settings.adapter_rank:
             arguments |= {
