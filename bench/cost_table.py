@@ -18,6 +18,7 @@ CORES = 2
 RERANKED = 20  # passages that the cross-encoder reads, each in a prompt of its own
 _HOP = "/single_hop/dense/reader"
 _SERVED = "multihop-balanced-gpu.json"  # has the demo's searcher, seed 4
+_GRAPHS = "agents-graphs-gpu.json"
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,12 @@ class Price:
 
 
 def gpu_tokens_per_s() -> float:
-    """Returns the tokens a second, read or written, of s3's rollouts on one H100: a median of steps."""
-    steps = recorded("multihop-verl-gpu.json")["runs"]["first attempt"]["steps"][1:10]
-    return statistics.median(step["tokens"] / step["seconds_rollouts"] for step in steps)
+    """Returns the tokens a second, read or written, of s3 served by one engine on one H100."""
+    return _tokens_per_s(recorded(_GRAPHS)["one_engine"]["pieces, 4,096 tokens a step"])
+
+
+def _tokens_per_s(played: Mapping[str, float]) -> float:
+    return (played["tokens_read"] + played["tokens_written"]) * played["questions_per_s"]
 
 
 def gpu_seconds(price: Price, played: Mapping[str, float] | None) -> tuple[float, str]:
@@ -135,14 +139,20 @@ def _per_cent(estimate: Any) -> tuple[float, float, float]:
 
 def rates() -> Table:
     """Rates of s3 on GPUs: in training, and serving 256 questions at once."""
-    served = recorded("agents-gpu.json")["models"]
-    rows = [["s3's rollouts in training, SmolLM2, one H100", f"{gpu_tokens_per_s():,.0f}", ""]]
-    for what, model in (("SmolLM2", "small"), ("a 7B shape", "seven")):
-        rate = served[model]["median"]["own pace"]["questions_per_s"]
-        rows.append([f"s3 served, untrained searcher, {what}, one H200", "", f"{3600 * rate:,.0f}"])
-    ours = recorded("agents-ceiling-gpu.json")
-    for what, played in (("one engine", ours["small"]), ("four engines", ours["runs"]["four engines"])):
-        rows.append([f"s3 served, SmolLM2, {what} on one H100", "", f"{3600 * played['questions_per_s']:,.0f}"])
+    steps = recorded("multihop-verl-gpu.json")["runs"]["first attempt"]["steps"][1:10]
+    trained = statistics.median(step["tokens"] / step["seconds_rollouts"] for step in steps)
+    rows = [["s3's rollouts in training, SmolLM2, one H100", f"{trained:,.0f}", ""]]
+    found = recorded(_GRAPHS)
+    for what, played in (
+        ("searcher and reader as adapters of one engine", found["one_engine"]["pieces, 4,096 tokens a step"]),
+        ("the same, four engines", found["adapters, four engines"]["256 at once"]),
+        ("searcher and reader as whole models, one engine each", found["merged"]["one engine each, 256 at once"]),
+        ("the same, two engines each", found["merged"]["two engines each, 256 at once"]),
+    ):
+        rate = f"{3600 * played['questions_per_s']:,.0f}"
+        rows.append([f"s3 served, SmolLM2, one H100: {what}", f"{_tokens_per_s(played):,.0f}", rate])
+    seven = recorded("agents-gpu.json")["models"]["seven"]["median"]["own pace"]["questions_per_s"]
+    rows.append(["s3 served, untrained searcher, a 7B shape, one H200", "", f"{3600 * seven:,.0f}"])
     return ("what ran", "tokens a second", "questions an hour"), rows
 
 

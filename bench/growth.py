@@ -144,7 +144,7 @@ def callers() -> Table:
     """Queries a second and the median time, by callers."""
     gpu = {run["vectors"]: run["rows"] for run in recorded("retrieval-gpu.json")["runs"] if run["gpus"] == 1}
     asked = {f"dense, {count / 1e6:g} million, one H200": gpu[count] for count in (1_000_000, 5_000_000, 21_000_000)}
-    asked["dense, 1 million, one H100"] = recorded("encoding-parts-gpu.json")["retrieval"]["rows"]
+    asked["dense, 1 million, one H100"] = recorded("retrieval-callers-gpu.json")["after"][1]
     asked["dense, the demo, two cores"] = recorded("retrieval-cpu.json")["rows"]
     rows = []
     for what, found in asked.items():
