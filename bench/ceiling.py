@@ -19,6 +19,7 @@ from typing import Any
 from bench.agents import Call
 from common.control_tokens import ChatTokenizer
 from search_agent.types import Message
+from services.generator.vllm_model import graphs
 
 
 def load(file: Path) -> list[list[Call]]:
@@ -79,9 +80,11 @@ def main() -> None:
         "--adapters", default="{}", help="folders by the models' names, searcher and generator, as JSON"
     )
     parser.add_argument("--arguments", default="{}", help="vLLM's engine arguments as JSON")
+    parser.add_argument("--graph-tokens", type=int, default=0, help="as GENERATOR_GRAPH_TOKENS (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
-    engine = Offline(args.model, json.loads(args.adapters), json.loads(args.arguments))
+    steps = graphs(args.graph_tokens) if args.graph_tokens else {}
+    engine = Offline(args.model, json.loads(args.adapters), {**steps, **json.loads(args.arguments)})
     played = load(args.calls)
     calls = list(in_turns(played, args.at_once))
     seconds = engine.seconds(calls)

@@ -4,8 +4,8 @@
 #   bench/on_gpu.sh WORK serve                serves retriever, vLLM and the reading adapter for the other phases
 #   bench/on_gpu.sh WORK services             runs all services with vLLM in their processes: s3 on 500 questions, then
 #                                             models changed under load
-#   bench/on_gpu.sh WORK agents [FLAGS…]      plays 1,024 questions, 256 at once, and measures vLLM's own ceiling of them:
-#                                             SmolLM2, a 7B shape
+#   bench/on_gpu.sh WORK agents [FLAGS…]      plays s3: the demo's searcher and reader as adapters of one engine, and as
+#                                             whole models on two engines each; a 7B shape. With vLLM's own ceiling
 #   bench/on_gpu.sh WORK gpus [PART…]         compares 1, 2, 4 and 8 GPUs, as many as there are: engines of SmolLM2,
 #                                             tensor-parallel (a 7B shape), vectors (21 million), training by FSDP2; and
 #                                             serves a 7B and a 14B shape in the layout of deploy/gpu-2.env. By name
@@ -117,17 +117,15 @@ start_generator() { # start_generator NAME PORT MODEL: a generator service in fr
     listens "$1" "$2"
 }
 
-vllm_arguments() { # vllm_arguments CACHE MORE: as JSON, with the size of its cache as in start_model
-    echo "{\"kv_cache_memory_bytes\": $1, \"kernel_config\": {\"enable_flashinfer_autotune\": false}, $2}"
+vllm_arguments() { # vllm_arguments CACHE [MORE]: as JSON, with the size of its cache as in start_model
+    echo "{\"kv_cache_memory_bytes\": $1, \"kernel_config\": {\"enable_flashinfer_autotune\": false}${2:+, $2}}"
 }
 
-# As an argument of vllm_arguments. A start has time for one graph for each of these numbers of requests.
-graphs='"compilation_config": {"mode": "none", "cudagraph_mode": "full_decode_only",
-    "cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64, 128, 256]}'
+graph_tokens=4096 # steps of up to so many tokens are CUDA graphs
 
 start_engine() { # start_engine NAME PORT ARGUMENTS VARIABLE=VALUE...: a generator service with vLLM in its process
     start "$1" env GENERATOR_ENGINE=vllm GENERATOR_PORT="$2" GENERATOR_METRICS_PORT=0 GENERATOR_GPU_MEMORY=0.06 \
-        GENERATOR_FOLDERS="$work" \
+        GENERATOR_FOLDERS="$work" GENERATOR_GRAPH_TOKENS=$graph_tokens \
         GENERATOR_VLLM_ARGUMENTS="$3" VLLM_USE_FLASHINFER_SAMPLER=0 "${@:4}" "$python" -m services.generator
 }
 
@@ -148,6 +146,37 @@ serves_reranker() { # serves_reranker FOLDER: succeeds if the retriever, perhaps
 methods_of_the_demo() { # the parameters of its searcher's card as JSON: vLLM's server tells no card
     "$python" -c 'import json, sys; card = json.load(sys.stdin); print(json.dumps({card["method"]: card["parameters"]}))' \
         <data/demo/adapters/searcher/search_agent.json
+}
+
+end() { # end NAME...: processes, and waits for their memory
+    local name
+    for name in "$@"; do kill -- "-${pid_of[$name]}" 2>/dev/null || true; done
+    for name in "$@"; do wait "${pid_of[$name]}" 2>/dev/null || true; done
+}
+small() { # small NAME GPUS PORT CACHE [ARGUMENTS]: an engine of SmolLM2 with searcher and reader
+    start_engine "$1" "$3" "$(vllm_arguments "$4" "${5-}")" CUDA_VISIBLE_DEVICES="$2" GENERATOR_MODEL="$base" \
+        GENERATOR_ADAPTERS="{\"searcher\": \"$work/warm\", \"reader\": \"$work/reader\"}" GENERATOR_ADAPTER_RANK=16 \
+        GENERATOR_MAX_IN_FLIGHT=4096
+}
+several() { # several FROM COUNT [/MODEL]: addresses
+    local number addresses=()
+    for ((number = 0; number < $2; number++)); do addresses+=("127.0.0.1:$(($1 + number))${3-}"); done
+    local IFS=,
+    echo "${addresses[*]}"
+}
+parameters_of_the_searcher() { # as its card has them, over BM25, written freely first
+    "$python" -c 'import json, sys; print(json.dumps(json.load(sys.stdin)["parameters"] | {"mode": "bm25", "free_first": True}))' \
+        <"$work/warm/search_agent.json"
+}
+engines=$((50100 + shift_by)) retrievers=$((50200 + shift_by))
+lexical() { # lexical COUNT: retrievers, which the caller's `names` then has too
+    local number
+    for ((number = 0; number < $1; number++)); do
+        names+=("retriever-$number")
+        start "retriever-$number" env CUDA_VISIBLE_DEVICES= RETRIEVER_INDEXES=data/demo/indexes \
+            RETRIEVER_PORT=$((retrievers + number)) RETRIEVER_METRICS_PORT=0 "$python" -m services.retriever
+    done
+    for ((number = 0; number < $1; number++)); do listens "retriever-$number" $((retrievers + number)); done
 }
 
 evaluate() { # evaluate OUT METHODS ARGUMENTS...
@@ -192,7 +221,7 @@ serve)
     wait
     ;;
 services)
-    small=$(vllm_arguments 6000000000 '"enforce_eager": true')
+    small=$(vllm_arguments 6000000000 '"enforce_eager": true') graph_tokens=0
     RETRIEVER_GPUS=1 start_retriever
     start_engine searcher $searcher "$small" GENERATOR_MODEL="$base" GENERATOR_ADAPTERS="{\"searcher\": \"$work/warm\"}"
     start_engine reader $reader "$small" GENERATOR_MODEL="$base" GENERATOR_ADAPTERS="{\"reader\": \"$work/reader\"}"
@@ -211,31 +240,63 @@ services)
     change load-model "$base-again:$work/warm"
     ;;
 agents)
-    "$python" -m bench.dummy_model "$work/seven" --tokenizer "$base" >"$work/logs/$phase-shape.log" 2>&1
-    RETRIEVER_GPUS=1 start_retriever
-    small=$(vllm_arguments 6000000000 "$graphs")
-    seven=$(vllm_arguments 48000000000 "$graphs, \"load_format\": \"dummy\"")
-    start_engine small $searcher "$small" GENERATOR_MODEL="$base" GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0
-    start_engine seven $reader "$seven" GENERATOR_MODEL="$work/seven" GENERATOR_CONTEXT_TOKENS=8192 \
-        GENERATOR_ADAPTER_RANK=0
-    play() { # play NAME PORT MODEL ARGUMENTS FLAGS...: one model as searcher and generator
-        listens "$1" "$2"
-        "$python" -m bench.agents --retriever 127.0.0.1:$retriever --searcher 127.0.0.1:"$2" \
-            --generator 127.0.0.1:"$2" --parameters '{"max_turns": 3, "turn_tokens": 128, "temperature": 1.0}' \
-            --calls "$work/logs/agents-$1.calls" --out "$work/logs/agents-$1.json" "${@:5}" >"$work/logs/agents-$1.log" 2>&1 ||
+    names=()
+    lexical 4
+    play() { # play NAME PARAMETERS QUESTIONS AT_ONCE SEARCHERS GENERATORS FLAGS...
+        "$python" -m bench.agents --parameters "$2" --limit "$3" --at-once "$4" --processes $(($4 / 64)) \
+            --retriever "$(several $retrievers 4)" --searcher "$5" --generator "$6" --calls "$work/logs/agents-$1.calls" \
+            --out "$work/logs/agents-$1.json" "${@:7}" >"$work/logs/agents-$1.log" 2>&1 ||
             said "$1 was not measured: $(tail -n 1 "$work/logs/agents-$1.log")"
         said "agents-$1: $(tail -n 1 "$work/logs/agents-$1.log")"
-        kill -- "-${pid_of[$1]}" # the offline engine needs its memory
-        "$python" -m bench.ceiling --calls "$work/logs/agents-$1.calls" --played "$work/logs/agents-$1.json" --model "$3" \
-            --arguments "{\"max_model_len\": 8192, \"max_num_seqs\": 256, ${4#\{}" --out "$work/logs/ceiling-$1.json" \
-            >"$work/logs/ceiling-$1.log" 2>&1 || said "$1 has no ceiling: $(tail -n 1 "$work/logs/ceiling-$1.log")"
+    }
+    ceiling() { # ceiling NAME MODEL ARGUMENTS FLAGS...: after the engine has left the GPU
+        "$python" -m bench.ceiling --calls "$work/logs/agents-$1.calls" --played "$work/logs/agents-$1.json" --model "$2" \
+            --graph-tokens $graph_tokens --arguments "{\"max_model_len\": 8192, \"max_num_seqs\": 256, ${3#\{}" "${@:4}" \
+            --out "$work/logs/ceiling-$1.json" >"$work/logs/ceiling-$1.log" 2>&1 ||
+            said "$1 has no ceiling: $(tail -n 1 "$work/logs/ceiling-$1.log")"
         said "ceiling-$1: $(tail -n 1 "$work/logs/ceiling-$1.log")"
     }
-    play small $searcher "$base" "$small" "${@:3}"
-    play seven $reader "$work/seven" "$seven" "${@:3}"
+    card=$(parameters_of_the_searcher) gpu=${CUDA_VISIBLE_DEVICES:-0} cache=12000000000 place=$((engines + 80))
+    for merged in searcher:warm reader:reader; do
+        [[ -d $work/merged-${merged%:*} ]] || "$python" -m cli merge "$base" "$work/${merged#*:}" "$work/merged-${merged%:*}" \
+            >"$work/logs/$phase-merge.log" 2>&1
+    done
+    small adapters "$gpu" "$place" $cache
+    listens adapters "$place"
+    play adapters "$card" 768 256 127.0.0.1:"$place"/{searcher,reader} "${@:3}"
+    end adapters
+    ceiling adapters "$base" "$(vllm_arguments $cache)" --adapters "{\"searcher\": \"$work/warm\", \"generator\": \"$work/reader\"}"
+
+    export CUDA_MPS_PIPE_DIRECTORY=$work/mps CUDA_MPS_LOG_DIRECTORY=$work/logs # engines compute at the same time
+    mkdir -p "$work/mps" && nvidia-cuda-mps-control -d
+    whole=()
+    for number in 0 1; do # two engines each, with whole models
+        for model in searcher reader; do
+            at=$((place + 1 + number)) && [[ $model = searcher ]] || at=$((at + 4))
+            whole+=("$model-$number")
+            start_engine "$model-$number" $at "$(vllm_arguments $cache)" GENERATOR_MODEL="$work/merged-$model" \
+                GENERATOR_ADAPTER_RANK=0 GENERATOR_PARALLEL=512 GENERATOR_MAX_IN_FLIGHT=4096
+        done
+    done
+    for number in 0 1; do
+        listens "searcher-$number" $((place + 1 + number))
+        listens "reader-$number" $((place + 5 + number))
+    done
+    play merged "$card" 2048 1024 "$(several $((place + 1)) 2)" "$(several $((place + 5)) 2)" "${@:3}"
+    end "${whole[@]}"
+    echo quit | nvidia-cuda-mps-control
+    unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+
+    "$python" -m bench.dummy_model "$work/seven" --tokenizer "$base" >"$work/logs/$phase-shape.log" 2>&1
+    seven=$(vllm_arguments 48000000000 '"load_format": "dummy"')
+    start_engine seven $((place + 9)) "$seven" GENERATOR_MODEL="$work/seven" GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0
+    listens seven $((place + 9))
+    play seven '{"max_turns": 3, "turn_tokens": 128, "mode": "bm25"}' 192 256 127.0.0.1:$((place + 9)){,} "${@:3}"
+    end seven
+    ceiling seven "$work/seven" "$seven"
     "$python" -m bench.recorded --command "bench/on_gpu.sh WORK agents" --out "$work/agents.json" \
-        small="$work/logs/agents-small.json" small-ceiling="$work/logs/ceiling-small.json" \
-        seven="$work/logs/agents-seven.json" seven-ceiling="$work/logs/ceiling-seven.json"
+        adapters="$work/logs/agents-adapters.json" ceiling="$work/logs/ceiling-adapters.json" \
+        merged="$work/logs/agents-merged.json" seven="$work/logs/agents-seven.json" seven-ceiling="$work/logs/ceiling-seven.json"
     ;;
 gpus)
     IFS=, read -ra cards <<<"${CUDA_VISIBLE_DEVICES:-$(nvidia-smi -L | awk '{ print NR - 1 }' | paste -sd,)}"
@@ -253,39 +314,8 @@ gpus)
         flock "$work/logs/turn" "$python" -m "$3" --out "$work/logs/$name.json" "${@:4}" >"$work/logs/$name.log" 2>&1 || said "$1 on $2 was not measured"
         said "$1 on $2: $(tail -n 1 "$work/logs/$name.log")"
     }
-    end() { # end NAME...: processes, and waits for their memory
-        local name
-        for name in "$@"; do kill -- "-${pid_of[$name]}" 2>/dev/null || true; done
-        for name in "$@"; do wait "${pid_of[$name]}" 2>/dev/null || true; done
-    }
-    small() { # small NAME GPUS PORT CACHE [ARGUMENTS]: an engine of SmolLM2 with searcher and reader
-        start_engine "$1" "$3" "$(vllm_arguments "$4" "$graphs${5-}")" CUDA_VISIBLE_DEVICES="$2" GENERATOR_MODEL="$base" \
-            GENERATOR_ADAPTERS="{\"searcher\": \"$work/warm\", \"reader\": \"$work/reader\"}" GENERATOR_ADAPTER_RANK=16 \
-            GENERATOR_MAX_IN_FLIGHT=4096
-    }
     shape() { # shape NAME: its model folder without weights
         [[ -d $work/$1 ]] || "$python" -m bench.dummy_model "$work/$1" --shape "$1" --tokenizer "$base" >"$work/logs/$phase-$1.log" 2>&1
-    }
-    several() { # several FROM COUNT [/MODEL]: addresses
-        local number addresses=()
-        for ((number = 0; number < $2; number++)); do addresses+=("127.0.0.1:$(($1 + number))${3-}"); done
-        local IFS=,
-        echo "${addresses[*]}"
-    }
-    parameters_of_the_searcher() { # as its card has them, over BM25, written freely first
-        "$python" -c 'import json, sys; print(json.dumps(json.load(sys.stdin)["parameters"] | {"mode": "bm25", "free_first": True}))' \
-            <"$work/warm/search_agent.json"
-    }
-    engines=$((50100 + shift_by)) retrievers=$((50200 + shift_by))
-
-    lexical() { # lexical COUNT: retrievers, which the caller's `names` then has too
-        local number
-        for ((number = 0; number < $1; number++)); do
-            names+=("retriever-$number")
-            start "retriever-$number" env CUDA_VISIBLE_DEVICES= RETRIEVER_INDEXES=data/demo/indexes \
-                RETRIEVER_PORT=$((retrievers + number)) RETRIEVER_METRICS_PORT=0 "$python" -m services.retriever
-        done
-        for ((number = 0; number < $1; number++)); do listens "retriever-$number" $((retrievers + number)); done
     }
     asked() { # asked PART COUNT SKIP EACH SEARCHERS GENERATORS: for each GPU a retriever and EACH questions, 256 at once
         measured "$1" "$2" bench.agents --limit $(($4 * $2)) --skip "$3" --at-once $((256 * $2)) --processes $((4 * $2)) \
@@ -312,7 +342,7 @@ gpus)
         each=${QUESTIONS:-$((each < 1024 ? each : 1024))}
         for count in "${counts[@]}"; do
             names+=("copied-$count")
-            small "copied-$count" "$(first "$count")" $((place + count)) 12000000000 ", \"data_parallel_size\": $count"
+            small "copied-$count" "$(first "$count")" $((place + count)) 12000000000 "\"data_parallel_size\": $count"
         done
         lexical "${counts[-1]}"
         for count in "${counts[@]}"; do
@@ -322,14 +352,16 @@ gpus)
         end "${names[@]}"
     }
     tensor-parallel() { # one engine of the 7B shape over several GPUs: one question at a time, and 64 at once
-        local count place=20
+        # Graphs of steps that read prompts have not been tried over several GPUs.
+        local count place=20 decoding='"compilation_config": {"mode": "none", "cudagraph_mode": "full_decode_only",
+            "cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64, 128, 256]}'
         shape 7b
         start_retriever
         for count in "${counts[@]}"; do # all start at once, and are asked one after the other
             start_engine "7b-$count" $((engines + place + count)) \
-                "$(vllm_arguments $((20000000000 / count)) "$graphs, \"load_format\": \"dummy\"")" \
+                "$(vllm_arguments $((20000000000 / count)) "$decoding, \"load_format\": \"dummy\"")" \
                 CUDA_VISIBLE_DEVICES="$(first "$count")" GENERATOR_MODEL="$work/7b" GENERATOR_CONTEXT_TOKENS=8192 \
-                GENERATOR_ADAPTER_RANK=0 GENERATOR_TENSOR_PARALLEL="$count"
+                GENERATOR_ADAPTER_RANK=0 GENERATOR_TENSOR_PARALLEL="$count" GENERATOR_GRAPH_TOKENS=0
         done
         for count in "${counts[@]}"; do
             listens "7b-$count" $((engines + place + count))
@@ -400,7 +432,7 @@ gpus)
         for try in 2 3 5 6; do if ((try + apart <= ${#cards[@]})); then count=$try; fi; done
         ((count)) || { said "paper needs three GPUs, or two of 120 GiB" && return; }
         shape 14b
-        start_engine 14b $((engines + 60)) "$(vllm_arguments 10000000000 "$graphs, \"load_format\": \"dummy\"")" \
+        start_engine 14b $((engines + 60)) "$(vllm_arguments 10000000000 '"load_format": "dummy"')" \
             CUDA_VISIBLE_DEVICES="${cards[count + apart - 1]}" GENERATOR_MODEL="$work/14b" GENERATOR_ADAPTER_RANK=0
         searcher
         start_retriever
@@ -419,9 +451,9 @@ gpus)
         local dummy='"load_format": "dummy"' began
         start layout env PYTHONUNBUFFERED=1 RETRIEVER_DEVICES="${cards[0]}" RETRIEVER_GPUS=1 \
             SEARCHER_DEVICES="${cards[0]}" SEARCHER_ENGINE=vllm SEARCHER_MODEL="$work/7b" SEARCHER_CONTEXT_TOKENS=8192 \
-            SEARCHER_ADAPTER_RANK=0 SEARCHER_GPU_MEMORY=0.06 SEARCHER_VLLM_ARGUMENTS="$(vllm_arguments 20000000000 "$graphs, $dummy")" \
+            SEARCHER_ADAPTER_RANK=0 SEARCHER_GPU_MEMORY=0.06 SEARCHER_GRAPH_TOKENS=$graph_tokens SEARCHER_VLLM_ARGUMENTS="$(vllm_arguments 20000000000 "$dummy")" \
             GENERATOR_DEVICES="${cards[1]-${cards[0]}}" GENERATOR_ENGINE=vllm GENERATOR_MODEL="$work/14b" \
-            GENERATOR_ADAPTER_RANK=0 GENERATOR_GPU_MEMORY=0.06 GENERATOR_VLLM_ARGUMENTS="$(vllm_arguments 20000000000 "$graphs, $dummy")" \
+            GENERATOR_ADAPTER_RANK=0 GENERATOR_GPU_MEMORY=0.06 GENERATOR_GRAPH_TOKENS=$graph_tokens GENERATOR_VLLM_ARGUMENTS="$(vllm_arguments 20000000000 "$dummy")" \
             GATEWAY_MAX_IN_FLIGHT=256 GATEWAY_FIRST_AT_ONCE=256 GATEWAY_MAX_SLOWDOWN=1000 VLLM_USE_FLASHINFER_SAMPLER=0 \
             "$python" -m deploy.local up --port $gateway
         ready layout http://127.0.0.1:$gateway/readyz 600
@@ -452,7 +484,7 @@ P
     ;;
 cost)
     RETRIEVER_GPUS=1 start_retriever
-    start_engine demo $searcher "$(vllm_arguments 12000000000 "$graphs")" GENERATOR_MODEL="$base" GENERATOR_ADAPTER_RANK=16 \
+    start_engine demo $searcher "$(vllm_arguments 12000000000)" GENERATOR_MODEL="$base" GENERATOR_ADAPTER_RANK=16 \
         GENERATOR_ADAPTERS="{\"searcher\": \"$work/warm\", \"reader\": \"$work/reader\"}" GENERATOR_MAX_IN_FLIGHT=4096
     listens demo $searcher
     parts=()
@@ -551,7 +583,7 @@ compare)
     for size in 1 2 3; do naive+=,naive_rag:top_k=$size,naive_rag:mode=hybrid:top_k=$size; done
     for name in "${@:3}"; do
         if [[ -f $work/$name/config.json ]]; then # a model of which all weights were trained
-            start_engine searcher $searcher "$(vllm_arguments 4000000000 "$graphs")" GENERATOR_MODEL="$work/$name" \
+            start_engine searcher $searcher "$(vllm_arguments 4000000000)" GENERATOR_MODEL="$work/$name" \
                 GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0
             listens searcher $searcher
         else
