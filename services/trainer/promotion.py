@@ -93,10 +93,7 @@ class Promoter:
             current = await target.info()
             if not current.path:
                 raise TrainerError(Failure.UNSUPPORTED, f"the engine of {name} loads no models")
-            files = await asyncio.to_thread(self._files, id, step, current, settings)
-            if files.path and current.shared:
-                message = f"{name} shares its base model with other names; a whole model needs a service of its own"
-                raise TrainerError(Failure.UNSUPPORTED, message, "searcher")
+            files = await asyncio.to_thread(self._files, id, step, name, current, settings)
             attempt = _Attempt(id, step, settings, files, name, target, current)
             queue: asyncio.Queue[GateProgress | None] = asyncio.Queue()
             judging = asyncio.create_task(self._judge(attempt, queue.put_nowait))
@@ -215,7 +212,7 @@ class Promoter:
             raise TrainerError(Failure.UNSUPPORTED, message, "checkpoint")
         return wanted or found[-1]
 
-    def _files(self, id: str, step: int, current: ModelInfo, settings: RunConfig) -> Files:
+    def _files(self, id: str, step: int, searcher: str, current: ModelInfo, settings: RunConfig) -> Files:
         """Returns the checkpoint's LoRA adapter or, for a run without LoRA, the model in the engine's format.
 
         A checkpoint without a card gets one: it was taught what its run's configuration says. Slow if the model has to
@@ -226,6 +223,9 @@ class Promoter:
         try:
             if adapter.is_dir():
                 weights = adapter
+            elif current.shared:
+                message = f"{searcher} shares its base model with other names; a whole model needs a service of its own"
+                raise TrainerError(Failure.UNSUPPORTED, message, "searcher")
             elif current.engine == "vllm":
                 weights = model
             else:

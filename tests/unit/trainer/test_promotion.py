@@ -195,6 +195,7 @@ async def test_a_whole_model_is_converted_for_a_searcher_on_a_cpu(gates: Gates, 
     with pytest.raises(TrainerError, match="needs a service of its own"):
         await promoted(gates.promoter(), run)
     assert gates.served == []
+    assert not model.with_suffix(".gguf").exists()  # nothing was converted in vain
     gates.searcher.shared = False
     await promoted(gates.promoter(), run)
     assert (gates.served[0].path, gates.served[0].adapter) == (str(model.with_suffix(".gguf")), "")
