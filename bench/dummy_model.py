@@ -47,14 +47,14 @@ def write(folder: Path, tokenizer: Path, shape: dict[str, int]) -> None:
 def write_like(folder: Path, small: Path, adapter: Path | None, shape: dict[str, int]) -> None:
     """Writes the folder whole or not at all."""
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from bench import widened
+    from learning.adapters import merged
 
     model = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32)
     if adapter:
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        model = merged(model, adapter)
     draft = folder.with_name(f"{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     AutoTokenizer.from_pretrained(small).save_pretrained(draft)

@@ -125,12 +125,13 @@ def pair_tokenizer(folder: Path) -> Any:
 def begin(folder: Path, adapter: Path | None) -> Any:
     """Returns the base model with the adapter merged in and a new head with one output, in float32."""
     import torch
-    from peft import PeftModel
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    from learning.adapters import merged
 
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if adapter:
-        base = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+        base = merged(base, adapter)
     config = AutoConfig.from_pretrained(folder, num_labels=1, dtype="float32", use_cache=False)
     # without this scores go through a sigmoid, where the high ones are all alike
     config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}

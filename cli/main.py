@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from cli import ask, base_model, cache, headroom, keys, served_index, supervised, teach, universe
+from cli import ask, base_model, cache, headroom, keys, merge, served_index, supervised, teach, universe
 from cli import evaluate as evaluate_commands
 from cli import index as index_commands
 from cli import train as train_commands
@@ -26,6 +26,7 @@ COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...]
     ("teach", "make examples for a warm start or a reading adapter", teach.add_arguments),
     ("supervised", "train an adapter on examples", supervised.add_arguments),
     ("base-model", "write a GGUF model in Hugging Face's format, for training", base_model.add_arguments),
+    ("merge", "merge an adapter into its base model, to serve or train the whole", merge.add_arguments),
     ("headroom", "measure before a run how much reinforcement could gain", headroom.add_arguments),
     ("train", "start, watch, promote and roll back training runs", train_commands.add_arguments),
     ("keys", "make, list and revoke API keys", keys.add_arguments),

@@ -68,3 +68,14 @@ def trained(card: ModelCard, base: Path, start: Path | None, figures: Mapping[st
     """
     data = (*read(start).data, *card.data) if start else card.data
     return replace(card, base_model=base_of(base), data=tuple(dict.fromkeys(data)), figures=figures)
+
+
+def merged(base: Path, adapter: Path) -> ModelCard:
+    """Returns the card of a base model with an adapter merged in: the adapter's or, without one, the base's.
+
+    It has the data of both, and names no base model, because the new model is one itself.
+    """
+    under, over = read(base), read(adapter)
+    return replace(
+        under if over == UNTAUGHT else over, base_model="", data=tuple(dict.fromkeys((*under.data, *over.data)))
+    )

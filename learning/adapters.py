@@ -1,4 +1,4 @@
-"""Puts adapters on models."""
+"""Puts adapters on models, and merges them into the weights."""
 
 from __future__ import annotations
 
@@ -27,3 +27,19 @@ def adapted(base: Any, adapter: str | os.PathLike[str], trainable: bool = False)
     if unused := saved.keys() - get_peft_model_state_dict(model).keys():
         raise ValueError(f"{adapter} does not fit the model, which has no {min(unused)}")
     return model
+
+
+def merged(base: Any, adapter: str | os.PathLike[str]) -> Any:
+    """Returns a transformers model with a LoRA adapter, a PEFT folder, merged into its weights, whose dtype stays.
+
+    Raises ValueError if the adapter does not fit the model, or changes a weight that is embedding and head at once: its
+    two uses would then need different values.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    model = adapted(base, adapter)
+    ends = base.get_input_embeddings(), base.get_output_embeddings()
+    if base.config.tie_word_embeddings and any(isinstance(each, LoraLayer) for each in ends):
+        raise ValueError(f"{adapter} changes the embedding or the head, which share their weights in this model")
+    # Sums are rounded once, to the weights' dtype: PEFT keeps the adapter's product in float32.
+    return model.merge_and_unload()

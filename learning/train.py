@@ -24,7 +24,7 @@ from common.run_config import ConfigProblem, RunConfig
 from common.training import STOPPED_BY_ITSELF
 from learning import data
 from learning.samples import RunStopped
-from learning.weights import merge_start, start_of, write_weights
+from learning.weights import check_folder, merge_start, start_of, write_weights
 from search_agent.errors import BoundaryError
 
 if TYPE_CHECKING:
@@ -188,7 +188,8 @@ def train(folder: Path) -> None:
         if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
             raise RunStopped(f"reinforcement learning needs {', '.join(missing)}, which this machine does not have")
         _check_device()
-        _check_folders(run)
+        for field, place in (("base_model", run.base_model), ("adapter", run.adapter)):
+            check_folder(field, place)
         asyncio.run(_prepare(run, folder / "data"))
         merge_start(run, folder)
         chosen = compose(options(run, folder))
@@ -199,14 +200,6 @@ def train(folder: Path) -> None:
         _run(chosen, folder)
     finally:
         write_weights(run, folder)
-
-
-def _check_folders(run: RunConfig) -> None:
-    """Refuses a model or adapter that is a path of this machine, where there is no such folder."""
-    for field, folder in (("base_model", run.base_model), ("adapter", run.adapter)):
-        if folder.startswith((".", "/")) and not Path(folder).is_dir():
-            told = f"there is no folder {folder} below {Path.cwd()}; docs/training.md tells how to make one"
-            raise ConfigProblem(field, told)
 
 
 def _check_device() -> None:

@@ -1,4 +1,4 @@
-"""A run's weights: the model that it starts from, and what searchers load of each checkpoint."""
+"""Whole models from adapters, and a run's weights: what it starts from, and what searchers load of a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import lines, model_card, stored
+from common.error_text import one_line
 from common.files import write_whole
 from common.run_config import ConfigProblem, RunConfig
-from learning.adapters import adapted
+from learning.adapters import merged
 
 _ATTENTION = "learning.attention"
 
@@ -26,22 +27,61 @@ def start_of(run: RunConfig, folder: Path) -> str:
 def merge_start(run: RunConfig, folder: Path) -> None:
     """Writes the start of a run that trains all weights from an adapter: the base model with the adapter merged in.
 
-    Raises ConfigProblem if the two do not fit together.
+    Raises ConfigProblem as `merge` does.
     """
     start = Path(start_of(run, folder))
     if str(start) == run.base_model or start.exists():
         return
-    import torch
+    merge(run.base_model, run.adapter, start, "float32")  # training keeps its weights in float32
+
+
+def merge(base_model: str, adapter: str, out: Path, dtype: str = "auto") -> None:
+    """Writes the model folder `out`, whole or not at all: a base model with a LoRA adapter merged in.
+
+    `base_model` is a folder or a hub id, whose tokenizer and, with "auto", dtype the new model has; `adapter` is a PEFT
+    folder. Raises OSError, and ConfigProblem for `base_model` or `adapter` if it cannot be read or they do not fit.
+    """
+    for field, place, needed in (
+        ("base_model", base_model, "config.json"),
+        ("adapter", adapter, "adapter_config.json"),
+    ):
+        check_folder(field, place)
+        if Path(place).is_dir() and not (Path(place) / needed).is_file():  # as when one is given for the other
+            raise ConfigProblem(field, f"{place} has no {needed}")
+    import peft  # noqa: F401 - it should be missed before a large model is read, not after
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    draft = start.with_suffix(".draft")
-    base = AutoModelForCausalLM.from_pretrained(run.base_model, dtype=torch.float32)
     try:
-        adapted(base, run.adapter).merge_and_unload().save_pretrained(draft)
-    except ValueError as error:
-        raise ConfigProblem("adapter", f"cannot be merged into {run.base_model}: {error}") from error
-    AutoTokenizer.from_pretrained(run.base_model).save_pretrained(draft)
-    draft.rename(start)
+        tokenizer = AutoTokenizer.from_pretrained(base_model)
+        base = AutoModelForCausalLM.from_pretrained(base_model, dtype=dtype)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ConfigProblem("base_model", f"{base_model} cannot be read: {one_line(error)[:300]}") from error
+    try:
+        model = merged(base, adapter)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigProblem("adapter", f"cannot be merged into {base_model}: {one_line(error)}") from error
+    draft = out.with_name(f"{out.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        model_card.write(draft, model_card.merged(Path(base_model), Path(adapter)))
+        for file in draft.iterdir():  # safetensors lets no one else read its files, as a service's user would
+            file.chmod((draft / "config.json").stat().st_mode)
+        draft.rename(out)
+    except SafetensorError as error:
+        raise OSError(f"{draft}: {one_line(error)}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def check_folder(field: str, place: str) -> None:
+    """Raises ConfigProblem for a path of this machine, and not a hub id, where there is no folder."""
+    if place.startswith((".", "/")) and not Path(place).is_dir():
+        raise ConfigProblem(
+            field, f"there is no folder {Path(place).absolute()}; docs/training.md tells how to make one"
+        )
 
 
 def write_weights(run: RunConfig, folder: Path) -> None:
@@ -51,20 +91,20 @@ def write_weights(run: RunConfig, folder: Path) -> None:
     for checkpoint in (folder / "checkpoints").glob("global_step_*"):
         if (checkpoint / name).exists():
             continue
-        merged = checkpoint / "merged.draft"
-        where = ["--local_dir", str(checkpoint / "actor"), "--target_dir", str(merged)]
-        merge = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp", *where]
-        subprocess.run(merge, check=True, env=os.environ | {"VERL_USE_EXTERNAL_MODULES": _ATTENTION})
+        draft = checkpoint / "merged.draft"
+        where = ["--local_dir", str(checkpoint / "actor"), "--target_dir", str(draft)]
+        command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp", *where]
+        subprocess.run(command, check=True, env=os.environ | {"VERL_USE_EXTERNAL_MODULES": _ATTENTION})
         start, figures = Path(run.adapter) if run.adapter else None, _figures(folder / "metrics.jsonl", checkpoint.name)
         card = model_card.trained(run.card(), Path(run.base_model), start, figures)
         if run.trains_adapter:
-            model_card.write(merged / name, card)
-            (merged / name).rename(checkpoint / name)
-            shutil.rmtree(merged)  # the base model, which comes along
+            model_card.write(draft / name, card)
+            (draft / name).rename(checkpoint / name)
+            shutil.rmtree(draft)  # the base model, which comes along
         else:
-            _forget_attention(merged / "config.json")
-            model_card.write(merged, replace(card, base_model=""))  # it is a base model itself
-            merged.rename(checkpoint / name)
+            _forget_attention(draft / "config.json")
+            model_card.write(draft, replace(card, base_model=""))  # it is a base model itself
+            draft.rename(checkpoint / name)
 
 
 def _forget_attention(config: Path) -> None:

@@ -53,6 +53,17 @@ def test_an_adapter_has_learned_what_the_one_it_began_from_had(tmp_path: Path) -
     assert (trained.method, trained.parameters) == (CARD.method, CARD.parameters)
 
 
+def test_a_merged_model_was_taught_what_its_adapter_was_and_has_learned_the_data_of_both(tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    for folder in (base, adapter):
+        folder.mkdir()
+    model_card.write(base, ModelCard("search_r1", {"max_turns": 2}, data=("reading 0-0.6",)))
+    assert model_card.merged(base, adapter) == model_card.read(base)
+    model_card.write(adapter, CARD)
+    expected = ModelCard("s3", {"max_turns": 1}, "abc", "", ("reading 0-0.6", "nq/train 0-1"), {"gen_acc": 0.5})
+    assert model_card.merged(base, adapter) == expected
+
+
 def test_the_demos_searcher_is_asked_with_the_prompt_that_it_was_taught() -> None:
     searcher, reader = model_card.read(ADAPTERS / "searcher"), model_card.read(ADAPTERS / "reader")
     assert searcher.prompt_version == prompts.version(searcher.method)
