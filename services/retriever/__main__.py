@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 
@@ -32,6 +33,10 @@ def main() -> None:
     except RetrieverProblem as problem:
         sys.exit(f"retriever: {problem}")
     servicer = RetrieverServicer(retriever)
+    # Full collections pass over all that is there by now. With torch they would take a quarter of a second, in which
+    # nobody is answered (bench/pages/retrieval.md).
+    gc.collect()
+    gc.freeze()
 
     async def serve() -> None:
         retriever.keeper.start()
