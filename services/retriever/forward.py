@@ -109,11 +109,13 @@ class Recorded:
 
 def fill(batch: Batch, tokens: int) -> Batch:
     """Returns a batch of so many tokens and of _RECORDED_TEXTS texts and one more, which has the tokens added."""
-    more = tokens - len(batch.ids)
-    starts = np.full(_RECORDED_TEXTS + 2, len(batch.ids), dtype=np.int32)
+    count = len(batch.ids)
+    ids, places = np.zeros((2, tokens), dtype=np.int32)
+    ids[:count], places[:count] = batch.ids, batch.places
+    starts = np.full(_RECORDED_TEXTS + 2, count, dtype=np.int32)
     starts[: len(batch.starts)] = batch.starts
     starts[-1] = tokens
-    return Batch(np.pad(batch.ids, (0, more)), np.pad(batch.places, (0, more)), starts)
+    return Batch(ids, places, starts)
 
 
 def recorder(device: Any) -> Record:
