@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
-from common import client
+from common import grpc_threads
 from common.addresses import free_port
-from contracts.v1 import retriever_pb2, retriever_pb2_grpc
 from evaluation import questions
 from search_agent.errors import RetrieverError
 
@@ -97,6 +97,9 @@ def a_batch(before: dict[str, float], after: dict[str, float]) -> dict[str, floa
 
 
 async def compare(args: argparse.Namespace, ours: int, plain: int, metrics: int) -> list[dict[str, Any]]:
+    from common import client
+    from contracts.v1 import retriever_pb2, retriever_pb2_grpc
+
     asked = [question.text for question in questions.load(args.questions)]
     texts = itertools.cycle(asked)
     channel = client.connect(f"127.0.0.1:{ours}")
@@ -160,6 +163,7 @@ def main() -> None:
         "--gpus", type=int, default=0, help="GPUs that hold the vectors of both servers (default: none)"
     )
     args = parser.parse_args()
+    grpc_threads.use_fewer()  # with uvloop below, as in the gateway, for whose calls those of this client stand
     ours, plain, metrics = free_port(), free_port(), free_port()
     with ExitStack() as stack:
         started(
@@ -176,7 +180,7 @@ def main() -> None:
         started(stack, "bench.plain_server", str(args.index), "--port", str(plain), "--gpus", str(args.gpus))
         print("| callers | queries/s, ours | plain | p50 ms, ours | plain | p99 ms, ours | plain | × | p99 × |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-        rows = asyncio.run(compare(args, ours, plain, metrics))
+        rows = uvloop.run(compare(args, ours, plain, metrics))
     about = {
         "index": str(args.index),
         "gpus": args.gpus,
