@@ -60,7 +60,8 @@ class SentenceTransformerEncoder:
         forwards = [forward(each, tokenizer.pad_token_id or 0, tokenizer.padding_side == "left") for each in models]
         for each in forwards * (_SHARES_A_GPU if gpus else 1):
             self._free.put(each)
-        self._pool = ThreadPoolExecutor(self._free.qsize(), thread_name_prefix="encoder")
+        # One less than there are shares at once, since whoever calls works on one of them.
+        self._pool = ThreadPoolExecutor(max(1, self._free.qsize() - 1), thread_name_prefix="encoder")
         self.dim: int = forwards[0](self._query_ids(["dimension"]))().shape[1]
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
@@ -86,6 +87,9 @@ class SentenceTransformerEncoder:
 
         by_length = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
         shares = [by_length[start : start + _SHARE] for start in range(0, len(texts), _SHARE)]
-        for _ in self._pool.map(encode, shares):
+        others = self._pool.map(encode, shares[1:])
+        for share in shares[:1]:
+            encode(share)  # by this thread: waking another takes time, and a query is one share
+        for _ in others:
             pass
         return vectors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,18 @@ def test_many_gpus_find_what_one_table_holds(gpus: int, count: int, k: int) -> N
     held = [len(device.table) for device in devices]
     assert sum(held) == count
     assert max(held) <= -(-count // gpus)
+
+
+def test_a_single_gpu_is_asked_by_the_thread_that_searches() -> None:
+    asked_by = []
+
+    class Noting(FakeGpu):
+        def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Table:
+            asked_by.append(threading.get_ident())
+            return super().search(queries, k, allowed)
+
+    GpuFlat(vectors(10), [Noting()], Path("index")).search(vectors(2), 3)
+    assert asked_by == [threading.get_ident()]
 
 
 @pytest.mark.parametrize("name", ["flat", "flat-fp16", "hnsw"])
