@@ -80,8 +80,8 @@ class GeneratorSettings(ServiceSettings):
     graph_tokens: int = Field(
         0,
         ge=0,
-        description="vLLM replays steps of up to so many tokens as CUDA graphs, and takes no larger ones; 4096 makes "
-        "small models more than twice as fast (bench/pages/agents.md); 0: what vLLM does by itself",
+        description="vLLM replays steps of up to so many tokens as CUDA graphs, and takes no larger ones; 4096 suits "
+        "small models, whose kernels take longer to launch than to run (bench/pages/agents.md); 0: vLLM's own default",
     )
     vllm_arguments: dict[str, Any] = Field(
         {}, description='more engine arguments of vLLM as JSON, for example {"quantization": "fp8"}'
