@@ -62,6 +62,14 @@ def append_whole(file: FileIO, line: bytes) -> None:
         raise
 
 
+def share(folder: Path) -> None:
+    """Lets whoever may list a folder read its files, too. safetensors lets only their owner. Raises OSError."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(mode)
+
+
 def check_writable(path: Path) -> None:
     """Raises OSError if the file cannot be written. Leaves its content unchanged."""
     there = path.exists()

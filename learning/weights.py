@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common import lines, model_card, stored
 from common.error_text import one_line
-from common.files import write_whole
+from common.files import share, write_whole
 from common.run_config import ConfigProblem, RunConfig
 from learning.adapters import merged
 
@@ -67,8 +67,7 @@ def merge(base_model: str, adapter: str, out: Path, dtype: str = "auto") -> None
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         model_card.write(draft, model_card.merged(Path(base_model), Path(adapter)))
-        for file in draft.iterdir():  # safetensors lets no one else read its files, as a service's user would
-            file.chmod((draft / "config.json").stat().st_mode)
+        share(draft)
         draft.rename(out)
     except SafetensorError as error:
         raise OSError(f"{draft}: {one_line(error)}") from error
@@ -99,11 +98,13 @@ def write_weights(run: RunConfig, folder: Path) -> None:
         card = model_card.trained(run.card(), Path(run.base_model), start, figures)
         if run.trains_adapter:
             model_card.write(draft / name, card)
+            share(draft / name)
             (draft / name).rename(checkpoint / name)
             shutil.rmtree(draft)  # the base model, which comes along
         else:
             _forget_attention(draft / "config.json")
             model_card.write(draft, replace(card, base_model=""))  # it is a base model itself
+            share(draft)
             draft.rename(checkpoint / name)
 
 

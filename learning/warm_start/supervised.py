@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from common import model_card, stored
 from common.control_tokens import ChatTokenizer
+from common.files import share
 from learning.adapters import adapted
 from learning.warm_start.settings import Settings
 from search_agent.types import UNTAUGHT, Author, Message, ModelCard, Span
@@ -154,6 +155,7 @@ def train(
         model.save_pretrained(folder, state_dict=half)  # float16 is exact enough for an adapter, and half the size
         figures = {"examples": len(encoded), "steps": step}
         model_card.write(folder, model_card.trained(taught, model_folder, start, figures))
+        share(folder)
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.json").write_text(json.dumps(asdict(settings) | {"examples": len(encoded)}, indent=1) + "\n")

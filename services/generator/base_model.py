@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common import model_card
+from common.files import share
 from search_agent.types import ModelCard
 from services.generator.gguf_files import digest
 
@@ -39,6 +40,7 @@ def unpack(gguf: Path, folder: Path) -> Path:
     model.save_pretrained(draft)
     tokenizer_of(gguf, model.config.eos_token_id).save_pretrained(draft)
     model_card.write(draft, ModelCard(base_model=digest(gguf)))
+    share(draft)
     draft.rename(folder)
     return folder
 

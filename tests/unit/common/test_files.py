@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.files import draft_of, refusal, write_whole
+from common.files import draft_of, refusal, share, write_whole
 from common.journal import Journal, read
 from tests.full_disk import full_disk
 
@@ -39,6 +39,17 @@ def test_a_draft_that_is_given_up_goes(tmp_path: Path) -> None:
         draft.write_text("half")
         raise KeyError
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("folder_mode", "mode"), [(0o755, 0o644), (0o750, 0o640), (0o700, 0o600)])
+def test_whoever_lists_a_folder_reads_its_files(tmp_path: Path, folder_mode: int, mode: int) -> None:
+    (tmp_path / "model.safetensors").touch(0o600)
+    (tmp_path / "config.json").touch(0o644)
+    (tmp_path / "more").mkdir(0o700)
+    tmp_path.chmod(folder_mode)
+    share(tmp_path)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == {"model.safetensors": mode, "config.json": mode, "more": 0o700}
 
 
 def test_a_pipe_is_written_to(tmp_path: Path) -> None:
