@@ -217,7 +217,9 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Played]]:
     played = sorted((one for part, _ in done for one in part), key=lambda one: one.ended)
     failed = [one for _, part in done for one in part]
     if not played:
-        raise SystemExit(f"all questions failed, the first with {failed[0]}")
+        raise SystemExit(
+            f"all questions failed, the first with {failed[0]}" if failed else "there are no such questions"
+        )
     about = {"method": args.method, "parameters": args.parameters, "at_once": args.at_once, "processes": args.processes}
     return {**about, **summary(played, percent), "failed": len(failed), "failures": Counter(failed)}, played
 

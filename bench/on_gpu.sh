@@ -38,9 +38,22 @@ retriever=$((50051 + shift_by)) searcher=$((50052 + shift_by)) reader=$((50053 +
 gateway=$((8080 + shift_by)) vllm=$((8000 + shift_by))
 pids=()
 declare -A pid_of
-trap 'for pid in "${pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done; wait' EXIT
+trap 'for pid in "${pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done; wait; end_mps' EXIT
 
 said() { printf '[%4ds] %s: %s\n' "$SECONDS" "$phase" "$*"; }
+
+start_mps() { # CUDA's multi-process service: what starts later computes at the same time on one GPU
+    export CUDA_MPS_PIPE_DIRECTORY=$work/mps CUDA_MPS_LOG_DIRECTORY=$work/logs
+    nvidia-cuda-mps-control <<<quit >/dev/null 2>&1 || true # left by a run that was killed
+    mkdir -p "$work/mps"
+    env -u CUDA_VISIBLE_DEVICES nvidia-cuda-mps-control -d # with it, the service would number the GPUs anew
+}
+
+end_mps() { # if this phase started it
+    [[ ${CUDA_MPS_PIPE_DIRECTORY-} = "$work/mps" ]] || return 0
+    nvidia-cuda-mps-control <<<quit >/dev/null || true
+    unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+}
 
 start() { # start NAME COMMAND...
     setsid "${@:2}" >"$work/logs/$phase-$1.log" 2>&1 </dev/null &
@@ -243,6 +256,7 @@ agents)
     names=()
     lexical 4
     play() { # play NAME PARAMETERS QUESTIONS AT_ONCE SEARCHERS GENERATORS FLAGS...
+        rm -f "$work/logs/"{agents,ceiling}-"$1".{json,calls}
         "$python" -m bench.agents --parameters "$2" --limit "$3" --at-once "$4" --processes $(($4 / 64)) \
             --retriever "$(several $retrievers 4)" --searcher "$5" --generator "$6" --calls "$work/logs/agents-$1.calls" \
             --out "$work/logs/agents-$1.json" "${@:7}" >"$work/logs/agents-$1.log" 2>&1 ||
@@ -259,7 +273,7 @@ agents)
     card=$(parameters_of_the_searcher) gpu=${CUDA_VISIBLE_DEVICES:-0} cache=12000000000 place=$((engines + 80))
     for merged in searcher:warm reader:reader; do
         [[ -d $work/merged-${merged%:*} ]] || "$python" -m cli merge "$base" "$work/${merged#*:}" "$work/merged-${merged%:*}" \
-            >"$work/logs/$phase-merge.log" 2>&1
+            >"$work/logs/$phase-merge.log" 2>&1 || { said "not merged: $(tail -n 1 "$work/logs/$phase-merge.log")" && exit 1; }
     done
     small adapters "$gpu" "$place" $cache
     listens adapters "$place"
@@ -267,8 +281,7 @@ agents)
     end adapters
     ceiling adapters "$base" "$(vllm_arguments $cache)" --adapters "{\"searcher\": \"$work/warm\", \"generator\": \"$work/reader\"}"
 
-    export CUDA_MPS_PIPE_DIRECTORY=$work/mps CUDA_MPS_LOG_DIRECTORY=$work/logs # engines compute at the same time
-    mkdir -p "$work/mps" && nvidia-cuda-mps-control -d
+    start_mps
     whole=()
     for number in 0 1; do # two engines each, with whole models
         for model in searcher reader; do
@@ -284,8 +297,7 @@ agents)
     done
     play merged "$card" 2048 1024 "$(several $((place + 1)) 2)" "$(several $((place + 5)) 2)" "${@:3}"
     end "${whole[@]}"
-    echo quit | nvidia-cuda-mps-control
-    unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    end_mps
 
     "$python" -m bench.dummy_model "$work/seven" --tokenizer "$base" >"$work/logs/$phase-shape.log" 2>&1
     seven=$(vllm_arguments 48000000000 '"load_format": "dummy"')

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.agents import Call, Played, Recorded, gpu_use, summary
+from bench.agents import Call, Played, Recorded, gpu_use, main, summary
 from bench.ceiling import in_turns
 from search_agent.agents import AGENTS
 from search_agent.grading import answers
@@ -50,6 +50,14 @@ async def test_a_question_is_recorded_with_its_calls_and_costs() -> None:
     told = summary([played, Played(2.0, 5.0, 0.0, found, models.calls)], [10, 30])
     assert (told["questions_per_s"], told["gpu_percent"], told["right"]) == (0.5, 20, 0.5)
     assert (told["calls"], told["rewritten_turns"], told["tokens_read"]) == (3, 0.5, 40)
+
+
+def test_questions_that_are_not_there_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = [f"--{each}=127.0.0.1:1" for each in ("retriever", "searcher", "generator")]
+    asked = ["--method=direct", "--skip=100000", "--limit=2", "--at-once=1"]
+    monkeypatch.setattr(sys, "argv", ["bench.agents", *services, *asked, f"--out={tmp_path / 'out'}"])
+    with pytest.raises(SystemExit, match="there are no such questions"):
+        main()
 
 
 def test_calls_are_replayed_turn_by_turn_for_as_many_questions_as_were_played_at_once() -> None:
