@@ -87,9 +87,13 @@ class SentenceTransformerEncoder:
 
         by_length = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
         shares = [by_length[start : start + _SHARE] for start in range(0, len(texts), _SHARE)]
-        others = self._pool.map(encode, shares[1:])
-        for share in shares[:1]:
-            encode(share)  # by this thread: waking another takes time, and a query is one share
-        for _ in others:
-            pass
+        others = [self._pool.submit(encode, share) for share in shares[1:]]
+        try:
+            for share in shares[:1]:
+                encode(share)  # by this thread: waking another takes time, and a query is one share
+            for other in others:
+                other.result()
+        finally:
+            for other in others:  # after an error, nobody reads the rest
+                other.cancel()
         return vectors

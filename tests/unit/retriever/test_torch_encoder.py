@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -101,3 +103,22 @@ def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(EncoderUnavailable, match=r"encoder .*gone cannot be loaded: ") as caught:
         SentenceTransformerEncoder(str(tmp_path / "gone"), sentence_transformers)
     assert "\n" not in str(caught.value)
+
+
+def test_after_an_error_no_further_share_begins(encoder: SentenceTransformerEncoder) -> None:
+    told, begun = threading.Event(), []
+
+    class Broken(Exception):
+        pass
+
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+        begun.append(threading.current_thread())
+        if begun[-1] is not threading.main_thread():
+            told.wait(10)
+        raise Broken
+
+    with pytest.raises(Broken):
+        encoder._encode(["word1"] * 5 * 2048, tokenize)
+    told.set()
+    assert len(encoder.passages(["word1"] * 3 * 2048)) == 3 * 2048  # by the same threads, after those shares
+    assert len(begun) <= 2
