@@ -29,6 +29,8 @@ def _merge(args: argparse.Namespace) -> int:
     except ConfigProblem as problem:
         argument = {"base_model": "MODEL", "adapter": "ADAPTER"}[problem.field]
         raise Problem(f"{argument}: {problem.message}") from problem
+    except OSError as error:
+        raise Problem(f"OUT: {args.out} cannot be written: {error.strerror or error}") from error
     trained_on, base = model_card.read(args.adapter).base_model, model_card.base_of(Path(args.base_model))
     if trained_on not in ("", base) and base:
         told = f"ADAPTER was trained on the base model {trained_on}, and MODEL is {base}"

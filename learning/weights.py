@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -44,28 +45,34 @@ def merge(base_model: str, adapter: str, out: Path, dtype: str = "auto") -> None
     for field, place, needed in (
         ("base_model", base_model, "config.json"),
         ("adapter", adapter, "adapter_config.json"),
+        ("adapter", adapter, "adapter_model.*"),
     ):
         check_folder(field, place)
-        if Path(place).is_dir() and not (Path(place) / needed).is_file():  # as when one is given for the other
+        if Path(place).is_dir() and not any(Path(place).glob(needed)):  # as when one is given for the other
             raise ConfigProblem(field, f"{place} has no {needed}")
     import peft  # noqa: F401 - it should be missed before a large model is read, not after
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    draft = out.with_name(f"{out.name}.{secrets.token_hex(4)}.draft")  # no one else's: OUT.draft may be MODEL
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base_model)
-        base = AutoModelForCausalLM.from_pretrained(base_model, dtype=dtype)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ConfigProblem("base_model", f"{base_model} cannot be read: {one_line(error)[:300]}") from error
-    try:
-        model = merged(base, adapter)
-    except (ValueError, RuntimeError) as error:
-        raise ConfigProblem("adapter", f"cannot be merged into {base_model}: {one_line(error)}") from error
-    draft = out.with_name(f"{out.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        model.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
+        draft.mkdir(parents=True)  # what cannot be written should be told before a large model is read
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(base_model)
+            base = AutoModelForCausalLM.from_pretrained(base_model, dtype=dtype)
+        except Exception as error:  # a wrong value of a configuration fails anywhere
+            raise ConfigProblem("base_model", f"{base_model} cannot be read: {one_line(error)[:300]}") from error
+        try:
+            model = merged(base, adapter)
+        except (ValueError, RuntimeError) as error:
+            raise ConfigProblem("adapter", f"cannot be merged into {base_model}: {one_line(error)}") from error
+        try:
+            model.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
+        except ValueError as error:  # such as of generation_config.json, which is read without a check
+            raise ConfigProblem(
+                "base_model", f"{base_model} cannot be written again: {one_line(error)[:300]}"
+            ) from error
         model_card.write(draft, model_card.merged(Path(base_model), Path(adapter)))
         share(draft)
         draft.rename(out)

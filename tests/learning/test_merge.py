@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,12 @@ def test_an_adapter_of_another_base_is_told(folder: Path, capsys: pytest.Capture
         ({"adapter": "wider"}, "size mismatch"),
         ({"adapter": "head"}, "changes the embedding or the head"),
         ({"adapter": "torn"}, "ADAPTER: cannot be merged"),
+        ({"adapter": "half"}, "half is incomplete: it has no base_model."),
+        ({"adapter": "bare"}, "bare has no adapter_model.*"),
+        ({"adapter": "odd"}, "ADAPTER: cannot be merged"),
+        ({"adapter": "prompts"}, "ADAPTER: cannot be merged"),
+        ({"base": "odd-base"}, "odd-base cannot be read: "),
+        ({"base": "sampling"}, "sampling cannot be written again: "),
         ({"base": "torn-base"}, "MODEL: "),
         ({"out": "base/config.json/out"}, "Not a directory"),
     ],
@@ -108,6 +115,8 @@ def test_an_adapter_of_another_base_is_told(folder: Path, capsys: pytest.Capture
 def test_what_cannot_be_merged(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: dict[str, str], said: str
 ) -> None:
+    from safetensors.torch import load_file, save_file
+
     write_adapter(folder / "deeper", tiny(num_hidden_layers=3))
     write_adapter(folder / "wider", tiny(hidden_size=128))
     write_adapter(folder / "head", tiny(), ["q_proj", "lm_head"])
@@ -116,10 +125,39 @@ def test_what_cannot_be_merged(
         for file in (folder / whole).iterdir():
             (folder / torn / file.name).write_bytes(file.read_bytes())
         os.truncate(folder / torn / f"{weights}.safetensors", 1000)
+    for changed, whole, file, values in (
+        ("odd", "adapter", "adapter_config.json", {"r": "4"}),
+        ("prompts", "adapter", "adapter_config.json", {"peft_type": "PROMPT_TUNING"}),
+        ("half", "adapter", "adapter_config.json", {}),
+        ("bare", "adapter", "adapter_config.json", {}),
+        ("odd-base", "base", "config.json", {"num_hidden_layers": "2"}),
+        ("sampling", "base", "generation_config.json", {"do_sample": False, "temperature": 0.5}),
+    ):
+        shutil.copytree(folder / whole, folder / changed)
+        there = folder / changed / file
+        there.write_text(json.dumps(json.loads(there.read_text()) | values))
+    weights = load_file(folder / "half/adapter_model.safetensors")
+    save_file({name: weights[name] for name in sorted(weights)[1:]}, folder / "half/adapter_model.safetensors")
+    (folder / "bare/adapter_model.safetensors").unlink()
     before = sorted(folder.rglob("*"))
     assert merge(folder, **arguments) == 1
     assert said in capsys.readouterr().err.strip().split("\n")[-1]
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_neighbour_with_a_drafts_name_stays(folder: Path) -> None:
+    (folder / "base").rename(folder / "out.draft")
+    assert merge(folder, base="out.draft") == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter", "out", "out.draft"]
+
+
+def test_several_chat_templates_travel(folder: Path) -> None:
+    (folder / "base/additional_chat_templates").mkdir()
+    (folder / "base/additional_chat_templates/tools.jinja").write_text("tools")
+    assert merge(folder) == 0
+    found = folder / "out/additional_chat_templates"
+    assert (found / "tools.jinja").read_text() == "tools"
+    assert found.stat().st_mode == (folder / "base/additional_chat_templates").stat().st_mode
 
 
 def test_a_full_disk_leaves_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
