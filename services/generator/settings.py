@@ -155,7 +155,7 @@ class GeneratorSettings(ServiceSettings):
     @classmethod
     def _room_for_all(cls, value: int, info: ValidationInfo) -> int:
         parallel = info.data.get("parallel", 0)
-        if 0 < value < parallel:
+        if info.data.get("engine") == "vllm" and 0 < value < parallel:
             raise ValueError(f"must be at least GENERATOR_PARALLEL, {parallel}: each request may get a token in a step")
         return value
 

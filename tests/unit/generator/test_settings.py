@@ -41,7 +41,7 @@ def test_a_missing_file_names_its_variable(capsys, tmp_path):
         (["--vllm-arguments", "{"], "GENERATOR_VLLM_ARGUMENTS: not valid JSON"),
         (["--engine", "openai", "--openai-model", "m", "--openai-base-url", "localhost:8000/v1"],
          "GENERATOR_OPENAI_BASE_URL: must begin with http:// or https://"),
-        (["--graph-tokens", "64", "--parallel", "128"],
+        (["--engine", "vllm", "--model", "owner/name", "--graph-tokens", "64", "--parallel", "128"],
          "GENERATOR_GRAPH_TOKENS: must be at least GENERATOR_PARALLEL, 128: each request may get a token in a step"),
         (["--parallel", "-1"], "GENERATOR_PARALLEL: Input should be greater than or equal to 0"),
     ],
