@@ -9,8 +9,9 @@ the model with an adapter.
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
+
+from common.files import draft_folder
 
 SHAPES = {
     "7b": {
@@ -55,12 +56,10 @@ def write_like(folder: Path, small: Path, adapter: Path | None, shape: dict[str,
     model = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32)
     if adapter:
         model = merged(model, adapter)
-    draft = folder.with_name(f"{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    AutoTokenizer.from_pretrained(small).save_pretrained(draft)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    widened.weights(model, widened.config(model.config, shape), device).save_pretrained(draft)
-    draft.rename(folder)
+    with draft_folder(folder) as draft:
+        AutoTokenizer.from_pretrained(small).save_pretrained(draft)
+        widened.weights(model, widened.config(model.config, shape), device).save_pretrained(draft)
 
 
 def main() -> None:

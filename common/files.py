@@ -1,9 +1,11 @@
-"""Writes files completely or not at all, even if the disk fills up."""
+"""Writes files and folders completely or not at all, even if the disk fills up."""
 
 from __future__ import annotations
 
 import errno
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -60,6 +62,22 @@ def append_whole(file: FileIO, line: bytes) -> None:
     except OSError:
         os.ftruncate(file.fileno(), size)
         raise
+
+
+@contextmanager
+def draft_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder to fill, which becomes `path` at the end, or is removed after an error.
+
+    Its name is new: a folder that is there, such as `path`.draft, stays. Raises OSError.
+    """
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.draft")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        share(draft)
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def share(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from common import lines, model_card, stored
 from common.error_text import one_line
-from common.files import share, write_whole
+from common.files import draft_folder, share, write_whole
 from common.run_config import ConfigProblem, RunConfig
 from learning.adapters import merged
 
@@ -54,9 +53,7 @@ def merge(base_model: str, adapter: str, out: Path, dtype: str = "auto") -> None
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    draft = out.with_name(f"{out.name}.{secrets.token_hex(4)}.draft")  # no one else's: OUT.draft may be MODEL
-    try:
-        draft.mkdir(parents=True)  # what cannot be written should be told before a large model is read
+    with draft_folder(out) as draft:  # what cannot be written is told before a large model is read
         try:
             tokenizer = AutoTokenizer.from_pretrained(base_model)
             base = AutoModelForCausalLM.from_pretrained(base_model, dtype=dtype)
@@ -73,13 +70,9 @@ def merge(base_model: str, adapter: str, out: Path, dtype: str = "auto") -> None
             raise ConfigProblem(
                 "base_model", f"{base_model} cannot be written again: {one_line(error)[:300]}"
             ) from error
+        except SafetensorError as error:
+            raise OSError(f"{draft}: {one_line(error)}") from error
         model_card.write(draft, model_card.merged(Path(base_model), Path(adapter)))
-        share(draft)
-        draft.rename(out)
-    except SafetensorError as error:
-        raise OSError(f"{draft}: {one_line(error)}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def check_folder(field: str, place: str) -> None:

@@ -5,12 +5,11 @@ The embedded model has no other form.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from common import model_card
-from common.files import share
+from common.files import draft_folder
 from search_agent.types import ModelCard
 from services.generator.gguf_files import digest
 
@@ -29,19 +28,16 @@ def unpack(gguf: Path, folder: Path) -> Path:
     unpacked = (
         {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
     )
-    draft = folder.with_name(f"{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **unpacked
     )
     # The weights are no longer quantised, whatever the configuration and the model still say.
     model.config.__dict__.pop("quantization_config", None)
     model.hf_quantizer = None
-    model.save_pretrained(draft)
-    tokenizer_of(gguf, model.config.eos_token_id).save_pretrained(draft)
-    model_card.write(draft, ModelCard(base_model=digest(gguf)))
-    share(draft)
-    draft.rename(folder)
+    with draft_folder(folder) as draft:
+        model.save_pretrained(draft)
+        tokenizer_of(gguf, model.config.eos_token_id).save_pretrained(draft)
+        model_card.write(draft, ModelCard(base_model=digest(gguf)))
     return folder
 
 

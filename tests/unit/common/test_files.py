@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.files import draft_of, refusal, share, write_whole
+from common.files import draft_folder, draft_of, refusal, share, write_whole
 from common.journal import Journal, read
 from tests.full_disk import full_disk
 
@@ -50,6 +50,20 @@ def test_whoever_lists_a_folder_reads_its_files(tmp_path: Path, folder_mode: int
     share(tmp_path)
     modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
     assert modes == {"model.safetensors": mode, "config.json": mode, "more": 0o700}
+
+
+def test_a_folder_is_there_in_whole_or_not_at_all(tmp_path: Path) -> None:
+    mine = tmp_path / "model.draft"
+    mine.mkdir()
+    with suppress(KeyboardInterrupt), draft_folder(tmp_path / "model") as draft:
+        (draft / "config.json").touch()
+        raise KeyboardInterrupt
+    assert [*tmp_path.iterdir()] == [mine]
+    with draft_folder(tmp_path / "model") as draft:
+        (draft / "config.json").touch()
+        assert not (tmp_path / "model").exists()
+    assert {each.name for each in tmp_path.iterdir()} == {"model", "model.draft"}
+    assert [each.name for each in (tmp_path / "model").iterdir()] == ["config.json"]
 
 
 def test_a_pipe_is_written_to(tmp_path: Path) -> None:
