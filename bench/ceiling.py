@@ -83,8 +83,8 @@ def main() -> None:
     parser.add_argument("--graph-tokens", type=int, default=0, help="as GENERATOR_GRAPH_TOKENS (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
-    steps = graphs(args.graph_tokens) if args.graph_tokens else {}
-    engine = Offline(args.model, json.loads(args.adapters), {**steps, **json.loads(args.arguments)})
+    arguments = graphs(args.graph_tokens) | json.loads(args.arguments)
+    engine = Offline(args.model, json.loads(args.adapters), arguments)
     played = load(args.calls)
     calls = list(in_turns(played, args.at_once))
     seconds = engine.seconds(calls)

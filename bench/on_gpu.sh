@@ -171,6 +171,9 @@ small() { # small NAME GPUS PORT CACHE [ARGUMENTS]: an engine of SmolLM2 with se
         GENERATOR_ADAPTERS="{\"searcher\": \"$work/warm\", \"reader\": \"$work/reader\"}" GENERATOR_ADAPTER_RANK=16 \
         GENERATOR_MAX_IN_FLIGHT=4096
 }
+shape() { # shape NAME: its model folder without weights
+    [[ -d $work/$1 ]] || "$python" -m bench.dummy_model "$work/$1" --shape "$1" --tokenizer "$base" >"$work/logs/$phase-$1.log" 2>&1
+}
 several() { # several FROM COUNT [/MODEL]: addresses
     local number addresses=()
     for ((number = 0; number < $2; number++)); do addresses+=("127.0.0.1:$(($1 + number))${3-}"); done
@@ -299,13 +302,13 @@ agents)
     end "${whole[@]}"
     end_mps
 
-    "$python" -m bench.dummy_model "$work/seven" --tokenizer "$base" >"$work/logs/$phase-shape.log" 2>&1
+    shape 7b
     seven=$(vllm_arguments 48000000000 '"load_format": "dummy"')
-    start_engine seven $((place + 9)) "$seven" GENERATOR_MODEL="$work/seven" GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0
+    start_engine seven $((place + 9)) "$seven" GENERATOR_MODEL="$work/7b" GENERATOR_CONTEXT_TOKENS=8192 GENERATOR_ADAPTER_RANK=0
     listens seven $((place + 9))
     play seven '{"max_turns": 3, "turn_tokens": 128, "mode": "bm25"}' 192 256 127.0.0.1:$((place + 9)){,} "${@:3}"
     end seven
-    ceiling seven "$work/seven" "$seven"
+    ceiling seven "$work/7b" "$seven"
     "$python" -m bench.recorded --command "bench/on_gpu.sh WORK agents" --out "$work/agents.json" \
         adapters="$work/logs/agents-adapters.json" ceiling="$work/logs/ceiling-adapters.json" \
         merged="$work/logs/agents-merged.json" seven="$work/logs/agents-seven.json" seven-ceiling="$work/logs/ceiling-seven.json"
@@ -325,9 +328,6 @@ gpus)
         rm -f "$work/logs/$name.json"
         flock "$work/logs/turn" "$python" -m "$3" --out "$work/logs/$name.json" "${@:4}" >"$work/logs/$name.log" 2>&1 || said "$1 on $2 was not measured"
         said "$1 on $2: $(tail -n 1 "$work/logs/$name.log")"
-    }
-    shape() { # shape NAME: its model folder without weights
-        [[ -d $work/$1 ]] || "$python" -m bench.dummy_model "$work/$1" --shape "$1" --tokenizer "$base" >"$work/logs/$phase-$1.log" 2>&1
     }
     asked() { # asked PART COUNT SKIP EACH SEARCHERS GENERATORS: for each GPU a retriever and EACH questions, 256 at once
         measured "$1" "$2" bench.agents --limit $(($4 * $2)) --skip "$3" --at-once $((256 * $2)) --processes $((4 * $2)) \
@@ -496,8 +496,7 @@ P
     ;;
 cost)
     RETRIEVER_GPUS=1 start_retriever
-    start_engine demo $searcher "$(vllm_arguments 12000000000)" GENERATOR_MODEL="$base" GENERATOR_ADAPTER_RANK=16 \
-        GENERATOR_ADAPTERS="{\"searcher\": \"$work/warm\", \"reader\": \"$work/reader\"}" GENERATOR_MAX_IN_FLIGHT=4096
+    small demo "${CUDA_VISIBLE_DEVICES:-0}" $searcher 12000000000
     listens demo $searcher
     parts=()
     play() { # play NAME METHOD PARAMETERS SEARCHER GENERATOR FLAGS...: the last two are models of the service

@@ -32,8 +32,10 @@ def graphs(tokens: int) -> dict[str, Any]:
 
     Launching a small model's kernels one by one takes longer than computing them. Steps that only decode are one graph.
     Others are pieces with attention in between: in one graph with it, FlashAttention 3 computes wrongly now and then
-    (pytorch/torchtitan#3668). Nothing is compiled. Must be called before vLLM is imported.
+    (pytorch/torchtitan#3668). Nothing is compiled. Must be called before vLLM is imported. 0 leaves graphs to vLLM.
     """
+    if not tokens:
+        return {}
     os.environ["VLLM_USE_BREAKABLE_CUDAGRAPH"] = "1"
     sizes, size = [], 1
     while size < tokens:
@@ -87,7 +89,7 @@ class VllmModel:
         # gRPC's threads do not survive a fork.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        steps = graphs(settings.graph_tokens) if settings.graph_tokens else {}
+        steps = graphs(settings.graph_tokens)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
