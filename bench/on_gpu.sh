@@ -400,9 +400,9 @@ gpus)
         reinforced training base_model="$base" adapter="$work/warm" data.limit=384 verl.data.train_batch_size=64 \
             verl.actor_rollout_ref.actor.ppo_mini_batch_size=32
     }
-    training-7b() { # 128 episodes a step
+    training-7b() { # 256 episodes a step
         searcher
-        reinforced training-7b base_model="$work/7b-searcher" data.limit=96 verl.data.train_batch_size=16 \
+        reinforced training-7b base_model="$work/7b-searcher" data.limit=192 verl.data.train_batch_size=32 \
             verl.actor_rollout_ref.rollout.n=8 verl.actor_rollout_ref.model.enable_gradient_checkpointing=true
     }
     rollout=verl.actor_rollout_ref.rollout

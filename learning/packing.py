@@ -6,7 +6,7 @@ its first token is predicted, and its response without the last token, from whic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,4 +113,36 @@ def divided(batches: Sequence[list[int]], count: int) -> list[list[int]]:
         largest = max(range(len(parts)), key=lambda place: len(parts[place]))
         part = parts[largest]
         parts[largest : largest + 1] = [part[: len(part) // 2], part[len(part) // 2 :]]
+    return parts
+
+
+def over_ranks(
+    prompts: Sequence[Hashable], shared: Sequence[int], own: Sequence[int], mini_batch: int, ranks: int
+) -> list[list[int]]:
+    """Returns the places of the samples that each rank computes, in order, mini-batch after mini-batch.
+
+    `prompts` tells samples of one prompt, `shared` and `own` are their tokens of the prompt and of the response. Each
+    rank gets as many samples of a mini-batch, and samples of one prompt stay together where there is room, so that
+    only one rank computes the prompt. `ranks` divides `mini_batch`, and that the number of samples.
+    """
+    parts: list[list[int]] = [[] for _ in range(ranks)]
+    for begin in range(0, len(prompts), mini_batch):
+        groups: dict[Hashable, list[int]] = {}
+        for place in range(begin, begin + mini_batch):
+            groups.setdefault(prompts[place], []).append(place)
+
+        def cost(places: Sequence[int]) -> int:
+            return shared[places[0]] + sum(own[place] for place in places)
+
+        room, load = [mini_batch // ranks] * ranks, [0] * ranks
+        taken: list[list[int]] = [[] for _ in range(ranks)]
+        for group in sorted(groups.values(), key=cost, reverse=True):
+            while group:
+                most = min(len(group), max(room))  # the whole group, unless no rank has room for it
+                rank = min((rank for rank in range(ranks) if room[rank] >= most), key=load.__getitem__)
+                here, group = group[:most], group[most:]
+                taken[rank] += here
+                room[rank], load[rank] = room[rank] - most, load[rank] + cost(here)
+        for part, places in zip(parts, taken, strict=True):
+            part += sorted(places)
     return parts

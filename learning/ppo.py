@@ -15,9 +15,11 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.logging_utils import configure_verl_logging
+from verl.utils.seqlen_balancing import log_seqlen_unbalance
 
 from common import run_config
 from common.files import append_whole
+from learning.packing import over_ranks
 from learning.samples import RunStopped, settle
 from learning.stopping import reason_to_stop
 
@@ -117,6 +119,29 @@ class Trainer(PPOTrainerSync):
             self._save_checkpoint()
             raise RunStopped(f"step {self.global_steps}: {reason}")
         super().on_step_end()
+
+    def _balance_batch(
+        self, batch: KVBatchMeta, metrics: dict[str, Any], logging_prefix: str = "global_seqlen", **terms: Any
+    ) -> KVBatchMeta:
+        """Divides the samples over the GPUs so that those of a question, which share its prompt, stay together.
+
+        verl divides them by length alone, and every GPU then computes nearly every prompt.
+        """
+        given = {key: place for place, key in enumerate(batch.keys)}
+        batch = super()._balance_batch(batch, metrics, logging_prefix, **terms)
+        # Back to the order from before, with what verl filled it up with at the end.
+        batch.reorder(sorted(range(len(batch)), key=lambda place: given.get(batch.keys[place], len(given))))
+        trained = self.config.actor_rollout_ref
+        parts = over_ranks(
+            [key.split("_")[0] for key in batch.keys],
+            [tag["prompt_len"] for tag in batch.tags],
+            [tag["response_len"] for tag in batch.tags],
+            mini_batch=trained.actor.ppo_mini_batch_size * trained.rollout.n,
+            ranks=max(self.actor_rollout_wg._dispatch_info["actor"]) + 1,
+        )
+        metrics.update(log_seqlen_unbalance([tag["seq_len"] for tag in batch.tags], parts, logging_prefix))
+        batch.reorder([place for part in parts for place in part])
+        return batch
 
     @property
     def _folder(self) -> Path:

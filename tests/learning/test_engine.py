@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -110,10 +110,11 @@ def write_weights(folder: Path, kind: str) -> Path:
     return folder
 
 
-def write_adapter(folder: Path, base: Path) -> Path:
+def write_adapter(folder: Path, base: Path, **changes: Any) -> Path:
     torch.manual_seed(1)
-    terms = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    get_peft_model(AutoModelForCausalLM.from_pretrained(base), terms).save_pretrained(folder)
+    terms = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "init_lora_weights": False, **changes}
+    config = LoraConfig(task_type="CAUSAL_LM", **terms)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(folder)
     return folder
 
 
@@ -300,6 +301,73 @@ def test_steps_of_ppo_fit_the_critic_and_make_rewarded_episodes_likelier(tmp_pat
     assert risen[worth == 1].mean() > risen[worth == 0].mean()
 
 
+def served(made: Any) -> dict[str, torch.Tensor]:
+    """Returns copies of what the rollouts' engine gets."""
+    made.model_config.lora["merge"] = True
+    weights, adapter = made.get_per_tensor_param()
+    assert adapter is None
+    return {name: weight.clone() for name, weight in weights}
+
+
+def whole(made: Any) -> dict[str, torch.Tensor]:
+    return {name: weight.full_tensor().clone() for name, weight in made.module.state_dict().items()}
+
+
+def check_served(made: Any, base: Path, adapter: Path) -> None:
+    """Compares what the rollouts' engine gets with the merged model, and with what verl gives, bit by bit."""
+    before = whole(made)
+    found = served(made)
+    after = whole(made)
+    assert all(torch.equal(weight, before[name]) for name, weight in after.items())
+    merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).merge_and_unload()
+    expected = {name: weight.bfloat16() for name, weight in merged.state_dict().items()}
+    verls = dict(FSDPEngineWithLMHead._merged_lora_per_tensor_param(made))
+    assert found.keys() == expected.keys() == verls.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight)
+        assert torch.equal(found[name], verls[name])
+    plain = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    assert not torch.equal(found["model.layers.0.mlp.up_proj.weight"], plain["model.layers.0.mlp.up_proj.weight"])
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_rollouts_get_the_weights_with_the_adapter_added(tmp_path: Path, kind: str) -> None:
+    base = write_weights(tmp_path / "base", kind)
+    adapter = write_adapter(tmp_path / "adapter", base)
+    check_served(engine(base, "language_model", adapter), base, adapter)
+
+
+def serve_one_half(rank: int, folder: Path) -> None:
+    with on_cpu(folder / "store", rank, 2):
+        base, adapter = folder / "base", folder / "adapter"
+        check_served(engine(base, "language_model", adapter), base, adapter)
+
+
+def test_rollouts_get_them_from_two_ranks(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "adapter", write_weights(tmp_path / "base", "llama"))
+    on_two_ranks(serve_one_half, tmp_path)
+
+
+def test_rollouts_get_an_adapter_of_another_kind_as_verl_merges_it(tmp_path: Path) -> None:
+    base = write_weights(tmp_path / "base", "qwen2")
+    adapter = write_adapter(tmp_path / "adapter", base, target_modules=["q_proj", "k_proj"], lora_bias=True)
+    check_served(engine(base, "language_model", adapter), base, adapter)
+
+
+def test_weights_for_rollouts_are_not_merged_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = write_weights(tmp_path / "base", "qwen3")
+    made = engine(base, "language_model", write_adapter(tmp_path / "adapter", base))
+    monkeypatch.setattr("verl.workers.engine.fsdp.transformer_impl.merged_lora_context", None)
+    assert "model.embed_tokens.weight" in served(made)
+
+
+def on_two_ranks(task: Callable[[int, Path], None], folder: Path) -> None:
+    ranks = multiprocessing.spawn(task, (folder,), nprocs=2, join=False)
+    ended = time.monotonic() + 400
+    while not ranks.join(timeout=ended - time.monotonic()):
+        assert time.monotonic() < ended
+
+
 def learn_one_half(rank: int, folder: Path) -> None:
     """Learns from three of six samples, as one of two ranks; the first writes the gradients, which are of all six."""
     with on_cpu(folder / "store", rank, 2):
@@ -325,10 +393,7 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path: Path) -> None:
             tu.index_select_tensor_dict(data(), list(range(6))), partial(ppo_loss, config=ACTOR)
         )
         alone = gradients(ours.module)
-    ranks = multiprocessing.spawn(learn_one_half, (tmp_path,), nprocs=2, join=False)
-    ended = time.monotonic() + 400
-    while not ranks.join(timeout=ended - time.monotonic()):
-        assert time.monotonic() < ended
+    on_two_ranks(learn_one_half, tmp_path)
     both = torch.load(tmp_path / "gradients.pt")
     assert both.keys() == alone.keys()
     for name, grad in alone.items():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 pytest.importorskip("torch")
 
 import torch
 
-from learning.packing import Sample, divided, micro_batches, pack, samples_of
+from learning.packing import Sample, divided, micro_batches, over_ranks, pack, samples_of
 
 
 def sample(prompt: int, prompt_tokens: int, response: int) -> Sample:
@@ -41,3 +43,38 @@ def test_micro_batches_can_be_made_as_many_as_another_rank_has() -> None:
     assert divided([[0, 1, 2], [3]], 3) == [[0], [1, 2], [3]]
     assert divided([[0, 1, 2], [3]], 4) == [[0], [1], [2], [3]]
     assert divided([[0, 1, 2], [3]], 2) == [[0, 1, 2], [3]]
+
+
+def test_samples_of_a_prompt_go_to_one_rank() -> None:
+    prompts = ["a", "b", "c", "d"] * 2
+    own = [9, 1, 1, 9, 9, 1, 1, 9]
+    assert over_ranks(prompts, [5] * 8, own, mini_batch=8, ranks=2) == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert over_ranks(prompts, [5] * 8, own, mini_batch=8, ranks=1) == [list(range(8))]
+
+
+def test_a_prompt_is_in_two_ranks_only_if_neither_has_room() -> None:
+    assert over_ranks("aaabbb", [5] * 6, [1] * 6, mini_batch=6, ranks=2) == [[0, 1, 2], [3, 4, 5]]
+    assert over_ranks("aaaabb", [5] * 6, [1] * 6, mini_batch=6, ranks=2) == [[0, 1, 2], [3, 4, 5]]
+    assert over_ranks("aabbcc", [5] * 6, [1] * 6, mini_batch=6, ranks=2) == [[0, 1, 4], [2, 3, 5]]
+
+
+def test_each_rank_has_as_many_samples_of_each_mini_batch() -> None:
+    dice = random.Random(0)
+    for _ in range(50):
+        ranks, size = dice.choice([1, 2, 3, 4]), dice.choice([12, 24])
+        prompts = sorted(dice.randrange(9) for _ in range(3 * size))
+        own = [dice.randint(1, 900) for _ in prompts]
+        parts = over_ranks(prompts, [1000] * len(prompts), own, size, ranks)
+        each = size // ranks
+        for mini in range(3):
+            places = [place for part in parts for place in part[mini * each : (mini + 1) * each]]
+            assert sorted(places) == list(range(mini * size, (mini + 1) * size))
+
+
+def test_many_groups_are_balanced() -> None:
+    dice = random.Random(1)
+    prompts = [number // 8 for number in range(128)]
+    own = [dice.randint(200, 1500) for _ in prompts]
+    for ranks in (2, 4):
+        loads = [sum(own[place] for place in part) for part in over_ranks(prompts, [900] * 128, own, 128, ranks)]
+        assert max(loads) < 1.05 * sum(loads) / ranks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("verl")
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 from verl.trainer.ppo.utils import create_rl_dataset, need_critic, need_reference_policy
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
@@ -25,7 +27,7 @@ from common import run_config
 from common.run_config import ConfigProblem
 from learning import data, train
 from learning.episodes import example_of
-from learning.ppo import MetricsFile
+from learning.ppo import MetricsFile, Trainer
 from learning.rollout import NAME
 from learning.samples import CHOICE, DROPPED, settle
 from search_agent.world import World
@@ -176,3 +178,30 @@ def test_a_dropped_sample_does_not_move_its_groups_baseline() -> None:
     kept = settle(groups, fields, 4, 2, 0.5, 1).kept
     left = [fields[place]["reward_extra_info"]["reward"] for place in kept]
     assert advantages(left) == advantages([1.0, 0.0, 1.0])
+
+
+def balanced(questions: list[str], lengths: list[int], ranks: int) -> tuple[list[str], dict[str, Any]]:
+    """Returns the keys of samples as the trainer orders them for so many GPUs, mini-batches of two questions by two."""
+    trainer = Trainer.__new__(Trainer)
+    terms = {"actor": {"ppo_mini_batch_size": 2}, "rollout": {"n": 2}}
+    trainer.config = OmegaConf.create({"actor_rollout_ref": terms, "trainer": {"critic_warmup": 0}})
+    trainer.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": list(range(ranks))})
+    trainer.use_critic, trainer.global_steps = False, 1
+    trainer.tokenizer = SimpleNamespace(eos_token_id=0)
+    keys = [f"{question}_{number}_0" for number, question in enumerate(questions)]
+    tags = [{"prompt_len": 9, "response_len": length, "seq_len": 9 + length} for length in lengths]
+    metrics: dict[str, Any] = {}
+    return trainer._balance_batch(KVBatchMeta(partition_id="train", keys=keys, tags=tags), metrics).keys, metrics
+
+
+def test_samples_of_a_question_stay_on_one_gpu() -> None:
+    questions, lengths = ["a", "a", "b", "b", "c", "c", "d", "d"], [1, 9, 2, 9, 3, 3, 1, 1]
+    keys, metrics = balanced(questions, lengths, ranks=2)
+    halves = [[key[0] for key in keys[:4]], [key[0] for key in keys[4:]]]
+    assert halves == [["b", "b", "c", "c"], ["a", "a", "d", "d"]]  # b and a make up the first mini-batch
+    assert (metrics["global_seqlen/balanced_min"], metrics["global_seqlen/balanced_max"]) == (48, 53)
+
+
+def test_one_gpu_gets_the_samples_as_they_come() -> None:
+    questions, lengths = ["b", "b", "a", "a"], [5, 1, 3, 2]
+    assert balanced(questions, lengths, ranks=1)[0] == ["b_0_0", "b_1_0", "a_2_0", "a_3_0"]
