@@ -26,7 +26,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngine, FSDPEngineWith
 from verl.workers.engine.utils import postprocess_batch_func
 
 from learning.attention import CAUSAL
-from learning.packing import Packed, Sample, divided, micro_batches, pack, samples_of
+from learning.packing import Packed, Sample, even_micro_batches, micro_batches, pack, samples_of
 
 _KNOWN = ("llama", "qwen2", "qwen3")  # pass what they are given on to their attention, which has no window
 
@@ -93,12 +93,11 @@ class SharedPrompts(FSDPEngine):
         group, device = self.get_data_parallel_group(), get_device_name()
         learned = data["loss_mask"].sum().to(device)
         distributed.all_reduce(learned, group=group)
-        places = micro_batches(
-            _samples(data), tu.get_non_tensor_data(data=data, key="max_token_len_per_gpu", default=None)
-        )
-        count = torch.tensor(len(places), device=device)  # every rank does as many: FSDP gathers in each
+        samples, limit = _samples(data), tu.get_non_tensor_data(data=data, key="max_token_len_per_gpu", default=None)
+        count = torch.tensor(len(micro_batches(samples, limit)), device=device)
+        # every rank does as many: FSDP gathers in each
         distributed.all_reduce(count, op=distributed.ReduceOp.MAX, group=group)
-        places = divided(places, int(count))
+        places = even_micro_batches(samples, limit, int(count))
         tu.assign_non_tensor(data, batch_num_tokens=learned.item(), dp_size=self.get_data_parallel_size(), sp_size=1)
         keep = forward_only or tu.get_non_tensor_data(data=data, key="return_model_output", default=False)
         outputs = []

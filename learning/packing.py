@@ -106,9 +106,17 @@ def micro_batches(samples: Sequence[Sample], limit: int) -> list[list[int]]:
     return batches
 
 
-def divided(batches: Sequence[list[int]], count: int) -> list[list[int]]:
-    """Returns the micro-batches in `count` parts, of which none is empty. There are at least as many samples."""
-    parts = list(batches)
+def even_micro_batches(samples: Sequence[Sample], limit: int, count: int) -> list[list[int]]:
+    """Returns `count` micro-batches as even as the samples allow, within `limit` as `micro_batches` keeps it.
+
+    The ranks compute theirs at the same time and wait for the largest. `count` is at least as many as
+    `micro_batches` makes, and at most as many as there are samples.
+    """
+    low, high = 1, limit
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(micro_batches(samples, middle)) <= count else (middle + 1, high)
+    parts = micro_batches(samples, high)
     while len(parts) < count:
         largest = max(range(len(parts)), key=lambda place: len(parts[place]))
         part = parts[largest]

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from learning.packing import Sample, divided, micro_batches, over_ranks, pack, samples_of
+from learning.packing import Sample, even_micro_batches, micro_batches, over_ranks, pack, samples_of
 
 
 def sample(prompt: int, prompt_tokens: int, response: int) -> Sample:
@@ -40,9 +40,27 @@ def test_samples_of_a_prompt_are_in_one_micro_batch_if_they_fit() -> None:
 
 
 def test_micro_batches_can_be_made_as_many_as_another_rank_has() -> None:
-    assert divided([[0, 1, 2], [3]], 3) == [[0], [1, 2], [3]]
-    assert divided([[0, 1, 2], [3]], 4) == [[0], [1], [2], [3]]
-    assert divided([[0, 1, 2], [3]], 2) == [[0, 1, 2], [3]]
+    samples = [sample(0, 11, 5), sample(0, 11, 5), sample(0, 11, 5), sample(1, 4, 5)]
+    assert even_micro_batches(samples, 100, 1) == [[0, 1, 2, 3]]
+    assert even_micro_batches(samples, 100, 2) == [[0, 1], [2, 3]]  # 20 and 23 tokens, and not 33 and 8
+    assert even_micro_batches(samples, 100, 3) == [[0, 1], [2], [3]]
+    assert even_micro_batches(samples, 100, 4) == [[0], [1], [2], [3]]
+
+
+def test_micro_batches_are_even_and_within_the_limit() -> None:
+    dice = random.Random(2)
+    for _ in range(30):
+        samples = [sample(number // 8, 900, dice.randint(100, 1500)) for number in range(32)]
+        least = len(micro_batches(samples, 8000))
+        for count in (least, least + 1, least + 3):
+            parts = even_micro_batches(samples, 8000, count)
+            assert sorted(place for part in parts for place in part) == list(range(32))
+            assert len(parts) == count
+            sizes = [
+                899 * len({samples[place].prompt for place in part}) + sum(samples[place].own_tokens for place in part)
+                for part in parts
+            ]
+            assert max(sizes) <= min(8000, sum(sizes) / count + 1.5 * (1500 + 899))
 
 
 def test_samples_of_a_prompt_go_to_one_rank() -> None:
