@@ -171,7 +171,7 @@ class Actor(SharedPrompts, FSDPEngineWithLMHead):
             if isinstance(layer, LoraLayer)
         }
         on_gpu = fsdp_version(self.module) == 2 and not self._uses_fsdp2_cpu_offload_policy
-        if not on_gpu or not all(map(_adds, adapted.values())):
+        if not on_gpu or not all(map(_changes_weight, adapted.values())):
             yield from super()._merged_lora_per_tensor_param()
             return
         try:
@@ -182,7 +182,11 @@ class Actor(SharedPrompts, FSDPEngineWithLMHead):
                     continue
                 if layer := adapted.get(name):
                     for adapter in layer.active_adapters:
-                        weight = weight + layer.get_delta_weight(adapter)
+                        variant = layer.lora_variant.get(adapter)  # DoRA and others, which verl merges wrongly
+                        if variant:
+                            weight = variant.merge_safe(layer, adapter, weight)
+                        else:
+                            weight = weight + layer.get_delta_weight(adapter)
                 yield name, weight.to(torch.bfloat16).full_tensor()
         finally:
             if self._is_offload_param:
@@ -193,9 +197,9 @@ class Actor(SharedPrompts, FSDPEngineWithLMHead):
         return convert_weight_keys(normalize_peft_param_name(dict(found)), self.module)
 
 
-def _adds(layer: LoraLayer) -> bool:
-    """Returns whether the layer's adapter adds a product of two matrices to the weight and does nothing else."""
-    return isinstance(layer, Linear) and not layer.lora_variant and not any(layer.lora_bias.values())
+def _changes_weight(layer: LoraLayer) -> bool:
+    """Returns whether the layer's adapter changes its weight and nothing else."""
+    return isinstance(layer, Linear) and not any(layer.lora_bias.values())
 
 
 @EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], vendor="nvidia")
