@@ -13,7 +13,7 @@ from typing import Any
 
 from common import rag_store, stored
 from common.corpus import read_corpus
-from common.files import write_whole
+from common.files import draft_of, write_whole
 from common.journal import Journal
 from common.pool import each
 from common.run_config import ConfigProblem, RunConfig, TeacherConfig
@@ -314,9 +314,8 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     from pyarrow import parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), draft)
-    draft.replace(path)
+    with draft_of(path) as draft:
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), draft)
 
 
 def rows(path: Path) -> int:

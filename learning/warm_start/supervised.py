@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 
 from common import model_card, stored
 from common.control_tokens import ChatTokenizer
-from common.files import share
+from common.files import draft_of, share
 from learning.adapters import adapted
 from learning.warm_start.settings import Settings
 from search_agent.types import UNTAUGHT, Author, Message, ModelCard, Span
@@ -199,10 +198,9 @@ def train(
             if step + 1 in stops:
                 write(out / f"step-{step + 1}", step + 1)
             if (step + 1) % settings.save_steps == 0:
-                draft = checkpoint.with_suffix(".draft")
                 adapter = get_peft_model_state_dict(model)
-                torch.save({"step": step + 1, "adapter": adapter, "optimizer": optimizer.state_dict()}, draft)
-                losses.flush()
-                os.replace(draft, checkpoint)
+                with draft_of(checkpoint) as draft:
+                    torch.save({"step": step + 1, "adapter": adapter, "optimizer": optimizer.state_dict()}, draft)
+                    losses.flush()
     write(out, len(steps))
     checkpoint.unlink(missing_ok=True)

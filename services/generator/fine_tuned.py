@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import mmap
-import os
 import struct
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from common import model_card
+from common.files import draft_of
 from search_agent.types import UNTAUGHT
 from services.generator import gguf_header, quick_weights
 from services.generator.lora import TYPES, Architecture, architecture_of, decoded, interleaved
@@ -54,15 +54,10 @@ def to_gguf(model: Path, like: Path, out: Path) -> Path:
     architecture = architecture_of(like)
     stored = _by_gguf_name(model, like, architecture)
     changes = {name: partial(_trained, each, name, architecture) for name, each in stored.items()}
-    draft = out.with_suffix(".draft")
-    try:
+    with draft_of(out) as draft:
         quick_weights.write(like, draft, changes)
         if (card := model_card.read(model)) != UNTAUGHT:
             model_card.write(out.parent, card)
-        os.replace(draft, out)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
     return out
 
 

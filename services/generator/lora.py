@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import gguf
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from common.files import draft_of
 from services.generator import gguf_header
 
 _LAYER = re.compile(r"layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight$")
@@ -109,8 +109,7 @@ def to_gguf(adapter: Path, architecture: Architecture, out: Path) -> Path:
     file = adapter / "adapter_model.safetensors"
     tensors = _tensors(file)
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_suffix(".draft")
-    writer = gguf.GGUFWriter(draft, architecture.name)
+    writer = gguf.GGUFWriter(None, architecture.name)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
@@ -129,11 +128,11 @@ def to_gguf(adapter: Path, architecture: Architecture, out: Path) -> Path:
             if architecture.name == "llama":
                 weight = interleaved(weight, count)
         writer.add_tensor(f"blk.{layer}.{_NAMES[part]}.weight.lora_{side.lower()}", weight.astype(np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    os.replace(draft, out)
+    with draft_of(out) as draft:
+        writer.write_header_to_file(draft)
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
     return out
 
 
