@@ -323,10 +323,15 @@ gpus)
         local IFS=,
         echo "${cards[*]:0:$1}"
     }
+    missing=()
+    lacks() { # lacks PART: it was not measured; the others are
+        missing+=("$1")
+        said "$1 was not measured"
+    }
     measured() { # measured PART COUNT MODULE FLAGS…: logs/gpus-PART-COUNT.json; parts that run side by side take turns
         local name=$phase-$1-$2
         rm -f "$work/logs/$name.json"
-        flock "$work/logs/turn" "$python" -m "$3" --out "$work/logs/$name.json" "${@:4}" >"$work/logs/$name.log" 2>&1 || said "$1 on $2 was not measured"
+        flock "$work/logs/turn" "$python" -m "$3" --out "$work/logs/$name.json" "${@:4}" >"$work/logs/$name.log" 2>&1 || lacks "$1 on $2"
         said "$1 on $2: $(tail -n 1 "$work/logs/$name.log")"
     }
     asked() { # asked PART COUNT SKIP EACH SEARCHERS GENERATORS: for each GPU a retriever and EACH questions, 256 at once
@@ -430,6 +435,7 @@ gpus)
             timeout -k 10 "${LONGEST:-600}" "$python" -m learning.train "$work/$name"
         wait "${pid_of[$1-$2]}" || said "$1 on $2 stopped"
         end "$1-$2"
+        [[ -s $work/$name/metrics.jsonl ]] || { lacks "$1 on $2" && return; }
         said "$1 on $2: $(tail -n 1 "$work/$name/metrics.jsonl" | cut -c1-200)"
     }
     paper() { # s3's published setting in shape: PPO with a critic, 120 questions a step, all weights of a 7B searcher
@@ -442,7 +448,7 @@ gpus)
             apart=0 more=(verl.{actor_rollout_ref.actor.fsdp_config,critic.fsdp}.param_offload=false)
         fi
         for try in 2 3 5 6; do if ((try + apart <= ${#cards[@]})); then count=$try; fi; done
-        ((count)) || { said "paper needs three GPUs, or two of 120 GiB" && return; }
+        ((count)) || { lacks "paper, which needs three GPUs or two of 120 GiB," && return; }
         shape 14b
         start_engine 14b $((engines + 60)) "$(vllm_arguments 10000000000 '"load_format": "dummy"')" \
             CUDA_VISIBLE_DEVICES="${cards[count + apart - 1]}" GENERATOR_MODEL="$work/14b" GENERATOR_ADAPTER_RANK=0
@@ -493,6 +499,7 @@ P
         esac
     done
     "$python" -m bench.gpus "$work" --out "$work/gpus.json"
+    ((${#missing[@]} == 0)) || exit 1
     ;;
 cost)
     RETRIEVER_GPUS=1 start_retriever

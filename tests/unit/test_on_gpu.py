@@ -28,6 +28,9 @@ bench.dummy_model) ;;
 *) exec "$REAL" "$@" ;;
 esac
 """
+NVIDIA_SMI = """#!/bin/bash
+[[ $* = *memory* ]] && echo 81559 || echo 'GPU 0: Fake (x)'
+"""
 MPS = """#!/bin/bash
 control=$CUDA_MPS_PIPE_DIRECTORY/control
 if [[ ${1-} = -d ]]; then [[ ! -e $control ]] && touch "$control"; else rm "$control"; fi
@@ -37,7 +40,7 @@ if [[ ${1-} = -d ]]; then [[ ! -e $control ]] && touch "$control"; else rm "$con
 @pytest.fixture
 def bare(tmp_path: Path) -> dict[str, str]:
     """Writes the programs; returns an environment that finds them."""
-    programs = {"python": PYTHON, "nvidia-cuda-mps-control": MPS, "nvidia-smi": "#!/bin/bash\necho 'GPU 0: Fake (x)'\n"}
+    programs = {"python": PYTHON, "nvidia-cuda-mps-control": MPS, "nvidia-smi": NVIDIA_SMI}
     for name, text in programs.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -45,9 +48,13 @@ def bare(tmp_path: Path) -> dict[str, str]:
     return os.environ | found | {"PORTS": str(free_port() - 50_100)}
 
 
-def agents(work: Path, environment: dict[str, str], **fails: str) -> subprocess.CompletedProcess[str]:
-    command = [str(ROOT / "bench/on_gpu.sh"), str(work), "agents"]
+def on_gpu(work: Path, phase: list[str], environment: dict[str, str], **fails: str) -> subprocess.CompletedProcess[str]:
+    command = [str(ROOT / "bench/on_gpu.sh"), str(work), *phase]
     return subprocess.run(command, env=environment | fails, capture_output=True, text=True, timeout=60)
+
+
+def agents(work: Path, environment: dict[str, str], **fails: str) -> subprocess.CompletedProcess[str]:
+    return on_gpu(work, ["agents"], environment, **fails)
 
 
 def test_agents_are_measured_again_after_a_run_that_failed(tmp_path: Path, bare: dict[str, str]) -> None:
@@ -69,3 +76,17 @@ def test_agents_are_measured_again_after_a_run_that_failed(tmp_path: Path, bare:
     assert found["adapters"] == found["seven"] == {"questions_per_s": 1}
     assert found["merged"] is None
     assert not (work / "mps/control").exists()
+
+
+def test_parts_that_were_not_measured_are_named_and_the_others_recorded(tmp_path: Path, bare: dict[str, str]) -> None:
+    done = on_gpu(tmp_path / "work", ["gpus", "tensor-parallel"], bare, FAILS_TO_PLAY="tensor-parallel-alone")
+    assert done.returncode == 1
+    assert "tensor-parallel-alone on 1 was not measured" in done.stdout
+    found = json.loads((tmp_path / "work/gpus.json").read_text())
+    assert found["tensor-parallel"]["1"]["questions_per_s"] == 1
+    assert found["tensor-parallel-alone"] is None
+
+    done = on_gpu(tmp_path / "work", ["gpus", "paper"], bare)
+    assert done.returncode == 1
+    assert "paper, which needs three GPUs or two of 120 GiB, was not measured" in done.stdout
+    assert on_gpu(tmp_path / "work", ["gpus", "engines"], bare).returncode == 0
