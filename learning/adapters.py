@@ -26,6 +26,8 @@ def adapted(base: Any, adapter: str | os.PathLike[str], trainable: bool = False)
     known = get_peft_model_state_dict(model).keys()
     if unused := saved.keys() - known:
         raise ValueError(f"{adapter} does not fit the model, which has no {min(unused)}")
+    if broken := sorted(name for name, weight in saved.items() if not weight.isfinite().all()):
+        raise ValueError(f"{adapter} is damaged: {broken[0]} has values that are not finite")
     if missing := {name for name in known - saved.keys() if "lora_" in name}:
         raise ValueError(f"{adapter} is incomplete: it has no {min(missing)}")
     return model

@@ -103,6 +103,7 @@ def test_an_adapter_of_another_base_is_told(folder: Path, capsys: pytest.Capture
         ({"adapter": "head"}, "changes the embedding or the head"),
         ({"adapter": "torn"}, "ADAPTER: cannot be merged"),
         ({"adapter": "half"}, "half is incomplete: it has no base_model."),
+        ({"adapter": "nan"}, "nan is damaged: base_model."),
         ({"adapter": "bare"}, "bare has no adapter_model.*"),
         ({"adapter": "odd"}, "ADAPTER: cannot be merged"),
         ({"adapter": "prompts"}, "ADAPTER: cannot be merged"),
@@ -129,6 +130,7 @@ def test_what_cannot_be_merged(
         ("odd", "adapter", "adapter_config.json", {"r": "4"}),
         ("prompts", "adapter", "adapter_config.json", {"peft_type": "PROMPT_TUNING"}),
         ("half", "adapter", "adapter_config.json", {}),
+        ("nan", "adapter", "adapter_config.json", {}),
         ("bare", "adapter", "adapter_config.json", {}),
         ("odd-base", "base", "config.json", {"num_hidden_layers": "2"}),
         ("sampling", "base", "generation_config.json", {"do_sample": False, "temperature": 0.5}),
@@ -138,6 +140,8 @@ def test_what_cannot_be_merged(
         there.write_text(json.dumps(json.loads(there.read_text()) | values))
     weights = load_file(folder / "half/adapter_model.safetensors")
     save_file({name: weights[name] for name in sorted(weights)[1:]}, folder / "half/adapter_model.safetensors")
+    weights[sorted(weights)[0]][0, 0] = float("nan")
+    save_file(weights, folder / "nan/adapter_model.safetensors")
     (folder / "bare/adapter_model.safetensors").unlink()
     before = sorted(folder.rglob("*"))
     assert merge(folder, **arguments) == 1
