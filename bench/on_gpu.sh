@@ -9,8 +9,9 @@
 #   bench/on_gpu.sh WORK gpus [PART…]         compares 1, 2, 4 and 8 GPUs, as many as there are: engines of SmolLM2,
 #                                             tensor-parallel (a 7B shape), vectors (21 million), training by FSDP2; and
 #                                             serves a 7B and a 14B shape in the layout of deploy/gpu-2.env. By name
-#                                             only: copies, engines behind one address; training-7b, LoRA on a 7B shape;
-#                                             paper, two steps of s3's published setting in these shapes
+#                                             only: copies, engines in one service; training-graphs, rollouts as CUDA
+#                                             graphs; training-7b, LoRA on a 7B shape; paper, two steps of s3's
+#                                             published setting in these shapes
 #   bench/on_gpu.sh WORK cost [FLAGS…]        plays 1,024 questions by each method with the demo's adapters, 256 at once
 #   bench/on_gpu.sh WORK evaluate             asks 500 dev questions by every method, with an untrained searcher
 #   bench/on_gpu.sh WORK head-room            measures how much the reader gains from the right passage

@@ -87,9 +87,15 @@ searcher() { # a 7B shape that searches as the demo's searcher does, so that epi
     [[ -d $work/7b-searcher ]] || "$python" -m bench.dummy_model "$work/7b-searcher" --like "$base" --adapter "$work/warm" \
         >"$work/logs/$phase-7b-searcher.log" 2>&1
 }
+from_the_demo=(base_model="$base" adapter="$work/warm" data.limit=384 verl.data.train_batch_size=64
+    verl.actor_rollout_ref.actor.ppo_mini_batch_size=32)
 training() { # 1,024 episodes a step from the demo's searcher
-    reinforced training base_model="$base" adapter="$work/warm" data.limit=384 verl.data.train_batch_size=64 \
-        verl.actor_rollout_ref.actor.ppo_mini_batch_size=32
+    reinforced training "${from_the_demo[@]}"
+}
+training-graphs() { # the same, but every step of the rollouts is a CUDA graph, as services/generator/vllm_model.py does it
+    VLLM_USE_BREAKABLE_CUDAGRAPH=1 reinforced training-graphs "${from_the_demo[@]}" $rollout.max_num_batched_tokens=4096 \
+        verl.+actor_rollout_ref.rollout.engine_kwargs.vllm.compilation_config="'{\"mode\": 0, \"cudagraph_mode\": \"FULL_AND_PIECEWISE\"}'" \
+        $rollout.cudagraph_capture_sizes="$("$python" -c 'from services.generator.vllm_model import graphs; print(graphs(4096)["compilation_config"]["cudagraph_capture_sizes"])')"
 }
 training-7b() { # 256 episodes a step
     searcher
@@ -177,7 +183,7 @@ parts=("${@:3}")
 ((${#parts[@]})) || parts=(engines tensor-parallel vectors training layout)
 for part in "${parts[@]}"; do
     case $part in
-    engines | copies | tensor-parallel | vectors | training | training-7b | layout | paper) "$part" ;;
+    engines | copies | tensor-parallel | vectors | training | training-graphs | training-7b | layout | paper) "$part" ;;
     *)
         said "there is no part $part"
         exit 2
