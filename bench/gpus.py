@@ -90,7 +90,8 @@ PARTS: dict[str, tuple[Callable[[Mapping[str, Any]], Figures], str]] = {  # how 
     "vectors": (_vectors, "queries_per_s"),
     "layout": (dict, "questions_per_s"),
 }
-RUNS = {"training": 2, "training-graphs": 2, "training-7b": 2, "paper": 1}  # first steps, which compile kernels and do not count
+# First steps, which compile kernels and do not count.
+RUNS = {"training": 2, "training-graphs": 2, "training-7b": 2, "paper": 1}
 RATES = {part: rate for part, (_, rate) in PARTS.items()} | dict.fromkeys(RUNS, "trajectories_per_h")
 
 
