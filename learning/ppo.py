@@ -132,11 +132,13 @@ class Trainer(PPOTrainerSync):
         # Back to the order from before, with what verl filled it up with at the end.
         batch.reorder(sorted(range(len(batch)), key=lambda place: given.get(batch.keys[place], len(given))))
         trained = self.config.actor_rollout_ref
+        mini_batch = trained.actor.ppo_mini_batch_size * trained.rollout.n
         parts = over_ranks(
             [key.split("_")[0] for key in batch.keys],
             [tag["prompt_len"] for tag in batch.tags],
             [tag["response_len"] for tag in batch.tags],
-            mini_batch=trained.actor.ppo_mini_batch_size * trained.rollout.n,
+            # while only the critic learns, verl does not fill the batch up to the actor's mini-batches
+            mini_batch=len(batch) if len(batch) % mini_batch else mini_batch,
             ranks=max(self.actor_rollout_wg._dispatch_info["actor"]) + 1,
         )
         metrics.update(log_seqlen_unbalance([tag["seq_len"] for tag in batch.tags], parts, logging_prefix))

@@ -180,11 +180,13 @@ def test_a_dropped_sample_does_not_move_its_groups_baseline() -> None:
     assert advantages(left) == advantages([1.0, 0.0, 1.0])
 
 
-def balanced(questions: list[str], lengths: list[int], ranks: int) -> tuple[list[str], dict[str, Any]]:
+def balanced(
+    questions: list[str], lengths: list[int], ranks: int, critic_warmup: int = 0
+) -> tuple[list[str], dict[str, Any]]:
     """Returns the keys of samples as the trainer orders them for so many GPUs, mini-batches of two questions by two."""
     trainer = Trainer.__new__(Trainer)
     terms = {"actor": {"ppo_mini_batch_size": 2}, "rollout": {"n": 2}}
-    trainer.config = OmegaConf.create({"actor_rollout_ref": terms, "trainer": {"critic_warmup": 0}})
+    trainer.config = OmegaConf.create({"actor_rollout_ref": terms, "trainer": {"critic_warmup": critic_warmup}})
     trainer.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": list(range(ranks))})
     trainer.use_critic, trainer.global_steps = False, 1
     trainer.tokenizer = SimpleNamespace(eos_token_id=0)
@@ -200,6 +202,13 @@ def test_samples_of_a_question_stay_on_one_gpu() -> None:
     halves = [[key[0] for key in keys[:4]], [key[0] for key in keys[4:]]]
     assert halves == [["b", "b", "c", "c"], ["a", "a", "d", "d"]]  # b and a make up the first mini-batch
     assert (metrics["global_seqlen/balanced_min"], metrics["global_seqlen/balanced_max"]) == (48, 53)
+
+
+def test_while_only_the_critic_learns_the_batch_is_one_mini_batch() -> None:
+    questions, lengths = ["a", "a", "b", "b", "c", "c"], [1, 9, 2, 9, 3, 3]
+    keys, _ = balanced(questions, lengths, ranks=2, critic_warmup=5)
+    assert sorted(keys) == ["a_0_0", "a_1_0", "b_2_0", "b_3_0", "c_4_0", "c_5_0"]
+    assert {"b_2_0", "b_3_0"} <= set(keys[:3])
 
 
 def test_one_gpu_gets_the_samples_as_they_come() -> None:
