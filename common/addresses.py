@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _PORTS = range(20_000, 32_768)  # by default, connections get those from 32,768 on
+_GRPC_SCHEMES = ("dns:", "unix:", "ipv4:", "ipv6:", "xds:")  # gRPC reads these itself
 _OUR_DOMAINS = (".localhost", ".local", ".internal", ".svc")
 
 
@@ -46,7 +47,7 @@ def split(address: str) -> tuple[str, int]:
 
 
 def model_at(target: str) -> tuple[str, str]:
-    """Returns the address in HOST:PORT/NAME and the name, which is empty for an address alone.
+    """Returns the address, or `several`, in HOST:PORT/NAME and the name, which is empty for an address alone.
 
     A name follows a port and has none itself, since gRPC's own addresses hold slashes too: dns:///HOST:PORT and
     dns://SERVER:PORT/HOST:PORT.
@@ -54,6 +55,16 @@ def model_at(target: str) -> tuple[str, str]:
     address, slash, name = target.rpartition("/")
     is_name = slash and ":" not in name and address.rpartition(":")[2].isdigit()
     return (address, name) if is_name else (target, "")
+
+
+def is_grpc(address: str) -> bool:
+    """Returns whether the address is in a scheme that gRPC reads itself."""
+    return address.startswith(_GRPC_SCHEMES)
+
+
+def several(address: str) -> list[str]:
+    """Returns the addresses of HOST:PORT,HOST:PORT. One in a scheme of gRPC's is one, whatever commas it has."""
+    return [address] if is_grpc(address) else [each.strip() for each in address.split(",")]
 
 
 def is_loopback(host: str) -> bool:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
-from typing import Any
+from contextlib import aclosing, suppress
+from copy import copy
+from typing import Any, Self
 
-from common.addresses import model_at
+from common.addresses import model_at, several
 from common.codecs import generator as models
 from common.codecs import retriever as retrieval
 from common.codecs import trainer as training
 from common.indexes import Change, Edit, NewIndex
 from common.link import Link
+from common.patience import Patience
 from common.pushed import Pushed
+from common.replicas import Choice
 from common.training import GateProgress, Promotion, Run, TrainingStep
 from contracts.v1 import retriever_pb2 as pb_retriever
 from contracts.v1 import trainer_pb2 as pb
@@ -21,7 +24,7 @@ from contracts.v1.generator_pb2 import LoadModelRequest, ModelInfoRequest
 from contracts.v1.generator_pb2_grpc import GeneratorStub
 from contracts.v1.retriever_pb2_grpc import RetrieverStub
 from contracts.v1.trainer_pb2_grpc import TrainerStub
-from search_agent.errors import BoundaryError, GeneratorError, RetrieverError, SearcherError, TrainerError
+from search_agent.errors import BoundaryError, Failure, GeneratorError, RetrieverError, SearcherError, TrainerError
 from search_agent.types import (
     Author,
     Completion,
@@ -123,43 +126,126 @@ async def _edits_requests(index: str, edits: AsyncIterable[Edit]) -> AsyncIterat
     yield retrieval.edits_request(index, some, last=True)
 
 
+class _Replica:
+    """A model as one generator service holds it; the empty name means the service's first model."""
+
+    def __init__(self, address: str, model: str, link: Link, watches: bool) -> None:
+        self.address, self.link, self.stub = address, link, GeneratorStub(link.channel)
+        self._model = model
+        self._served = Pushed(self._ask_info, self._watch_info) if watches else None
+
+    @property
+    def is_open(self) -> bool:
+        return self.link.is_open
+
+    async def info(self) -> ModelInfo:
+        return await (self._served.get() if self._served else self._ask_info())
+
+    async def _ask_info(self) -> ModelInfo:
+        return models.model_of(await self.link.once(self.stub.ModelInfo, ModelInfoRequest(model=self._model)))
+
+    async def _watch_info(self) -> AsyncGenerator[ModelInfo, None]:
+        request = ModelInfoRequest(model=self._model)
+        async with aclosing(self.link.watch(self.stub.WatchModel, request)) as responses:
+            async for response in responses:
+                yield models.model_of(response)
+
+    async def load(self, path: str, adapter: str) -> ModelInfo:
+        request = LoadModelRequest(path=path, adapter=adapter, model=self._model)
+        return models.model_of(await self.link.once(self.stub.LoadModel, request, _LOAD_TIMEOUT_S))
+
+    async def close(self) -> None:
+        if self._served:
+            await self._served.close()
+        await self.link.close()
+
+
 class _GrpcModel:
     """A client of one model of a generator service, for searcher and generator alike.
 
-    `target` is HOST:PORT/NAME; without a name it is the service's first model. A client that `watches` is sent the
-    served model and need not ask for it (`Pushed`).
+    `target` is HOST:PORT/NAME; without a name it is the service's first model. The calls for HOST:PORT,HOST:PORT/NAME
+    are distributed over these services, which hold the same model. A client that `watches` is sent the served model and
+    need not ask for it (`Pushed`).
     """
 
     def __init__(
         self, target: str, timeout_s: float, boundary: type[BoundaryError], patience_s: float, watches: bool
     ) -> None:
         address, self._model = model_at(target)
-        self._link = Link(address, timeout_s, boundary, self._model, patience_s)
-        self._stub = GeneratorStub(self._link.channel)
-        self._served = Pushed(self._ask_info, self._watch_info) if watches else None
+        addresses = several(address)
+        name = f"{boundary.boundary}/{self._model}" if self._model else boundary.boundary
+        names = [name] if len(addresses) == 1 else [f"{name}#{number}" for number in range(1, len(addresses) + 1)]
+        self._replicas = [
+            _Replica(address, self._model, Link(address, timeout_s, boundary, name), watches)
+            for address, name in zip(addresses, names, strict=True)
+        ]
+        self._boundary = boundary
+        self._patience = Patience(patience_s, boundary.boundary, target) if patience_s else None
+
+    @property
+    def replicas(self) -> list[Self]:
+        """Clients of one service each, in the order of `target`, over the links of this one."""
+        clients = [copy(self) for _ in self._replicas]
+        for client, replica in zip(clients, self._replicas, strict=True):
+            client._replicas = [replica]
+        return clients
 
     async def info(self) -> ModelInfo:
-        """Returns the model that is served, without patience."""
-        return await (self._served.get() if self._served else self._ask_info())
-
-    async def _ask_info(self) -> ModelInfo:
-        return models.model_of(await self._link.once(self._stub.ModelInfo, ModelInfoRequest(model=self._model)))
-
-    async def _watch_info(self) -> AsyncGenerator[ModelInfo, None]:
-        request = ModelInfoRequest(model=self._model)
-        async with aclosing(self._link.watch(self._stub.WatchModel, request)) as responses:
-            async for response in responses:
-                yield models.model_of(response)
+        """Returns the model that is served, without patience: that of the first service which answers."""
+        *others, last = self._replicas
+        for replica in others:
+            with suppress(BoundaryError):
+                return await replica.info()
+        return await last.info()
 
     async def load(self, path: str, adapter: str) -> ModelInfo:
-        """Loads another adapter (empty: none) and base model (empty: the same); requests in progress finish first."""
-        request = LoadModelRequest(path=path, adapter=adapter, model=self._model)
-        return models.model_of(await self._link.once(self._stub.LoadModel, request, _LOAD_TIMEOUT_S))
+        """Loads another adapter (empty: none) and base model (empty: the same); requests in progress finish first.
+
+        Services load it one after the other. If one fails, those before it have the new model, and those after it the
+        old one; the same call again completes that.
+        """
+        infos: list[ModelInfo] = []
+        for replica in self._replicas:
+            try:
+                infos.append(await replica.load(path, adapter))
+            except BoundaryError as error:
+                if len(self._replicas) == 1:
+                    raise
+                raise self._boundary(error.failure, self._partly(replica, error.message, infos), error.field) from error
+            if (infos[-1].model, infos[-1].card) != (infos[0].model, infos[0].card):
+                told = f"these files are {infos[-1].model} there, and another model at {self._replicas[0].address}"
+                raise self._boundary(Failure.BROKEN, self._partly(replica, told, infos))
+        return infos[-1]
+
+    def _partly(self, failed: _Replica, message: str, infos: Sequence[ModelInfo]) -> str:
+        have = "has" if len(infos) == 1 else "have"
+        return f"{failed.address}: {message}; {len(infos)} of {len(self._replicas)} services {have} loaded it"
+
+    async def _generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        request = models.generate_request(messages, sampling, self._model)
+
+        async def ask() -> Any:
+            choice = Choice(self._replicas, _beginning(messages))
+            while True:
+                replica = choice.replica
+                try:
+                    return await replica.link.once(replica.stub.Generate, request)
+                except self._boundary as error:
+                    choice.move(error)
+
+        return models.completion_of(await (self._patience(ask) if self._patience else ask()))
 
     async def close(self) -> None:
-        if self._served:
-            await self._served.close()
-        await self._link.close()
+        for replica in self._replicas:
+            await replica.close()
+
+
+def _beginning(messages: Sequence[Message]) -> str:
+    """Returns the text that tells conversations apart and does not change as they go on.
+
+    Instructions may be the same in all of them.
+    """
+    return next((message.content for message in messages if message.role != "system"), "")
 
 
 def dialogue(spans: Sequence[Span]) -> list[Message]:
@@ -179,8 +265,7 @@ class GrpcPolicy(_GrpcModel):
         super().__init__(target, timeout_s, SearcherError, patience_s, watches)
 
     async def complete(self, spans: Sequence[Span], sampling: Sampling) -> Completion:
-        request = models.generate_request(dialogue(spans), sampling, self._model)
-        return models.completion_of(await self._link.call(self._stub.Generate, request))
+        return await self._generate(dialogue(spans), sampling)
 
 
 class GrpcGenerator(_GrpcModel):
@@ -190,13 +275,22 @@ class GrpcGenerator(_GrpcModel):
         super().__init__(target, timeout_s, GeneratorError, patience_s, watches)
 
     async def write(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        request = models.generate_request(messages, sampling, self._model)
-        return models.completion_of(await self._link.call(self._stub.Generate, request))
+        return await self._generate(messages, sampling)
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Completion]:
         request = models.generate_request(messages, sampling, self._model)
-        async for piece in self._link.stream(self._stub.GenerateStream, request):
-            yield models.completion_of(piece)
+        choice, has_begun = Choice(self._replicas, _beginning(messages)), False
+        while True:
+            replica = choice.replica
+            try:
+                async for piece in replica.link.stream(replica.stub.GenerateStream, request):
+                    has_begun = True
+                    yield models.completion_of(piece)
+                return
+            except GeneratorError as error:
+                if has_begun:
+                    raise
+                choice.move(error)
 
 
 class GrpcTrainer:

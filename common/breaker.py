@@ -25,6 +25,11 @@ class Breaker:
         self._state = -1
         self._set(CLOSED)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a call would be refused now."""
+        return self._state is not CLOSED and self._clock() < self._next_try_at
+
     @contextmanager
     def call(self, counts_time: bool = True) -> Iterator[None]:
         """Holds a call to the backend. Raises UNAVAILABLE without calling while the breaker is open.

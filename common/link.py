@@ -18,16 +18,22 @@ class Link:
     """Calls to one backend. Every method raises `boundary`."""
 
     def __init__(
-        self, target: str, timeout_s: float, boundary: type[BoundaryError], model: str = "", patience_s: float = 0.0
+        self, target: str, timeout_s: float, boundary: type[BoundaryError], name: str = "", patience_s: float = 0.0
     ) -> None:
-        """A call may take `timeout_s`, unless it has a time of its own.
+        """A call may take `timeout_s`, unless it has a time of its own. The breaker's metric has `name`, or the
+        boundary's.
 
         A backend that is busy or away is asked again for up to `patience_s`.
         """
         self.channel = client.connect(target)
         self._timeout_s, self._boundary = timeout_s, boundary
-        self._breaker = Breaker(f"{boundary.boundary}/{model}" if model else boundary.boundary, boundary)
+        self._breaker = Breaker(name or boundary.boundary, boundary)
         self._patience = Patience(patience_s, boundary.boundary, target) if patience_s else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a call would be refused now, because the backend keeps failing."""
+        return self._breaker.is_open
 
     async def call(self, method: Any, request: Any) -> Any:
         """Makes a unary call that changes nothing."""

@@ -16,20 +16,35 @@ from common import addresses
 from common.problems import Problem
 from common.secret import secret
 
-_GRPC_SCHEMES = ("dns:", "unix:", "ipv4:", "ipv6:", "xds:")  # gRPC reads these itself
-
 
 def _target(value: str) -> str:
-    return value if not value or value.startswith(_GRPC_SCHEMES) else addresses.join(*addresses.split(value))
+    return value if not value or addresses.is_grpc(value) else addresses.join(*addresses.split(value))
+
+
+def _targets(value: str) -> str:
+    """Returns one address, or several with commas in between."""
+    several = addresses.several(value)
+    if len(several) == 1:
+        return _target(value)
+    found: list[str] = []
+    for each in several:
+        try:
+            address = addresses.join(*addresses.split(each))
+        except ValueError as error:
+            raise ValueError(f"{each!r} in HOST:PORT,HOST:PORT/NAME: {error}") from None
+        if address in found:
+            raise ValueError(f"{address} is there twice")
+        found.append(address)
+    return ",".join(found)
 
 
 def _model_target(value: str) -> str:
     address, name = addresses.model_at(value)
     if address == value:
-        return _target(value)
+        return _targets(value)
     if not re.fullmatch(addresses.MODEL_NAME, name):
         raise ValueError("must be HOST:PORT or HOST:PORT/NAME, for example generator:50053/reader")
-    return f"{_target(address)}/{name}"
+    return f"{_targets(address)}/{name}"
 
 
 def parts(value: object) -> object:
@@ -40,7 +55,8 @@ def parts(value: object) -> object:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parts)]  # with commas in between
 ListenHost = Annotated[str, AfterValidator(addresses.bare)]
 Target = Annotated[str, AfterValidator(_target)]  # the address of a gRPC service, or empty
-# HOST:PORT/NAME: a generator service and one of its models, the first one without /NAME; or empty.
+# HOST:PORT/NAME: a generator service and one of its models, the first one without /NAME; or empty. Of several services
+# that hold the same model, HOST:PORT,HOST:PORT/NAME.
 ModelTarget = Annotated[str, AfterValidator(_model_target)]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from common.indexes import IndexEditor
 from search_agent.agents import Agent
@@ -26,7 +26,8 @@ class Retrieving(Retriever, Embedder, IndexEditor, Protocol):
 class Backends:
     """Everything that the gateway calls. `cache` is None if no Redis is configured.
 
-    `searchers` and `generators` have the models of methods that do not use the common ones, by method.
+    `searchers` and `generators` have the models of methods that do not use the common ones, by method. `replicas` has
+    a client for each of the services that hold a model, by the model.
     """
 
     retriever: Retrieving
@@ -36,6 +37,7 @@ class Backends:
     searchers: Mapping[str, Searcher] = field(default_factory=dict)
     generators: Mapping[str, Writer] = field(default_factory=dict)
     guard: Guard | None = None
+    replicas: Mapping[object, Sequence[Any]] = field(default_factory=dict)
 
     def searcher_of(self, method: str) -> Searcher:
         """Returns the method's own searcher or, without one, the common one."""

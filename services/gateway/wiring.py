@@ -83,6 +83,8 @@ def wire(settings: GatewaySettings) -> FastAPI:
         {method: metered_searchers[target] for method, target in settings.searchers.items()},
         {method: metered_generators[target] for method, target in settings.generators.items()},
         guard,
+        {metered_searchers[target]: searcher.replicas for target, searcher in searchers.items()}
+        | {metered_generators[target]: generator.replicas for target, generator in generators.items()},
     )
     for name in settings.methods:
         _known(name, "GATEWAY_METHODS")

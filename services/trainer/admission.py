@@ -95,7 +95,8 @@ class Admission:
             for path in value if isinstance(value, list) else [value]:
                 self._check_path(field, path)
         elif field in _HOSTS:
-            if not isinstance(value, str) or addresses.model_at(value)[0] not in self.services:
+            named = addresses.several(addresses.model_at(value)[0]) if isinstance(value, str) else [""]
+            if not all(address in self.services for address in named):
                 raise ConfigProblem(field, f"must be one of {', '.join(self.services) or 'none'} (TRAINER_SERVICES)")
         elif option != field:
             if option not in _VERL:

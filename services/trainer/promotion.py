@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from common.training import GateOutcome, GateProgress, Promotion, Verdict
 from evaluation import questions as question_sets
 from evaluation.errors import EvaluateProblem
 from search_agent.agents import AGENTS, Agent
-from search_agent.errors import Failure, TrainerError
+from search_agent.errors import BoundaryError, Failure, TrainerError
 from search_agent.types import UNTAUGHT, ModelInfo, Question
 from search_agent.world import World
 from services.trainer import gate
@@ -167,7 +167,7 @@ class Promoter:
         target, current, loaded = attempt.target, attempt.current, attempt.current
         passed = verdict.outcome is GateOutcome.PASSED
         if passed:
-            loaded = await target.load(attempt.files.path, attempt.files.adapter)
+            loaded = await self._loaded(attempt)
             if (loaded.model, loaded.card) != (judged.model, judged.card):
                 await target.load(current.path, current.adapter)
                 message = "the checkpoint is not what the gate judged, and was taken out again; promote it again"
@@ -183,6 +183,17 @@ class Promoter:
             message = f"nothing was promoted, because it cannot be recorded: {error.strerror}"
             raise TrainerError(Failure.UNAVAILABLE, message) from error
         return promotion
+
+    async def _loaded(self, attempt: _Attempt) -> ModelInfo:
+        """Loads the checkpoint. Where only some of the searcher's services do so, it is taken out of them again."""
+        target, current = attempt.target, attempt.current
+        try:
+            return await target.load(attempt.files.path, attempt.files.adapter)
+        except BoundaryError:
+            with suppress(BoundaryError):
+                if (await target.info()).model != current.model:
+                    await target.load(current.path, current.adapter)
+            raise
 
     async def _restore(
         self, name: str, target: LoadableSearcher, current: ModelInfo, before: Mapping[str, str]

@@ -22,6 +22,7 @@ from services.gateway.readiness import Probe
 M = TypeVar("M", Searcher, Writer)
 P = TypeVar("P")
 _CHECK_S, _PROBE_S = 2.0, 1.5
+_SERVICE = "#"  # between a model's name and the number of one of its services
 
 
 def routes(backends: Backends, trainer: GrpcTrainer | None, keys: KeyStore | None) -> APIRouter:
@@ -33,6 +34,16 @@ def routes(backends: Backends, trainer: GrpcTrainer | None, keys: KeyStore | Non
         await info(part)  # is cheap, and fails at once where nothing listens
         await probes.setdefault(part, probe(part)).check(_PROBE_S)
 
+    async def answers(name: str, model: M, probe: Callable[[M], Probe]) -> dict[str, str]:
+        """Returns the model's state, which is that of its best service, and each service's if there are several."""
+        services = backends.replicas.get(model, (model,))
+        checks = (_state(works(each, lambda service: service.info(), probe)) for each in services)
+        states = await asyncio.gather(*checks)
+        told = {name: "ok" if "ok" in states else states[0]}
+        if len(states) > 1:
+            told |= {f"{name}{_SERVICE}{number}": state for number, state in enumerate(states, start=1)}
+        return told
+
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Answers while the process is up."""
@@ -42,20 +53,22 @@ def routes(backends: Backends, trainer: GrpcTrainer | None, keys: KeyStore | Non
     async def readyz(request: Request) -> JSONResponse:
         """Has the backends make a search and a token, each "ok" or its kind of failure.
 
-        A missing cache or trainer is reported, and does not make the gateway unready. One that stops is not ready.
+        Of several services that hold a model, one that answers is enough; `searcher#2` is the state of the second. A
+        missing cache or trainer is reported, and does not make the gateway unready. One that stops is not ready.
         """
-        checks: dict[str, Awaitable[object]] = {
-            "retriever": works(backends.retriever, lambda retriever: retriever.indexes(), readiness.search)
-        }
-        for name, searcher in _named("searcher", backends.searcher, backends.searchers):
-            checks[name] = works(searcher, lambda model: model.info(), readiness.turn)
-        for name, generator in _named("generator", backends.generator, backends.generators):
-            checks[name] = works(generator, lambda model: model.info(), readiness.answer)
-        if keys:  # without them nobody is let in
-            checks["keys"] = keys.get("")
-        states = dict(zip(checks, await asyncio.gather(*map(_state, checks.values())), strict=True))
+        states: dict[str, str] = {}
+        for found in await asyncio.gather(
+            _told("retriever", works(backends.retriever, lambda retriever: retriever.indexes(), readiness.search)),
+            *(answers(*each, readiness.turn) for each in _named("searcher", backends.searcher, backends.searchers)),
+            *(
+                answers(*each, readiness.answer)
+                for each in _named("generator", backends.generator, backends.generators)
+            ),
+            *([_told("keys", keys.get(""))] if keys else ()),  # without them nobody is let in
+        ):
+            states |= found
         stops = getattr(request.app.state, "stops", False)
-        ready = all(state == "ok" for state in states.values()) and not stops
+        ready = all(state == "ok" for name, state in states.items() if _SERVICE not in name) and not stops
         if backends.cache is None:
             states["cache"] = "not configured; naive RAG runs uncached"
         else:
@@ -81,6 +94,10 @@ def _named(role: str, common: M, own: Mapping[str, M]) -> Iterator[tuple[str, M]
         methods.setdefault(model, []).append(method)
     for model, names in methods.items():
         yield role if model is common else f"{role}:{','.join(names)}", model
+
+
+async def _told(name: str, check: Awaitable[object]) -> dict[str, str]:
+    return {name: await _state(check)}
 
 
 async def _state(check: Awaitable[object]) -> str:

@@ -46,11 +46,38 @@ def test_what_is_no_address_is_refused(address: str) -> None:
         ("dns://8.8.8.8:53/generator:50053", "dns://8.8.8.8:53/generator:50053", ""),
         ("dns://8.8.8.8:53/generator:50053/reader", "dns://8.8.8.8:53/generator:50053", "reader"),
         ("unix:/run/generator.sock", "unix:/run/generator.sock", ""),
+        ("gpu0:50052,gpu1:50052/searcher", "gpu0:50052,gpu1:50052", "searcher"),
+        ("gpu0:50052,[::1]:50052", "gpu0:50052,[::1]:50052", ""),
+        ("ipv4:10.0.0.1:5,10.0.0.2:5/searcher", "ipv4:10.0.0.1:5,10.0.0.2:5", "searcher"),
     ],
 )
 def test_an_address_may_name_a_model(target: str, address: str, name: str) -> None:
     assert addresses.model_at(target) == (address, name)
     assert TypeAdapter(ModelTarget).validate_python(target) == target
+
+
+def test_several_addresses_are_told_apart() -> None:
+    assert addresses.several("gpu0:1, [::1]:2") == ["gpu0:1", "[::1]:2"]
+    assert addresses.several("gpu0:1") == ["gpu0:1"]
+    assert addresses.several("ipv4:10.0.0.1:5,10.0.0.2:5") == ["ipv4:10.0.0.1:5,10.0.0.2:5"]  # gRPC's own list
+    assert TypeAdapter(ModelTarget).validate_python("gpu0:1, gpu1:1/reader") == "gpu0:1,gpu1:1/reader"
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("gpu0:1,gpu1/reader", "'gpu1/reader' in HOST:PORT,HOST:PORT/NAME: must be HOST:PORT"),
+        ("gpu0:1/reader,gpu1:1/reader", "'gpu0:1/reader' in HOST:PORT,HOST:PORT/NAME"),
+        ("gpu0:1,dns:///gpu1:1", "'dns:///gpu1:1' in"),
+        ("gpu0:1,", "'' in"),
+        ("gpu0:1,,gpu1:1", "'' in"),
+        ("gpu0:1,gpu1:1,gpu0:1/reader", "gpu0:1 is there twice"),
+        ("gpu0:1,gpu1:1/", "must be HOST:PORT"),
+    ],
+)
+def test_what_is_wrong_among_several_addresses_is_named(target: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(ModelTarget).validate_python(target)
 
 
 @pytest.mark.parametrize("target", ["generator:50053/", "generator:50053/a b", "generator/reader", "generator:1/a/b"])

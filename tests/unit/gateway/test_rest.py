@@ -3,8 +3,10 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 
 from common import metrics
@@ -13,6 +15,7 @@ from common.lines import EventStream
 from search_agent.agents import AGENTS
 from search_agent.errors import BoundaryError, Failure, GeneratorError, RetrieverError, SearcherError
 from search_agent.types import Completion, Message, Sampling
+from services.gateway.app import create_app
 from services.gateway.problems import HTTP_STATUS
 from services.gateway.schemas import AnswerRequest
 from tests.fakes import Generator, Searcher
@@ -291,6 +294,23 @@ async def test_readiness_checks_each_model_once() -> None:
         "searcher:search_r1,search_o1": "ok",
         "searcher:ircot": "unavailable",
     }
+
+
+async def test_of_several_services_one_that_works_is_enough() -> None:
+    first, second = Searcher([]), Searcher([])
+    rest = Rest()
+    app = create_app(replace(rest.backends, replicas={rest.backends.searcher: [first, second]}), rest.asker)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http:
+        first.error = SearcherError(Failure.UNAVAILABLE, "connection refused")
+        response = await http.get("/readyz")
+        states = response.json()["backends"]
+        assert response.status_code == 200
+        assert (states["searcher"], states["searcher#1"], states["searcher#2"]) == ("ok", "unavailable", "ok")
+        second.error = SearcherError(Failure.TIMEOUT, "too slow")
+        response = await http.get("/readyz")
+        states = response.json()["backends"]
+        assert response.status_code == 503
+        assert (states["searcher"], states["searcher#2"]) == ("unavailable", "timeout")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,18 @@ async def test_each_address_is_one_model() -> None:
     assert {name for name in states if name.startswith(("searcher", "generator"))} == models
 
 
+async def test_each_service_of_a_model_is_checked() -> None:
+    app = wire(settings(searchers={"ircot": f"{NOBODY},127.0.0.1:10/base"}))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http,
+    ):
+        states = (await http.get("/readyz")).json()["backends"]
+    assert [name for name in states if name.startswith("searcher")] == [
+        "searcher", "searcher:ircot", "searcher:ircot#1", "searcher:ircot#2"
+    ]  # fmt: skip
+
+
 def test_searchers_are_read_as_json() -> None:
     argv = ["--retriever", NOBODY, "--searcher", NOBODY, "--generator", NOBODY]
     assert load(GatewaySettings, [*argv, "--searchers", '{"search_r1": "there:1"}']).searchers == {

@@ -32,6 +32,7 @@ ADMITTED: list[tuple[str, Any]] = [
     ("retriever", "127.0.0.1:50051"),
     ("generator", "generator:50053"),
     ("generator", "generator:50053/reader"),
+    ("generator", "generator:50053,127.0.0.1:50051/reader"),
     ("verl.trainer.total_training_steps", 20),
     ("verl.actor_rollout_ref.actor.optim.lr", 1e-5),
     ("verl.algorithm.adv_estimator", "grpo"),
@@ -54,6 +55,9 @@ REFUSED: list[tuple[str, Any]] = [
     # hosts
     ("retriever", "169.254.169.254:80"),
     ("generator", "evil.example:50053/reader"),
+    ("generator", "generator:50053,evil.example:50053/reader"),
+    ("generator", "ipv4:generator:50053,10.0.0.1:50053/reader"),
+    ("retriever", "127.0.0.1:50051,generator:50053"),
     ("reward.judge", {"url": "http://evil.example/v1", "model": "m"}),
     ("reward.judge.url", "http://evil.example/v1"),
     ("reward", {"judge": {"url": "http://evil.example/v1", "model": "m"}}),

@@ -2,21 +2,32 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common import model_card
+from common.backends import GrpcPolicy
+from common.codecs import generator as codec
 from common.run_config import load
+from common.settings import ServiceSettings
 from common.training import GateOutcome, GateProgress, Promotion
+from contracts.v1 import generator_pb2 as pb
+from contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
 from search_agent.agents import AGENTS
-from search_agent.errors import Failure, RetrieverError, TrainerError
-from search_agent.types import ModelCard
+from search_agent.errors import Failure, RetrieverError, SearcherError, TrainerError
+from search_agent.types import Author, FinishReason, ModelCard, Span
 from services.trainer.promotion import GateLimits, Promoter
 from tests.fine_tuned import CARD, write_before, write_trained
 from tests.full_disk import full_disk
+from tests.serving import grpc_service
 from tests.trainer_fakes import FakeSearcher, Gates
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -200,6 +211,71 @@ async def test_a_whole_model_is_converted_for_a_searcher_on_a_cpu(gates: Gates, 
     await promoted(gates.promoter(), run)
     assert (gates.served[0].path, gates.served[0].adapter) == (str(model.with_suffix(".gguf")), "")
     assert (await gates.served[0].info()).card == CARD
+
+
+class Served(GeneratorServicer):
+    """A searcher as a generator service. It fails to load anything with `error` if that is set."""
+
+    def __init__(self) -> None:
+        self.searcher, self.error = FakeSearcher("/models/base.gguf"), ""
+
+    async def Generate(self, request: Any, context: Any) -> pb.GenerateResponse:
+        spans = [Span(Author.ENVIRONMENT, request.messages[0].content)]
+        completion = await self.searcher.complete(spans, codec.sampling_of(request))
+        return codec.generate_response(replace(completion, finish_reason=FinishReason.STOP))
+
+    async def ModelInfo(self, request: Any, context: Any) -> pb.ModelInfoResponse:
+        return codec.model_response(await self.searcher.info())
+
+    async def LoadModel(self, request: Any, context: Any) -> pb.ModelInfoResponse:
+        if self.error:
+            raise SearcherError(Failure.UNAVAILABLE, self.error)
+        return codec.model_response(await self.searcher.load(request.path, request.adapter))
+
+
+@asynccontextmanager
+async def two_services(gates: Gates) -> AsyncIterator[tuple[Served, Served]]:
+    """Serves the searcher from two services while the context is open."""
+    served = Served(), Served()
+    async with AsyncExitStack() as stack:
+        addresses = [
+            await stack.enter_async_context(
+                grpc_service(
+                    "generator",
+                    "v1.Generator",
+                    ServiceSettings(port=0, metrics_port=0),
+                    partial(add_GeneratorServicer_to_server, each),
+                )
+            )
+            for each in served
+        ]
+        gates.searcher = GrpcPolicy(",".join(addresses), LIMIT_S)  # type: ignore[assignment]
+        stack.push_async_callback(gates.searcher.close)  # type: ignore[attr-defined]
+        yield served
+
+
+async def test_a_promotion_and_a_rollback_reach_every_service_of_a_searcher(gates: Gates, run: str) -> None:
+    adapter = gates.save(run, 20)
+    async with two_services(gates) as served:
+        _, done = await promoted(gates.promoter(), run)
+        assert (done.model, done.before) == ("good", "base")
+        assert [each.searcher.adapter for each in served] == [str(adapter)] * 2
+        assert all(each.searcher.asked for each in served)  # the gate asks both
+        back = await gates.promoter().rollback("")
+        assert (back.model, back.before) == ("base", "good")
+        assert [each.searcher.adapter for each in served] == ["", ""]
+
+
+async def test_what_one_service_cannot_load_is_taken_out_of_the_others(gates: Gates, run: str) -> None:
+    adapter = gates.save(run, 20)
+    async with two_services(gates) as (first, second):
+        second.error = "no room"
+        with pytest.raises(SearcherError, match="no room; 1 of 2 services has loaded it"):
+            await promoted(gates.promoter(), run)
+        assert first.searcher.loads == [("", str(adapter)), ("/models/base.gguf", "")]
+        second.error = ""
+        _, done = await promoted(gates.promoter(), run)  # as if nothing had happened
+        assert (done.model, second.searcher.adapter) == ("good", str(adapter))
 
 
 @pytest.mark.parametrize(
