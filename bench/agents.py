@@ -145,8 +145,8 @@ def summary(played: Sequence[Played], percent: Sequence[float]) -> dict[str, Any
 async def play(asked: Sequence[Question], args: argparse.Namespace, number: int, at_once: int) -> Results:
     """Plays this process's questions over its services. Warms them up, and begins together with the other processes."""
     retriever = GrpcRetriever(_one_of(args.retriever, number), TIMEOUT_S)
-    searcher = GrpcPolicy(_one_of(args.searcher, number), TIMEOUT_S)
-    generator = GrpcGenerator(_one_of(args.generator, number), TIMEOUT_S)
+    searcher = GrpcPolicy(args.searcher, TIMEOUT_S)
+    generator = GrpcGenerator(args.generator, TIMEOUT_S)
     agent = AGENTS[args.method].with_params(json.loads(args.parameters))
     played: list[Played] = []
     failed: list[str] = []
@@ -235,8 +235,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="processes that play them (default: %(default)s)")
     several = "HOST:PORT, or several with commas in between, which the processes share out"
     parser.add_argument("--retriever", default="127.0.0.1:50051", metavar="HOST:PORT", help=several)
-    parser.add_argument("--searcher", default="127.0.0.1:50052", metavar="HOST:PORT", help=several)
-    parser.add_argument("--generator", default="127.0.0.1:50053", metavar="HOST:PORT", help=several)
+    distributed = "HOST:PORT/NAME, or HOST:PORT,HOST:PORT/NAME, over which each process distributes its questions"
+    parser.add_argument("--searcher", default="127.0.0.1:50052", metavar="HOST:PORT", help=distributed)
+    parser.add_argument("--generator", default="127.0.0.1:50053", metavar="HOST:PORT", help=distributed)
     parser.add_argument(
         "--calls", type=Path, metavar="FILE", help="write the calls of each question here, as JSON lines"
     )

@@ -176,11 +176,11 @@ small() { # small NAME GPUS PORT CACHE [ARGUMENTS]: an engine of SmolLM2 with se
 shape() { # shape NAME: its model folder without weights
     [[ -d $work/$1 ]] || "$python" -m bench.dummy_model "$work/$1" --shape "$1" --tokenizer "$base" >"$work/logs/$phase-$1.log" 2>&1
 }
-several() { # several FROM COUNT [/MODEL]: addresses
+several() { # several FROM COUNT [/MODEL]: addresses, with the model behind the last
     local number addresses=()
-    for ((number = 0; number < $2; number++)); do addresses+=("127.0.0.1:$(($1 + number))${3-}"); done
+    for ((number = 0; number < $2; number++)); do addresses+=("127.0.0.1:$(($1 + number))"); done
     local IFS=,
-    echo "${addresses[*]}"
+    echo "${addresses[*]}${3-}"
 }
 parameters_of_the_searcher() { # as its card has them, over BM25, written freely first
     "$python" -c 'import json, sys; print(json.dumps(json.load(sys.stdin)["parameters"] | {"mode": "bm25", "free_first": True}))' \
