@@ -285,7 +285,10 @@ class RunConfig(_Part):
     data: DataConfig
     retriever: Target = Field(min_length=1, description="host:port")
     index: str = Field("", description="empty: the retriever's default")
-    generator: ModelTarget = Field(min_length=1, description="host:port, or host:port/name for one of its models")
+    generator: ModelTarget = Field(
+        min_length=1,
+        description="host:port, or host:port/name for one of its models; host:port,host:port/name for several services",
+    )
     retriever_timeout_s: float = Field(30, gt=0)
     generator_timeout_s: float = Field(60, gt=0)
     patience_s: float = Field(

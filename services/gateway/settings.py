@@ -80,10 +80,13 @@ class GatewaySettings(KeySettings):
     searcher: ModelTarget = Field(
         min_length=1,
         description="host:port of the generator service that holds the searcher; host:port/name for one of several "
-        "models of the service, host:port/base for its base model",
+        "models of the service, host:port/base for its base model; host:port,host:port/name for several services that "
+        "hold the same model, over which conversations are distributed",
     )
     generator: ModelTarget = Field(
-        min_length=1, description="host:port or host:port/name of the generator service that holds the generator"
+        min_length=1,
+        description="host:port or host:port/name of the generator service that holds the generator; "
+        "host:port,host:port/name for several services",
     )
     searchers: dict[str, ModelTarget] = Field(
         default_factory=dict,

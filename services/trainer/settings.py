@@ -47,7 +47,9 @@ class TrainerSettings(ServiceSettings):
     )
 
     searcher: ModelTarget = Field(
-        "", description="host:port or host:port/name of the searcher that checkpoints are promoted into"
+        "",
+        description="host:port or host:port/name of the searcher that checkpoints are promoted into; "
+        "host:port,host:port/name for several services, which then all load them",
     )
     searchers: dict[str, ModelTarget] = Field(
         default_factory=dict,
