@@ -135,7 +135,7 @@ class _Replica:
         self._served = Pushed(self._ask_info, self._watch_info) if watches else None
 
     @property
-    def is_open(self) -> bool:
+    def is_away(self) -> bool:
         return self.link.is_open
 
     async def info(self) -> ModelInfo:
@@ -176,11 +176,11 @@ class _GrpcModel:
         name = f"{boundary.boundary}/{self._model}" if self._model else boundary.boundary
         names = [name] if len(addresses) == 1 else [f"{name}#{number}" for number in range(1, len(addresses) + 1)]
         self._replicas = [
-            _Replica(address, self._model, Link(address, timeout_s, boundary, name), watches)
-            for address, name in zip(addresses, names, strict=True)
+            _Replica(each, self._model, Link(each, timeout_s, boundary, name), watches)
+            for each, name in zip(addresses, names, strict=True)
         ]
         self._boundary = boundary
-        self._patience = Patience(patience_s, boundary.boundary, target) if patience_s else None
+        self._patience = Patience(patience_s, boundary.boundary, address) if patience_s else None
 
     @property
     def replicas(self) -> list[Self]:

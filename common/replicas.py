@@ -11,7 +11,7 @@ from search_agent.errors import BoundaryError, Failure
 
 class Replica(Protocol):
     @property
-    def is_open(self) -> bool:
+    def is_away(self) -> bool:
         """Whether it keeps failing, so that a call would be refused now."""
         ...
 
@@ -32,7 +32,7 @@ class Choice(Generic[R]):
         self._number = zlib.crc32(begins_with.encode()) if len(replicas) > 1 else 0
         self._may_move = True
         home = replicas[self._number % len(replicas)]
-        self.replica = self._another(home) if home.is_open else home
+        self.replica = self._another(home) if home.is_away else home
 
     def move(self, error: BoundaryError) -> None:
         """Passes a call that failed with `error` on to another replica, once. Raises `error` if that is of no use."""
@@ -44,5 +44,5 @@ class Choice(Generic[R]):
 
     def _another(self, than: R) -> R:
         """Returns another replica that may be called, or the same one if there is none."""
-        others = [each for each in self._replicas if each is not than and not each.is_open]
+        others = [each for each in self._replicas if each is not than and not each.is_away]
         return others[self._number % len(others)] if others else than

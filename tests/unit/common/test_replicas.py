@@ -263,13 +263,13 @@ async def test_each_service_has_a_breaker_of_its_own_in_the_metrics() -> None:
 
 @dataclass(eq=False)
 class Fake:
-    is_open: bool = False
+    is_away: bool = False
 
 
 def test_what_one_that_is_away_had_is_spread_over_all_others() -> None:
     replicas = [Fake() for _ in range(4)]
     before = {text: Choice(replicas, text).replica for text in map(str, range(4000))}
-    replicas[2].is_open = True
+    replicas[2].is_away = True
     after = {text: Choice(replicas, text).replica for text in before}
     assert all(after[text] is replica for text, replica in before.items() if replica is not replicas[2])
     moved = Counter(replicas.index(after[text]) for text, replica in before.items() if replica is replicas[2])
@@ -283,11 +283,11 @@ def test_a_call_moves_once_and_past_those_that_are_away() -> None:
     first = choice.replica
     left = next(each for each in replicas if each is not first)
     for each in replicas:
-        each.is_open = each not in (first, left)
+        each.is_away = each not in (first, left)
     choice.move(DOWN)
     assert choice.replica is left
     with pytest.raises(GeneratorError, match="it stops"):
         choice.move(DOWN)
     for each in replicas:
-        each.is_open = True
+        each.is_away = True
     assert Choice(replicas, "q").replica is first
