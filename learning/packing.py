@@ -129,28 +129,50 @@ def over_ranks(
 ) -> list[list[int]]:
     """Returns the places of the samples that each rank computes, in order, mini-batch after mini-batch.
 
-    `prompts` tells samples of one prompt, `shared` and `own` are their tokens of the prompt and of the response. Each
-    rank gets as many samples of a mini-batch, and samples of one prompt stay together where there is room, so that
-    only one rank computes the prompt. `ranks` divides `mini_batch`, and that the number of samples.
+    `prompts` tells samples of one prompt, `shared` and `own` are their tokens of the prompt and of the response. Every
+    rank gets the same number of samples from a mini-batch. Samples of one prompt stay together, so that only one rank
+    computes it, unless the rank with the most tokens has fewer if they are parted. `ranks` divides `mini_batch`, and
+    `mini_batch` divides the number of samples.
     """
     parts: list[list[int]] = [[] for _ in range(ranks)]
     for begin in range(0, len(prompts), mini_batch):
         groups: dict[Hashable, list[int]] = {}
         for place in range(begin, begin + mini_batch):
             groups.setdefault(prompts[place], []).append(place)
-
-        def cost(places: Sequence[int]) -> int:
-            return shared[places[0]] + sum(own[place] for place in places)
-
-        room, load = [mini_batch // ranks] * ranks, [0] * ranks
-        taken: list[list[int]] = [[] for _ in range(ranks)]
-        for group in sorted(groups.values(), key=cost, reverse=True):
-            while group:
-                most = min(len(group), max(room))  # the whole group, unless no rank has room for it
-                rank = min((rank for rank in range(ranks) if room[rank] >= most), key=load.__getitem__)
-                here, group = group[:most], group[most:]
-                taken[rank] += here
-                room[rank], load[rank] = room[rank] - most, load[rank] + cost(here)
+        size = max(map(len, groups.values()))
+        pieces = [-(-size // 2**halvings) for halvings in range(size.bit_length())]
+        tried = (_shared_out(list(groups.values()), shared, own, mini_batch // ranks, ranks, most) for most in pieces)
+        _, taken = min(tried, key=lambda found: found[0])
         for part, places in zip(parts, taken, strict=True):
             part += sorted(places)
     return parts
+
+
+def _shared_out(
+    groups: Sequence[list[int]], shared: Sequence[int], own: Sequence[int], room: int, ranks: int, most: int
+) -> tuple[int, list[list[int]]]:
+    """Shares pieces of at most `most` samples of a group out, the largest first; each goes where the fewest tokens are.
+
+    Returns the tokens of the rank that has the most, and the places of each rank.
+    """
+    pieces = [
+        (number, group[start : start + most])
+        for number, group in enumerate(groups)
+        for start in range(0, len(group), most)
+    ]
+    taken: list[list[int]] = [[] for _ in range(ranks)]
+    load, computed = [0] * ranks, [set[int]() for _ in range(ranks)]  # by rank: tokens, and groups with their prompt
+    for number, piece in sorted(pieces, key=lambda each: sum(own[place] for place in each[1]), reverse=True):
+        while piece:
+            count = min(len(piece), room - min(map(len, taken)))  # the whole piece, unless no rank has room for it
+
+            def after(rank: int, places: Sequence[int] = piece[:count], number: int = number) -> int:
+                prompt = 0 if number in computed[rank] else shared[places[0]]
+                return load[rank] + prompt + sum(own[place] for place in places)
+
+            rank = min((rank for rank in range(ranks) if room - len(taken[rank]) >= count), key=after)
+            load[rank] = after(rank)
+            computed[rank].add(number)
+            taken[rank] += piece[:count]
+            piece = piece[count:]
+    return max(load), taken

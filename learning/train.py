@@ -172,6 +172,17 @@ def compose(chosen: Mapping[str, Any]) -> DictConfig:
     return whole
 
 
+def check_gpus(whole: DictConfig) -> None:
+    """Refuses GPUs that cannot share a mini-batch out evenly: verl would end the run after its first rollouts."""
+    gpus = whole.trainer.n_gpus_per_node * whole.trainer.nnodes
+    rollout = whole.actor_rollout_ref.rollout
+    samples = whole.actor_rollout_ref.actor.ppo_mini_batch_size * rollout.n
+    ranks = gpus // whole.actor_rollout_ref.actor.ulysses_sequence_parallel_size
+    if ranks and samples % ranks:
+        told = f"{samples} samples ({samples // rollout.n} questions of {rollout.n}) cannot be shared out over {ranks}"
+        raise ConfigProblem(f"verl.{_MINI_BATCH}", f"{told} GPUs; choose a multiple")
+
+
 def check_steps(whole: DictConfig, questions: int) -> None:
     """Refuses more steps than the questions to train on make: verl would end the run early, without a word."""
     batch, epochs, steps = whole.data.train_batch_size, whole.trainer.total_epochs, whole.trainer.total_training_steps
@@ -193,6 +204,7 @@ def train(folder: Path) -> None:
         asyncio.run(_prepare(run, folder / "data"))
         merge_start(run, folder)
         chosen = compose(options(run, folder))
+        check_gpus(chosen)
         check_steps(chosen, data.rows(folder / "data" / data.TRAIN))
     except (Problem, BoundaryError) as error:
         raise RunStopped(str(error)) from error

@@ -76,6 +76,12 @@ def test_a_prompt_is_in_two_ranks_only_if_neither_has_room() -> None:
     assert over_ranks("aabbcc", [5] * 6, [1] * 6, mini_batch=6, ranks=2) == [[0, 1, 4], [2, 3, 5]]
 
 
+def test_samples_of_a_prompt_are_parted_where_that_balances() -> None:
+    parts = over_ranks("aaaabbbb", [10] * 8, [1000] * 4 + [1] * 4, mini_batch=8, ranks=2)
+    assert [sum(place < 4 for place in part) for part in parts] == [2, 2]
+    assert over_ranks("aaaabbbb", [500] * 8, [10] * 4 + [1] * 4, mini_batch=8, ranks=2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
 def test_each_rank_has_as_many_samples_of_each_mini_batch() -> None:
     dice = random.Random(0)
     for _ in range(50):

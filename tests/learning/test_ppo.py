@@ -112,6 +112,17 @@ def test_steps_that_the_questions_do_not_make_are_refused(
     train.check_steps(whole, 240)
 
 
+@pytest.mark.parametrize(("gpus", "fits"), [(5, True), (6, True), (4, False), (8, False)])
+def test_gpus_that_cannot_share_a_mini_batch_are_refused(tmp_path: Path, gpus: int, fits: bool) -> None:
+    whole = composed(tmp_path, "s3-8-3-3", {"verl.trainer.n_gpus_per_node": gpus})
+    if fits:
+        train.check_gpus(whole)
+    else:
+        with pytest.raises(ConfigProblem, match=rf"30 samples \(30 questions of 1\) .* over {gpus} GPUs") as problem:
+            train.check_gpus(whole)
+        assert problem.value.field == "verl.actor_rollout_ref.actor.ppo_mini_batch_size"
+
+
 def test_a_run_resumes_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
     whole = composed(tmp_path, "smollm2-demo", {})
     checkpoints = Path(whole.trainer.default_local_dir)
