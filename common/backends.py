@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -15,6 +16,7 @@ from common.codecs import trainer as training
 from common.indexes import Change, Edit, NewIndex
 from common.link import Link
 from common.patience import Patience
+from common.problems import Problem
 from common.pushed import Pushed
 from common.replicas import Choice
 from common.training import GateProgress, Promotion, Run, TrainingStep
@@ -173,6 +175,8 @@ class _GrpcModel:
     ) -> None:
         address, self._model = model_at(target)
         addresses = several(address)
+        if named := [each for each in addresses if "/" in each and len(addresses) > 1]:
+            raise Problem(f"{named[0]}: the model's name comes once, behind the last address")
         name = f"{boundary.boundary}/{self._model}" if self._model else boundary.boundary
         names = [name] if len(addresses) == 1 else [f"{name}#{number}" for number in range(1, len(addresses) + 1)]
         self._replicas = [
@@ -197,6 +201,11 @@ class _GrpcModel:
             with suppress(BoundaryError):
                 return await replica.info()
         return await last.info()
+
+    async def agree(self) -> bool:
+        """Returns whether the services that answer hold the same model."""
+        asked = await asyncio.gather(*(replica.info() for replica in self._replicas), return_exceptions=True)
+        return len({info.model for info in asked if isinstance(info, ModelInfo)}) <= 1
 
     async def load(self, path: str, adapter: str) -> ModelInfo:
         """Loads another adapter (empty: none) and base model (empty: the same); requests in progress finish first.

@@ -15,8 +15,8 @@ RPC_IN_FLIGHT = Gauge("search_agent_rpc_in_flight", "gRPC calls being served", [
 # gRPC clients
 BREAKER = Gauge(
     "search_agent_breaker",
-    "A backend's circuit breaker: 0 closed, 1 half open, 2 open (not called). Of several services that hold a model, "
-    "generator/reader#2 is the second",
+    "A backend's circuit breaker: 0 closed, 1 half open, 2 open (not called). generator/reader#2 is the "
+    "second of several services that hold a model",
     ["backend"],
 )
 

@@ -28,21 +28,26 @@ class Choice(Generic[R]):
     """
 
     def __init__(self, replicas: Sequence[R], begins_with: str) -> None:
-        self._replicas = replicas
-        self._number = zlib.crc32(begins_with.encode()) if len(replicas) > 1 else 0
-        self._may_move = True
-        home = replicas[self._number % len(replicas)]
-        self.replica = self._another(home) if home.is_away else home
+        self._left = list(replicas)  # in the order in which they are asked
+        if len(replicas) > 1:
+            number, place = divmod(zlib.crc32(begins_with.encode()), len(replicas))
+            others = [*replicas[:place], *replicas[place + 1 :]]
+            first = number % len(others)
+            self._left = [replicas[place], *others[first:], *others[:first]]
+        home = self._left[0]
+        self.replica = self._next() or home
 
     def move(self, error: BoundaryError) -> None:
-        """Passes a call that failed with `error` on to another replica, once. Raises `error` if that is of no use."""
-        failed = self.replica
-        if error.failure is Failure.UNAVAILABLE and self._may_move:
-            self.replica, self._may_move = self._another(failed), False
-        if self.replica is failed:
+        """Passes a call that failed with `error` on to another replica. Raises `error` if that is of no use."""
+        another = self._next() if error.failure is Failure.UNAVAILABLE else None
+        if another is None:
             raise error
+        self.replica = another
 
-    def _another(self, than: R) -> R:
-        """Returns another replica that may be called, or the same one if there is none."""
-        others = [each for each in self._replicas if each is not than and not each.is_away]
-        return others[self._number % len(others)] if others else than
+    def _next(self) -> R | None:
+        """Returns the next replica that may be called, None if there is none."""
+        while self._left:
+            replica = self._left.pop(0)
+            if not replica.is_away:
+                return replica
+        return None

@@ -129,7 +129,7 @@ class Trainer(PPOTrainerSync):
         """
         given = {key: place for place, key in enumerate(batch.keys)}
         batch = super()._balance_batch(batch, metrics, logging_prefix, **terms)
-        # Back to the order from before, with what verl filled it up with at the end.
+        # verl has reordered the samples and added padding: restore their order, padding last.
         batch.reorder(sorted(range(len(batch)), key=lambda place: given.get(batch.keys[place], len(given))))
         trained = self.config.actor_rollout_ref
         mini_batch = trained.actor.ppo_mini_batch_size * trained.rollout.n

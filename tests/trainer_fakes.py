@@ -92,6 +92,9 @@ class FakeSearcher:
         self.path, self.adapter = path or self.path, adapter
         return await self.info()
 
+    async def agree(self) -> bool:
+        return True
+
 
 class Reader(Generator):
     """Answers with the text of its passage, so that only the choice of passages matters."""

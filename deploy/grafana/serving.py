@@ -57,7 +57,7 @@ _OBJECTIVES = [
     graph(
         "Breakers",
         "The breaker of each backend: 0 closed, 1 half open, 2 open: it failed repeatedly and is not asked. "
-        "Of several services that hold a model, #2 is the second.",
+        "#2 is the second of several services that hold a model.",
         Query("max by (instance, backend) (search_agent_breaker)", "{{instance}} {{backend}}"),
         fill=0,
     ),

@@ -35,6 +35,10 @@ class LoadableSearcher(Searcher, Protocol):
 
     async def load(self, path: str, adapter: str) -> ModelInfo: ...
 
+    async def agree(self) -> bool:
+        """Returns whether all services that hold the searcher have the same model."""
+        ...
+
 
 class Candidates(Protocol):
     """Serves files while the context is open, with the engine of `current` and, for an adapter, on its model.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class Promoter:
         target = self._searcher(name)
         async with self._alone():
             step = self._checkpoint(id, checkpoint)
-            current = await target.info()
+            current = await _current(target)
             if not current.path:
                 raise TrainerError(Failure.UNSUPPORTED, f"the engine of {name} loads no models")
             files = await asyncio.to_thread(self._files, id, step, name, current, settings)
@@ -121,7 +121,7 @@ class Promoter:
                     del replaced[-1:]
             if not replaced:
                 raise TrainerError(Failure.UNSUPPORTED, f"{name} has no promotion to roll back")
-            current = await target.info()
+            current = await _current(target)
             return await asyncio.shield(asyncio.ensure_future(self._restore(name, target, current, replaced[-1])))
 
     async def _judge(self, attempt: _Attempt, tell: Callable[[GateProgress], None]) -> tuple[ModelInfo, Verdict]:
@@ -189,11 +189,16 @@ class Promoter:
         target, current = attempt.target, attempt.current
         try:
             return await target.load(attempt.files.path, attempt.files.adapter)
-        except BoundaryError:
-            with suppress(BoundaryError):
-                if (await target.info()).model != current.model:
-                    await target.load(current.path, current.adapter)
-            raise
+        except BoundaryError as error:
+            if await target.agree():
+                raise
+            left = ""
+            try:
+                await target.load(current.path, current.adapter)
+            except BoundaryError as again:
+                left = again.message
+            told = "it was taken out again" if await target.agree() else f"it could not be taken out again: {left}"
+            raise type(error)(error.failure, f"{error.message}; {told}", error.field) from error
 
     async def _restore(
         self, name: str, target: LoadableSearcher, current: ModelInfo, before: Mapping[str, str]
@@ -283,6 +288,14 @@ def _in_gguf(model: Path, like: Path) -> Path:
         return to_gguf(model, like, out)
     except ValueError as error:
         raise TrainerError(Failure.UNSUPPORTED, f"cannot be converted to GGUF: {error}", "checkpoint") from error
+
+
+async def _current(target: LoadableSearcher) -> ModelInfo:
+    """Returns the searcher's model. Services that were left with different ones all get the first one's."""
+    current = await target.info()
+    if current.path and not await target.agree():
+        return await target.load(current.path, current.adapter)
+    return current
 
 
 def _questions(settings: RunConfig) -> list[Question]:

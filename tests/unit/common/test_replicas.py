@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from common.backends import GrpcGenerator, GrpcPolicy
+from common.problems import Problem
 from common.replicas import Choice
 from common.server import start
 from common.settings import ServiceSettings
@@ -277,17 +278,24 @@ def test_what_one_that_is_away_had_is_spread_over_all_others() -> None:
     assert all(250 < count < 420 for count in moved.values()), moved
 
 
-def test_a_call_moves_once_and_past_those_that_are_away() -> None:
+def test_a_call_moves_on_to_each_that_is_not_away() -> None:
     replicas = [Fake() for _ in range(4)]
     choice = Choice(replicas, "q")
     first = choice.replica
-    left = next(each for each in replicas if each is not first)
-    for each in replicas:
-        each.is_away = each not in (first, left)
-    choice.move(DOWN)
-    assert choice.replica is left
+    away = next(each for each in replicas if each is not first)
+    away.is_away = True
+    asked = [first]
+    for _ in range(2):
+        choice.move(DOWN)
+        asked.append(choice.replica)
+    assert {id(each) for each in asked} == {id(each) for each in replicas if each is not away}
     with pytest.raises(GeneratorError, match="it stops"):
         choice.move(DOWN)
     for each in replicas:
         each.is_away = True
     assert Choice(replicas, "q").replica is first
+
+
+def test_a_name_behind_each_address_is_refused() -> None:
+    with pytest.raises(Problem, match="gpu0:1/m: the model's name comes once, behind the last address"):
+        GrpcPolicy("gpu0:1/m,gpu1:1/m", LIMIT_S)

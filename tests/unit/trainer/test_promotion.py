@@ -270,12 +270,24 @@ async def test_what_one_service_cannot_load_is_taken_out_of_the_others(gates: Ga
     adapter = gates.save(run, 20)
     async with two_services(gates) as (first, second):
         second.error = "no room"
-        with pytest.raises(SearcherError, match="no room; 1 of 2 services has loaded it"):
+        with pytest.raises(SearcherError, match="no room; 1 of 2 services has loaded it; it was taken out again"):
             await promoted(gates.promoter(), run)
         assert first.searcher.loads == [("", str(adapter)), ("/models/base.gguf", "")]
         second.error = ""
         _, done = await promoted(gates.promoter(), run)  # as if nothing had happened
         assert (done.model, second.searcher.adapter) == ("good", str(adapter))
+
+
+async def test_services_with_different_models_get_the_first_ones(gates: Gates, run: str) -> None:
+    gates.save(run, 20)
+    async with two_services(gates) as (first, second):
+        second.searcher.path = "/models/other.gguf"  # as after a restart without its state
+        _, done = await promoted(gates.promoter(), run)
+        assert (done.model, done.before) == ("good", "base")
+        assert second.searcher.loads[0] == ("/models/base.gguf", "")
+        second.searcher.adapter = ""
+        assert (await gates.promoter().rollback("")).model == "base"
+        assert first.searcher.adapter == second.searcher.adapter == ""
 
 
 @pytest.mark.parametrize(
