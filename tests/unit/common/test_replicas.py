@@ -147,6 +147,15 @@ async def test_a_service_that_dies_fails_no_question() -> None:
         assert len(set(staying.model.asked)) == 40  # it took those of the other too
 
 
+async def test_one_service_of_three_answers_all_questions() -> None:
+    async with serving(Model(), Model(), Model()) as services, asking(services) as client:
+        for service in services[:2]:
+            await service.server.stop(0)
+        for number in range(6):
+            await client.complete(spans(number), SAMPLING)
+        assert len(services[2].model.asked) == 6
+
+
 async def test_without_any_service_the_failure_is_that_of_one() -> None:
     async with serving(Model(), Model()) as services, asking(services) as client:
         for service in services:
