@@ -13,19 +13,61 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from tensordict import TensorDict
 from torch import distributed, multiprocessing
+from verl.plugin.platform import get_platform, set_platform
+from verl.plugin.platform.platform_cuda import PlatformCUDA
+from verl.trainer.config import CheckpointConfig
+from verl.utils import tensordict_utils as tu
+from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
+from verl.workers.config import ActorConfig, FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
+from verl.workers.utils.losses import ppo_loss
 
 from bench import recorded
+from learning.attention import CAUSAL
+from learning.engine import Actor
 from learning.packing import over_ranks
 
 COMMAND = "python -m bench.updates --out FILE"
 _SHAPE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 4}
 _VOCABULARY = 512
+
+
+class Cpu(PlatformCUDA):
+    device_name = "cpu"
+    device_module = torch.cpu
+
+    def is_available(self) -> bool:
+        return True
+
+    def current_device(self) -> str:
+        return "cpu"
+
+
+@contextmanager
+def process_group(backend: str, store: Path, rank: int, ranks: int) -> Iterator[None]:
+    """Connects this process with the other ranks, which name the same file."""
+    file = distributed.FileStore(str(store), ranks)
+    distributed.init_process_group(backend, store=file, rank=rank, world_size=ranks)
+    yield
+    distributed.destroy_process_group()
+
+
+@contextmanager
+def on_cpu(store: Path, rank: int = 0, ranks: int = 1) -> Iterator[None]:
+    """Lets verl's engines run in this process, without a GPU."""
+    before = get_platform()
+    set_platform(Cpu())
+    with process_group("gloo", store, rank, ranks):
+        yield
+    set_platform(before)
 
 
 def lengths(args: argparse.Namespace, round: int) -> list[tuple[int, int, int]]:
@@ -42,9 +84,6 @@ def lengths(args: argparse.Namespace, round: int) -> list[tuple[int, int, int]]:
 
 def batch(drawn: list[tuple[int, int, int]], places: list[int], args: argparse.Namespace, round: int) -> Any:
     """Returns these samples as verl hands them to an engine."""
-    from tensordict import TensorDict
-    from verl.utils import tensordict_utils as tu
-
     dice = torch.Generator().manual_seed(round)
     prompts: dict[int, torch.Tensor] = {}
     columns: dict[str, list[torch.Tensor]] = {}
@@ -65,9 +104,8 @@ def batch(drawn: list[tuple[int, int, int]], places: list[int], args: argparse.N
 
 
 def shares(drawn: list[tuple[int, int, int]], ranks: int, by_length: bool) -> list[list[int]]:
+    """Returns the places of the samples of each rank."""
     if by_length:
-        from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
-
         whole = torch.tensor([prompt + own for _, prompt, own in drawn])
         return get_seqlen_balanced_partitions(calculate_workload(whole), ranks, equal_size=True)
     questions, prompts, own = (list(column) for column in zip(*drawn, strict=True))
@@ -75,35 +113,21 @@ def shares(drawn: list[tuple[int, int, int]], ranks: int, by_length: bool) -> li
 
 
 def work(rank: int, ranks: int, folder: Path, args: argparse.Namespace) -> None:
-    """Computes one rank's share of every round; the first writes how long all took."""
-    from verl.plugin.platform import set_platform
-    from verl.plugin.platform.platform_cuda import PlatformCUDA
-    from verl.trainer.config import CheckpointConfig
-    from verl.workers.config import ActorConfig, FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
-    from verl.workers.utils.losses import ppo_loss
-
-    from learning.attention import CAUSAL
-    from learning.engine import Actor
-
-    class Cpu(PlatformCUDA):
-        device_name, device_module = "cpu", torch.cpu
-
-        def is_available(self) -> bool:
-            return True
-
-        def current_device(self) -> str:
-            return "cpu"
-
-    store = distributed.FileStore(str(folder / f"store-{ranks}"), ranks)
-    precision = None
+    """Times the updates of one rank, which is a process of its own."""
+    store = folder / f"store-{ranks}"
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
-        distributed.init_process_group("nccl", store=store, rank=rank, world_size=ranks)
+        with process_group("nccl", store, rank, ranks):
+            update(rank, ranks, folder, args, None)
     else:
         torch.set_num_threads(1)
-        set_platform(Cpu())
-        precision = dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32")
-        distributed.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+        with on_cpu(store, rank, ranks):
+            precision = dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32")
+            update(rank, ranks, folder, args, precision)
+
+
+def update(rank: int, ranks: int, folder: Path, args: argparse.Namespace, precision: dict[str, str] | None) -> None:
+    """Computes the rank's share of every round; the first rank writes how long all took."""
     model = HFModelConfig(
         path=str(args.model or folder / "model"),
         override_config={"attn_implementation": CAUSAL},
@@ -135,7 +159,6 @@ def work(rank: int, ranks: int, folder: Path, args: argparse.Namespace) -> None:
         seconds.append(time.perf_counter() - began)
     if rank == 0:
         torch.save(seconds[1:], folder / f"seconds-{ranks}")
-    distributed.destroy_process_group()
 
 
 def write_model(folder: Path) -> None:

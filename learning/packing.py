@@ -165,13 +165,13 @@ def _shared_out(
     for number, piece in sorted(pieces, key=lambda each: sum(own[place] for place in each[1]), reverse=True):
         while piece:
             count = min(len(piece), room - min(map(len, taken)))  # the whole piece, unless no rank has room for it
-
-            def after(rank: int, places: Sequence[int] = piece[:count], number: int = number) -> int:
-                prompt = 0 if number in computed[rank] else shared[places[0]]
-                return load[rank] + prompt + sum(own[place] for place in places)
-
-            rank = min((rank for rank in range(ranks) if room - len(taken[rank]) >= count), key=after)
-            load[rank] = after(rank)
+            prompt, tokens = shared[piece[0]], sum(own[place] for place in piece[:count])
+            loaded, rank = min(
+                (load[rank] + tokens + (0 if number in computed[rank] else prompt), rank)
+                for rank in range(ranks)
+                if room - len(taken[rank]) >= count
+            )
+            load[rank] = loaded
             computed[rank].add(number)
             taken[rank] += piece[:count]
             piece = piece[count:]

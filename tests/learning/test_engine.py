@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ pytest.importorskip("verl")
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tensordict import TensorDict
-from torch import distributed, multiprocessing
+from torch import multiprocessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 from verl.plugin.platform import get_platform, set_platform
 from verl.plugin.platform.platform_cuda import PlatformCUDA
@@ -29,6 +28,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss, value_loss
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
+from bench.updates import on_cpu
 from common import run_config
 from learning import weights
 from learning.attention import CAUSAL
@@ -43,28 +43,6 @@ CRITIC = CriticConfig(strategy="fsdp2", ppo_micro_batch_size_per_gpu=1)
 PROMPTS = (9, 1, 5, 9)  # two of the same length
 ADAPTED = "model.layers.0.self_attn.q_proj.weight"
 SAMPLES = ((0, 7), (1, 4), (0, 3), (2, 6), (0, 1), (1, 5), (3, 8))  # prompt and length of the response
-
-
-class Cpu(PlatformCUDA):
-    device_name = "cpu"
-    device_module = torch.cpu
-
-    def is_available(self) -> bool:
-        return True
-
-    def current_device(self) -> str:
-        return "cpu"
-
-
-@contextmanager
-def on_cpu(store: Path, rank: int = 0, ranks: int = 1) -> Iterator[None]:
-    """Lets verl's engines run in this process, without a GPU."""
-    before = get_platform()
-    set_platform(Cpu())
-    distributed.init_process_group("gloo", store=distributed.FileStore(str(store), ranks), rank=rank, world_size=ranks)
-    yield
-    distributed.destroy_process_group()
-    set_platform(before)
 
 
 @pytest.fixture(scope="module", autouse=True)
